@@ -1,0 +1,1 @@
+//! Pairs sessions with VMs, encodes their pictures.

@@ -1,0 +1,1 @@
+//! The shared-memory ring of pictures between tap and host-agent.

@@ -1,0 +1,1 @@
+//! Preloaded into the VMM: reads virglrenderer's resources for their owners.

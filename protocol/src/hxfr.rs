@@ -1,0 +1,1 @@
+//! HXFR v1, the predecessor's protocol. Placeholder doc until the module is written.

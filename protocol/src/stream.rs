@@ -1,0 +1,551 @@
+//! The stream connection between sidecar and host-agent. [`frame`](crate::frame) framing.
+//!
+//! The sidecar speaks first. Types below 0x80 go to the host-agent, the others to the sidecar.
+//!
+//! | type | message            | payload                                                                     |
+//! |------|--------------------|-----------------------------------------------------------------------------|
+//! | 0x01 | `Hello`            | magic `DSST` 4, lowest version 2, highest 2, token text, client text         |
+//! | 0x02 | `Configure`        | [`Config`]: width 2, height 2, fourcc 4, max fps 2, bitrate kbit/s 4, keyframe interval ms 4, codec 1, path 1 |
+//! | 0x03 | `Pixels`           | seq 8, capture time 8, fourcc 4, width 2, height 2, n 1, n rectangles of 4 x 2, then the rectangles' pixels, tightly packed, in order |
+//! | 0x04 | `RequestKeyframe`  | nothing                                                                     |
+//! | 0x05 | `SetRate`          | bitrate kbit/s 4, max fps 2                                                 |
+//! | 0x06 | `Ping`             | token 8                                                                     |
+//! | 0x07 | `Bye`              | nothing                                                                     |
+//! | 0x81 | `HelloAck`         | magic `DSST` 4, version 2, session 8, nonce 16, taps 2, most pixels 4, server text |
+//! | 0x82 | `Bound`            | context 4, tap version 2, VM text                                           |
+//! | 0x83 | `Unbound`          | reason text                                                                 |
+//! | 0x84 | `Configured`       | encoder text                                                                |
+//! | 0x85 | `AccessUnit`       | seq 8, capture time 8, flags 1, queue us 4, encode us 4, then Annex B        |
+//! | 0x86 | `Dropped`          | seq 8                                                                       |
+//! | 0x87 | `Error`            | code 2, message text                                                        |
+//! | 0x88 | `Pong`             | token 8                                                                     |
+//!
+//! Texts are a u16 length and UTF-8. `capture time` is the guest's `CLOCK_MONOTONIC` in ns; the
+//! host-agent only repeats it.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::frame::{Encoded, Header};
+use crate::pixel::{MAX_SIDE, PixelFormat, Rect};
+use crate::wire::{DecodeError, Reader, put_text};
+
+/// `DSST`.
+pub const MAGIC: u32 = u32::from_le_bytes(*b"DSST");
+/// The version spoken here.
+pub const VERSION: u16 = 1;
+/// Longest token: a JWT with generous claims.
+pub const MAX_TOKEN: usize = 4096;
+/// Longest other text.
+pub const MAX_TEXT: usize = 256;
+/// Most rectangles in one `Pixels`.
+pub const MAX_RECTS: usize = 16;
+/// Longest access unit: an IDR of a noisy 8K picture is smaller.
+pub const MAX_ACCESS_UNIT: u32 = 16 << 20;
+/// Longest message without pixels.
+const MAX_CONTROL: u32 = 8 << 10;
+/// Longest `Pixels` for a picture of `MAX_SIDE` squared in four bytes a pixel.
+const MAX_PIXELS: u32 = 4 * MAX_SIDE * MAX_SIDE + MAX_CONTROL;
+
+/// How pictures reach the host-agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Path {
+    /// By mailbox and tap.
+    ResourceId,
+    /// By `Pixels` messages.
+    Pixels,
+}
+
+/// Which video codec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Codec {
+    /// H.264 / AVC.
+    H264,
+    /// H.265 / HEVC.
+    Hevc,
+}
+
+/// What the sidecar wants encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// Width in pixels, 1 to [`MAX_SIDE`].
+    pub width: u16,
+    /// Height in pixels, 1 to [`MAX_SIDE`].
+    pub height: u16,
+    /// Layout of the source.
+    pub format: PixelFormat,
+    /// Highest frame rate, 1 to 240.
+    pub max_fps: u16,
+    /// Bit rate, kbit/s.
+    pub bitrate_kbps: u32,
+    /// Longest time between keyframes, ms; 0 means only on demand.
+    pub keyframe_ms: u32,
+    /// Codec.
+    pub codec: Codec,
+    /// How pictures come.
+    pub path: Path,
+}
+
+/// Pixels that were pushed: the changed rectangles of one frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pixels {
+    /// Frame number.
+    pub seq: u64,
+    /// Capture time, ns.
+    pub capture_ns: u64,
+    /// Layout of `data`; for NV12 every rectangle has even edges, or ends at the picture's edge.
+    pub format: PixelFormat,
+    /// Picture width.
+    pub width: u16,
+    /// Picture height.
+    pub height: u16,
+    /// What changed; never empty, at most [`MAX_RECTS`].
+    pub rects: Vec<Rect>,
+    /// The rectangles' pixels, tightly packed, one after the other.
+    pub data: Bytes,
+}
+
+/// From sidecar to host-agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientMessage {
+    /// First message.
+    Hello {
+        /// Lowest version spoken.
+        min: u16,
+        /// Highest version spoken.
+        max: u16,
+        /// The signed token.
+        token: String,
+        /// Program and version, for logs.
+        client: String,
+    },
+    /// What to encode; may come again when size or path change.
+    Configure(Config),
+    /// A frame by rung `Pixels`.
+    Pixels(Pixels),
+    /// The next access unit must be an IDR.
+    RequestKeyframe,
+    /// New rate limits.
+    SetRate {
+        /// Bit rate, kbit/s.
+        bitrate_kbps: u32,
+        /// Highest frame rate.
+        max_fps: u16,
+    },
+    /// Asks for a [`ServerMessage::Pong`].
+    Ping(u64),
+    /// Orderly end.
+    Bye,
+}
+
+/// One encoded picture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccessUnit {
+    /// The frame it shows. A repeat has the number of the frame it repeats.
+    pub seq: u64,
+    /// That frame's capture time, ns.
+    pub capture_ns: u64,
+    /// An IDR, with SPS and PPS before it.
+    pub idr: bool,
+    /// A still picture encoded again.
+    pub repeat: bool,
+    /// From picture in the host-agent's hands to encoder called, us.
+    pub queue_us: u32,
+    /// From encoder called to access unit out, us.
+    pub encode_us: u32,
+    /// Annex B bytes.
+    pub data: Bytes,
+}
+
+/// Why the host-agent ends or refuses something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorCode {
+    /// A message made no sense.
+    Protocol,
+    /// No version in common.
+    Version,
+    /// The token is missing, forged or for something else.
+    BadToken,
+    /// The token was good once.
+    ExpiredToken,
+    /// No room for another session.
+    Capacity,
+    /// No encoder can do what was configured.
+    Encoder,
+    /// A newer session of the same stream took over.
+    Replaced,
+    /// The host-agent is stopping.
+    ShuttingDown,
+    /// Too many messages.
+    RateLimited,
+}
+
+/// From host-agent to sidecar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerMessage {
+    /// The session exists.
+    HelloAck {
+        /// Version chosen.
+        version: u16,
+        /// Session number, for logs: it proves nothing.
+        session: u64,
+        /// What to put into the mailbox's bind.
+        nonce: [u8; 16],
+        /// Taps connected to this host-agent now.
+        taps: u16,
+        /// Most pixels of a picture that it will take.
+        max_pixels: u32,
+        /// Program and version, for logs.
+        server: String,
+    },
+    /// The session is bound to a context of a VM; frames may be rung.
+    Bound {
+        /// virgl context.
+        context: u32,
+        /// Version of that VM's tap.
+        tap_version: u16,
+        /// The VM's name on the host.
+        vm: String,
+    },
+    /// The binding is gone; bind again or go down the ladder.
+    Unbound {
+        /// Why.
+        reason: String,
+    },
+    /// The encoder is ready.
+    Configured {
+        /// Its name.
+        encoder: String,
+    },
+    /// An encoded picture.
+    AccessUnit(AccessUnit),
+    /// A frame that was overwritten by a newer one before it was encoded.
+    Dropped {
+        /// Its number.
+        seq: u64,
+    },
+    /// Something failed; the connection ends after it unless the code is `Encoder` or `RateLimited`.
+    Error {
+        /// What kind.
+        code: ErrorCode,
+        /// For people, with the remedy.
+        message: String,
+    },
+    /// Answer to `Ping`.
+    Pong(u64),
+}
+
+macro_rules! tags {
+    ($type:ident, $what:literal, $($variant:ident = $value:literal),+ $(,)?) => {
+        impl $type {
+            const fn tag(self) -> u8 {
+                match self { $(Self::$variant => $value),+ }
+            }
+            fn from_tag(tag: u32) -> Result<Self, DecodeError> {
+                match tag {
+                    $($value => Ok(Self::$variant),)+
+                    value => Err(DecodeError::Unknown { what: $what, value }),
+                }
+            }
+        }
+    };
+}
+
+tags!(Path, "path", ResourceId = 1, Pixels = 2);
+tags!(Codec, "codec", H264 = 1, Hevc = 2);
+tags!(
+    ErrorCode,
+    "error code",
+    Protocol = 1,
+    Version = 2,
+    BadToken = 3,
+    ExpiredToken = 4,
+    Capacity = 5,
+    Encoder = 6,
+    Replaced = 7,
+    ShuttingDown = 8,
+    RateLimited = 9,
+);
+
+const IDR: u8 = 1;
+const REPEAT: u8 = 2;
+
+fn side(reader: &mut Reader, field: &'static str) -> Result<u16, DecodeError> {
+    let side = reader.u16(field)?;
+    if side == 0 || u32::from(side) > MAX_SIDE {
+        return Err(DecodeError::TooLarge { field, got: side.into(), limit: MAX_SIDE.into() });
+    }
+    Ok(side)
+}
+
+fn check_magic(reader: &mut Reader) -> Result<(), DecodeError> {
+    match reader.u32("magic")? {
+        MAGIC => Ok(()),
+        other => Err(DecodeError::BadMagic(other)),
+    }
+}
+
+/// The version to speak with a peer that offers `min` to `max`.
+pub fn choose_version(min: u16, max: u16) -> Result<u16, DecodeError> {
+    if (min..=max).contains(&VERSION) {
+        Ok(VERSION)
+    } else {
+        Err(DecodeError::Version { min, max, ours: VERSION })
+    }
+}
+
+impl ClientMessage {
+    /// The longest payload of a message type; `None` for a type that only a server sends.
+    pub fn limit(kind: u8) -> Option<u32> {
+        match kind {
+            0x01 | 0x02 | 0x04..=0x07 => Some(MAX_CONTROL),
+            0x03 => Some(MAX_PIXELS),
+            _ => None,
+        }
+    }
+
+    /// Frames the message.
+    pub fn encode(&self) -> Encoded {
+        let mut out = BytesMut::new();
+        let mut body = Bytes::new();
+        let kind = match self {
+            Self::Hello { min, max, token, client } => {
+                out.put_u32_le(MAGIC);
+                out.put_u16_le(*min);
+                out.put_u16_le(*max);
+                put_text(&mut out, token, MAX_TOKEN);
+                put_text(&mut out, client, MAX_TEXT);
+                0x01
+            }
+            Self::Configure(config) => {
+                out.put_u16_le(config.width);
+                out.put_u16_le(config.height);
+                out.put_u32_le(config.format.fourcc());
+                out.put_u16_le(config.max_fps);
+                out.put_u32_le(config.bitrate_kbps);
+                out.put_u32_le(config.keyframe_ms);
+                out.put_u8(config.codec.tag());
+                out.put_u8(config.path.tag());
+                0x02
+            }
+            Self::Pixels(pixels) => {
+                out.put_u64_le(pixels.seq);
+                out.put_u64_le(pixels.capture_ns);
+                out.put_u32_le(pixels.format.fourcc());
+                out.put_u16_le(pixels.width);
+                out.put_u16_le(pixels.height);
+                out.put_u8(pixels.rects.len() as u8);
+                for rect in &pixels.rects {
+                    for value in [rect.x, rect.y, rect.width, rect.height] {
+                        out.put_u16_le(value as u16);
+                    }
+                }
+                body = pixels.data.clone();
+                0x03
+            }
+            Self::RequestKeyframe => 0x04,
+            Self::SetRate { bitrate_kbps, max_fps } => {
+                out.put_u32_le(*bitrate_kbps);
+                out.put_u16_le(*max_fps);
+                0x05
+            }
+            Self::Ping(token) => {
+                out.put_u64_le(*token);
+                0x06
+            }
+            Self::Bye => 0x07,
+        };
+        Encoded::new(kind, &out, body)
+    }
+
+    /// Decodes the payload that followed `header`.
+    pub fn decode(header: Header, payload: Bytes) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(payload);
+        let message = match header.kind {
+            0x01 => {
+                check_magic(&mut r)?;
+                Self::Hello {
+                    min: r.u16("lowest version")?,
+                    max: r.u16("highest version")?,
+                    token: r.text("token", MAX_TOKEN)?,
+                    client: r.text("client", MAX_TEXT)?,
+                }
+            }
+            0x02 => Self::Configure(Config {
+                width: side(&mut r, "width")?,
+                height: side(&mut r, "height")?,
+                format: PixelFormat::from_fourcc(r.u32("format")?)?,
+                max_fps: match r.u16("max fps")? {
+                    fps @ 1..=240 => fps,
+                    _ => return Err(DecodeError::Invalid("max fps is not 1 to 240")),
+                },
+                bitrate_kbps: r.u32("bitrate")?,
+                keyframe_ms: r.u32("keyframe interval")?,
+                codec: Codec::from_tag(r.u8("codec")?.into())?,
+                path: Path::from_tag(r.u8("path")?.into())?,
+            }),
+            0x03 => return decode_pixels(r).map(Self::Pixels),
+            0x04 => Self::RequestKeyframe,
+            0x05 => Self::SetRate { bitrate_kbps: r.u32("bitrate")?, max_fps: r.u16("max fps")? },
+            0x06 => Self::Ping(r.u64("token")?),
+            0x07 => Self::Bye,
+            other => return Err(DecodeError::Unknown { what: "message type", value: other.into() }),
+        };
+        r.end()?;
+        Ok(message)
+    }
+}
+
+fn decode_pixels(mut r: Reader) -> Result<Pixels, DecodeError> {
+    let seq = r.u64("seq")?;
+    let capture_ns = r.u64("capture time")?;
+    let format = PixelFormat::from_fourcc(r.u32("format")?)?;
+    let (width, height) = (side(&mut r, "width")?, side(&mut r, "height")?);
+    let count = usize::from(r.u8("rectangles")?);
+    if count == 0 || count > MAX_RECTS {
+        return Err(DecodeError::TooLarge { field: "rectangles", got: count as u64, limit: MAX_RECTS as u64 });
+    }
+    let mut rects = Vec::with_capacity(count);
+    let mut need = 0;
+    for _ in 0..count {
+        let rect = Rect {
+            x: r.u16("x")?.into(),
+            y: r.u16("y")?.into(),
+            width: r.u16("width")?.into(),
+            height: r.u16("height")?.into(),
+        };
+        if !rect.fits(width.into(), height.into()) {
+            return Err(DecodeError::Invalid("rectangle is empty or outside the picture"));
+        }
+        if format == PixelFormat::Nv12 && !even(rect, width, height) {
+            return Err(DecodeError::Invalid("NV12 rectangle has odd edges"));
+        }
+        need += format.bytes(rect.width, rect.height);
+        rects.push(rect);
+    }
+    let data = r.rest();
+    if data.len() != need {
+        return Err(DecodeError::Invalid("pixels are not as many as the rectangles need"));
+    }
+    Ok(Pixels { seq, capture_ns, format, width, height, rects, data })
+}
+
+/// Whether an NV12 rectangle covers whole 2 x 2 blocks of a picture of this size.
+fn even(rect: Rect, width: u16, height: u16) -> bool {
+    let (right, bottom) = (rect.x + rect.width, rect.y + rect.height);
+    rect.x.is_multiple_of(2)
+        && rect.y.is_multiple_of(2)
+        && (right.is_multiple_of(2) || right == u32::from(width))
+        && (bottom.is_multiple_of(2) || bottom == u32::from(height))
+}
+
+impl ServerMessage {
+    /// The longest payload of a message type; `None` for a type that only a client sends.
+    pub fn limit(kind: u8) -> Option<u32> {
+        match kind {
+            0x81..=0x84 | 0x86..=0x88 => Some(MAX_CONTROL),
+            0x85 => Some(MAX_ACCESS_UNIT),
+            _ => None,
+        }
+    }
+
+    /// Frames the message.
+    pub fn encode(&self) -> Encoded {
+        let mut out = BytesMut::new();
+        let mut body = Bytes::new();
+        let kind = match self {
+            Self::HelloAck { version, session, nonce, taps, max_pixels, server } => {
+                out.put_u32_le(MAGIC);
+                out.put_u16_le(*version);
+                out.put_u64_le(*session);
+                out.put_slice(nonce);
+                out.put_u16_le(*taps);
+                out.put_u32_le(*max_pixels);
+                put_text(&mut out, server, MAX_TEXT);
+                0x81
+            }
+            Self::Bound { context, tap_version, vm } => {
+                out.put_u32_le(*context);
+                out.put_u16_le(*tap_version);
+                put_text(&mut out, vm, MAX_TEXT);
+                0x82
+            }
+            Self::Unbound { reason } => {
+                put_text(&mut out, reason, MAX_TEXT);
+                0x83
+            }
+            Self::Configured { encoder } => {
+                put_text(&mut out, encoder, MAX_TEXT);
+                0x84
+            }
+            Self::AccessUnit(unit) => {
+                out.put_u64_le(unit.seq);
+                out.put_u64_le(unit.capture_ns);
+                out.put_u8(u8::from(unit.idr) * IDR | u8::from(unit.repeat) * REPEAT);
+                out.put_u32_le(unit.queue_us);
+                out.put_u32_le(unit.encode_us);
+                body = unit.data.clone();
+                0x85
+            }
+            Self::Dropped { seq } => {
+                out.put_u64_le(*seq);
+                0x86
+            }
+            Self::Error { code, message } => {
+                out.put_u16_le(code.tag().into());
+                put_text(&mut out, message, MAX_TEXT);
+                0x87
+            }
+            Self::Pong(token) => {
+                out.put_u64_le(*token);
+                0x88
+            }
+        };
+        Encoded::new(kind, &out, body)
+    }
+
+    /// Decodes the payload that followed `header`.
+    pub fn decode(header: Header, payload: Bytes) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(payload);
+        let message = match header.kind {
+            0x81 => {
+                check_magic(&mut r)?;
+                Self::HelloAck {
+                    version: r.u16("version")?,
+                    session: r.u64("session")?,
+                    nonce: r.array("nonce")?,
+                    taps: r.u16("taps")?,
+                    max_pixels: r.u32("max pixels")?,
+                    server: r.text("server", MAX_TEXT)?,
+                }
+            }
+            0x82 => Self::Bound {
+                context: r.u32("context")?,
+                tap_version: r.u16("tap version")?,
+                vm: r.text("vm", MAX_TEXT)?,
+            },
+            0x83 => Self::Unbound { reason: r.text("reason", MAX_TEXT)? },
+            0x84 => Self::Configured { encoder: r.text("encoder", MAX_TEXT)? },
+            0x85 => {
+                let seq = r.u64("seq")?;
+                let capture_ns = r.u64("capture time")?;
+                let flags = r.u8("flags")?;
+                if flags & !(IDR | REPEAT) != 0 {
+                    return Err(DecodeError::Unknown { what: "access unit flag", value: flags.into() });
+                }
+                let (queue_us, encode_us) = (r.u32("queue time")?, r.u32("encode time")?);
+                let (idr, repeat) = (flags & IDR != 0, flags & REPEAT != 0);
+                let data = r.rest();
+                return Ok(Self::AccessUnit(AccessUnit { seq, capture_ns, idr, repeat, queue_us, encode_us, data }));
+            }
+            0x86 => Self::Dropped { seq: r.u64("seq")? },
+            0x87 => Self::Error {
+                code: ErrorCode::from_tag(r.u16("code")?.into())?,
+                message: r.text("message", MAX_TEXT)?,
+            },
+            0x88 => Self::Pong(r.u64("token")?),
+            other => return Err(DecodeError::Unknown { what: "message type", value: other.into() }),
+        };
+        r.end()?;
+        Ok(message)
+    }
+}

@@ -1,0 +1,1 @@
+//! GStreamer elements: desktop capture and the resource-ID encoder.

@@ -1,0 +1,1 @@
+//! Captures a desktop, resolves its buffers, serves its viewers.

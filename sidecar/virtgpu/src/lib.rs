@@ -1,0 +1,1 @@
+//! virtio-gpu from the guest: PRIME import, resource IDs, the mailbox.

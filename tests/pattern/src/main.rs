@@ -1,0 +1,3 @@
+//! A tiny desktop that draws a known, numbered picture.
+
+fn main() {}
