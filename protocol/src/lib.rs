@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod endpoint;
 pub mod frame;
 pub mod hxfr;
 pub mod link;
@@ -21,5 +22,6 @@ pub mod pixel;
 pub mod stream;
 pub mod wire;
 
+pub use endpoint::Endpoint;
 pub use pixel::{PixelFormat, Rect};
 pub use wire::DecodeError;
