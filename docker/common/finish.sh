@@ -1,0 +1,31 @@
+#!/bin/sh
+# Last step of every image: the user that desktops and sidecars run as, and what no container needs removed.
+# Usage: finish.sh [ROOT], ROOT being / in a Dockerfile. Idempotent.
+set -eu
+root=${1:-/}
+root=${root%/}
+
+# A name for uid 1000: GNOME Shell and D-Bus refuse to run as a nobody.
+if ! grep -q '^desktop:' "$root/etc/passwd"; then
+	echo 'desktop:x:1000:1000:Desktop:/home/desktop:/bin/bash' >>"$root/etc/passwd"
+	echo 'desktop:x:1000:' >>"$root/etc/group"
+fi
+mkdir -p "$root/home/desktop" "$root/run/desktop" "$root/opt/desktopstream"
+chown 1000:1000 "$root/home/desktop" "$root/run/desktop"
+chmod 700 "$root/run/desktop"
+
+# Settings that came with our files.
+for compiler in "$root"/usr/lib/*/glib-2.0/glib-compile-schemas; do
+	[ ! -x "$compiler" ] || chroot "${root:-/}" "${compiler#"$root"}" --strict /usr/share/glib-2.0/schemas
+done
+
+# Kept: copyright files, as licences ask.
+find "$root/usr/share/doc" -mindepth 1 ! -name copyright ! -type d -delete 2>/dev/null || true
+for junk in usr/share/man usr/share/info usr/share/locale usr/share/lintian usr/share/bug usr/share/gtk-doc \
+	usr/share/help usr/share/i18n usr/share/plymouth usr/share/desktop-base \
+	var/lib/apt/lists var/cache/apt var/cache/debconf var/log; do
+	[ ! -d "$root/$junk" ] || find "$root/$junk" -mindepth 1 -delete
+done
+# How this image's builder reached its mirror is the builder's business.
+rm -f "$root/etc/apt/sources.list" "$root/etc/apt/apt.conf.d/99mmdebstrap" "$root/etc/resolv.conf" "$root/etc/hostname"
+: >"$root/etc/machine-id"

@@ -1,0 +1,335 @@
+//! A running guest, from the host: commands and files over one ssh connection that all share.
+//!
+//! The key and the guest's host key are made once for the lab; the guest gets them with its initramfs and is reachable only
+//! from the host's loopback. Every wait has an end: a command that outlives its time is an error.
+
+use std::fs;
+use std::io::{Read, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache::Recipe;
+use crate::host;
+
+const EXEC_TIMEOUT: Duration = Duration::from_secs(120);
+const COPY_TIMEOUT: Duration = Duration::from_secs(300);
+/// In the VM's state folder; relative, as a Unix socket's path must be short.
+const CONTROL_SOCKET: &str = "ssh.sock";
+
+/// What a command did.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Its exit status; 255 also when ssh itself failed.
+    pub status: i32,
+    /// What it wrote.
+    pub stdout: String,
+    /// What it complained about.
+    pub stderr: String,
+}
+
+impl Output {
+    /// Whether it ended with 0.
+    pub fn success(&self) -> bool {
+        self.status == 0
+    }
+
+    /// Its stdout if it ended with 0, else an error that quotes it.
+    pub fn ok(self) -> Result<String> {
+        if !self.success() {
+            bail!(
+                "ended with {}\nstdout: {}\nstderr: {}",
+                self.status,
+                self.stdout.trim_end(),
+                self.stderr.trim_end()
+            );
+        }
+        Ok(self.stdout)
+    }
+}
+
+/// A handle on a running guest. Cheap to clone; works for as long as the VM runs.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    state: PathBuf,
+    port: u16,
+}
+
+impl Guest {
+    pub(crate) fn new(state: PathBuf, port: u16) -> Self {
+        Self { state, port }
+    }
+
+    /// The VM's state folder.
+    pub(crate) fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Whether an ssh server answers. The port alone says nothing: QEMU accepts for the guest before it listens.
+    pub(crate) fn answers(&self) -> bool {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_millis(500)) else {
+            return false;
+        };
+        let mut banner = [0; 4];
+        stream.set_read_timeout(Some(Duration::from_secs(2))).is_ok()
+            && stream.read_exact(&mut banner).is_ok()
+            && &banner == b"SSH-"
+    }
+
+    /// Opens the connection that all commands share.
+    pub(crate) fn connect(&self) -> Result<()> {
+        // Without its own pipes it can't keep ours open, and the caller waiting for their end.
+        let log = fs::File::create(self.state.join("ssh.log"))?;
+        let mut master = self.ssh("yes");
+        master.args(["-o", "ConnectTimeout=30", "-o", "ServerAliveInterval=0", "-N", "-f", "guest"]);
+        let status =
+            master.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).status().context("starting ssh")?;
+        if !status.success() {
+            bail!("ssh ended with {status}: {}", host::tail(&self.state.join("ssh.log"), 5));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn disconnect(&self) {
+        let mut exit = self.ssh("no");
+        exit.args(["-O", "exit", "guest"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Without a connection there is nothing to end.
+        let _ = exit.status();
+    }
+
+    /// Runs a line of shell as root and waits for it, for two minutes at most.
+    pub fn exec(&self, command: &str) -> Result<Output> {
+        self.exec_within(EXEC_TIMEOUT, command)
+    }
+
+    /// The same with another limit.
+    pub fn exec_within(&self, limit: Duration, command: &str) -> Result<Output> {
+        self.exec_with_input(limit, command, &[])
+    }
+
+    /// The same with something to read.
+    pub fn exec_with_input(&self, limit: Duration, command: &str, input: &[u8]) -> Result<Output> {
+        let mut ssh = self.ssh("no");
+        ssh.arg("guest").arg(command);
+        run_within(ssh, limit, input).with_context(|| format!("in the guest: {}", shorten(command)))
+    }
+
+    /// Its stdout; an error unless it ends with 0.
+    pub fn check(&self, command: &str) -> Result<String> {
+        self.exec(command)?.ok().with_context(|| format!("in the guest: {}", shorten(command)))
+    }
+
+    /// Starts a command with this process's own stdin, stdout and stderr, and returns how it ended.
+    pub fn interact(&self, command: Option<&str>) -> Result<ExitStatus> {
+        let mut ssh = self.ssh("no");
+        if command.is_none() {
+            ssh.arg("-t");
+        }
+        ssh.arg("guest").args(command);
+        ssh.status().context("starting ssh")
+    }
+
+    /// Copies a file or folder into the guest. A file takes the place of `to` at once, even while that is being run.
+    pub fn copy_to(&self, from: &Path, to: &str) -> Result<()> {
+        let metadata = fs::metadata(from).with_context(|| format!("reading {}", from.display()))?;
+        if metadata.is_dir() {
+            return self.scp(&[&from.display().to_string(), &format!("guest:{to}")]);
+        }
+        let mode = metadata.permissions().mode() & 0o777;
+        let (to, new) = (quote(to), quote(&format!("{to}.new")));
+        let command =
+            format!("mkdir -p \"$(dirname {to})\" && cat >{new} && chmod {mode:o} {new} && mv -f {new} {to}");
+        self.exec_with_input(COPY_TIMEOUT, &command, &fs::read(from)?)?.ok()?;
+        Ok(())
+    }
+
+    /// Copies a file or folder out of the guest.
+    pub fn copy_from(&self, from: &str, to: &Path) -> Result<()> {
+        self.scp(&[&format!("guest:{from}"), &to.display().to_string()])
+    }
+
+    /// Writes a file in the guest.
+    pub fn write(&self, to: &str, contents: &[u8]) -> Result<()> {
+        self.exec_with_input(COPY_TIMEOUT, &format!("cat >{}", quote(to)), contents)?.ok()?;
+        Ok(())
+    }
+
+    fn scp(&self, paths: &[&str]) -> Result<()> {
+        let mut scp = Command::new("scp");
+        scp.args(["-q", "-r"]).args(self.options("no")).args(paths);
+        // Its paths are the caller's, so it runs where the caller is.
+        run_within(scp, COPY_TIMEOUT, &[])?.ok().with_context(|| format!("scp {}", paths.join(" ")))?;
+        Ok(())
+    }
+
+    fn ssh(&self, master: &str) -> Command {
+        let mut ssh = Command::new("ssh");
+        ssh.args(self.options(master)).current_dir(&self.state);
+        ssh
+    }
+
+    fn options(&self, master: &str) -> Vec<String> {
+        let control = if master == "no" {
+            self.state.join(CONTROL_SOCKET).display().to_string()
+        } else {
+            CONTROL_SOCKET.to_owned()
+        };
+        let config = self.state.join("ssh_config").display().to_string();
+        vec![
+            "-F".into(),
+            config,
+            "-o".into(),
+            format!("ControlMaster={master}"),
+            "-o".into(),
+            format!("ControlPath={control}"),
+        ]
+    }
+
+    /// What ssh must know about the guest, in the state folder, for people's own ssh too.
+    pub(crate) fn write_config(&self, keys: &Keys) -> Result<()> {
+        let known_hosts = self.state.join("known_hosts");
+        fs::write(&known_hosts, format!("* {}", fs::read_to_string(keys.host_public())?))?;
+        let config = format!(
+            "Host *\n HostName 127.0.0.1\n Port {}\n User root\n IdentityFile {}\n IdentitiesOnly yes\n \
+             UserKnownHostsFile {}\n GlobalKnownHostsFile none\n StrictHostKeyChecking yes\n \
+             KexAlgorithms curve25519-sha256\n LogLevel ERROR\n",
+            self.port,
+            keys.user().display(),
+            known_hosts.display(),
+        );
+        fs::write(self.state.join("ssh_config"), config)?;
+        Ok(())
+    }
+}
+
+/// The lab's two ssh keys, made once per user: ours, and that of all guests.
+pub(crate) struct Keys(PathBuf);
+
+impl Keys {
+    pub(crate) fn make() -> Result<Self> {
+        let folder = Recipe::new("ssh-keys", 1).build(|out| {
+            for name in ["user", "host"] {
+                let mut keygen = Command::new("ssh-keygen");
+                keygen
+                    .args(["-q", "-t", "ed25519", "-N", "", "-C", "desktopstream-lab", "-f"])
+                    .arg(out.join(name));
+                host::run(&mut keygen)?;
+            }
+            Ok(())
+        })?;
+        Ok(Self(folder))
+    }
+
+    fn user(&self) -> PathBuf {
+        self.0.join("user")
+    }
+
+    pub(crate) fn user_public(&self) -> PathBuf {
+        self.0.join("user.pub")
+    }
+
+    pub(crate) fn host(&self) -> PathBuf {
+        self.0.join("host")
+    }
+
+    fn host_public(&self) -> PathBuf {
+        self.0.join("host.pub")
+    }
+}
+
+/// One word for a shell, whatever is in it.
+pub fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+fn shorten(command: &str) -> String {
+    let line: String = command.chars().take(200).collect();
+    if line.len() < command.len() { format!("{line}…") } else { line }
+}
+
+fn run_within(mut command: Command, limit: Duration, input: &[u8]) -> Result<Output> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("starting ssh: is it installed? ./x installs what is missing")?;
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (status, stdout, stderr) = thread::scope(|scope| {
+        scope.spawn(move || {
+            // A command that doesn't read what it is given says so by its status, if it cares.
+            let _ = stdin.map(|mut pipe| pipe.write_all(input));
+        });
+        let stdout = scope.spawn(move || read_all(stdout));
+        let stderr = scope.spawn(move || read_all(stderr));
+        let status = wait_within(&mut child, limit);
+        (status, stdout.join().unwrap_or_default(), stderr.join().unwrap_or_default())
+    });
+    let Some(status) = status? else {
+        bail!(
+            "still running after {} s\nstdout: {}\nstderr: {}",
+            limit.as_secs(),
+            stdout.trim_end(),
+            stderr.trim_end()
+        );
+    };
+    let status = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(255);
+    Ok(Output { status, stdout, stderr })
+}
+
+/// `None` when it had to be killed.
+fn wait_within(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + limit;
+    let mut pause = Duration::from_millis(2);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+fn read_all(pipe: Option<impl Read>) -> String {
+    let mut bytes = Vec::new();
+    // What was read until then is what there is.
+    let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut bytes));
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoting_survives_a_shell() {
+        for word in ["plain", "two words", "it's", "$HOME `id` \\ \"", ""] {
+            let output = Command::new("sh")
+                .arg("-c")
+                .arg(format!("printf %s {}", quote(word)))
+                .output()
+                .expect("sh runs");
+            assert_eq!(String::from_utf8_lossy(&output.stdout), word);
+        }
+    }
+
+    #[test]
+    fn a_command_that_outlives_its_time_is_an_error_with_what_it_said() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo begun; exec sleep 60"]);
+        let error = run_within(command, Duration::from_millis(300), &[]).expect_err("it was killed");
+        assert!(error.to_string().contains("begun"), "{error}");
+    }
+}

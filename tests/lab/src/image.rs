@@ -1,0 +1,263 @@
+//! Disks: the guest's root, and one read-only disk for each container image.
+//!
+//! An image is a folder under `docker/` (`packages`, `root/`), the guest's is `tests/lab/guest`. `image/build.sh` makes the
+//! disk from it with mmdebstrap and `mke2fs -d`; this module says from what, and where the result is kept. The suite is
+//! named here, the mirror is not: it is whichever the machine's own apt uses.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::arch::Arch;
+use crate::cache::Recipe;
+use crate::{host, repository};
+
+const SUITE: &str = "trixie";
+/// Raise it when what is in an entry, or what `vm` and `container` expect of it, changes.
+const FORMAT: u32 = 1;
+
+/// A container image that the lab can build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    name: String,
+}
+
+impl Image {
+    /// All that have a recipe under `docker/`, by name.
+    pub fn all() -> Result<Vec<Self>> {
+        let folder = repository().join("docker");
+        let mut images = Vec::new();
+        for entry in fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
+            let entry = entry?;
+            if entry.path().join("packages").is_file() {
+                images.push(Self { name: entry.file_name().to_string_lossy().into_owned() });
+            }
+        }
+        images.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(images)
+    }
+
+    /// The one of that name.
+    pub fn named(name: &str) -> Result<Self> {
+        let mut all = Self::all()?;
+        match all.iter().position(|image| image.name == name) {
+            Some(index) => Ok(all.swap_remove(index)),
+            None => {
+                let known: Vec<&str> = all.iter().map(Self::name).collect();
+                bail!("no image {name} under docker/; there are: {}", known.join(", "))
+            }
+        }
+    }
+
+    /// Its folder's name; also its disk's serial and its mount point under `/images` in the guest.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the cache calls it.
+    pub fn recipe(&self, arch: Arch) -> Result<Recipe> {
+        self.source(arch)?.recipe()
+    }
+
+    /// Its disk, built if need be.
+    pub fn disk(&self, arch: Arch) -> Result<PathBuf> {
+        Ok(self.source(arch)?.build()?.join("disk.ext4"))
+    }
+
+    fn source(&self, arch: Arch) -> Result<Source> {
+        let docker = repository().join("docker");
+        let folder = docker.join(&self.name);
+        Ok(Source {
+            name: self.name.clone(),
+            arch,
+            packages: packages(&folder.join("packages"))?,
+            overlays: vec![docker.join("common/root"), folder.join("root")],
+            modules: None,
+        })
+    }
+}
+
+/// What a VM boots from.
+pub struct GuestImage {
+    /// The root disk.
+    pub disk: PathBuf,
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// busybox and the modules for the initramfs.
+    pub boot: PathBuf,
+}
+
+impl GuestImage {
+    /// What the cache calls it.
+    pub fn recipe(arch: Arch) -> Result<Recipe> {
+        Self::source(arch)?.recipe()
+    }
+
+    /// Built if need be.
+    pub fn build(arch: Arch) -> Result<Self> {
+        let entry = Self::source(arch)?.build()?;
+        Ok(Self {
+            disk: entry.join("disk.ext4"),
+            kernel: entry.join("boot/vmlinuz"),
+            boot: entry.join("boot"),
+        })
+    }
+
+    fn source(arch: Arch) -> Result<Source> {
+        let folder = guest_folder();
+        Ok(Source {
+            name: "guest".to_owned(),
+            arch,
+            packages: packages(&folder.join("packages"))?,
+            // Its own files come with each boot's initramfs: changing a script mustn't cost a build.
+            overlays: Vec::new(),
+            modules: Some(folder.join("modules")),
+        })
+    }
+}
+
+/// Where the guest's recipe and files are.
+pub(crate) fn guest_folder() -> PathBuf {
+    repository().join("tests/lab/guest")
+}
+
+/// One disk's inputs.
+struct Source {
+    name: String,
+    arch: Arch,
+    packages: Vec<String>,
+    overlays: Vec<PathBuf>,
+    /// The list of kernel modules, if it is to have a kernel.
+    modules: Option<PathBuf>,
+}
+
+impl Source {
+    fn recipe(&self) -> Result<Recipe> {
+        let mut recipe = Recipe::new(&self.name, FORMAT)
+            .input("suite", SUITE.as_bytes())
+            .input("arch", self.arch.debian().as_bytes())
+            .input("packages", self.packages.join(" ").as_bytes())
+            .path(&finish())?
+            .path(&scripts().join("build.sh"))?;
+        for overlay in &self.overlays {
+            recipe = recipe.path(overlay)?;
+        }
+        if let Some(modules) = &self.modules {
+            for file in [modules, &scripts().join("fetch-kernel.sh"), &scripts().join("install-kernel.sh")] {
+                recipe = recipe.path(file)?;
+            }
+        }
+        Ok(recipe)
+    }
+
+    fn build(&self) -> Result<PathBuf> {
+        self.recipe()?.build(|out| self.bootstrap(out))
+    }
+
+    fn bootstrap(&self, out: &Path) -> Result<()> {
+        let apt = Apt::of_this_machine();
+        let overlays: Vec<String> = self.overlays.iter().map(|path| path.display().to_string()).collect();
+        let mut environment = vec![
+            ("SUITE", SUITE.to_owned()),
+            ("ARCH", self.arch.debian().to_owned()),
+            ("PACKAGES", self.packages.join(",")),
+            ("OVERLAYS", overlays.join("\n")),
+            ("FINISH", finish().display().to_string()),
+            ("OUT", out.display().to_string()),
+            ("MIRROR", apt.mirror),
+            ("KEYRING", apt.keyring),
+            ("APT_OPTIONS", apt.options),
+            (
+                "OWNER",
+                format!("{}:{}", rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
+            ),
+        ];
+        if let Some(modules) = &self.modules {
+            environment.push(("KERNEL", self.arch.kernel_package().to_owned()));
+            environment.push(("MODULES", modules.display().to_string()));
+        }
+        // Other users' files can only be made as root.
+        let mut command = if rustix::process::getuid().is_root() {
+            Command::new("env")
+        } else {
+            let mut sudo = Command::new("sudo");
+            sudo.arg("env");
+            sudo
+        };
+        command.args(environment.iter().map(|(name, value)| format!("{name}={value}")));
+        command.arg("sh").arg(scripts().join("build.sh"));
+        host::run_logged(&mut command, &out.join("build.log"))
+    }
+}
+
+/// How the machine's own apt reaches Debian.
+struct Apt {
+    mirror: String,
+    keyring: String,
+    options: String,
+}
+
+impl Apt {
+    fn of_this_machine() -> Self {
+        let targets = Command::new("apt-get")
+            .args(["indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)"])
+            .output();
+        let targets =
+            targets.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        // Empty on a machine that isn't Debian: mmdebstrap then takes Debian's own.
+        let mirror = targets
+            .lines()
+            .find_map(|line| line.strip_prefix("Debian|Debian|"))
+            .unwrap_or_default()
+            .to_owned();
+        let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
+        let keyring = if Path::new(keyring).exists() { keyring } else { "" }.to_owned();
+        // Proxies and the like. The builder removes them from the image.
+        let settings = [
+            "Acquire::http",
+            "Acquire::https",
+            "Acquire::Retries",
+            "Acquire::Check-Valid-Until",
+            "Acquire::Check-Date",
+        ];
+        let options = Command::new("apt-config").arg("dump").args(settings).output();
+        let options =
+            options.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        let options: Vec<&str> = options.lines().filter(|line| !line.ends_with(" \"\";")).collect();
+        Self { mirror, keyring, options: options.join("\n") }
+    }
+}
+
+fn scripts() -> PathBuf {
+    repository().join("tests/lab/image")
+}
+
+fn finish() -> PathBuf {
+    repository().join("docker/common/finish.sh")
+}
+
+/// A package list: one a line, `#` begins a comment.
+fn packages(file: &Path) -> Result<Vec<String>> {
+    let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    Ok(lines.filter(|line| !line.is_empty()).map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_image_has_a_recipe() {
+        let images = Image::all().expect("docker/ is readable");
+        let names: Vec<&str> = images.iter().map(Image::name).collect();
+        assert_eq!(names, ["desktop-gnome", "desktop-pattern", "desktop-sway", "sidecar"]);
+        for image in &images {
+            assert!(image.name().len() <= 20, "{}: virtio-blk serials end there", image.name());
+            image.recipe(Arch::Amd64).expect("all its inputs are readable");
+        }
+        assert!(Image::named("nothing").is_err());
+    }
+}

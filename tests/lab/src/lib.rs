@@ -1,0 +1,43 @@
+//! The lab: a real VM with a real virtio-gpu, on the developer's machine, and containers in it.
+//!
+//! Everything that desktopstream claims is tried in here: the host's own unpatched QEMU with virgl over a software GPU, a
+//! Debian guest whose disks we build, desktops and sidecars as `runc` containers that hold nothing but a render node and a
+//! shared folder. No test double stands between a test and the path of a frame.
+//!
+//! ```text
+//! docker/NAME ─┐                                   ┌─ guest: exec, copy          (ssh over a forwarded port)
+//! tests/lab/   ├─ image ─ cache ─ disks ─ vm ──────┼─ container: start, kill, …  (runc over overlays of the disks)
+//!    guest ────┘             payload ─┘ └─ Xvfb    └─ qmp, logs, ports
+//! ```
+//!
+//! - [`cache`] keeps what is built, by the hash of what it was built from.
+//! - [`image`] builds the disks, [`payload`] the one with our own programs.
+//! - [`vm`] boots, finds and ends VMs; several can run, each is one folder of state.
+//! - [`guest`] runs commands in a VM, [`container`] containers.
+//!
+//! What is not here: anything about streams. The lab knows neither our protocol nor our programs.
+//!
+//! Errors are [`anyhow`]'s: those who call are tests and people, who read them and never decide by them.
+
+pub mod arch;
+pub mod cache;
+pub mod container;
+mod cpio;
+pub mod guest;
+mod host;
+pub mod image;
+pub mod payload;
+mod progress;
+pub mod vm;
+
+pub use anyhow::Result;
+pub use container::{Container, RenderAccess, Spec};
+pub use guest::{Guest, Output};
+pub use vm::{Gpu, Tap, Vm, VmConfig};
+
+use std::path::PathBuf;
+
+/// The working tree that this program was built from: recipes and guest files are read from it.
+pub fn repository() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}

@@ -1,0 +1,65 @@
+//! Our own programs, as a disk: a folder on the host becomes `/payload` in the guest and, read-only, `/opt/desktopstream`
+//! in containers. Made at each boot, as these are what changes most.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::host;
+
+/// Where a payload is in the guest; [`crate::Guest::copy_to`] can replace what is in it.
+pub const IN_GUEST: &str = "/payload";
+/// Where it is in containers.
+pub const IN_CONTAINER: &str = "/opt/desktopstream";
+
+/// Makes a disk of `folder` at `disk`.
+pub(crate) fn make_disk(folder: &Path, disk: &Path) -> Result<()> {
+    let (bytes, files) =
+        measure(folder).with_context(|| format!("reading the payload folder {}", folder.display()))?;
+    let kibibytes = bytes / 1024 * 9 / 8 + files * 4 + 4096;
+    let mut mke2fs = Command::new("mke2fs");
+    mke2fs
+        .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-E", "root_owner=0:0", "-N"])
+        .arg((files + files / 10 + 100).to_string())
+        .arg("-d")
+        .args([folder, disk])
+        .arg(format!("{kibibytes}k"))
+        // Debian keeps it where only root looks.
+        .env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()));
+    host::run(&mut mke2fs)?;
+    Ok(())
+}
+
+fn measure(folder: &Path) -> std::io::Result<(u64, u64)> {
+    let mut total = (0, 1);
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let inside =
+            if entry.file_type()?.is_dir() { measure(&entry.path())? } else { (entry.metadata()?.len(), 1) };
+        total = (total.0 + inside.0, total.1 + inside.1);
+    }
+    Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_becomes_a_disk() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let source = folder.path().join("source");
+        fs::create_dir_all(source.join("bin")).expect("writable");
+        fs::write(source.join("bin/program"), vec![1; 3_000_000]).expect("writable");
+        let disk = folder.path().join("disk");
+        make_disk(&source, &disk).expect("mke2fs makes it");
+        let listing = Command::new("/usr/sbin/debugfs")
+            .args(["-R", "ls -p /bin"])
+            .arg(&disk)
+            .output()
+            .expect("debugfs runs");
+        assert!(String::from_utf8_lossy(&listing.stdout).contains("/program/3000000/"));
+    }
+}

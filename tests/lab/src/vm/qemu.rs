@@ -1,0 +1,150 @@
+//! QEMU's command line. Works with 7.2 and later; nothing in QEMU is patched.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::accelerator::Accelerator;
+use super::{Forward, Gpu, VmConfig};
+
+/// Relative to the state folder, QEMU's working directory.
+pub(super) const QMP_SOCKET: &str = "qmp.sock";
+/// What QEMU says when somebody else was faster.
+pub(super) const PORT_IS_TAKEN: &str = "Could not set up host forwarding rule";
+
+pub(super) struct Launch<'a> {
+    pub(super) config: &'a VmConfig,
+    pub(super) accelerator: Accelerator,
+    pub(super) kernel: &'a Path,
+    pub(super) initramfs: &'a Path,
+    pub(super) root: &'a Path,
+    /// Read-only ones, by serial.
+    pub(super) disks: &'a [(String, PathBuf)],
+    pub(super) ssh_port: u16,
+    pub(super) forwards: &'a [Forward],
+}
+
+impl Launch<'_> {
+    pub(super) fn arguments(&self) -> Vec<OsString> {
+        let Self { config, accelerator, kernel, initramfs, root, disks, ssh_port, forwards } = self;
+        let arch = config.arch;
+        let cpu = if *accelerator == Accelerator::Kvm { "host" } else { arch.emulated_cpu() };
+        let mut line = Line::default();
+        line.add("-nodefaults").add("-no-user-config");
+        line.option("-name", &format!("desktopstream-{}", config.name));
+        line.option("-machine", arch.machine()).option("-accel", accelerator.argument()).option("-cpu", cpu);
+        line.option("-smp", &config.cpus.to_string()).option("-m", &config.memory_mib.to_string());
+
+        line.add("-kernel").add(kernel).add("-initrd").add(initramfs);
+        let kernel_log = format!("console={} quiet loglevel=4", arch.console());
+        // The guest is nobody's but ours, and each of these costs boot time under emulation.
+        line.option("-append", &format!("{kernel_log} mitigations=off nokaslr random.trust_cpu=on"));
+
+        line.disk("root", root, "snapshot=on,cache=unsafe");
+        for (serial, disk) in *disks {
+            line.disk(serial, disk, "readonly=on");
+        }
+
+        let mut network = format!("user,id=net,hostfwd=tcp:127.0.0.1:{ssh_port}-:22");
+        for Forward { host, guest } in *forwards {
+            network.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}"));
+        }
+        line.option("-netdev", &network).option("-device", "virtio-net-pci,netdev=net,romfile=");
+        line.option("-device", "virtio-rng-pci");
+
+        let (with_3d, without_3d) = arch.gpu_devices();
+        match config.gpu {
+            Gpu::Virgl => line.option("-device", with_3d).option("-display", "sdl,gl=on"),
+            Gpu::VirtioNo3d => line.option("-device", without_3d).option("-display", "none"),
+            Gpu::None => line.option("-display", "none"),
+        };
+
+        line.option("-serial", "file:serial.log");
+        line.option("-qmp", &format!("unix:{QMP_SOCKET},server=on,wait=off"));
+        line.0
+    }
+
+    /// QEMU's own, in addition to ours.
+    pub(super) fn environment(&self, display: Option<u32>) -> Vec<(OsString, OsString)> {
+        let mut environment: Vec<(OsString, OsString)> = Vec::new();
+        if let Some(display) = display {
+            environment.push(("DISPLAY".into(), format!(":{display}").into()));
+            // Even where there is a GPU: the same picture on every machine.
+            environment.push(("LIBGL_ALWAYS_SOFTWARE".into(), "1".into()));
+            environment.push(("SDL_VIDEODRIVER".into(), "x11".into()));
+            environment.push(("SDL_AUDIODRIVER".into(), "dummy".into()));
+        }
+        if let Some(tap) = &self.config.tap {
+            environment.push(("LD_PRELOAD".into(), tap.library.clone().into()));
+            environment.extend(tap.env.iter().map(|(name, value)| (name.into(), value.into())));
+        }
+        environment
+    }
+}
+
+#[derive(Default)]
+struct Line(Vec<OsString>);
+
+impl Line {
+    fn add(&mut self, word: impl Into<OsString>) -> &mut Self {
+        self.0.push(word.into());
+        self
+    }
+
+    fn option(&mut self, name: &str, value: &str) -> &mut Self {
+        self.add(name).add(value)
+    }
+
+    fn disk(&mut self, serial: &str, file: &Path, how: &str) {
+        // In QEMU's option syntax a comma in a value is written twice.
+        let file = file.display().to_string().replace(',', ",,");
+        self.option("-drive", &format!("if=none,id={serial},format=raw,file={file},{how}"));
+        self.option("-device", &format!("virtio-blk-pci,drive={serial},serial={serial}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::Tap;
+
+    fn words(config: &VmConfig) -> (String, Vec<(OsString, OsString)>) {
+        let disks = [("desktop-sway".to_owned(), PathBuf::from("/a,b/disk"))];
+        let launch = Launch {
+            config,
+            accelerator: Accelerator::Tcg,
+            kernel: Path::new("/k"),
+            initramfs: Path::new("/i"),
+            root: Path::new("/r"),
+            disks: &disks,
+            ssh_port: 2222,
+            forwards: &[Forward { host: 4000, guest: 8080 }],
+        };
+        let words: Vec<String> =
+            launch.arguments().iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        (words.join(" "), launch.environment(Some(7)))
+    }
+
+    #[test]
+    fn only_the_root_takes_writes_and_loses_them() {
+        let (line, _) = words(&VmConfig::new("t", &[]));
+        assert!(line.contains("file=/r,snapshot=on,cache=unsafe"), "{line}");
+        assert!(line.contains(
+            "file=/a,,b/disk,readonly=on -device virtio-blk-pci,drive=desktop-sway,serial=desktop-sway"
+        ));
+    }
+
+    #[test]
+    fn reachable_from_the_loopback_only() {
+        let (line, _) = words(&VmConfig::new("t", &[]));
+        assert!(line.contains("hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=tcp:127.0.0.1:4000-:8080"), "{line}");
+    }
+
+    #[test]
+    fn the_tap_is_loaded_into_qemu_with_its_variables() {
+        let tap = Tap { library: "/t.so".into(), env: vec![("SOCKET".into(), "/s".into())] };
+        let (_, environment) = words(&VmConfig { tap: Some(tap), ..VmConfig::new("t", &[]) });
+        for (name, value) in [("LD_PRELOAD", "/t.so"), ("SOCKET", "/s"), ("DISPLAY", ":7")] {
+            assert!(environment.contains(&(name.into(), value.into())), "{environment:?}");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! `./x clean`: the lab's cache.
+
+use std::collections::HashSet;
+
+use anyhow::Result;
+use clap::Args;
+use lab::arch::Arch;
+use lab::cache::{self, Size};
+use lab::image::{GuestImage, Image};
+
+/// Show what the cache holds, and remove it
+#[derive(Args)]
+pub struct Arguments {
+    /// Only show it
+    #[arg(long)]
+    dry_run: bool,
+    /// Only what today's recipes no longer use
+    #[arg(long)]
+    stale: bool,
+}
+
+pub fn run(Arguments { dry_run, stale }: &Arguments) -> Result<()> {
+    let current = current()?;
+    let mut total = 0;
+    for entry in cache::entries()? {
+        let used = current.contains(&entry.id) && !entry.unfinished;
+        if *stale && (used || !is_image(&entry.id)) {
+            continue;
+        }
+        let note = match (entry.unfinished, used) {
+            (true, _) => "  unfinished",
+            (false, false) if is_image(&entry.id) => "  stale",
+            _ => "",
+        };
+        println!("{:>10}  {}{note}", entry.size.to_string(), entry.id);
+        total += entry.size.0;
+        if !dry_run {
+            entry.remove()?;
+        }
+    }
+    println!("{:>10}  {}", Size(total).to_string(), if *dry_run { "in all" } else { "removed" });
+    Ok(())
+}
+
+/// What today's recipes are called.
+fn current() -> Result<HashSet<String>> {
+    let mut ids = HashSet::from([GuestImage::recipe(Arch::default())?.id()]);
+    for image in Image::all()? {
+        ids.insert(image.recipe(Arch::default())?.id());
+    }
+    Ok(ids)
+}
+
+/// Whether an entry is one of the lab's disks: only of these do we know which are current.
+fn is_image(id: &str) -> bool {
+    let name = id.rsplit_once('-').map_or(id, |(name, _)| name);
+    name == "guest" || name == "sidecar" || name.starts_with("desktop-")
+}

@@ -1,0 +1,223 @@
+//! `./x lab`: VMs for people. They run on until `down`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use lab::arch::Arch;
+use lab::cache::{Size, disk_usage};
+use lab::image::{GuestImage, Image};
+use lab::{Gpu, Tap, Vm, VmConfig};
+
+/// Boot VMs and look into them
+#[derive(Subcommand)]
+pub enum Command {
+    /// Boot a VM and leave it running
+    Up(Up),
+    /// A shell in the guest
+    Sh(Name),
+    /// Run a command in the guest; ends with its status
+    Exec(Exec),
+    /// Copy files; the guest's side is written :PATH
+    Cp(Copy),
+    /// What runs, and what images there are
+    Status,
+    /// End a VM
+    Down(Down),
+    /// Build all images that aren't there yet
+    Images,
+}
+
+/// Which VM
+#[derive(Args)]
+pub struct Name {
+    /// The VM's name
+    #[arg(long, default_value = "lab")]
+    name: String,
+}
+
+/// Boot a VM and leave it running
+#[derive(Args)]
+pub struct Up {
+    #[command(flatten)]
+    name: Name,
+    /// The VM's GPU
+    #[arg(long, value_enum, default_value = "virgl")]
+    gpu: GpuChoice,
+    /// A shared library to load into QEMU
+    #[arg(long, conflicts_with = "no_tap")]
+    tap: Option<PathBuf>,
+    /// A variable for the tap
+    #[arg(long, value_name = "NAME=VALUE", requires = "tap")]
+    tap_env: Vec<String>,
+    /// Nothing is loaded into QEMU
+    #[arg(long)]
+    no_tap: bool,
+    /// A folder that appears at /payload
+    #[arg(long)]
+    payload: Option<PathBuf>,
+    /// Container images, comma-separated [default: all]
+    #[arg(long, value_delimiter = ',')]
+    images: Option<Vec<String>>,
+    /// Memory in MiB
+    #[arg(long, default_value_t = 4096)]
+    memory: u32,
+    /// Processors
+    #[arg(long)]
+    cpus: Option<u32>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum GpuChoice {
+    /// virtio-gpu with 3D
+    Virgl,
+    /// virtio-gpu without 3D
+    #[value(name = "no-3d")]
+    No3d,
+    /// no GPU
+    None,
+}
+
+/// Run a command in the guest; ends with its status
+#[derive(Args)]
+pub struct Exec {
+    #[command(flatten)]
+    name: Name,
+    /// The command, a line of shell
+    #[arg(trailing_var_arg = true, required = true)]
+    command: Vec<String>,
+}
+
+/// Copy files; the guest's side is written :PATH
+#[derive(Args)]
+pub struct Copy {
+    #[command(flatten)]
+    name: Name,
+    from: String,
+    to: String,
+}
+
+/// End a VM
+#[derive(Args)]
+pub struct Down {
+    #[command(flatten)]
+    name: Name,
+    /// All that run
+    #[arg(long)]
+    all: bool,
+}
+
+pub fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Up(arguments) => up(arguments)?,
+        Command::Sh(Name { name }) => return interact(&name, None),
+        Command::Exec(Exec { name: Name { name }, command }) => {
+            return interact(&name, Some(&command.join(" ")));
+        }
+        Command::Cp(arguments) => copy(&arguments)?,
+        Command::Status => status()?,
+        Command::Down(Down { all: true, .. }) => Vm::running()?.into_iter().try_for_each(Vm::down)?,
+        Command::Down(Down { name: Name { name }, all: false }) => Vm::attach(&name)?.down()?,
+        Command::Images => images()?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn up(arguments: Up) -> Result<()> {
+    let Up { name: Name { name }, gpu, tap, tap_env, no_tap: _, payload, images, memory, cpus } = arguments;
+    if let Ok(vm) = Vm::attach(&name) {
+        println!("{name} is up already");
+        describe(&vm);
+        return Ok(());
+    }
+    let mut config = VmConfig::new(&name, &[]);
+    config.gpu = match gpu {
+        GpuChoice::Virgl => Gpu::Virgl,
+        GpuChoice::No3d => Gpu::VirtioNo3d,
+        GpuChoice::None => Gpu::None,
+    };
+    if let Some(library) = tap {
+        let split = |variable: &String| {
+            variable.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
+        };
+        let Some(env) = tap_env.iter().map(split).collect() else { bail!("--tap-env is NAME=VALUE") };
+        config.tap = Some(Tap { library: std::path::absolute(library)?, env });
+    }
+    config.payload = payload;
+    config.images = match images {
+        Some(images) => images,
+        None => Image::all()?.iter().map(|image| image.name().to_owned()).collect(),
+    };
+    config.memory_mib = memory;
+    config.cpus = cpus.unwrap_or(config.cpus);
+    let vm = Vm::boot(config)?;
+    describe(&vm);
+    vm.detach()
+}
+
+fn interact(name: &str, command: Option<&str>) -> Result<ExitCode> {
+    let status = Vm::attach(name)?.guest().interact(command)?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+fn copy(Copy { name: Name { name }, from, to }: &Copy) -> Result<()> {
+    let vm = Vm::attach(name)?;
+    match (from.strip_prefix(':'), to.strip_prefix(':')) {
+        (None, Some(to)) => vm.guest().copy_to(Path::new(from), to),
+        (Some(from), None) => vm.guest().copy_from(from, Path::new(to)),
+        _ => bail!("one of the two must be the guest's, written :PATH"),
+    }
+}
+
+fn status() -> Result<()> {
+    let running = Vm::running()?;
+    if running.is_empty() {
+        println!("no VM runs; ./x lab up boots one");
+    }
+    for vm in &running {
+        describe(vm);
+        let containers = vm.guest().check("container list")?;
+        containers.lines().for_each(|line| println!("  container {line}"));
+    }
+    println!("images:");
+    let mut recipes = vec![("guest".to_owned(), GuestImage::recipe(Arch::default())?)];
+    for image in Image::all()? {
+        recipes.push((image.name().to_owned(), image.recipe(Arch::default())?));
+    }
+    for (name, recipe) in recipes {
+        let location = recipe.location()?;
+        let size =
+            if location.exists() { Size(disk_usage(&location)).to_string() } else { "not built".to_owned() };
+        println!("  {name:<16} {size:>10}");
+    }
+    Ok(())
+}
+
+fn describe(vm: &Vm) {
+    let config = vm.config();
+    println!(
+        "{}: process {}, {}, {} MiB, {} CPUs, GPU {:?}, tap {}, booted in {:.1} s",
+        config.name,
+        vm.qemu_pid(),
+        vm.accelerator(),
+        config.memory_mib,
+        config.cpus,
+        config.gpu,
+        config.tap.as_ref().map_or("none".to_owned(), |tap| tap.library.display().to_string()),
+        vm.boot_seconds(),
+    );
+    println!("  state   {}", vm.folder().display());
+    println!("  images  {}", config.images.join(" "));
+    let ports: Vec<String> =
+        vm.forwards().iter().map(|port| format!("{}→{}", port.host, port.guest)).collect();
+    println!("  ports   127.0.0.1: {}", ports.join(" "));
+}
+
+fn images() -> Result<()> {
+    GuestImage::build(Arch::default())?;
+    for image in Image::all()? {
+        image.disk(Arch::default())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,35 @@
+//! What `./x` runs: one module per subcommand, each with its arguments and a `run`.
+
+mod clean;
+mod lab;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "x", about = "The one door to everything that is done in this repository")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Boot VMs and look into them
+    #[command(subcommand)]
+    Lab(lab::Command),
+    /// Show what the cache holds, and remove it
+    Clean(clean::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Lab(command) => lab::run(command),
+        Command::Clean(arguments) => clean::run(&arguments).map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("x: {error:#}");
+        ExitCode::FAILURE
+    })
+}
