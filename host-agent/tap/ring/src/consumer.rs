@@ -1,0 +1,159 @@
+//! The host-agent's end: takes the newest picture, says which ones it will never see.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::layout::{Descriptor, LOST, State, Word, held_limit};
+use crate::memory::Mapping;
+use crate::meta::Meta;
+
+/// Takes pictures. There is one per ring.
+#[derive(Debug)]
+pub struct Consumer {
+    shared: Arc<Shared>,
+    /// Overwritten pictures that were already reported.
+    overwritten_seen: u64,
+    invalid: u64,
+}
+
+/// What slots keep alive.
+#[derive(Debug)]
+struct Shared {
+    mapping: Mapping,
+    held: AtomicUsize,
+}
+
+impl Consumer {
+    pub(crate) fn new(mapping: Mapping) -> Self {
+        let shared = Arc::new(Shared { mapping, held: AtomicUsize::new(0) });
+        Self { shared, overwritten_seen: 0, invalid: 0 }
+    }
+
+    /// Takes the newest full slot and frees the older ones; [`Slot::dropped`] has their numbers.
+    /// `None` if nothing is full, or if the caller already holds as many slots as
+    /// [`held_limit`] allows.
+    pub fn newest(&mut self) -> Option<Slot> {
+        let shared = &self.shared;
+        let slots = shared.mapping.layout().slots;
+        if shared.held.load(Ordering::Acquire) >= held_limit(slots) {
+            return None;
+        }
+        let descriptors = &shared.mapping.header().descriptors[..slots];
+        // Each round a producer was faster or a picture was invalid; a sane producer needs one or two.
+        for _ in 0..=2 * slots {
+            let full = |(_, word): &(usize, Word)| word.state == State::Full;
+            let words = descriptors.iter().map(Descriptor::load).enumerate();
+            let (slot, word) = words.filter(full).max_by_key(|(_, word)| word.ticket)?;
+            let descriptor = &descriptors[slot];
+            if !descriptor.swap(word, word.with(State::Reading)) {
+                continue;
+            }
+            let meta = descriptor.meta.read();
+            let bytes = meta
+                .and_then(|meta| meta.bytes())
+                .filter(|bytes| *bytes <= shared.mapping.layout().slot_bytes);
+            let (Some(meta), Some(bytes)) = (meta, bytes) else {
+                self.invalid += 1;
+                descriptor.store(word.with(State::Free));
+                continue;
+            };
+            shared.held.fetch_add(1, Ordering::AcqRel);
+            let mut dropped = lost(shared, &mut self.overwritten_seen);
+            free_older(descriptors, word.ticket, &mut dropped);
+            return Some(Slot { shared: Arc::clone(shared), index: slot, word, meta, bytes, dropped });
+        }
+        None
+    }
+
+    /// Room of one slot in bytes.
+    pub fn slot_bytes(&self) -> usize {
+        self.shared.mapping.layout().slot_bytes
+    }
+
+    /// Pictures that the producer overwrote before they were taken, since the ring was made.
+    pub fn overwritten(&self) -> u64 {
+        self.shared.mapping.header().overwritten.load(Ordering::Acquire)
+    }
+
+    /// Slots whose description made no sense: the producer is broken.
+    pub fn invalid(&self) -> u64 {
+        self.invalid
+    }
+}
+
+/// Numbers of the pictures that the producer overwrote since the last call; the last [`LOST`] of them.
+fn lost(shared: &Shared, seen: &mut u64) -> Vec<u64> {
+    let header = shared.mapping.header();
+    let now = header.overwritten.load(Ordering::Acquire);
+    let new = now.saturating_sub(*seen).min(LOST as u64);
+    *seen = now;
+    (0..new)
+        .rev()
+        .map(|back| {
+            let at = now.wrapping_sub(back + 1) % LOST as u64;
+            header.lost[at as usize].load(Ordering::Relaxed)
+        })
+        .collect()
+}
+
+/// Frees what is full and older than `ticket`, oldest first.
+fn free_older(descriptors: &[Descriptor], ticket: u64, dropped: &mut Vec<u64>) {
+    let mut older: Vec<_> = descriptors
+        .iter()
+        .map(|descriptor| (descriptor, descriptor.load()))
+        .filter(|(_, word)| word.state == State::Full && word.ticket < ticket)
+        .collect();
+    older.sort_unstable_by_key(|(_, word)| word.ticket);
+    for (descriptor, word) in older {
+        let seq = descriptor.meta.seq();
+        // A failed swap means that the producer overwrote it first, and says so itself.
+        if descriptor.swap(word, word.with(State::Free)) {
+            dropped.push(seq);
+        }
+    }
+}
+
+/// A picture that was taken; dropping it frees its slot. Can be handed to `Bytes::from_owner`.
+#[derive(Debug)]
+pub struct Slot {
+    shared: Arc<Shared>,
+    index: usize,
+    word: Word,
+    meta: Meta,
+    bytes: usize,
+    dropped: Vec<u64>,
+}
+
+impl Slot {
+    /// Its description; checked against the slot's size.
+    pub fn meta(&self) -> Meta {
+        self.meta
+    }
+
+    /// Numbers of the pictures that were dropped for this one, oldest first: overwritten by the
+    /// producer or older and full when this one was taken.
+    pub fn dropped(&self) -> &[u64] {
+        &self.dropped
+    }
+
+    /// The producer's number of it: rises from picture to picture.
+    pub fn ticket(&self) -> u64 {
+        self.word.ticket
+    }
+}
+
+impl AsRef<[u8]> for Slot {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: `index` came from the layout's descriptors and is in state Reading, which only the
+        // drop of `self` leaves; the reference can't outlive `self`.
+        let all = unsafe { self.shared.mapping.slot(self.index) };
+        all.get(..self.bytes).unwrap_or(all)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.shared.mapping.header().descriptors[self.index].store(self.word.with(State::Free));
+        self.shared.held.fetch_sub(1, Ordering::AcqRel);
+    }
+}
