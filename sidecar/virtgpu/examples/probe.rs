@@ -1,0 +1,55 @@
+//! Walks the GPU path on a render node and prints what it finds: `probe [/dev/dri/renderD128]`.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use protocol::mailbox::Operation;
+use protocol::{PixelFormat, Rect};
+use virtgpu::{Allocator, Device, Mailbox};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let device = match std::env::args().nth(1) {
+        Some(path) => Device::open(path)?,
+        None => Device::discover()?,
+    };
+    println!("{}: {:?}", device.path().display(), device.params());
+
+    let allocator = Allocator::new(&device)?;
+    for format in [PixelFormat::Bgrx, PixelFormat::Rgba] {
+        let start = Instant::now();
+        let buffer = allocator.allocate(1280, 720, format)?;
+        let imported = buffer.imported();
+        println!(
+            "{format:?} 1280x720: stride {}, gem handle {}, resource {}, {} bytes, blob_mem {}, {:?}",
+            buffer.stride(),
+            imported.gem_handle(),
+            imported.resource_id(),
+            imported.size(),
+            imported.blob_mem(),
+            start.elapsed(),
+        );
+        let again = device.import(buffer.fd())?;
+        assert_eq!(again.gem_handle(), imported.gem_handle(), "one buffer, one handle");
+        drop(again);
+        let start = Instant::now();
+        let sum = imported.with_pixels(Rect::full(1280, 720), buffer.stride(), |bytes| {
+            bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>()
+        })?;
+        println!(
+            "  read back: sum of bytes {sum}, {:?}; {} handles open",
+            start.elapsed(),
+            device.open_handles()
+        );
+    }
+
+    let mut mailbox = Mailbox::new(&device)?;
+    println!("mailbox: resource {}", mailbox.resource_id());
+    for _ in 0..20 {
+        let start = Instant::now();
+        match mailbox.call(Operation::Echo, Duration::from_secs(2)) {
+            Ok(answer) => println!("  echo {answer:?} after {:?}", start.elapsed()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! The page without a device: a thread or the test itself plays the tap.
+
+use super::*;
+use crate::SharedMap;
+use protocol::mailbox::Status;
+
+fn page() -> Page {
+    let (_, fd) = SharedMap::create("mailbox", layout::BYTES).expect("memfd");
+    let map = Mapping::new(std::os::fd::AsFd::as_fd(&fd), 0, layout::BYTES, true).expect("mapped");
+    Page::new(map)
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "stands in for an ioctl")]
+fn not_busy() -> io::Result<bool> {
+    Ok(false)
+}
+
+/// Plays the tap: reads the request in `slot` as the tap would, answers it.
+fn answer(page: &Page, slot: usize) -> Request {
+    let mut bytes = [0; REQUEST_BYTES];
+    for (i, word) in bytes.as_chunks_mut::<WORD>().0.iter_mut().enumerate() {
+        *word = page.map.word(request_offset(slot) + i * WORD).load(Ordering::Relaxed).to_ne_bytes();
+    }
+    let request = Request::decode(&bytes).expect("a request");
+    let answer = Answer { seq: request.seq, status: Status::Ok, spent_ns: 5, dropped: 6, tap_version: 7 };
+    for (i, word) in answer.encode().as_chunks::<WORD>().0.iter().enumerate().rev() {
+        page.map.word(answer_offset(slot) + i * WORD).store(u64::from_ne_bytes(*word), Ordering::Release);
+    }
+    request
+}
+
+#[test]
+fn two_in_flight_are_answered_in_any_order() {
+    let mut page = page();
+    let (a, seq_a) = page.claim(not_busy).expect("a slot");
+    page.put(a, &Request { seq: seq_a, operation: Operation::Echo }.encode());
+    let (b, seq_b) = page.claim(not_busy).expect("a slot");
+    page.put(b, &Request { seq: seq_b, operation: Operation::Bind([9; 16]) }.encode());
+    assert_ne!(a, b);
+    assert_eq!(page.get(a, seq_a), None);
+    assert_eq!(answer(&page, b), Request { seq: seq_b, operation: Operation::Bind([9; 16]) });
+    assert_eq!(page.get(a, seq_a), None);
+    let got = Answer::decode(&page.get(b, seq_b).expect("answered")).expect("decodes");
+    assert_eq!((got.seq, got.spent_ns, got.dropped, got.tap_version), (seq_b, 5, 6, 7));
+    answer(&page, a);
+    assert!(page.get(a, seq_a).is_some());
+}
+
+#[test]
+fn slots_are_not_reused_before_the_answer() {
+    let mut page = page();
+    let mut taken: Vec<usize> = (0..SLOTS).map(|_| page.claim(not_busy).expect("a slot").0).collect();
+    taken.sort_unstable();
+    assert_eq!(taken, (0..SLOTS).collect::<Vec<_>>());
+    let error = page.claim(|| Ok(true)).expect_err("all slots wait, and the host has not read them");
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    // Without a tap nothing ever answers; once the queue has drained, the oldest slot goes first.
+    let oldest = page.claim(not_busy).expect("the queue has drained").0;
+    assert_eq!(page.asked[oldest], SLOTS as u64 + 1);
+    assert_eq!(page.asked.iter().min(), Some(&2));
+}
+
+#[test]
+fn an_answered_slot_is_taken_before_an_unanswered_one() {
+    let mut page = page();
+    let mut slots = Vec::new();
+    for _ in 0..SLOTS {
+        let (slot, seq) = page.claim(not_busy).expect("a slot");
+        page.put(slot, &Request { seq, operation: Operation::Echo }.encode());
+        slots.push(slot);
+    }
+    answer(&page, slots[5]);
+    assert_eq!(page.claim(|| Ok(true)).expect("slot 5 is free").0, slots[5]);
+}
+
+#[test]
+fn a_stale_answer_is_not_taken_for_a_new_one() {
+    let mut page = page();
+    let (first, seq) = page.claim(not_busy).expect("a slot");
+    page.put(first, &Request { seq, operation: Operation::Echo }.encode());
+    answer(&page, first);
+    let mut again = (usize::MAX, 0);
+    while again.0 != first {
+        again = page.claim(not_busy).expect("a slot");
+    }
+    assert_eq!(page.get(first, again.1), None);
+    assert!(page.get(first, seq).is_some());
+}

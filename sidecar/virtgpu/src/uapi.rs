@@ -1,0 +1,166 @@
+//! The kernel's structures and ioctl numbers: `<drm/drm.h>` and `<drm/virtgpu_drm.h>` (Linux 6.1 and later;
+//! libdrm's copy of the latter is stale: it lacks `blob_mem`, `stride` and `layer_stride`).
+//!
+//! Plain data and constants, checked at compile time against the values of the C headers. It does not know
+//! how to call the kernel: that is [`sys`](crate::sys).
+
+use rustix::ioctl::{Opcode, opcode};
+
+/// `DRM_IOCTL_BASE`.
+const GROUP: u8 = b'd';
+/// `DRM_COMMAND_BASE`: where a driver's own ioctls begin.
+const DRIVER: u8 = 0x40;
+
+/// `struct drm_version`; the three texts are (length, pointer) pairs.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Version {
+    pub major: i32,
+    pub minor: i32,
+    pub patch: i32,
+    pub name_len: usize,
+    pub name: usize,
+    pub date_len: usize,
+    pub date: usize,
+    pub desc_len: usize,
+    pub desc: usize,
+}
+
+/// `struct drm_gem_close`.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct GemClose {
+    pub handle: u32,
+    pub pad: u32,
+}
+
+/// `struct drm_prime_handle`.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct PrimeHandle {
+    pub handle: u32,
+    pub flags: u32,
+    pub fd: i32,
+}
+
+/// `struct drm_virtgpu_map`.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Map {
+    pub offset: u64,
+    pub handle: u32,
+    pub pad: u32,
+}
+
+/// `struct drm_virtgpu_getparam`; `value` is the address of an integer that the kernel writes.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct GetParam {
+    pub param: u64,
+    pub value: u64,
+}
+
+/// `struct drm_virtgpu_resource_create`.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct ResourceCreate {
+    pub target: u32,
+    pub format: u32,
+    pub bind: u32,
+    pub width: u32,
+    pub height: u32,
+    pub depth: u32,
+    pub array_size: u32,
+    pub last_level: u32,
+    pub nr_samples: u32,
+    pub flags: u32,
+    pub bo_handle: u32,
+    pub res_handle: u32,
+    pub size: u32,
+    pub stride: u32,
+}
+
+/// `struct drm_virtgpu_resource_info`.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct ResourceInfo {
+    pub bo_handle: u32,
+    pub res_handle: u32,
+    pub size: u32,
+    pub blob_mem: u32,
+}
+
+/// `struct drm_virtgpu_3d_box`.
+#[repr(C)]
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Box3d {
+    pub x: u32,
+    pub y: u32,
+    pub z: u32,
+    pub w: u32,
+    pub h: u32,
+    pub d: u32,
+}
+
+/// `struct drm_virtgpu_3d_transfer_to_host` and `…_from_host`, which are the same. Strides must be 0 for
+/// anything but a host blob.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Transfer {
+    pub bo_handle: u32,
+    pub area: Box3d,
+    pub level: u32,
+    pub offset: u32,
+    pub stride: u32,
+    pub layer_stride: u32,
+}
+
+/// `struct drm_virtgpu_3d_wait`.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Wait {
+    pub handle: u32,
+    pub flags: u32,
+}
+
+/// `VIRTGPU_WAIT_NOWAIT`: only ask.
+pub const WAIT_NOWAIT: u32 = 1;
+
+pub const VERSION: Opcode = opcode::read_write::<Version>(GROUP, 0x00);
+pub const GEM_CLOSE: Opcode = opcode::write::<GemClose>(GROUP, 0x09);
+pub const PRIME_FD_TO_HANDLE: Opcode = opcode::read_write::<PrimeHandle>(GROUP, 0x2e);
+pub const MAP: Opcode = opcode::read_write::<Map>(GROUP, DRIVER + 0x01);
+pub const GETPARAM: Opcode = opcode::read_write::<GetParam>(GROUP, DRIVER + 0x03);
+pub const RESOURCE_CREATE: Opcode = opcode::read_write::<ResourceCreate>(GROUP, DRIVER + 0x04);
+pub const RESOURCE_INFO: Opcode = opcode::read_write::<ResourceInfo>(GROUP, DRIVER + 0x05);
+pub const TRANSFER_FROM_HOST: Opcode = opcode::read_write::<Transfer>(GROUP, DRIVER + 0x06);
+pub const TRANSFER_TO_HOST: Opcode = opcode::read_write::<Transfer>(GROUP, DRIVER + 0x07);
+pub const WAIT: Opcode = opcode::read_write::<Wait>(GROUP, DRIVER + 0x08);
+
+/// `VIRTGPU_PARAM_*`.
+pub mod param {
+    pub const FEATURES_3D: u64 = 1;
+    pub const CAPSET_QUERY_FIX: u64 = 2;
+    pub const RESOURCE_BLOB: u64 = 3;
+    pub const HOST_VISIBLE: u64 = 4;
+    pub const CROSS_DEVICE: u64 = 5;
+    pub const CONTEXT_INIT: u64 = 6;
+    pub const SUPPORTED_CAPSET_IDS: u64 = 7;
+}
+
+// What a C compiler makes of the headers' macros on 64-bit Linux (x86_64 and aarch64 agree).
+const _: () = {
+    assert!(size_of::<Version>() == 64);
+    assert!(size_of::<Transfer>() == 44);
+    assert!(size_of::<ResourceCreate>() == 56);
+    assert!(VERSION == 0xc040_6400);
+    assert!(GEM_CLOSE == 0x4008_6409);
+    assert!(PRIME_FD_TO_HANDLE == 0xc00c_642e);
+    assert!(MAP == 0xc010_6441);
+    assert!(GETPARAM == 0xc010_6443);
+    assert!(RESOURCE_CREATE == 0xc038_6444);
+    assert!(RESOURCE_INFO == 0xc010_6445);
+    assert!(TRANSFER_FROM_HOST == 0xc02c_6446);
+    assert!(TRANSFER_TO_HOST == 0xc02c_6447);
+    assert!(WAIT == 0xc008_6448);
+};
