@@ -3,6 +3,7 @@
 //! A vsock CID may be written `any` (listen on all) or `host` (2, the hypervisor's side).
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -49,12 +50,10 @@ fn parse(text: &str) -> Option<Endpoint> {
     if let Some(rest) = text.strip_prefix("tcp://") {
         let (host, port) = rest.rsplit_once(':')?;
         let host = match host.strip_prefix('[') {
-            Some(v6) => v6.strip_suffix(']')?,
-            None if host.contains(':') => return None,
-            None => host,
+            Some(v6) => v6.strip_suffix(']').filter(|v6| is_v6(v6))?,
+            None => Some(host).filter(|host| is_name(host))?,
         };
-        let port = port.parse().ok()?;
-        return (!host.is_empty()).then(|| Endpoint::Tcp { host: host.to_owned(), port });
+        return Some(Endpoint::Tcp { host: host.to_owned(), port: port.parse().ok()? });
     }
     if let Some(rest) = text.strip_prefix("vsock://") {
         let (cid, port) = rest.split_once(':')?;
@@ -65,9 +64,22 @@ fn parse(text: &str) -> Option<Endpoint> {
         };
         return Some(Endpoint::Vsock { cid, port: port.parse().ok()? });
     }
+    // With or without an empty authority; one slash in front is as good as many, and prints unambiguously.
     let path = text.strip_prefix("unix:")?;
-    let path = path.strip_prefix("//").unwrap_or(path);
-    path.starts_with('/').then(|| Endpoint::Unix(path.into()))
+    let inside = path.strip_prefix("//").unwrap_or(path).strip_prefix('/')?.trim_start_matches('/');
+    (!inside.contains('\0')).then(|| Endpoint::Unix(format!("/{inside}").into()))
+}
+
+/// Whether this can be a host name or an IPv4 address: a resolver may still say no.
+fn is_name(host: &str) -> bool {
+    let strange = |c: char| c.is_whitespace() || c.is_control() || "[]:/?#@%".contains(c);
+    !host.is_empty() && !host.contains(strange)
+}
+
+/// Whether this is an IPv6 address, with or without a zone.
+fn is_v6(host: &str) -> bool {
+    let (address, zone) = host.split_once('%').unwrap_or((host, "0"));
+    address.parse::<Ipv6Addr>().is_ok() && is_name(zone)
 }
 
 impl fmt::Display for Endpoint {
@@ -88,19 +100,48 @@ mod tests {
 
     #[test]
     fn what_is_printed_is_read_back() {
-        for text in
-            ["tcp://10.0.2.2:15937", "tcp://[::1]:1", "tcp://host.name:65535", "unix:/run/x.sock", "vsock://any:5000", "vsock://2:5000"]
-        {
+        for text in [
+            "tcp://10.0.2.2:15937",
+            "tcp://[::1]:1",
+            "tcp://host.name:65535",
+            "unix:/run/x.sock",
+            "vsock://any:5000",
+            "vsock://2:5000",
+        ] {
             let endpoint: Endpoint = text.parse().expect(text);
             assert_eq!(endpoint.to_string(), text);
         }
         assert_eq!("vsock://host:1".parse(), Ok(Endpoint::Vsock { cid: 2, port: 1 }));
         assert_eq!("unix:///a".parse(), Ok(Endpoint::Unix("/a".into())));
+        assert_eq!("unix:////a".parse(), Ok(Endpoint::Unix("/a".into())));
+        assert_eq!(
+            "tcp://[fe80::1%eth0]:1".parse::<Endpoint>().map(|it| it.to_string()).as_deref(),
+            Ok("tcp://[fe80::1%eth0]:1")
+        );
     }
 
     #[test]
     fn nonsense_is_refused_with_the_remedy() {
-        for text in ["", "10.0.2.2:1", "tcp://x", "tcp://:1", "tcp://::1:2", "tcp://a:99999", "unix:relative", "vsock://1", "vsock://x:1"] {
+        for text in [
+            "",
+            "10.0.2.2:1",
+            "tcp://x",
+            "tcp://:1",
+            "tcp://::1:2",
+            "tcp://a:99999",
+            "unix:relative",
+            "unix://host/path",
+            "unix:/a\0b",
+            "vsock://1",
+            "vsock://x:1",
+            "tcp://[[::1]:1",
+            "tcp://[name]:1",
+            "tcp://[fe80::1%]:1",
+            "tcp://a b:1",
+            "tcp://a]b:1",
+            "tcp://user@a:1",
+            "tcp://a/b:1",
+        ] {
             let error = text.parse::<Endpoint>().expect_err(text);
             assert!(error.to_string().contains("tcp://HOST:PORT"), "{error}");
         }

@@ -162,13 +162,6 @@ fn get_quantiles(r: &mut Reader) -> Result<Quantiles, DecodeError> {
     Ok(Quantiles { count: r.u64("count")?, p50: r.u64("p50")?, p99: r.u64("p99")?, max: r.u64("max")? })
 }
 
-fn check_magic(r: &mut Reader) -> Result<(), DecodeError> {
-    match r.u32("magic")? {
-        MAGIC => Ok(()),
-        other => Err(DecodeError::BadMagic(other)),
-    }
-}
-
 impl FromTap {
     /// Frames the message.
     pub fn encode(&self) -> Encoded {
@@ -218,7 +211,7 @@ impl FromTap {
         let mut r = Reader::new(payload);
         let message = match header.kind {
             0x01 => {
-                check_magic(&mut r)?;
+                r.magic(MAGIC)?;
                 Self::Hello {
                     min: r.u16("lowest version")?,
                     max: r.u16("highest version")?,
@@ -285,7 +278,7 @@ impl ToTap {
         let mut r = Reader::new(payload);
         let message = match header.kind {
             0x81 => {
-                check_magic(&mut r)?;
+                r.magic(MAGIC)?;
                 Self::HelloAck { version: r.u16("version")? }
             }
             0x82 => Self::Attach { session: r.u64("session")?, context: get_context(&mut r)? },

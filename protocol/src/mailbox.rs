@@ -51,6 +51,8 @@ pub const SLOTS: usize = 8;
 pub const REQUEST_BYTES: usize = 64;
 /// Bytes of one answer.
 pub const ANSWER_BYTES: usize = 64;
+/// Bytes of an answer that have a meaning; the others are zero.
+const ANSWER_USED: usize = 22;
 const SLOT_STRIDE: usize = 128;
 const ANSWERS_AT: usize = 2048;
 
@@ -228,9 +230,8 @@ impl Request {
                 put(&mut out, 24, &frame.width.to_le_bytes());
                 put(&mut out, 26, &frame.height.to_le_bytes());
                 put(&mut out, 28, &frame.stride.to_le_bytes());
-                let damage = [frame.damage.x, frame.damage.y, frame.damage.width, frame.damage.height];
-                for (i, side) in damage.into_iter().enumerate() {
-                    put(&mut out, 32 + 2 * i, &(side as u16).to_le_bytes());
+                for (i, value) in frame.damage.to_wire().into_iter().enumerate() {
+                    put(&mut out, 32 + 2 * i, &value.to_le_bytes());
                 }
                 put(&mut out, 40, &frame.capture_ns.to_le_bytes());
                 3
@@ -291,12 +292,7 @@ fn decode_frame(bytes: &[u8; REQUEST_BYTES]) -> Result<FrameRequest, DecodeError
     if width == 0 || height == 0 || u32::from(width) > MAX_SIDE || u32::from(height) > MAX_SIDE {
         return Err(DecodeError::Invalid("width or height is 0 or over the limit"));
     }
-    let damage = Rect {
-        x: u16_at(bytes, 32).into(),
-        y: u16_at(bytes, 34).into(),
-        width: u16_at(bytes, 36).into(),
-        height: u16_at(bytes, 38).into(),
-    };
+    let damage = Rect::from_wire([32, 34, 36, 38].map(|at| u16_at(bytes, at)));
     if !damage.fits(width.into(), height.into()) {
         return Err(DecodeError::Invalid("damage is empty or outside the picture"));
     }
@@ -325,6 +321,9 @@ impl Answer {
 
     /// Decodes an answer. An unknown status is an error: the tap is newer than we are.
     pub fn decode(bytes: &[u8; ANSWER_BYTES]) -> Result<Self, DecodeError> {
+        if bytes[ANSWER_USED..].iter().any(|byte| *byte != 0) {
+            return Err(DecodeError::Invalid("bytes after the answer are not zero"));
+        }
         let number = u32_at(bytes, 8);
         let status = Status::ALL
             .get(number as usize)

@@ -1,6 +1,6 @@
 //! Pixel formats and rectangles, as all protocols name them.
 
-use crate::wire::DecodeError;
+use crate::wire::{DecodeError, saturate};
 
 /// The largest width or height that any part accepts. Bounds every allocation that follows a size:
 /// 8192 x 8192 x 4 bytes is 256 MiB.
@@ -49,12 +49,16 @@ impl PixelFormat {
             .ok_or(DecodeError::Unknown { what: "pixel format", value: code })
     }
 
-    /// Bytes of a tightly packed picture of this size.
+    /// Bytes of a tightly packed picture of this size. Exact up to [`MAX_SIDE`] and far beyond; saturates
+    /// where `usize` ends.
     pub const fn bytes(self, width: u32, height: u32) -> usize {
-        let pixels = width as usize * height as usize;
+        let pixels = (width as usize).saturating_mul(height as usize);
         match self {
-            Self::Nv12 => pixels + 2 * (width.div_ceil(2) as usize * height.div_ceil(2) as usize),
-            _ => 4 * pixels,
+            Self::Nv12 => {
+                let blocks = (width.div_ceil(2) as usize).saturating_mul(height.div_ceil(2) as usize);
+                pixels.saturating_add(blocks.saturating_mul(2))
+            }
+            Self::Bgrx | Self::Bgra | Self::Rgbx | Self::Rgba => pixels.saturating_mul(4),
         }
     }
 }
@@ -73,6 +77,17 @@ pub struct Rect {
 }
 
 impl Rect {
+    /// The four fields of 16 bits that all protocols carry, in this order.
+    pub(crate) fn to_wire(self) -> [u16; 4] {
+        [self.x, self.y, self.width, self.height].map(saturate)
+    }
+
+    /// What [`Rect::to_wire`] wrote.
+    pub(crate) fn from_wire(fields: [u16; 4]) -> Self {
+        let [x, y, width, height] = fields.map(u32::from);
+        Self { x, y, width, height }
+    }
+
     /// The whole of a picture.
     pub const fn full(width: u32, height: u32) -> Self {
         Self { x: 0, y: 0, width, height }
@@ -86,7 +101,7 @@ impl Rect {
             && self.y.checked_add(self.height).is_some_and(|bottom| bottom <= height)
     }
 
-    /// The smallest rectangle around both; an empty one counts as nothing.
+    /// The smallest rectangle around both; an empty one counts as nothing. Edges saturate at `u32::MAX`.
     pub fn union(self, other: Self) -> Self {
         if self.width == 0 || self.height == 0 {
             return other;
@@ -96,8 +111,8 @@ impl Rect {
         }
         let x = self.x.min(other.x);
         let y = self.y.min(other.y);
-        let right = (self.x + self.width).max(other.x + other.width);
-        let bottom = (self.y + self.height).max(other.y + other.height);
+        let right = self.x.saturating_add(self.width).max(other.x.saturating_add(other.width));
+        let bottom = self.y.saturating_add(self.height).max(other.y.saturating_add(other.height));
         Self { x, y, width: right - x, height: bottom - y }
     }
 }

@@ -39,12 +39,18 @@ pub const MAX_TOKEN: usize = 4096;
 pub const MAX_TEXT: usize = 256;
 /// Most rectangles in one `Pixels`.
 pub const MAX_RECTS: usize = 16;
+/// Highest frame rate that can be asked for.
+pub const MAX_FPS: u16 = 240;
 /// Longest access unit: an IDR of a noisy 8K picture is smaller.
 pub const MAX_ACCESS_UNIT: u32 = 16 << 20;
 /// Longest message without pixels.
 const MAX_CONTROL: u32 = 8 << 10;
 /// Longest `Pixels` for a picture of `MAX_SIDE` squared in four bytes a pixel.
 const MAX_PIXELS: u32 = 4 * MAX_SIDE * MAX_SIDE + MAX_CONTROL;
+/// Bytes of a `Pixels` before its rectangles.
+const PIXELS_FIXED: usize = 25;
+/// Bytes of a rectangle.
+const RECT_BYTES: usize = 8;
 
 /// How pictures reach the host-agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,7 +79,7 @@ pub struct Config {
     pub height: u16,
     /// Layout of the source.
     pub format: PixelFormat,
-    /// Highest frame rate, 1 to 240.
+    /// Highest frame rate, 1 to [`MAX_FPS`].
     pub max_fps: u16,
     /// Bit rate, kbit/s.
     pub bitrate_kbps: u32,
@@ -128,7 +134,7 @@ pub enum ClientMessage {
     SetRate {
         /// Bit rate, kbit/s.
         bitrate_kbps: u32,
-        /// Highest frame rate.
+        /// Highest frame rate, 1 to [`MAX_FPS`].
         max_fps: u16,
     },
     /// Asks for a [`ServerMessage::Pong`].
@@ -271,16 +277,22 @@ const REPEAT: u8 = 2;
 
 fn side(reader: &mut Reader, field: &'static str) -> Result<u16, DecodeError> {
     let side = reader.u16(field)?;
-    if side == 0 || u32::from(side) > MAX_SIDE {
-        return Err(DecodeError::TooLarge { field, got: side.into(), limit: MAX_SIDE.into() });
-    }
+    check_side(field, side)?;
     Ok(side)
 }
 
-fn check_magic(reader: &mut Reader) -> Result<(), DecodeError> {
-    match reader.u32("magic")? {
-        MAGIC => Ok(()),
-        other => Err(DecodeError::BadMagic(other)),
+fn check_side(field: &'static str, side: u16) -> Result<(), DecodeError> {
+    match u32::from(side) {
+        0 => Err(DecodeError::Invalid("width or height is 0")),
+        1..=MAX_SIDE => Ok(()),
+        got => Err(DecodeError::TooLarge { field, got: got.into(), limit: MAX_SIDE.into() }),
+    }
+}
+
+fn fps(reader: &mut Reader) -> Result<u16, DecodeError> {
+    match reader.u16("max fps")? {
+        fps @ 1..=MAX_FPS => Ok(fps),
+        _ => Err(DecodeError::Invalid("max fps is not 1 to 240")),
     }
 }
 
@@ -333,11 +345,9 @@ impl ClientMessage {
                 out.put_u32_le(pixels.format.fourcc());
                 out.put_u16_le(pixels.width);
                 out.put_u16_le(pixels.height);
-                out.put_u8(pixels.rects.len() as u8);
-                for rect in &pixels.rects {
-                    for value in [rect.x, rect.y, rect.width, rect.height] {
-                        out.put_u16_le(value as u16);
-                    }
+                out.put_u8(u8::try_from(pixels.rects.len()).unwrap_or(u8::MAX));
+                for value in pixels.rects.iter().flat_map(|rect| rect.to_wire()) {
+                    out.put_u16_le(value);
                 }
                 body = pixels.data.clone();
                 0x03
@@ -362,7 +372,7 @@ impl ClientMessage {
         let mut r = Reader::new(payload);
         let message = match header.kind {
             0x01 => {
-                check_magic(&mut r)?;
+                r.magic(MAGIC)?;
                 Self::Hello {
                     min: r.u16("lowest version")?,
                     max: r.u16("highest version")?,
@@ -374,10 +384,7 @@ impl ClientMessage {
                 width: side(&mut r, "width")?,
                 height: side(&mut r, "height")?,
                 format: PixelFormat::from_fourcc(r.u32("format")?)?,
-                max_fps: match r.u16("max fps")? {
-                    fps @ 1..=240 => fps,
-                    _ => return Err(DecodeError::Invalid("max fps is not 1 to 240")),
-                },
+                max_fps: fps(&mut r)?,
                 bitrate_kbps: r.u32("bitrate")?,
                 keyframe_ms: r.u32("keyframe interval")?,
                 codec: Codec::from_tag(r.u8("codec")?.into())?,
@@ -385,7 +392,7 @@ impl ClientMessage {
             }),
             0x03 => return decode_pixels(r).map(Self::Pixels),
             0x04 => Self::RequestKeyframe,
-            0x05 => Self::SetRate { bitrate_kbps: r.u32("bitrate")?, max_fps: r.u16("max fps")? },
+            0x05 => Self::SetRate { bitrate_kbps: r.u32("bitrate")?, max_fps: fps(&mut r)? },
             0x06 => Self::Ping(r.u64("token")?),
             0x07 => Self::Bye,
             other => return Err(DecodeError::Unknown { what: "message type", value: other.into() }),
@@ -401,41 +408,61 @@ fn decode_pixels(mut r: Reader) -> Result<Pixels, DecodeError> {
     let format = PixelFormat::from_fourcc(r.u32("format")?)?;
     let (width, height) = (side(&mut r, "width")?, side(&mut r, "height")?);
     let count = usize::from(r.u8("rectangles")?);
-    if count == 0 || count > MAX_RECTS {
-        return Err(DecodeError::TooLarge { field: "rectangles", got: count as u64, limit: MAX_RECTS as u64 });
-    }
+    check_count(count)?;
     let mut rects = Vec::with_capacity(count);
-    let mut need = 0;
     for _ in 0..count {
-        let rect = Rect {
-            x: r.u16("x")?.into(),
-            y: r.u16("y")?.into(),
-            width: r.u16("width")?.into(),
-            height: r.u16("height")?.into(),
-        };
-        if !rect.fits(width.into(), height.into()) {
-            return Err(DecodeError::Invalid("rectangle is empty or outside the picture"));
-        }
-        if format == PixelFormat::Nv12 && !even(rect, width, height) {
-            return Err(DecodeError::Invalid("NV12 rectangle has odd edges"));
-        }
-        need += format.bytes(rect.width, rect.height);
-        rects.push(rect);
+        rects.push(Rect::from_wire([r.u16("x")?, r.u16("y")?, r.u16("width")?, r.u16("height")?]));
     }
-    let data = r.rest();
-    if data.len() != need {
-        return Err(DecodeError::Invalid("pixels are not as many as the rectangles need"));
+    let pixels = Pixels { seq, capture_ns, format, width, height, rects, data: r.rest() };
+    pixels.check()?;
+    Ok(pixels)
+}
+
+fn check_count(rects: usize) -> Result<(), DecodeError> {
+    match rects {
+        0 => Err(DecodeError::Invalid("no rectangles")),
+        1..=MAX_RECTS => Ok(()),
+        more => Err(DecodeError::TooLarge { field: "rectangles", got: more as u64, limit: MAX_RECTS as u64 }),
     }
-    Ok(Pixels { seq, capture_ns, format, width, height, rects, data })
+}
+
+impl Pixels {
+    /// Whether this is within the limits: what the host-agent's decoder checks, for a sender that would
+    /// rather know than have the connection ended.
+    pub fn check(&self) -> Result<(), DecodeError> {
+        let (width, height) = (u32::from(self.width), u32::from(self.height));
+        check_side("width", self.width)?;
+        check_side("height", self.height)?;
+        check_count(self.rects.len())?;
+        let mut need = 0_usize;
+        for rect in &self.rects {
+            if !rect.fits(width, height) {
+                return Err(DecodeError::Invalid("rectangle is empty or outside the picture"));
+            }
+            if self.format == PixelFormat::Nv12 && !even(*rect, width, height) {
+                return Err(DecodeError::Invalid("NV12 rectangle has odd edges"));
+            }
+            need = need.saturating_add(self.format.bytes(rect.width, rect.height));
+        }
+        if self.data.len() != need {
+            return Err(DecodeError::Invalid("pixels are not as many as the rectangles need"));
+        }
+        let payload = (PIXELS_FIXED + self.rects.len() * RECT_BYTES).saturating_add(need);
+        if payload > MAX_PIXELS as usize {
+            let (got, limit) = (payload as u64, MAX_PIXELS.into());
+            return Err(DecodeError::TooLarge { field: "payload", got, limit });
+        }
+        Ok(())
+    }
 }
 
 /// Whether an NV12 rectangle covers whole 2 x 2 blocks of a picture of this size.
-fn even(rect: Rect, width: u16, height: u16) -> bool {
+fn even(rect: Rect, width: u32, height: u32) -> bool {
     let (right, bottom) = (rect.x + rect.width, rect.y + rect.height);
     rect.x.is_multiple_of(2)
         && rect.y.is_multiple_of(2)
-        && (right.is_multiple_of(2) || right == u32::from(width))
-        && (bottom.is_multiple_of(2) || bottom == u32::from(height))
+        && (right.is_multiple_of(2) || right == width)
+        && (bottom.is_multiple_of(2) || bottom == height)
 }
 
 impl ServerMessage {
@@ -480,7 +507,7 @@ impl ServerMessage {
             Self::AccessUnit(unit) => {
                 out.put_u64_le(unit.seq);
                 out.put_u64_le(unit.capture_ns);
-                out.put_u8(u8::from(unit.idr) * IDR | u8::from(unit.repeat) * REPEAT);
+                out.put_u8((u8::from(unit.idr) * IDR) | (u8::from(unit.repeat) * REPEAT));
                 out.put_u32_le(unit.queue_us);
                 out.put_u32_le(unit.encode_us);
                 body = unit.data.clone();
@@ -508,7 +535,7 @@ impl ServerMessage {
         let mut r = Reader::new(payload);
         let message = match header.kind {
             0x81 => {
-                check_magic(&mut r)?;
+                r.magic(MAGIC)?;
                 Self::HelloAck {
                     version: r.u16("version")?,
                     session: r.u64("session")?,
@@ -535,7 +562,15 @@ impl ServerMessage {
                 let (queue_us, encode_us) = (r.u32("queue time")?, r.u32("encode time")?);
                 let (idr, repeat) = (flags & IDR != 0, flags & REPEAT != 0);
                 let data = r.rest();
-                return Ok(Self::AccessUnit(AccessUnit { seq, capture_ns, idr, repeat, queue_us, encode_us, data }));
+                return Ok(Self::AccessUnit(AccessUnit {
+                    seq,
+                    capture_ns,
+                    idr,
+                    repeat,
+                    queue_us,
+                    encode_us,
+                    data,
+                }));
             }
             0x86 => Self::Dropped { seq: r.u64("seq")? },
             0x87 => Self::Error {

@@ -1,4 +1,9 @@
 //! Reading and writing little-endian fields: the only place where offsets are counted.
+//!
+//! Reading fails with a [`DecodeError`], and what it accepts is canonical: encoding the value again gives
+//! the same bytes. Writing cannot fail. A text is cut to its limit; a number that its field can't hold is
+//! written as the largest that it can ([`saturate`]), and those are beyond the limits that the reader
+//! checks. So a value that breaks its documented limits is refused by the peer, never misread.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -110,6 +115,14 @@ impl Reader {
         Ok(self.bytes.get_i32_le())
     }
 
+    /// The four bytes that open a protocol's first message.
+    pub fn magic(&mut self, ours: u32) -> Result<(), DecodeError> {
+        match self.u32("magic")? {
+            magic if magic == ours => Ok(()),
+            other => Err(DecodeError::BadMagic(other)),
+        }
+    }
+
     /// A fixed array.
     pub fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], DecodeError> {
         self.need(field, N)?;
@@ -143,6 +156,12 @@ impl Reader {
     pub fn end(self) -> Result<(), DecodeError> {
         if self.bytes.is_empty() { Ok(()) } else { Err(DecodeError::Trailing(self.bytes.len())) }
     }
+}
+
+/// A number as its 16-bit field holds it: one that is too large becomes the largest, which is over every
+/// limit on sides, edges and counts.
+pub fn saturate(value: u32) -> u16 {
+    u16::try_from(value).unwrap_or(u16::MAX)
 }
 
 /// Appends a text as [`Reader::text`] reads it, cut at a character boundary to `limit` bytes.
