@@ -77,8 +77,9 @@ impl Imported {
         sys::wait(self.fd(), self.handle.raw())
     }
 
-    /// Copies `area` of the picture from the host into the guest's pages and lends it to `read`: the bytes
-    /// from the area's first pixel to its last, rows `stride` bytes apart.
+    /// Copies `area` of the picture from the host into the guest's pages and lends them to `read`, from the
+    /// *picture's* first pixel to the area's last, rows `stride` bytes apart. Outside of `area` lies whatever
+    /// was copied before.
     pub fn with_pixels<T>(&self, area: Rect, stride: u32, read: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
         let span = Span::new(area, stride, self.size)?;
         // A panic in `read` leaves the mapping as good as it was.
@@ -100,18 +101,19 @@ impl Imported {
         // SAFETY: only a transfer writes these pages, and the lock, which is held until `read` returns, keeps
         // ours out. Another process that imported the same buffer could start one of its own: it would write
         // the same picture (see `SharedMap::bytes` for why that is tolerable).
-        let bytes = unsafe { map.bytes(span.offset, span.len) };
+        let bytes = unsafe { map.bytes(0, span.offset + span.len) };
         Ok(read(bytes.ok_or(io::ErrorKind::UnexpectedEof)?))
     }
 
     /// [`Self::with_pixels`] into `out`, rows packed tightly: `4 * area.width * area.height` bytes.
     pub fn read_pixels(&self, area: Rect, stride: u32, out: &mut [u8]) -> io::Result<()> {
         let row = area.width as usize * BYTES_PER_PIXEL;
-        if row == 0 || out.len() != row * area.height as usize {
+        let start = Span::new(area, stride, self.size)?.offset;
+        if out.len() != row * area.height as usize {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         self.with_pixels(area, stride, |bytes| {
-            for (from, to) in bytes.chunks(stride as usize).zip(out.chunks_mut(row)) {
+            for (from, to) in bytes[start..].chunks(stride as usize).zip(out.chunks_mut(row)) {
                 to.copy_from_slice(&from[..row]);
             }
         })

@@ -112,6 +112,11 @@ impl Mailbox {
         Ok(Self { page: Page::new(map), handle, resource_id, pacer: Pacer::new() })
     }
 
+    /// Numbers requests above `seq` from now on, for callers who count frames that went elsewhere too.
+    pub fn count_on_from(&mut self, seq: u64) {
+        self.page.last_seq = self.page.last_seq.max(seq);
+    }
+
     /// The mailbox's own resource ID; for logs.
     pub fn resource_id(&self) -> u32 {
         self.resource_id
@@ -120,8 +125,13 @@ impl Mailbox {
     /// Sends a request without waiting. `WouldBlock`: all slots hold requests that the VMM has not even taken
     /// from the queue.
     pub fn send(&mut self, operation: Operation) -> io::Result<Ticket> {
+        self.send_as(self.page.last_seq + 1, operation)
+    }
+
+    /// [`Self::send`] with a sequence number of the caller's, not 0: the host-agent sees it too.
+    pub fn send_as(&mut self, seq: u64, operation: Operation) -> io::Result<Ticket> {
         let handle = &self.handle;
-        let (slot, seq) = self.page.claim(|| sys::is_busy(handle.fd(), handle.raw()))?;
+        let slot = self.page.claim(seq, || sys::is_busy(handle.fd(), handle.raw()))?;
         let at = request_offset(slot);
         self.page.put(slot, &Request { seq, operation }.encode());
         let sent = Instant::now();
@@ -174,6 +184,17 @@ impl Mailbox {
         self.wait(ticket, timeout)
     }
 
+    /// [`Self::call`] with a sequence number of the caller's, as in [`Self::send_as`].
+    pub fn call_as(
+        &mut self,
+        seq: u64,
+        operation: Operation,
+        timeout: Duration,
+    ) -> Result<Answer, CallError> {
+        let ticket = self.send_as(seq, operation)?;
+        self.wait(ticket, timeout)
+    }
+
     /// How long answers usually take.
     pub fn usual_latency(&self) -> Duration {
         self.pacer.usual()
@@ -196,8 +217,10 @@ impl Page {
 
     /// A slot for the next request: one whose answer is there, else the oldest, if nothing is queued in the
     /// kernel any more (`busy`), so that nobody reads the request that would be overwritten.
-    fn claim(&mut self, busy: impl FnOnce() -> io::Result<bool>) -> io::Result<(usize, u64)> {
-        let seq = self.last_seq + 1;
+    fn claim(&mut self, seq: u64, busy: impl FnOnce() -> io::Result<bool>) -> io::Result<usize> {
+        if seq == 0 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let next = (seq % SLOTS as u64) as usize;
         let free = (0..SLOTS).map(|i| (next + i) % SLOTS).find(|slot| self.is_free(*slot));
         let slot = match free {
@@ -205,9 +228,11 @@ impl Page {
             None if busy()? => return Err(io::ErrorKind::WouldBlock.into()),
             None => (0..SLOTS).min_by_key(|slot| self.asked[*slot]).unwrap_or(next),
         };
+        // An old answer with the same number must not be taken for the new one.
+        self.map.word(answer_offset(slot)).store(0, Ordering::Relaxed);
         self.last_seq = seq;
         self.asked[slot] = seq;
-        Ok((slot, seq))
+        Ok(slot)
     }
 
     fn is_free(&self, slot: usize) -> bool {

@@ -15,6 +15,11 @@ fn not_busy() -> io::Result<bool> {
     Ok(false)
 }
 
+fn claim(page: &mut Page) -> (usize, u64) {
+    let seq = page.last_seq + 1;
+    (page.claim(seq, not_busy).expect("a slot"), seq)
+}
+
 /// Plays the tap: reads the request in `slot` as the tap would, answers it.
 fn answer(page: &Page, slot: usize) -> Request {
     let mut bytes = [0; REQUEST_BYTES];
@@ -32,9 +37,9 @@ fn answer(page: &Page, slot: usize) -> Request {
 #[test]
 fn two_in_flight_are_answered_in_any_order() {
     let mut page = page();
-    let (a, seq_a) = page.claim(not_busy).expect("a slot");
+    let (a, seq_a) = claim(&mut page);
     page.put(a, &Request { seq: seq_a, operation: Operation::Echo }.encode());
-    let (b, seq_b) = page.claim(not_busy).expect("a slot");
+    let (b, seq_b) = claim(&mut page);
     page.put(b, &Request { seq: seq_b, operation: Operation::Bind([9; 16]) }.encode());
     assert_ne!(a, b);
     assert_eq!(page.get(a, seq_a), None);
@@ -49,13 +54,13 @@ fn two_in_flight_are_answered_in_any_order() {
 #[test]
 fn slots_are_not_reused_before_the_answer() {
     let mut page = page();
-    let mut taken: Vec<usize> = (0..SLOTS).map(|_| page.claim(not_busy).expect("a slot").0).collect();
+    let mut taken: Vec<usize> = (0..SLOTS).map(|_| claim(&mut page).0).collect();
     taken.sort_unstable();
     assert_eq!(taken, (0..SLOTS).collect::<Vec<_>>());
-    let error = page.claim(|| Ok(true)).expect_err("all slots wait, and the host has not read them");
+    let error = page.claim(9, || Ok(true)).expect_err("all slots wait, and the host has not read them");
     assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     // Without a tap nothing ever answers; once the queue has drained, the oldest slot goes first.
-    let oldest = page.claim(not_busy).expect("the queue has drained").0;
+    let oldest = page.claim(9, not_busy).expect("the queue has drained");
     assert_eq!(page.asked[oldest], SLOTS as u64 + 1);
     assert_eq!(page.asked.iter().min(), Some(&2));
 }
@@ -65,24 +70,26 @@ fn an_answered_slot_is_taken_before_an_unanswered_one() {
     let mut page = page();
     let mut slots = Vec::new();
     for _ in 0..SLOTS {
-        let (slot, seq) = page.claim(not_busy).expect("a slot");
+        let (slot, seq) = claim(&mut page);
         page.put(slot, &Request { seq, operation: Operation::Echo }.encode());
         slots.push(slot);
     }
     answer(&page, slots[5]);
-    assert_eq!(page.claim(|| Ok(true)).expect("slot 5 is free").0, slots[5]);
+    assert_eq!(page.claim(9, || Ok(true)).expect("slot 5 is free"), slots[5]);
 }
 
 #[test]
 fn a_stale_answer_is_not_taken_for_a_new_one() {
     let mut page = page();
-    let (first, seq) = page.claim(not_busy).expect("a slot");
+    let (first, seq) = claim(&mut page);
     page.put(first, &Request { seq, operation: Operation::Echo }.encode());
     answer(&page, first);
-    let mut again = (usize::MAX, 0);
-    while again.0 != first {
-        again = page.claim(not_busy).expect("a slot");
-    }
-    assert_eq!(page.get(first, again.1), None);
     assert!(page.get(first, seq).is_some());
+    // The caller may choose the same number again, and the same slot may come round.
+    let mut again = usize::MAX;
+    while again != first {
+        again = page.claim(seq, not_busy).expect("a slot");
+    }
+    assert_eq!(page.get(first, seq), None);
+    assert!(page.claim(0, not_busy).is_err(), "0 is no number");
 }
