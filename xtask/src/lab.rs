@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use lab::arch::Arch;
 use lab::cache::{Size, disk_usage};
 use lab::image::{GuestImage, Image};
-use lab::{Gpu, Tap, Vm, VmConfig};
+use lab::{Container, Gpu, Spec, Tap, Vm, VmConfig};
 
 /// Boot VMs and look into them
 #[derive(Subcommand)]
@@ -21,6 +21,8 @@ pub enum Command {
     Exec(Exec),
     /// Copy files; the guest's side is written :PATH
     Cp(Copy),
+    /// Start a desktop in it; `container remove` in the guest ends it
+    Desktop(Desktop),
     /// What runs, and what images there are
     Status,
     /// End a VM
@@ -98,6 +100,18 @@ pub struct Copy {
     to: String,
 }
 
+/// Start a desktop in it; `container remove` in the guest ends it
+#[derive(Args)]
+pub struct Desktop {
+    #[command(flatten)]
+    name: Name,
+    /// gnome, sway, …: an image under docker/desktop-*
+    desktop: String,
+    /// WIDTHxHEIGHT
+    #[arg(long, default_value = "1280x720")]
+    size: String,
+}
+
 /// End a VM
 #[derive(Args)]
 pub struct Down {
@@ -116,6 +130,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
             return interact(&name, Some(&command.join(" ")));
         }
         Command::Cp(arguments) => copy(&arguments)?,
+        Command::Desktop(arguments) => desktop(&arguments)?,
         Command::Status => status()?,
         Command::Down(Down { all: true, .. }) => Vm::running()?.into_iter().try_for_each(Vm::down)?,
         Command::Down(Down { name: Name { name }, all: false }) => Vm::attach(&name)?.down()?,
@@ -168,6 +183,15 @@ fn copy(Copy { name: Name { name }, from, to }: &Copy) -> Result<()> {
         (Some(from), None) => vm.guest().copy_from(from, Path::new(to)),
         _ => bail!("one of the two must be the guest's, written :PATH"),
     }
+}
+
+fn desktop(Desktop { name: Name { name }, desktop, size }: &Desktop) -> Result<()> {
+    let parsed = size.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+    let Some(size) = parsed else { bail!("--size is WIDTHxHEIGHT, not {size}") };
+    let vm = Vm::attach(name)?;
+    Container::start(vm.guest(), &Spec::desktop(desktop, &format!("desktop-{desktop}"), size))?;
+    println!("{desktop} starts; ./x lab exec container logs {desktop}");
+    Ok(())
 }
 
 fn status() -> Result<()> {

@@ -8,6 +8,8 @@ use super::{Forward, Gpu, VmConfig};
 
 /// Relative to the state folder, QEMU's working directory.
 pub(super) const QMP_SOCKET: &str = "qmp.sock";
+/// A console on the GPU blinks, and then an idle guest isn't idle.
+const NO_CONSOLE_ON_GPU: &str = "drm_kms_helper.fbdev_emulation=0";
 /// What QEMU says when somebody else was faster.
 pub(super) const PORT_IS_TAKEN: &str = "Could not set up host forwarding rule";
 
@@ -37,7 +39,10 @@ impl Launch<'_> {
         line.add("-kernel").add(kernel).add("-initrd").add(initramfs);
         let kernel_log = format!("console={} quiet loglevel=4", arch.console());
         // The guest is nobody's but ours, and each of these costs boot time under emulation.
-        line.option("-append", &format!("{kernel_log} mitigations=off nokaslr random.trust_cpu=on"));
+        line.option(
+            "-append",
+            &format!("{kernel_log} mitigations=off nokaslr random.trust_cpu=on {NO_CONSOLE_ON_GPU}"),
+        );
 
         line.disk("root", root, "snapshot=on,cache=unsafe");
         for (serial, disk) in *disks {

@@ -1,0 +1,130 @@
+//! The lab itself, at its real work: one VM with all images, and in it what every other test takes for granted.
+//!
+//! With `LAB_VM=NAME` they use a VM that runs (`./x lab up`) instead of booting one.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use lab::container::{RENDER_NODE, RUNTIME_DIR};
+use lab::{Container, Guest, RenderAccess, Spec, Vm, VmConfig};
+use rustix::process::Signal;
+
+const DESKTOP_PATIENCE: Duration = Duration::from_secs(180);
+const SIZE: (u32, u32) = (1280, 720);
+
+#[test]
+#[ignore = "boots a VM, minutes; run by ./x test lab"]
+fn a_vm_with_a_gpu_and_containers_on_it() {
+    let payload = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(payload.path().join("greeting"), "hello").expect("writable");
+    let vm = match std::env::var("LAB_VM") {
+        Ok(name) => Vm::attach(&name).expect("it runs"),
+        Err(_) => {
+            let mut config =
+                VmConfig::new("lab-smoke", &["sidecar", "desktop-pattern", "desktop-sway", "desktop-gnome"]);
+            config.payload = Some(payload.path().to_owned());
+            Vm::boot(config).expect("it boots")
+        }
+    };
+    let guest = vm.guest();
+    the_gpu_has_3d(guest);
+    files_go_in_and_out(guest, payload.path());
+    rights_are_what_the_spec_says(guest);
+    a_container_tells_how_it_ended(guest);
+    sway_draws_on_the_gpu(guest);
+    gnome_draws_on_the_gpu_and_outlives_pipewire(guest);
+}
+
+fn the_gpu_has_3d(guest: &Guest) {
+    guest.check("test -c /dev/dri/renderD128").expect("the render node is there");
+    let kernel = guest.check("dmesg").expect("dmesg runs");
+    assert!(kernel.contains("features: +virgl"), "{kernel}");
+}
+
+fn files_go_in_and_out(guest: &Guest, folder: &Path) {
+    let (there, back) = (folder.join("there"), folder.join("back"));
+    let bytes: Vec<u8> = (0..=255).cycle().take(1_000_000).collect();
+    std::fs::write(&there, &bytes).expect("writable");
+    guest.copy_to(&there, "/payload/it").expect("a file goes in");
+    guest.copy_from("/payload/it", &back).expect("a file comes out");
+    assert!(std::fs::read(back).expect("it is there") == bytes);
+    guest.copy_to(folder, "/tmp/folder").expect("a folder goes in");
+    guest.check("cmp /tmp/folder/there /payload/it; rm -r /tmp/folder /payload/it").expect("it is whole");
+}
+
+fn rights_are_what_the_spec_says(guest: &Guest) {
+    let opens = format!("id; exec 3<>{RENDER_NODE}");
+    let opens = ["bash", "-c", opens.as_str()];
+    for (render, message) in [
+        (RenderAccess::Yes, ""),
+        (RenderAccess::WrongGroup, "Permission denied"),
+        (RenderAccess::No, "Permission denied"),
+    ] {
+        let spec = Spec::new("rights", "sidecar", &opens).render(render);
+        let (status, log) = Container::run(guest, &spec, Duration::from_secs(30)).expect("it runs");
+        assert!(log.contains("uid=1000(desktop)"), "{log}");
+        assert_eq!(status == 0, render == RenderAccess::Yes, "{render:?}: {log}");
+        assert!(log.contains(message) || log.contains("No such file"), "{render:?}: {log}");
+    }
+    // Not only hidden: refused.
+    let mut spec = Spec::new("rights", "sidecar", &["bash", "-c", "mknod /tmp/node c 226 128"]);
+    spec.uid = 0;
+    let (status, log) = Container::run(guest, &spec, Duration::from_secs(30)).expect("it runs");
+    assert!(status != 0 && log.contains("not permitted"), "{log}");
+}
+
+fn a_container_tells_how_it_ended(guest: &Guest) {
+    let spec = Spec::new("ends", "sidecar", &["bash", "-c", "echo begun; exec sleep 600"]).share("ends");
+    let container = Container::start(guest, &spec).expect("it starts");
+    container.wait_for_log("begun", Duration::from_secs(20)).expect("it says so");
+    assert!(container.pid().expect("it runs") > 1);
+    let inside =
+        container.exec_in(&["sh", "-c", "id -u; echo $XDG_RUNTIME_DIR; stat -c %u:%a $XDG_RUNTIME_DIR"]);
+    assert_eq!(inside.expect("exec works").stdout, format!("1000\n{RUNTIME_DIR}\n1000:700\n"));
+    assert_eq!(container.exit_status().expect("readable"), None);
+    assert!(Container::start(guest, &spec).is_err(), "a name is taken once");
+    container.kill(Signal::KILL).expect("it can be killed");
+    assert_eq!(container.wait(Duration::from_secs(20)).expect("it ends"), 128 + 9);
+    container.remove().expect("it is forgotten");
+    assert!(container.logs().is_err());
+}
+
+fn sway_draws_on_the_gpu(guest: &Guest) {
+    let started = Instant::now();
+    let spec = Spec::desktop("sway", "desktop-sway", SIZE);
+    let sway = Container::start(guest, &spec).expect("it starts");
+    sway.wait_until("test -S /run/desktops/sway/wayland-1", DESKTOP_PATIENCE).expect("its socket appears");
+    println!("sway: socket after {:.1} s", started.elapsed().as_secs_f64());
+    sway.wait_for_log("GL renderer: virgl", DESKTOP_PATIENCE).expect("it draws with virgl");
+    sway.remove().expect("it ends");
+
+    let spec = Spec { name: "blind".into(), ..spec }.render(RenderAccess::WrongGroup);
+    let (status, log) = Container::run(guest, &spec, DESKTOP_PATIENCE).expect("it ends by itself");
+    assert!(status != 0, "without its GPU it must not fall back to software: {log}");
+}
+
+fn gnome_draws_on_the_gpu_and_outlives_pipewire(guest: &Guest) {
+    let started = Instant::now();
+    let gnome = Container::start(guest, &Spec::desktop("gnome", "desktop-gnome", SIZE)).expect("it starts");
+    gnome.wait_for_log("ScreenCast is on the bus", DESKTOP_PATIENCE).expect("it can be captured");
+    println!("gnome: ScreenCast after {:.1} s", started.elapsed().as_secs_f64());
+    let renderer = format!("Created gbm renderer for '{RENDER_NODE}'");
+    gnome.wait_for_log(&renderer, DESKTOP_PATIENCE).expect("it draws on the GPU");
+
+    let cast = ["gdbus", "call", "--session", "--dest", "org.gnome.Mutter.ScreenCast"];
+    let cast = [&cast[..], &["--object-path", "/org/gnome/Mutter/ScreenCast"]].concat();
+    let cast = [&cast[..], &["--method", "org.gnome.Mutter.ScreenCast.CreateSession", "{}"]].concat();
+    let session = gnome.exec_in(&cast).expect("exec works").ok().expect("Mutter makes a session");
+    assert!(session.contains("/org/gnome/Mutter/ScreenCast/Session/"), "{session}");
+
+    let killed = Instant::now();
+    gnome.exec_in(&["pkill", "-KILL", "-x", "pipewire"]).expect("exec works").ok().expect("it is killed");
+    gnome.wait_for_log("PipeWire is back", Duration::from_secs(60)).expect("the desktop recovers");
+    println!("gnome: PipeWire back after {:.1} s", killed.elapsed().as_secs_f64());
+    gnome.exec_in(&cast).expect("exec works").ok().expect("Mutter makes sessions again");
+
+    gnome.exec_in(&["pkill", "-KILL", "-x", "gnome-shell"]).expect("exec works").ok().expect("it is killed");
+    let status = gnome.wait(Duration::from_secs(60)).expect("a desktop without its shell ends");
+    assert_ne!(status, 0);
+    gnome.remove().expect("it is forgotten");
+}
