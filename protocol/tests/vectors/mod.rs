@@ -1,0 +1,56 @@
+//! Messages and their bytes, written by hand from the tables in the protocol's documentation.
+
+pub mod link;
+pub mod mailbox;
+pub mod stream;
+
+/// A message and what it looks like on the wire.
+pub struct Vector<T> {
+    /// Unique per message type; also the name of its file among the fuzzers' seeds.
+    pub name: &'static str,
+    /// Hexadecimal digits; blanks don't count, `#` begins a comment.
+    pub hex: &'static str,
+    pub message: T,
+}
+
+impl<T> Vector<T> {
+    pub fn bytes(&self) -> Vec<u8> {
+        let digits: Vec<u8> = self
+            .hex
+            .lines()
+            .flat_map(|line| line.split('#').next().expect("split gives one part").chars())
+            .filter(|c| !c.is_whitespace())
+            .map(|c| u8::try_from(c.to_digit(16).expect(self.name)).expect("a digit is below 16"))
+            .collect();
+        assert!(digits.len().is_multiple_of(2), "{}: half a byte", self.name);
+        digits.as_chunks().0.iter().map(|[high, low]| high << 4 | low).collect()
+    }
+}
+
+/// Names the variants of an enumeration. A new variant does not compile until it is listed, and once it is
+/// listed a test asks for its bytes.
+macro_rules! variants {
+    ($type:ty { $($pattern:pat => $name:literal),+ $(,)? }) => {
+        impl $crate::vectors::Variants for $type {
+            const NAMES: &[&str] = &[$($name),+];
+            fn name(&self) -> &'static str {
+                match self { $($pattern => $name),+ }
+            }
+        }
+    };
+}
+pub(crate) use variants;
+
+/// See [`variants`].
+pub trait Variants {
+    const NAMES: &[&str];
+    fn name(&self) -> &'static str;
+}
+
+variants!(protocol::PixelFormat {
+    Self::Bgrx => "Bgrx",
+    Self::Bgra => "Bgra",
+    Self::Rgbx => "Rgbx",
+    Self::Rgba => "Rgba",
+    Self::Nv12 => "Nv12",
+});
