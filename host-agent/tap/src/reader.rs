@@ -1,0 +1,102 @@
+//! How a picture gets from a resource into a slot.
+//!
+//! There is one reader, [`Copy`]: virglrenderer's own synchronous read, right for software GL, where
+//! nothing is asynchronous anyway. On a real GPU that read stops the VMM for as long as the GPU is busy.
+//! The reader for that converts with a shader into a mapped buffer and returns at once; it fits here:
+//! [`Reader::read`] answers [`Progress::Pending`], the slot and the mailbox's answer wait in the VMM
+//! part, and the fence's callback, on the same thread, finishes both. Which reader to take is to be
+//! chosen by the GL renderer's name at init.
+
+use ring::clock::monotonic_ns;
+
+use crate::real;
+
+/// A picture to read: all of a resource that [`judge`](crate::judge) has let through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Job {
+    /// Resource ID.
+    pub resource: u32,
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// Bytes from row to row in the slot.
+    pub stride: u32,
+    /// The resource's rows come out bottom first.
+    pub inverted: bool,
+}
+
+impl Job {
+    /// Bytes that the picture takes. Both sides are at most 8192: no overflow.
+    pub fn bytes(&self) -> usize {
+        self.stride as usize * self.height as usize
+    }
+}
+
+/// How far a read got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// The pixels are in the slot.
+    Done {
+        /// Time that the read itself took on this thread, ns.
+        ns: u64,
+    },
+    /// The pixels will be there later; see the module's text.
+    Pending,
+}
+
+/// Why a read failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The VMM's virglrenderer lacks the function.
+    #[error("virglrenderer has no virgl_renderer_transfer_read_iov; this version can't be read")]
+    Missing,
+    /// virglrenderer said no, with an errno.
+    #[error("virglrenderer could not read the resource: {0}")]
+    Refused(i32),
+}
+
+/// Reads pictures, on the VMM's GPU thread.
+pub trait Reader {
+    /// Reads `job` into `out`, which has exactly its bytes.
+    fn read(&mut self, job: &Job, out: &mut [u8]) -> Result<Progress, ReadError>;
+}
+
+/// The synchronous reader.
+#[derive(Debug, Default)]
+pub struct Copy;
+
+impl Reader for Copy {
+    fn read(&mut self, job: &Job, out: &mut [u8]) -> Result<Progress, ReadError> {
+        let start = monotonic_ns();
+        real::get().read_picture(job, out)?;
+        let ns = monotonic_ns().saturating_sub(start);
+        if job.inverted {
+            flip(out, job.stride as usize);
+        }
+        Ok(Progress::Done { ns })
+    }
+}
+
+/// Turns a picture upside down.
+fn flip(picture: &mut [u8], stride: usize) {
+    let mut rows = picture.chunks_exact_mut(stride);
+    while let (Some(top), Some(bottom)) = (rows.next(), rows.next_back()) {
+        top.swap_with_slice(bottom);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flip_swaps_rows() {
+        for rows in 1..6_u8 {
+            let mut picture: Vec<u8> = (0..rows).flat_map(|row| [row; 8]).collect();
+            flip(&mut picture, 8);
+            let expected: Vec<u8> = (0..rows).rev().flat_map(|row| [row; 8]).collect();
+            assert_eq!(picture, expected);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Where the host-agent is and what this VM is called, from the VMM's environment and command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use protocol::link::MAX_TEXT;
+
+/// Path of the host-agent's socket for taps.
+pub const LINK: &str = "DESKTOPSTREAM_LINK";
+/// The VM's name.
+pub const VM: &str = "DESKTOPSTREAM_VM";
+
+/// The settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The host-agent's socket.
+    pub link: PathBuf,
+    /// The VM's name, at most [`MAX_TEXT`] bytes.
+    pub vm: String,
+}
+
+impl Settings {
+    /// Reads them.
+    pub fn from_environment() -> Self {
+        let arguments = std::fs::read("/proc/self/cmdline").unwrap_or_default();
+        let uid = rustix::process::getuid().as_raw();
+        Self::from(|name| std::env::var_os(name), &arguments, std::process::id(), uid)
+    }
+
+    fn from(variable: impl Fn(&str) -> Option<OsString>, arguments: &[u8], pid: u32, uid: u32) -> Self {
+        let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let runtime = || set("XDG_RUNTIME_DIR").unwrap_or_else(|| format!("/run/user/{uid}").into());
+        let standard = || PathBuf::from(runtime()).join("desktopstream/link.sock");
+        let link = set(LINK).map_or_else(standard, PathBuf::from);
+        let named = set(VM).map(|name| name.to_string_lossy().into_owned());
+        let vm = named.or_else(|| qemu_name(arguments)).unwrap_or_else(|| format!("vm-{pid}"));
+        let mut end = vm.len().min(MAX_TEXT);
+        while !vm.is_char_boundary(end) {
+            end -= 1;
+        }
+        Self { link, vm: vm[..end].to_owned() }
+    }
+}
+
+/// The guest's name in a QEMU command line: `-name NAME`, `-name guest=NAME,debug-threads=on`.
+fn qemu_name(arguments: &[u8]) -> Option<String> {
+    let mut arguments = arguments.split(|byte| *byte == 0);
+    arguments.find(|argument| matches!(*argument, b"-name" | b"--name"))?;
+    let value = String::from_utf8_lossy(arguments.next()?).into_owned();
+    let mut options = value.split(',');
+    let first = options.next().filter(|first| !first.contains('='));
+    let name = first.or_else(|| value.split(',').find_map(|option| option.strip_prefix("guest=")))?;
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(variables: &[(&str, &str)], arguments: &[u8]) -> Settings {
+        let variable =
+            |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+        Settings::from(variable, arguments, 42, 1000)
+    }
+
+    #[test]
+    fn names_come_from_where_there_is_one() {
+        let qemu = b"qemu-system-x86_64\0-S\0-name\0guest=dev,debug-threads=on\0";
+        assert_eq!(settings(&[], qemu).vm, "dev");
+        assert_eq!(settings(&[], b"qemu\0-name\0dev,process=x\0").vm, "dev");
+        assert_eq!(settings(&[], b"qemu\0-name\0process=x\0").vm, "vm-42");
+        assert_eq!(settings(&[], b"qemu\0-name").vm, "vm-42");
+        assert_eq!(settings(&[], b"").vm, "vm-42");
+        assert_eq!(settings(&[(VM, "mine")], qemu).vm, "mine");
+        assert_eq!(settings(&[(VM, "")], qemu).vm, "dev");
+        assert_eq!(settings(&[(VM, &"ä".repeat(100))], qemu).vm, "ä".repeat(64));
+    }
+
+    #[test]
+    fn the_link_is_in_the_runtime_folder() {
+        assert_eq!(settings(&[(LINK, "/a/b")], b"").link, PathBuf::from("/a/b"));
+        let runtime = settings(&[("XDG_RUNTIME_DIR", "/r")], b"");
+        assert_eq!(runtime.link, PathBuf::from("/r/desktopstream/link.sock"));
+        assert_eq!(settings(&[], b"").link, PathBuf::from("/run/user/1000/desktopstream/link.sock"));
+    }
+}
