@@ -9,6 +9,8 @@
 //! The payload follows at offset 8. A reader checks the length against the limit of that message type
 //! before it makes room.
 
+use bytes::{Buf, Bytes, BytesMut};
+
 use crate::wire::DecodeError;
 
 /// Bytes of a header.
@@ -53,16 +55,16 @@ impl Header {
 #[derive(Debug, Clone)]
 pub struct Encoded {
     /// Header and fixed fields.
-    pub head: bytes::Bytes,
+    pub head: Bytes,
     /// Payload bytes that follow the head.
-    pub body: bytes::Bytes,
+    pub body: Bytes,
 }
 
 impl Encoded {
     /// Frames `fields` and `body` as one message of type `kind`.
-    pub fn new(kind: u8, fields: &[u8], body: bytes::Bytes) -> Self {
+    pub fn new(kind: u8, fields: &[u8], body: Bytes) -> Self {
         let len = u32::try_from(fields.len() + body.len()).unwrap_or(u32::MAX);
-        let mut head = bytes::BytesMut::with_capacity(HEADER_BYTES + fields.len());
+        let mut head = BytesMut::with_capacity(HEADER_BYTES + fields.len());
         head.extend_from_slice(&Header { len, kind }.encode());
         head.extend_from_slice(fields);
         Self { head: head.freeze(), body }
@@ -83,3 +85,46 @@ impl Encoded {
         [&self.head[..], &self.body[..]].concat()
     }
 }
+
+/// What one side of a framed protocol sends.
+pub trait Message: Sized {
+    /// The longest payload of a message type; `None` for a type that this side does not send.
+    fn limit(kind: u8) -> Option<u32>;
+
+    /// Frames the message.
+    fn encode(&self) -> Encoded;
+
+    /// Decodes the payload that followed `header`.
+    fn decode(header: Header, payload: Bytes) -> Result<Self, DecodeError>;
+
+    /// Takes one message off the front of what has been received; `None` while it is not all there. A
+    /// header over its limit is refused at once, so a peer can't make the buffer grow beyond the limit.
+    fn take(received: &mut BytesMut) -> Result<Option<Self>, DecodeError> {
+        let Some(head) = received.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+        let header = Header::decode(*head, Self::limit)?;
+        let len = header.len as usize;
+        if received.len() - HEADER_BYTES < len {
+            return Ok(None);
+        }
+        received.advance(HEADER_BYTES);
+        Self::decode(header, received.split_to(len).freeze()).map(Some)
+    }
+}
+
+/// Makes a type with `encode`, `decode` and a limit a [`Message`].
+macro_rules! message {
+    ($type:ty, $limit:expr) => {
+        impl $crate::frame::Message for $type {
+            fn limit(kind: u8) -> Option<u32> {
+                $limit(kind)
+            }
+            fn encode(&self) -> $crate::frame::Encoded {
+                <$type>::encode(self)
+            }
+            fn decode(header: $crate::frame::Header, payload: bytes::Bytes) -> Result<Self, DecodeError> {
+                <$type>::decode(header, payload)
+            }
+        }
+    };
+}
+pub(crate) use message;

@@ -16,7 +16,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::frame::{Encoded, Header};
+use crate::frame::{Encoded, Header, message};
 use crate::mailbox::Status;
 use crate::wire::{DecodeError, Reader, put_text};
 
@@ -161,6 +161,9 @@ fn put_quantiles(out: &mut BytesMut, q: Quantiles) {
 fn get_quantiles(r: &mut Reader) -> Result<Quantiles, DecodeError> {
     Ok(Quantiles { count: r.u64("count")?, p50: r.u64("p50")?, p99: r.u64("p99")?, max: r.u64("max")? })
 }
+
+message!(FromTap, from_tap_limit);
+message!(ToTap, to_tap_limit);
 
 impl FromTap {
     /// Frames the message.

@@ -25,7 +25,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::frame::{Encoded, Header};
+use crate::frame::{Encoded, Header, message};
 use crate::pixel::{MAX_SIDE, PixelFormat, Rect};
 use crate::wire::{DecodeError, Reader, put_text};
 
@@ -304,6 +304,9 @@ pub fn choose_version(min: u16, max: u16) -> Result<u16, DecodeError> {
         Err(DecodeError::Version { min, max, ours: VERSION })
     }
 }
+
+message!(ClientMessage, ClientMessage::limit);
+message!(ServerMessage, ServerMessage::limit);
 
 impl ClientMessage {
     /// The longest payload of a message type; `None` for a type that only a server sends.

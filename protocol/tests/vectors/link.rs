@@ -2,19 +2,7 @@
 
 use protocol::link::{Context, FromTap, Quantiles, Stats, ToTap};
 
-use super::{Vector, variants};
-
-variants!(FromTap {
-    Self::Hello { .. } => "Hello",
-    Self::Bind { .. } => "Bind",
-    Self::ContextGone(_) => "ContextGone",
-    Self::Stats(_) => "Stats",
-});
-variants!(ToTap {
-    Self::HelloAck { .. } => "HelloAck",
-    Self::Attach { .. } => "Attach",
-    Self::Detach { .. } => "Detach",
-});
+use super::Vector;
 
 const CONTEXT: Context = Context { id: 7, generation: 0x0102_0304_0506_0708 };
 const COUNTING: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];

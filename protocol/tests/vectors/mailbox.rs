@@ -3,27 +3,7 @@
 use protocol::mailbox::{Answer, FrameRequest, Operation, Request, Status};
 use protocol::{PixelFormat, Rect};
 
-use super::{Vector, variants};
-
-variants!(Operation {
-    Self::Echo => "Echo",
-    Self::Bind(_) => "Bind",
-    Self::Frame(_) => "Frame",
-});
-variants!(Status {
-    Self::Ok => "Ok",
-    Self::BadRequest => "BadRequest",
-    Self::UnknownResource => "UnknownResource",
-    Self::NotAttached => "NotAttached",
-    Self::NotBound => "NotBound",
-    Self::BadFormat => "BadFormat",
-    Self::BadBox => "BadBox",
-    Self::RateLimited => "RateLimited",
-    Self::ReadFailed => "ReadFailed",
-    Self::Disabled => "Disabled",
-    Self::NoHostAgent => "NoHostAgent",
-    Self::TooLarge => "TooLarge",
-});
+use super::Vector;
 
 /// What a sidecar writes.
 pub fn requests() -> Vec<Vector<Request>> {

@@ -26,31 +26,3 @@ impl<T> Vector<T> {
         digits.as_chunks().0.iter().map(|[high, low]| high << 4 | low).collect()
     }
 }
-
-/// Names the variants of an enumeration. A new variant does not compile until it is listed, and once it is
-/// listed a test asks for its bytes.
-macro_rules! variants {
-    ($type:ty { $($pattern:pat => $name:literal),+ $(,)? }) => {
-        impl $crate::vectors::Variants for $type {
-            const NAMES: &[&str] = &[$($name),+];
-            fn name(&self) -> &'static str {
-                match self { $($pattern => $name),+ }
-            }
-        }
-    };
-}
-pub(crate) use variants;
-
-/// See [`variants`].
-pub trait Variants {
-    const NAMES: &[&str];
-    fn name(&self) -> &'static str;
-}
-
-variants!(protocol::PixelFormat {
-    Self::Bgrx => "Bgrx",
-    Self::Bgra => "Bgra",
-    Self::Rgbx => "Rgbx",
-    Self::Rgba => "Rgba",
-    Self::Nv12 => "Nv12",
-});

@@ -4,42 +4,7 @@ use bytes::Bytes;
 use protocol::stream::{AccessUnit, ClientMessage, Codec, Config, ErrorCode, Path, Pixels, ServerMessage};
 use protocol::{PixelFormat, Rect};
 
-use super::{Vector, variants};
-
-variants!(ClientMessage {
-    Self::Hello { .. } => "Hello",
-    Self::Configure(_) => "Configure",
-    Self::Pixels(_) => "Pixels",
-    Self::RequestKeyframe => "RequestKeyframe",
-    Self::SetRate { .. } => "SetRate",
-    Self::Ping(_) => "Ping",
-    Self::Bye => "Bye",
-});
-
-variants!(ServerMessage {
-    Self::HelloAck { .. } => "HelloAck",
-    Self::Bound { .. } => "Bound",
-    Self::Unbound { .. } => "Unbound",
-    Self::Configured { .. } => "Configured",
-    Self::AccessUnit(_) => "AccessUnit",
-    Self::Dropped { .. } => "Dropped",
-    Self::Error { .. } => "Error",
-    Self::Pong(_) => "Pong",
-});
-
-variants!(Path { Self::ResourceId => "ResourceId", Self::Pixels => "Pixels" });
-variants!(Codec { Self::H264 => "H264", Self::Hevc => "Hevc" });
-variants!(ErrorCode {
-    Self::Protocol => "Protocol",
-    Self::Version => "Version",
-    Self::BadToken => "BadToken",
-    Self::ExpiredToken => "ExpiredToken",
-    Self::Capacity => "Capacity",
-    Self::Encoder => "Encoder",
-    Self::Replaced => "Replaced",
-    Self::ShuttingDown => "ShuttingDown",
-    Self::RateLimited => "RateLimited",
-});
+use super::Vector;
 
 /// What a sidecar sends.
 pub fn client() -> Vec<Vector<ClientMessage>> {

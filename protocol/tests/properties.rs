@@ -1,0 +1,406 @@
+//! What holds for all messages and all bytes: what is encoded is decoded again, what is accepted is
+//! canonical, and hostile bytes get an error.
+
+mod strategies;
+mod vectors;
+
+use std::fmt::Debug;
+
+use bytes::{Bytes, BytesMut};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use protocol::frame::{HEADER_BYTES, Header, Message};
+use protocol::link::{FromTap, ToTap};
+use protocol::mailbox::{self, Answer, Request};
+use protocol::pixel::MAX_SIDE;
+use protocol::stream::{self, ClientMessage, ServerMessage};
+use protocol::wire::{Reader, put_text};
+use protocol::{DecodeError, PixelFormat, Rect};
+
+/// The only message in `bytes`; `None` if it isn't all there.
+fn read<T: Message>(bytes: &[u8]) -> Result<Option<T>, DecodeError> {
+    let mut received = BytesMut::from(bytes);
+    let message = T::take(&mut received)?;
+    match (&message, received.len()) {
+        (Some(_), left @ 1..) => Err(DecodeError::Trailing(left)),
+        _ => Ok(message),
+    }
+}
+
+/// What must hold for any message within its limits.
+fn round_trip<T: Message + Debug + PartialEq>(message: &T) -> Result<(), TestCaseError> {
+    let bytes = message.encode().to_vec();
+    prop_assert_eq!(bytes.len(), message.encode().len());
+    let alone = read(&bytes)?;
+    prop_assert_eq!(alone.as_ref(), Some(message));
+    // As much as has come of it is no message yet, and stays where it is.
+    for len in (0..bytes.len()).take(600) {
+        let mut part = BytesMut::from(&bytes[..len]);
+        prop_assert_eq!(T::take(&mut part), Ok(None));
+        prop_assert_eq!(part.len(), len);
+    }
+    // Two in a row are taken apart.
+    let mut two = BytesMut::from(&[&bytes[..], &bytes].concat()[..]);
+    let first = T::take(&mut two)?;
+    prop_assert_eq!(first.as_ref(), Some(message));
+    prop_assert_eq!(&two[..], &bytes);
+
+    // A payload that is shorter than its fields, with a header that agrees, or longer: never accepted.
+    let (kind, payload) = (bytes[4], &bytes[HEADER_BYTES..]);
+    for len in (0..payload.len()).take(600) {
+        let cut = T::decode(Header { len: len as u32, kind }, Bytes::copy_from_slice(&payload[..len]));
+        prop_assert!(cut.is_err() || (kind == ACCESS_UNIT && len >= 25), "cut to {} bytes: {:?}", len, cut);
+    }
+    let longer = [payload, &[0]].concat();
+    let longer = T::decode(Header { len: longer.len() as u32, kind }, longer.into());
+    prop_assert!(longer.is_err() || kind == ACCESS_UNIT, "a byte too many was accepted");
+    Ok(())
+}
+
+/// The one message whose last field has no length of its own: Annex B bytes after 25 others.
+const ACCESS_UNIT: u8 = 0x85;
+
+/// What must hold for any bytes: an error, or a message that encodes to the same bytes.
+fn any_payload<T: Message + Debug + PartialEq>(kind: u8, payload: &[u8]) -> Result<(), TestCaseError> {
+    let header = Header { len: payload.len() as u32, kind };
+    if let Ok(message) = T::decode(header, Bytes::copy_from_slice(payload)) {
+        prop_assert!(T::limit(kind).is_some(), "a type without limit was accepted");
+        prop_assert_eq!(message.encode().to_vec(), [&header.encode()[..], payload].concat());
+    }
+    Ok(())
+}
+
+/// Bytes near to a real message: a vector with some bytes overwritten, cut or appended.
+fn near<T>(vectors: &[vectors::Vector<T>]) -> impl Strategy<Value = Vec<u8>> {
+    let originals: Vec<Vec<u8>> = vectors.iter().map(vectors::Vector::bytes).collect();
+    let edits = vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
+    (prop::sample::select(originals), edits, 0_usize..4, vec(any::<u8>(), 0..4)).prop_map(
+        |(mut bytes, edits, cut, tail)| {
+            for (at, value) in edits {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            bytes.truncate(bytes.len() - cut);
+            bytes.extend(tail);
+            bytes
+        },
+    )
+}
+
+fn near_bytes<T: Message + Debug + PartialEq>(bytes: &[u8]) -> Result<(), TestCaseError> {
+    if let Ok(Some(message)) = read::<T>(bytes) {
+        prop_assert_eq!(message.encode().to_vec(), bytes);
+    }
+    match bytes.split_first_chunk::<HEADER_BYTES>() {
+        Some((head, payload)) => any_payload::<T>(head[4], payload),
+        None => Ok(()),
+    }
+}
+
+proptest! {
+    #[test]
+    fn client_messages_come_back(message in strategies::client_message()) {
+        round_trip(&message)?;
+    }
+
+    #[test]
+    fn server_messages_come_back(message in strategies::server_message()) {
+        round_trip(&message)?;
+    }
+
+    #[test]
+    fn messages_from_a_tap_come_back(message in strategies::from_tap()) {
+        round_trip(&message)?;
+    }
+
+    #[test]
+    fn messages_to_a_tap_come_back(message in strategies::to_tap()) {
+        round_trip(&message)?;
+    }
+
+    #[test]
+    fn requests_come_back(request in strategies::request()) {
+        let bytes = request.encode();
+        prop_assert!(Request::is_request(&bytes));
+        prop_assert_eq!(Request::decode(&bytes), Ok(request));
+    }
+
+    #[test]
+    fn answers_come_back(answer in strategies::answer()) {
+        prop_assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
+    }
+
+    #[test]
+    fn any_bytes_are_survived(kind in any::<u8>(), payload in vec(any::<u8>(), 0..600)) {
+        any_payload::<ClientMessage>(kind, &payload)?;
+        any_payload::<ServerMessage>(kind, &payload)?;
+        any_payload::<FromTap>(kind, &payload)?;
+        any_payload::<ToTap>(kind, &payload)?;
+    }
+
+    #[test]
+    fn bytes_near_a_client_message(bytes in near(&vectors::stream::client())) {
+        near_bytes::<ClientMessage>(&bytes)?;
+    }
+
+    #[test]
+    fn bytes_near_a_server_message(bytes in near(&vectors::stream::server())) {
+        near_bytes::<ServerMessage>(&bytes)?;
+    }
+
+    #[test]
+    fn bytes_near_a_message_from_a_tap(bytes in near(&vectors::link::from_tap())) {
+        near_bytes::<FromTap>(&bytes)?;
+    }
+
+    #[test]
+    fn bytes_near_a_message_to_a_tap(bytes in near(&vectors::link::to_tap())) {
+        near_bytes::<ToTap>(&bytes)?;
+    }
+
+    #[test]
+    fn bytes_near_a_request(bytes in near(&vectors::mailbox::requests())) {
+        if let Ok(bytes) = bytes.try_into()
+            && let Ok(request) = Request::decode(&bytes)
+        {
+            prop_assert_eq!(request.encode(), bytes);
+        }
+    }
+
+    #[test]
+    fn bytes_near_an_answer(bytes in near(&vectors::mailbox::answers())) {
+        if let Ok(bytes) = bytes.try_into()
+            && let Ok(answer) = Answer::decode(&bytes)
+        {
+            prop_assert_eq!(answer.encode(), bytes);
+        }
+    }
+
+    /// A length over the limit is refused by the header alone: nothing was allocated for it.
+    #[test]
+    fn headers_bound_what_is_buffered(len in any::<u32>(), kind in any::<u8>(), zeros in prop_oneof![4 => Just([0; 3]), 1 => any::<[u8; 3]>()]) {
+        let mut bytes = Header { len, kind }.encode();
+        bytes[5..].copy_from_slice(&zeros);
+        for limit in [ClientMessage::limit, ServerMessage::limit, <FromTap as Message>::limit, <ToTap as Message>::limit] {
+            let accepted = Header::decode(bytes, limit);
+            let expected = zeros == [0; 3] && limit(kind).is_some_and(|limit| len <= limit);
+            prop_assert_eq!(accepted.is_ok(), expected);
+            if let Ok(header) = accepted {
+                prop_assert_eq!(header, Header { len, kind });
+                prop_assert_eq!(header.encode(), bytes);
+            }
+        }
+    }
+
+    /// A text of any length and script is cut at a character, to at most its limit, and read back.
+    #[test]
+    fn texts_are_cut_at_characters(text in ".{0,80}", limit in 0_usize..100) {
+        let mut out = BytesMut::new();
+        put_text(&mut out, &text, limit);
+        let mut reader = Reader::new(out.freeze());
+        let back = reader.text("text", limit)?;
+        prop_assert_eq!(reader.end(), Ok(()));
+        prop_assert!(text.starts_with(&back) && back.len() <= limit);
+        let next = text[back.len()..].chars().next();
+        prop_assert!(next.is_none_or(|next| back.len() + next.len_utf8() > limit), "cut more than needed");
+    }
+
+    /// Texts over the limit on a message: the message is still a good one.
+    #[test]
+    fn long_texts_make_no_bad_message(text in "\\PC{0,200}", repeat in 1_usize..60) {
+        let long = text.repeat(repeat);
+        let hello = ClientMessage::Hello { min: 1, max: 1, token: long.clone(), client: long.clone() };
+        let Some(ClientMessage::Hello { token, client, .. }) = read(&hello.encode().to_vec())? else {
+            return Err(TestCaseError::fail("refused"));
+        };
+        prop_assert!(long.starts_with(&token) && token.len() <= stream::MAX_TOKEN);
+        prop_assert!(token.starts_with(&client) && client.len() <= stream::MAX_TEXT);
+        if long.len() <= stream::MAX_TEXT {
+            prop_assert_eq!(&client, &long);
+        }
+    }
+
+    /// Whatever a sender puts together: its own check and the peer's decoder agree, and a message that
+    /// breaks a limit is never taken for another.
+    #[test]
+    fn pixels_are_checked_alike_at_both_ends(pixels in strategies::careless_pixels()) {
+        let checked = pixels.check();
+        let message = ClientMessage::Pixels(pixels);
+        let decoded = read::<ClientMessage>(&message.encode().to_vec());
+        match checked {
+            Ok(()) => prop_assert_eq!(decoded, Ok(Some(message))),
+            Err(_) => prop_assert!(decoded.is_err(), "accepted: {:?}", decoded),
+        }
+    }
+
+    /// The same for a frame request with a damage that no field can hold.
+    #[test]
+    fn careless_requests_are_refused_or_come_back(request in strategies::careless_request()) {
+        if let Ok(back) = Request::decode(&request.encode()) {
+            prop_assert_eq!(back, request);
+        }
+    }
+
+    #[test]
+    fn fits_is_what_it_says(rect in strategies::any_rect(), width in strategies::edge(), height in strategies::edge()) {
+        let right = u64::from(rect.x) + u64::from(rect.width);
+        let bottom = u64::from(rect.y) + u64::from(rect.height);
+        let inside = right <= width.into() && bottom <= height.into();
+        prop_assert_eq!(rect.fits(width, height), inside && rect.width > 0 && rect.height > 0);
+        prop_assert_eq!(Rect::full(width, height).fits(width, height), width > 0 && height > 0);
+    }
+
+    #[test]
+    fn union_is_the_smallest_around_both(a in strategies::rect_in(MAX_SIDE, MAX_SIDE), b in strategies::rect_in(MAX_SIDE, MAX_SIDE)) {
+        let both = a.union(b);
+        prop_assert_eq!(both, b.union(a));
+        prop_assert_eq!(a.union(a), a);
+        prop_assert!(both.fits(MAX_SIDE, MAX_SIDE));
+        let right = |it: Rect| it.x + it.width;
+        let bottom = |it: Rect| it.y + it.height;
+        prop_assert!([a, b].iter().all(|it| both.x <= it.x && both.y <= it.y));
+        prop_assert!([a, b].iter().all(|it| right(both) >= right(*it) && bottom(both) >= bottom(*it)));
+        prop_assert!([a, b].iter().any(|it| both.x == it.x) && [a, b].iter().any(|it| both.y == it.y));
+        prop_assert!([a, b].iter().any(|it| right(both) == right(*it)));
+        prop_assert!([a, b].iter().any(|it| bottom(both) == bottom(*it)));
+    }
+
+    #[test]
+    fn union_of_any_two_does_not_overflow(a in strategies::any_rect(), b in strategies::any_rect()) {
+        let both = a.union(b);
+        if a.width == 0 || a.height == 0 {
+            prop_assert_eq!(both, b);
+        } else if b.width == 0 || b.height == 0 {
+            prop_assert_eq!(both, a);
+        } else {
+            prop_assert_eq!((both.x, both.y), (a.x.min(b.x), a.y.min(b.y)));
+        }
+    }
+
+    #[test]
+    fn bytes_of_a_picture(width in strategies::edge(), height in strategies::edge()) {
+        let pixels = u128::from(width) * u128::from(height);
+        let blocks = u128::from(width.div_ceil(2)) * u128::from(height.div_ceil(2));
+        for format in PixelFormat::ALL {
+            let exact = if format == PixelFormat::Nv12 { pixels + 2 * blocks } else { 4 * pixels };
+            prop_assert_eq!(format.bytes(width, height) as u128, exact.min(usize::MAX as u128));
+        }
+    }
+
+    #[test]
+    fn slots_and_offsets_are_one_to_one(offset in any::<u64>(), slot in 0..mailbox::SLOTS) {
+        prop_assert_eq!(mailbox::slot_at(mailbox::request_offset(slot) as u64), Some(slot));
+        if let Some(slot) = mailbox::slot_at(offset) {
+            prop_assert!(slot < mailbox::SLOTS);
+            prop_assert_eq!(mailbox::request_offset(slot) as u64, offset);
+        }
+        prop_assert_eq!(mailbox::slot_at(mailbox::answer_offset(slot) as u64), None);
+        prop_assert!(mailbox::answer_offset(slot) + mailbox::ANSWER_BYTES <= mailbox::BYTES);
+    }
+
+    #[test]
+    fn a_version_is_chosen_only_from_the_offer(min in any::<u16>(), max in any::<u16>()) {
+        match stream::choose_version(min, max) {
+            Ok(version) => prop_assert!(min <= version && version <= max && version == stream::VERSION),
+            Err(error) => {
+                prop_assert!(min > stream::VERSION || max < stream::VERSION);
+                prop_assert_eq!(error, DecodeError::Version { min, max, ours: stream::VERSION });
+            }
+        }
+    }
+
+    #[test]
+    fn endpoints_print_what_they_parse(text in strategies::endpoint_text()) {
+        if let Ok(endpoint) = text.parse::<protocol::Endpoint>() {
+            prop_assert_eq!(endpoint.to_string().parse(), Ok(endpoint));
+        }
+    }
+}
+
+/// A whole picture of the largest size is within the limit of a `Pixels`, and of the header.
+#[test]
+fn the_largest_picture_fits() {
+    let whole = Rect::full(MAX_SIDE, MAX_SIDE);
+    let format = PixelFormat::Bgrx;
+    let side = MAX_SIDE as u16;
+    let data = Bytes::from(vec![0; format.bytes(MAX_SIDE, MAX_SIDE)]);
+    let pixels =
+        stream::Pixels { seq: 1, capture_ns: 1, format, width: side, height: side, rects: vec![whole], data };
+    assert_eq!(pixels.check(), Ok(()));
+    let encoded = ClientMessage::Pixels(pixels.clone()).encode();
+    let (head, fields) = encoded.head.split_first_chunk().expect("header");
+    let header = Header::decode(*head, ClientMessage::limit).expect("within the limit");
+    assert_eq!(header.len as usize, fields.len() + encoded.body.len());
+
+    // Twice the picture is not: said by the sender's check and by the header.
+    let data = Bytes::from(vec![0; 2 * pixels.data.len()]);
+    let twice = stream::Pixels { rects: vec![whole, whole], data, ..pixels };
+    assert!(matches!(twice.check(), Err(DecodeError::TooLarge { field: "payload", .. })));
+    let encoded = ClientMessage::Pixels(twice).encode();
+    let head = *encoded.head.first_chunk().expect("header");
+    assert!(matches!(Header::decode(head, ClientMessage::limit), Err(DecodeError::TooLarge { .. })));
+}
+
+/// Each limit on its own, with the error that names it.
+#[test]
+fn limits_are_refused_by_name() {
+    fn refused<T: Message + Debug + PartialEq>(kind: u8, payload: &[u8]) -> DecodeError {
+        T::decode(Header { len: payload.len() as u32, kind }, Bytes::copy_from_slice(payload))
+            .expect_err("over a limit")
+    }
+    let text = |len: u16| [&len.to_le_bytes()[..], &vec![b'x'; len.into()]].concat();
+    let hello = |token, client| [&b"DSST\x01\0\x01\0"[..], &text(token), &text(client)].concat();
+    assert_eq!(
+        refused::<ClientMessage>(1, &hello(4097, 0)),
+        DecodeError::TooLarge { field: "token", got: 4097, limit: 4096 }
+    );
+    assert_eq!(
+        refused::<ClientMessage>(1, &hello(0, 257)),
+        DecodeError::TooLarge { field: "client", got: 257, limit: 256 }
+    );
+    assert_eq!(
+        refused::<ServerMessage>(0x83, &text(257)),
+        DecodeError::TooLarge { field: "reason", got: 257, limit: 256 }
+    );
+    let bind = [&[0; 28][..], &text(129)].concat();
+    assert_eq!(refused::<FromTap>(2, &bind), DecodeError::TooLarge { field: "name", got: 129, limit: 128 });
+    assert_eq!(refused::<ServerMessage>(0x84, &[2, 0, 0xff, 0xfe]), DecodeError::NotUtf8("encoder"));
+    assert_eq!(refused::<ToTap>(0x81, b"DSSX\x01\0"), DecodeError::BadMagic(u32::from_le_bytes(*b"DSSX")));
+
+    let pixels = |width: u16, height: u16, rects: u8| {
+        [&[0; 16][..], b"NV12", &width.to_le_bytes(), &height.to_le_bytes(), &[rects]].concat()
+    };
+    assert_eq!(
+        refused::<ClientMessage>(3, &pixels(8193, 1, 1)),
+        DecodeError::TooLarge { field: "width", got: 8193, limit: 8192 }
+    );
+    assert_eq!(
+        refused::<ClientMessage>(3, &pixels(8, 8, 17)),
+        DecodeError::TooLarge { field: "rectangles", got: 17, limit: 16 }
+    );
+    assert_eq!(refused::<ClientMessage>(3, &pixels(8, 8, 0)), DecodeError::Invalid("no rectangles"));
+    let odd = [pixels(8, 8, 1), vec![1, 0, 0, 0, 2, 0, 2, 0, 1, 2, 3, 4, 5, 6]].concat();
+    assert_eq!(refused::<ClientMessage>(3, &odd), DecodeError::Invalid("NV12 rectangle has odd edges"));
+    // 65535 + 65535 in 16 bits would be inside.
+    let far = [pixels(8, 8, 1), vec![0xff; 8]].concat();
+    assert_eq!(
+        refused::<ClientMessage>(3, &far),
+        DecodeError::Invalid("rectangle is empty or outside the picture")
+    );
+
+    for fps in [0_u16, 241, u16::MAX] {
+        let rate = [&[0; 4][..], &fps.to_le_bytes()].concat();
+        assert_eq!(refused::<ClientMessage>(5, &rate), DecodeError::Invalid("max fps is not 1 to 240"));
+    }
+    assert_eq!(
+        refused::<ServerMessage>(0x85, &[&[0; 16][..], &[4], &[0; 8]].concat()),
+        DecodeError::Unknown { what: "access unit flag", value: 4 }
+    );
+
+    let mut request = vectors::mailbox::requests().pop().expect("a frame request").message.encode();
+    request[32..40].fill(0xff);
+    assert_eq!(
+        Request::decode(&request),
+        Err(DecodeError::Invalid("damage is empty or outside the picture"))
+    );
+}
