@@ -105,8 +105,8 @@ pub struct Copy {
 pub struct Desktop {
     #[command(flatten)]
     name: Name,
-    /// gnome, sway, …: an image under docker/desktop-*
-    desktop: String,
+    /// gnome, sway: one of docker/desktop-*
+    image: String,
     /// WIDTHxHEIGHT
     #[arg(long, default_value = "1280x720")]
     size: String,
@@ -185,7 +185,7 @@ fn copy(Copy { name: Name { name }, from, to }: &Copy) -> Result<()> {
     }
 }
 
-fn desktop(Desktop { name: Name { name }, desktop, size }: &Desktop) -> Result<()> {
+fn desktop(Desktop { name: Name { name }, image: desktop, size }: &Desktop) -> Result<()> {
     let parsed = size.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
     let Some(size) = parsed else { bail!("--size is WIDTHxHEIGHT, not {size}") };
     let vm = Vm::attach(name)?;
@@ -228,7 +228,7 @@ fn describe(vm: &Vm) {
         config.memory_mib,
         config.cpus,
         config.gpu,
-        config.tap.as_ref().map_or("none".to_owned(), |tap| tap.library.display().to_string()),
+        config.tap.as_ref().map_or_else(|| "none".to_owned(), |tap| tap.library.display().to_string()),
         vm.boot_seconds(),
     );
     println!("  state   {}", vm.folder().display());

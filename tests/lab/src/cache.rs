@@ -72,9 +72,9 @@ impl Recipe {
 
     /// The entry's name.
     pub fn id(&self) -> String {
-        let hash = self.hash.clone().finalize();
-        let hex: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        format!("{}-{hex}", self.name)
+        let hash =
+            self.hash.clone().finalize().iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte));
+        format!("{}-{hash:016x}", self.name)
     }
 
     /// Where the entry is, or will be.

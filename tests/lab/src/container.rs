@@ -148,10 +148,11 @@ impl Container {
     /// Starts one; returns when its process exists.
     pub fn start(guest: &Guest, spec: &Spec) -> Result<Self> {
         let config = serde_json::to_vec(&oci::config(spec))?;
-        let mut command = format!("container start {} {}", quote(&spec.name), quote(&spec.image));
+        let mut words = vec![quote(&spec.name), quote(&spec.image)];
         if let Some(folder) = &spec.runtime_dir {
-            command.push_str(&format!(" {} {} {}", quote(folder), spec.uid, spec.gid));
+            words.extend([quote(folder), spec.uid.to_string(), spec.gid.to_string()]);
         }
+        let command = format!("container start {}", words.join(" "));
         let output = guest.exec_with_input(RUNC_TIMEOUT, &command, &config)?;
         output.ok().with_context(|| format!("starting container {}", spec.name))?;
         Ok(Self { guest: guest.clone(), name: spec.name.clone() })

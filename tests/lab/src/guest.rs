@@ -18,8 +18,8 @@ use anyhow::{Context, Result, bail};
 use crate::cache::Recipe;
 use crate::host;
 
-const EXEC_TIMEOUT: Duration = Duration::from_secs(120);
-const COPY_TIMEOUT: Duration = Duration::from_secs(300);
+const EXEC_TIMEOUT: Duration = Duration::from_mins(2);
+const COPY_TIMEOUT: Duration = Duration::from_mins(5);
 /// In the VM's state folder; relative, as a Unix socket's path must be short.
 const CONTROL_SOCKET: &str = "ssh.sock";
 

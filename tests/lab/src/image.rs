@@ -42,13 +42,11 @@ impl Image {
     /// The one of that name.
     pub fn named(name: &str) -> Result<Self> {
         let mut all = Self::all()?;
-        match all.iter().position(|image| image.name == name) {
-            Some(index) => Ok(all.swap_remove(index)),
-            None => {
-                let known: Vec<&str> = all.iter().map(Self::name).collect();
-                bail!("no image {name} under docker/; there are: {}", known.join(", "))
-            }
-        }
+        let Some(index) = all.iter().position(|image| image.name == name) else {
+            let known: Vec<&str> = all.iter().map(Self::name).collect();
+            bail!("no image {name} under docker/; there are: {}", known.join(", "));
+        };
+        Ok(all.swap_remove(index))
     }
 
     /// Its folder's name; also its disk's serial and its mount point under `/images` in the guest.

@@ -16,35 +16,30 @@
 //! neither a screen nor a GPU on the host.
 
 mod accelerator;
+mod boot;
 mod display;
 mod initramfs;
 mod qemu;
 mod qmp;
 mod state;
 
-use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::process::CommandExt as _;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::arch::Arch;
-use crate::guest::{Guest, Keys};
-use crate::host::{self, ProcessId};
-use crate::image::{GuestImage, Image};
-use crate::payload;
+use crate::guest::Guest;
+use crate::host;
 use crate::progress::say;
 
 pub(crate) use state::RUN_FOLDER;
 use state::State;
 
-/// Ports in the guest that containers may serve on, forwarded from free ones on the host's loopback.
-const FIRST_GUEST_PORT: u16 = 8080;
 const GRACE: Duration = Duration::from_secs(5);
 
 /// What the VM has for a GPU.
@@ -86,7 +81,7 @@ pub struct VmConfig {
     pub cpus: u32,
     /// The container images it has.
     pub images: Vec<String>,
-    /// A folder that it has at [`payload::IN_GUEST`].
+    /// A folder that it has at [`crate::payload::IN_GUEST`].
     pub payload: Option<PathBuf>,
     /// How many ports are forwarded, from 8080 on in the guest.
     pub ports: u16,
@@ -107,7 +102,7 @@ impl VmConfig {
             images: images.iter().map(ToString::to_string).collect(),
             payload: None,
             ports: 8,
-            boot_timeout: Duration::from_secs(180),
+            boot_timeout: Duration::from_mins(3),
         }
     }
 }
@@ -125,7 +120,7 @@ pub struct Forward {
 pub struct Vm {
     state: State,
     guest: Guest,
-    /// Kept to be reaped. Display before QEMU would end QEMU with an X error, so QEMU comes first everywhere.
+    /// Kept to be reaped; none when another process booted it.
     children: Vec<Child>,
     owned: bool,
 }
@@ -134,117 +129,7 @@ impl Vm {
     /// Boots one; returns when it takes commands. An error if one of that name runs.
     pub fn boot(config: VmConfig) -> Result<Self> {
         state::sweep()?;
-        ensure!(
-            State::find(&config.name)?.is_none(),
-            "VM {} is up already; ./x lab down ends it",
-            config.name
-        );
-        if let Some(tap) = &config.tap {
-            ensure!(tap.library.is_file(), "no tap at {}", tap.library.display());
-        }
-        let image = GuestImage::build(config.arch)?;
-        let mut disks = Vec::new();
-        for name in &config.images {
-            disks.push((name.clone(), Image::named(name)?.disk(config.arch)?));
-        }
-        let keys = Keys::make()?;
-
-        // Another program may take a port between our look at it and QEMU's bind.
-        let mut attempts = 3;
-        loop {
-            let error = match Self::try_boot(&config, &image, &disks, &keys) {
-                Ok(vm) => return Ok(vm),
-                Err(error) => error,
-            };
-            attempts -= 1;
-            if attempts == 0 || !format!("{error:#}").contains(qemu::PORT_IS_TAKEN) {
-                return Err(error);
-            }
-        }
-    }
-
-    fn try_boot(
-        config: &VmConfig,
-        image: &GuestImage,
-        disks: &[(String, PathBuf)],
-        keys: &Keys,
-    ) -> Result<Self> {
-        let started = Instant::now();
-        let folder = State::create_folder(&config.name)?;
-        let initramfs = folder.join("initramfs");
-        fs::write(&initramfs, initramfs::make(&image.boot, keys)?)?;
-        let mut disks = disks.to_vec();
-        if let Some(payload) = &config.payload {
-            let disk = folder.join("payload.ext4");
-            payload::make_disk(payload, &disk)?;
-            disks.push(("payload".to_owned(), disk));
-        }
-        let ports = free_ports(config.ports + 1)?;
-        let forwards: Vec<Forward> =
-            ports[1..].iter().zip(FIRST_GUEST_PORT..).map(|(&host, guest)| Forward { host, guest }).collect();
-        let accelerator = accelerator::choose(config.arch);
-
-        let mut children = Vec::new();
-        let mut number = None;
-        if config.gpu == Gpu::Virgl {
-            let (child, display) = display::start(&folder.join("xvfb.log"))?;
-            children.push(child);
-            number = Some(display);
-        }
-        let launch = qemu::Launch {
-            config,
-            accelerator,
-            kernel: &image.kernel,
-            initramfs: &initramfs,
-            root: &image.disk,
-            disks: &disks,
-            ssh_port: ports[0],
-            forwards: &forwards,
-        };
-        let log = File::create(folder.join("qemu.log"))?;
-        let mut command = Command::new(config.arch.qemu());
-        command
-            .args(launch.arguments())
-            .envs(launch.environment(number))
-            .env("TMPDIR", &folder)
-            .current_dir(&folder)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            // Ctrl-C at a terminal is for us; we end QEMU in our own way.
-            .process_group(0);
-        let qemu = match command.spawn() {
-            Ok(child) => child,
-            Err(error) => {
-                children.iter_mut().for_each(end_child);
-                return Err(error)
-                    .with_context(|| format!("starting {}: ./x installs it", config.arch.qemu()));
-            }
-        };
-        let processes = [&qemu]
-            .into_iter()
-            .chain(&children)
-            .map(|child| ProcessId::of(child.id()))
-            .collect::<Result<_>>();
-        children.insert(0, qemu);
-        let state = State {
-            config: config.clone(),
-            processes: processes.with_context(|| ended(&folder))?,
-            owner: Some(ProcessId::of(std::process::id())?),
-            ssh_port: ports[0],
-            forwards,
-            accelerator: accelerator.to_string(),
-            boot_seconds: 0.0,
-        };
-        state.save()?;
-        let guest = Guest::new(folder, state.ssh_port);
-        guest.write_config(keys)?;
-        let mut vm = Self { state, guest, children, owned: true };
-        vm.wait_for_guest(started)?;
-        vm.state.boot_seconds = started.elapsed().as_secs_f64();
-        vm.state.save()?;
-        say!("VM {} is up after {:.1} s ({accelerator})", config.name, vm.state.boot_seconds);
-        Ok(vm)
+        boot::Plan::new(config)?.carry_out()
     }
 
     /// A handle on one that runs. Dropping it changes nothing; [`Vm::down`] ends the VM.
@@ -331,7 +216,7 @@ impl Vm {
     }
 
     /// Asks QEMU itself, in its machine protocol.
-    pub fn qmp(&self, execute: &str, arguments: serde_json::Value) -> Result<serde_json::Value> {
+    pub fn qmp(&self, execute: &str, arguments: &serde_json::Value) -> Result<serde_json::Value> {
         qmp::execute(&self.folder().join(qemu::QMP_SOCKET), execute, arguments)
     }
 
@@ -339,19 +224,20 @@ impl Vm {
     pub fn reset(&mut self) -> Result<()> {
         self.guest.disconnect();
         // Else the last boot's words are taken for this one's.
-        fs::write(self.folder().join("serial.log"), "")?;
-        self.qmp("system_reset", serde_json::json!({}))?;
-        self.wait_for_guest(Instant::now())
+        let said = fs::metadata(self.folder().join("serial.log"))?.len();
+        self.qmp("system_reset", &serde_json::json!({}))?;
+        self.wait_for_guest(Instant::now(), said)
     }
 
-    fn wait_for_guest(&mut self, started: Instant) -> Result<()> {
+    /// Goes by what is in the serial log from byte `from` on.
+    fn wait_for_guest(&mut self, started: Instant, from: u64) -> Result<()> {
         let limit = self.state.config.boot_timeout;
         let serial = self.folder().join("serial.log");
         let mut told = 0;
         let mut booted = false;
         loop {
-            let lines = fs::read(&serial).unwrap_or_default();
-            let lines = String::from_utf8_lossy(&lines);
+            let log = fs::read(&serial).unwrap_or_default();
+            let lines = String::from_utf8_lossy(log.get(from as usize..).unwrap_or_default());
             let stages: Vec<&str> =
                 lines.lines().filter_map(|line| line.trim().strip_prefix("lab: ")).collect();
             for stage in stages.get(told..).unwrap_or_default() {
@@ -408,18 +294,4 @@ fn end_child(child: &mut Child) {
     // Already gone is as good.
     let _ = child.kill();
     let _ = child.wait();
-}
-
-/// Different ones, as all are held until all are found.
-fn free_ports(count: u16) -> Result<Vec<u16>> {
-    let listeners =
-        (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<std::io::Result<Vec<_>>>();
-    let listeners = listeners.context("looking for free ports")?;
-    Ok(listeners
-        .iter()
-        .map(TcpListener::local_addr)
-        .collect::<std::io::Result<Vec<_>>>()?
-        .iter()
-        .map(|a| a.port())
-        .collect())
 }

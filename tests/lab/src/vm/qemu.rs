@@ -49,11 +49,11 @@ impl Launch<'_> {
             line.disk(serial, disk, "readonly=on");
         }
 
-        let mut network = format!("user,id=net,hostfwd=tcp:127.0.0.1:{ssh_port}-:22");
-        for Forward { host, guest } in *forwards {
-            network.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}"));
-        }
-        line.option("-netdev", &network).option("-device", "virtio-net-pci,netdev=net,romfile=");
+        let mut network = vec!["user,id=net".to_owned(), format!("hostfwd=tcp:127.0.0.1:{ssh_port}-:22")];
+        network.extend(
+            forwards.iter().map(|Forward { host, guest }| format!("hostfwd=tcp:127.0.0.1:{host}-:{guest}")),
+        );
+        line.option("-netdev", &network.join(",")).option("-device", "virtio-net-pci,netdev=net,romfile=");
         line.option("-device", "virtio-rng-pci");
 
         let (with_3d, without_3d) = arch.gpu_devices();

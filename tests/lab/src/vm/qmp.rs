@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(super) fn execute(socket: &Path, command: &str, arguments: Value) -> Result<Value> {
+pub(super) fn execute(socket: &Path, command: &str, arguments: &Value) -> Result<Value> {
     let stream =
         UnixStream::connect(socket).with_context(|| format!("connecting to {}", socket.display()))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut writer = stream;
-    let mut ask = |request: Value| -> Result<Value> {
+    let mut ask = |request: &Value| -> Result<Value> {
         writer.write_all(format!("{request}\n").as_bytes())?;
         loop {
             let mut line = String::new();
@@ -33,6 +33,6 @@ pub(super) fn execute(socket: &Path, command: &str, arguments: Value) -> Result<
             }
         }
     };
-    ask(json!({"execute": "qmp_capabilities"}))?;
-    ask(json!({"execute": command, "arguments": arguments}))
+    ask(&json!({"execute": "qmp_capabilities"}))?;
+    ask(&json!({"execute": command, "arguments": arguments}))
 }

@@ -1,0 +1,158 @@
+//! From a configuration to a VM that takes commands.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+use super::state::State;
+use super::{Forward, Gpu, Vm, VmConfig, accelerator, display, end_child, initramfs, qemu};
+use crate::guest::{Guest, Keys};
+use crate::host::ProcessId;
+use crate::image::{GuestImage, Image};
+use crate::payload;
+use crate::progress::say;
+
+/// Ports in the guest that containers may serve on, forwarded from free ones on the host's loopback.
+const FIRST_GUEST_PORT: u16 = 8080;
+const ATTEMPTS: u32 = 3;
+
+/// A configuration, and what it needs that takes long to make.
+pub(super) struct Plan {
+    config: VmConfig,
+    image: GuestImage,
+    disks: Vec<(String, PathBuf)>,
+    keys: Keys,
+}
+
+impl Plan {
+    pub(super) fn new(config: VmConfig) -> Result<Self> {
+        let name = &config.name;
+        ensure!(State::find(name)?.is_none(), "VM {name} is up already; ./x lab down ends it");
+        if let Some(tap) = &config.tap {
+            ensure!(tap.library.is_file(), "no tap at {}", tap.library.display());
+        }
+        let image = GuestImage::build(config.arch)?;
+        let disk = |name: &String| Ok((name.clone(), Image::named(name)?.disk(config.arch)?));
+        let disks = config.images.iter().map(disk).collect::<Result<_>>()?;
+        Ok(Self { image, disks, keys: Keys::make()?, config })
+    }
+
+    pub(super) fn carry_out(self) -> Result<Vm> {
+        // Another program may take a port between our look at it and QEMU's bind.
+        let mut attempt = 1;
+        loop {
+            match self.attempt() {
+                Err(error) if attempt < ATTEMPTS && format!("{error:#}").contains(qemu::PORT_IS_TAKEN) => {
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn attempt(&self) -> Result<Vm> {
+        let Self { config, image, disks, keys } = self;
+        let started = Instant::now();
+        let folder = State::create_folder(&config.name)?;
+        let initramfs = folder.join("initramfs");
+        fs::write(&initramfs, initramfs::make(&image.boot, keys)?)?;
+        let mut disks = disks.clone();
+        if let Some(payload) = &config.payload {
+            let disk = folder.join("payload.ext4");
+            payload::make_disk(payload, &disk)?;
+            disks.push(("payload".to_owned(), disk));
+        }
+        let ports = free_ports(config.ports + 1)?;
+        let forwards: Vec<Forward> =
+            ports[1..].iter().zip(FIRST_GUEST_PORT..).map(|(&host, guest)| Forward { host, guest }).collect();
+        let accelerator = accelerator::choose(config.arch);
+
+        let mut children = Children::default();
+        let mut display = None;
+        if config.gpu == Gpu::Virgl {
+            let (server, number) = display::start(&folder.join("xvfb.log"))?;
+            children.0.push(server);
+            display = Some(number);
+        }
+        let launch = qemu::Launch {
+            config,
+            accelerator,
+            kernel: &image.kernel,
+            initramfs: &initramfs,
+            root: &image.disk,
+            disks: &disks,
+            ssh_port: ports[0],
+            forwards: &forwards,
+        };
+        // Without its display QEMU would end with an error of X's, so it comes, and ends, first.
+        children.0.insert(0, start(&launch, display, &folder)?);
+
+        let processes = children.0.iter().map(|child| ProcessId::of(child.id())).collect::<Result<_>>()?;
+        let state = State {
+            config: config.clone(),
+            processes,
+            owner: Some(ProcessId::of(std::process::id())?),
+            ssh_port: ports[0],
+            forwards,
+            accelerator: accelerator.to_string(),
+            boot_seconds: 0.0,
+        };
+        state.save()?;
+        let guest = Guest::new(folder, state.ssh_port);
+        guest.write_config(keys)?;
+        let mut vm = Vm { state, guest, children: std::mem::take(&mut children.0), owned: true };
+        if let Err(error) = vm.wait_for_guest(started, 0) {
+            // Its folder stays: the logs are all there is to go by.
+            vm.owned = false;
+            vm.end();
+            return Err(error);
+        }
+        vm.state.boot_seconds = started.elapsed().as_secs_f64();
+        vm.state.save()?;
+        say!("VM {} is up after {:.1} s ({accelerator})", config.name, vm.state.boot_seconds);
+        Ok(vm)
+    }
+}
+
+fn start(launch: &qemu::Launch<'_>, display: Option<u32>, folder: &Path) -> Result<Child> {
+    let program = launch.config.arch.qemu();
+    let log = File::create(folder.join("qemu.log"))?;
+    let mut command = Command::new(program);
+    command
+        .args(launch.arguments())
+        .envs(launch.environment(display))
+        // Where it keeps the root disk's snapshot.
+        .env("TMPDIR", folder)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        // Ctrl-C at a terminal is for us; we end QEMU in our own way.
+        .process_group(0);
+    command.spawn().with_context(|| format!("starting {program}: ./x installs it"))
+}
+
+/// Ended when dropped: nothing stays behind when a later step of the boot fails.
+#[derive(Default)]
+struct Children(Vec<Child>);
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        self.0.iter_mut().for_each(end_child);
+    }
+}
+
+/// Different ones, as all are held until all are found.
+fn free_ports(count: u16) -> Result<Vec<u16>> {
+    let listeners = (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
+    let listeners = listeners.collect::<std::io::Result<Vec<_>>>().context("looking for free ports")?;
+    let ports = listeners
+        .iter()
+        .map(|listener| listener.local_addr().as_ref().map(SocketAddr::port).unwrap_or_default());
+    Ok(ports.collect())
+}
