@@ -2,8 +2,10 @@
 //!
 //! What the picture is: the library's `layout`. This file is the command line and nothing else.
 
+mod client;
 mod egl;
 mod gl;
+mod pace;
 mod painter;
 mod serve;
 mod signals;
@@ -30,6 +32,8 @@ struct Cli {
 enum Command {
     /// Be a Wayland compositor whose only output shows the picture, for wlr-screencopy (the default)
     Serve(ServeArgs),
+    /// Be a client: show the picture in a fullscreen window of the desktop at WAYLAND_DISPLAY
+    Client(PictureArgs),
 }
 
 /// What both commands need to draw.
@@ -91,8 +95,9 @@ fn parse_size(text: &str) -> Result<(u32, u32), String> {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
-        Some(Command::Serve(args)) => serve::run(args),
-        None => serve::run(cli.serve),
+        Some(Command::Client(args)) => client::run(args).map_err(|error| error.to_string()),
+        Some(Command::Serve(args)) => serve::run(args).map_err(|error| error.to_string()),
+        None => serve::run(cli.serve).map_err(|error| error.to_string()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

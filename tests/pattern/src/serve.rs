@@ -22,6 +22,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use wayland_server::{BindError, Display, ListeningSocket};
 
 use crate::egl::{Egl, GpuError};
+use crate::pace::Pace;
 use crate::painter::Painter;
 use crate::signals::Signals;
 use crate::{PictureArgs, ServeArgs};
@@ -47,7 +48,8 @@ pub fn run(args: ServeArgs) -> Result<(), ServeError> {
     let signals = Signals::take()?;
     let painter = Painter::new(Egl::open((!software).then_some(&node))?, draw)?;
     let renderer = painter.renderer();
-    let mut desktop = Desktop::new(painter, size, fps, static_after, fault, log)?;
+    let pace = Pace::new(fps, static_after, Instant::now());
+    let mut desktop = Desktop::new(painter, size, pace, fault, log)?;
     let mut display = Display::<Desktop>::new()?;
     buffers::advertise(&display.handle(), !software);
     screencopy::advertise(&display.handle());

@@ -16,6 +16,7 @@ use super::buffers::{Buffer, Canvas};
 use super::screencopy::Capture;
 use crate::Fault;
 use crate::egl::GpuError;
+use crate::pace::Pace;
 use crate::painter::{Painter, Part, Target};
 
 /// How late `--fault ready-before-draw` draws.
@@ -32,11 +33,7 @@ pub struct Desktop {
     pub painter: Painter,
     /// Where frames for SHM are drawn before they are read.
     offscreen: Target,
-    number: u32,
-    is_static: bool,
-    static_after: Option<u32>,
-    period: Duration,
-    next_at: Instant,
+    pace: Pace,
     fault: Option<Fault>,
     late: Vec<(Instant, WlBuffer, u32)>,
     log: bool,
@@ -46,8 +43,7 @@ impl Desktop {
     pub fn new(
         painter: Painter,
         size: (u32, u32),
-        fps: Option<u32>,
-        static_after: Option<u32>,
+        pace: Pace,
         fault: Option<Fault>,
         log: bool,
     ) -> Result<Self, GpuError> {
@@ -57,11 +53,7 @@ impl Desktop {
             waiting: Vec::new(),
             offscreen: painter.offscreen(size.0, size.1)?,
             painter,
-            number: 0,
-            is_static: false,
-            static_after,
-            period: fps.map_or(Duration::ZERO, |fps| Duration::from_secs(1) / fps),
-            next_at: Instant::now(),
+            pace,
             fault,
             late: Vec::new(),
             log,
@@ -70,8 +62,7 @@ impl Desktop {
 
     /// SIGUSR1: starts or stops changing.
     pub fn toggle(&mut self) {
-        self.is_static = !self.is_static;
-        eprintln!("pattern: {} at frame {}", if self.is_static { "static" } else { "changing" }, self.number);
+        self.pace.toggle();
     }
 
     /// Serves what is due; returns when it has to be called again if nothing else happens.
@@ -82,28 +73,23 @@ impl Desktop {
             // The buffer may be gone by now, and then so is the fault.
             let _ = self.paint(&buffer, number, Part::Whole);
         }
-        let (number, is_static) = (self.number, self.is_static);
+        let (number, is_static) = (self.pace.number(), self.pace.is_static());
         let is_due =
             |capture: &Capture| !is_static || !capture.with_damage || capture.last_number() != number;
-        let mut next = self.waiting.iter().any(is_due).then_some(self.next_at);
+        let mut next = self.waiting.iter().any(is_due).then(|| self.pace.next_at());
         if next.is_some_and(|at| at <= now) {
             let (due, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(is_due);
             self.waiting = waiting;
-            self.frame(due);
-            self.next_at = next_beat(self.next_at, self.period, now);
+            self.frame(due, now);
             next = None;
         }
         next.into_iter().chain(self.late.iter().map(|(at, ..)| *at)).min()
     }
 
-    fn frame(&mut self, captures: Vec<Capture>) {
-        if !self.is_static || self.number == 0 {
-            self.number = self.number.wrapping_add(1);
-            self.is_static |= Some(self.number) == self.static_after;
-        }
+    fn frame(&mut self, captures: Vec<Capture>, now: Instant) {
+        let number = self.pace.beat(now);
         for capture in captures {
             let begun = Instant::now();
-            let number = self.number;
             if self.fault == Some(Fault::ReadyBeforeDraw) {
                 self.late.push((begun + LATE, capture.buffer.clone(), number));
             } else if let Err(error) = self.paint(&capture.buffer, number, Part::Whole) {
@@ -132,15 +118,6 @@ impl Desktop {
         };
         canvas.paint(&self.painter, &self.offscreen, number, part)
     }
-}
-
-/// The first beat after `now`; beats that were missed are not made up for.
-fn next_beat(last: Instant, period: Duration, now: Instant) -> Instant {
-    if period.is_zero() {
-        return now;
-    }
-    let late = now.saturating_duration_since(last).as_nanos() % period.as_nanos();
-    now + period.saturating_sub(Duration::from_nanos(late as u64))
 }
 
 /// Why a frame could not be drawn into a client's buffer.
