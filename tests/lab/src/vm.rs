@@ -248,6 +248,9 @@ impl Vm {
             if booted && self.guest.answers() {
                 return self.guest.connect();
             }
+            if lines.contains(boot::KERNEL_PANIC) {
+                bail!("the guest's kernel panicked while it booted\n{}", ended(self.folder()));
+            }
             if !self.state.processes[0].is_alive() {
                 bail!("QEMU ended while the guest booted\n{}", ended(self.folder()));
             }

@@ -20,6 +20,7 @@ use crate::progress::say;
 /// Ports in the guest that containers may serve on, forwarded from free ones on the host's loopback.
 const FIRST_GUEST_PORT: u16 = 8080;
 const ATTEMPTS: u32 = 3;
+pub(super) const KERNEL_PANIC: &str = "Kernel panic - not syncing";
 
 /// A configuration, and what it needs that takes long to make.
 pub(super) struct Plan {
@@ -43,16 +44,15 @@ impl Plan {
     }
 
     pub(super) fn carry_out(self) -> Result<Vm> {
-        // Another program may take a port between our look at it and QEMU's bind.
-        let mut attempt = 1;
-        loop {
+        for _ in 1..ATTEMPTS {
             match self.attempt() {
-                Err(error) if attempt < ATTEMPTS && format!("{error:#}").contains(qemu::PORT_IS_TAKEN) => {
-                    attempt += 1;
+                Err(error) if is_bad_luck(&format!("{error:#}")) => {
+                    say!("{error:#}\nbad luck: booting again");
                 }
                 result => return result,
             }
         }
+        self.attempt()
     }
 
     fn attempt(&self) -> Result<Vm> {
@@ -117,6 +117,12 @@ impl Plan {
         say!("VM {} is up after {:.1} s ({accelerator})", config.name, vm.state.boot_seconds);
         Ok(vm)
     }
+}
+
+/// Failures that another attempt may well not meet: another program took a port between our look at it and QEMU's bind; or,
+/// under emulation by a QEMU before 8.1, one guest CPU ran code that another had just replaced (QEMU commit deba78709ae8).
+fn is_bad_luck(error: &str) -> bool {
+    error.contains(qemu::PORT_IS_TAKEN) || error.contains(KERNEL_PANIC)
 }
 
 fn start(launch: &qemu::Launch<'_>, display: Option<u32>, folder: &Path) -> Result<Child> {
