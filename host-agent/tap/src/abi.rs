@@ -10,8 +10,6 @@ use protocol::PixelFormat;
 
 /// `PIPE_TEXTURE_2D` (Gallium `p_defines.h`).
 pub const TARGET_2D: u32 = 2;
-/// `VIRGL_RESOURCE_Y_0_TOP` (`virgl_hw.h`): row 0 is at the top, not the bottom.
-pub const FLAG_Y_0_TOP: u32 = 1 << 0;
 
 /// `struct virgl_renderer_resource_create_args`.
 #[repr(C)]

@@ -111,7 +111,7 @@ fn start(abi: u32) -> Option<Arc<Shared>> {
         settings.vm,
         settings.link.display()
     ));
-    match link::start(settings) {
+    match link::start(settings, abi) {
         Ok(shared) => Some(shared),
         Err(error) => {
             log::line(format_args!("off: {error}"));

@@ -5,7 +5,7 @@
 use protocol::link::Context;
 use protocol::mailbox::{FrameRequest, Status};
 
-use crate::abi::{FLAG_Y_0_TOP, TARGET_2D, format_matches};
+use crate::abi::{TARGET_2D, format_matches};
 use crate::bucket::Limit;
 use crate::reader::Job;
 use crate::tables::Resource;
@@ -47,13 +47,7 @@ pub fn frame(
     if (width, height) != (made.width, made.height) || !request.damage.fits(width, height) {
         return Err(Status::BadBox);
     }
-    let job = Job {
-        resource: made.handle,
-        width,
-        height,
-        stride: 4 * width,
-        inverted: made.flags & FLAG_Y_0_TOP != 0,
-    };
+    let job = Job { resource: made.handle, width, height, stride: 4 * width };
     if job.bytes() > room { Err(Status::TooLarge) } else { Ok(job) }
 }
 
@@ -108,9 +102,9 @@ mod tests {
 
     #[test]
     fn the_owner_gets_the_whole_picture() {
-        let job = Job { resource: 9, width: 640, height: 360, stride: 2560, inverted: false };
+        let job = Job { resource: 9, width: 640, height: 360, stride: 2560 };
         assert_eq!(judge(MADE, ASKED), Ok(job));
-        assert_eq!(judge(CreateArgs { flags: 1, ..MADE }, ASKED), Ok(Job { inverted: true, ..job }));
+        assert_eq!(judge(CreateArgs { flags: 1, ..MADE }, ASKED), Ok(job));
         assert_eq!(judge(CreateArgs { nr_samples: 1, depth: 0, array_size: 0, ..MADE }, ASKED), Ok(job));
         // The guest's own idea of the stride is its own business.
         assert_eq!(judge(MADE, FrameRequest { stride: 1, ..ASKED }), Ok(job));

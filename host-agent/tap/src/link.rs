@@ -20,6 +20,7 @@ mod socket;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use protocol::DecodeError;
@@ -79,8 +80,8 @@ struct Link {
     instance: [u8; 16],
 }
 
-/// Starts the thread.
-pub fn start(settings: Settings) -> Result<Arc<Shared>, LinkError> {
+/// Starts the thread; `abi` is what hello says of the VMM.
+pub fn start(settings: Settings, abi: u32) -> Result<Arc<Shared>, LinkError> {
     let system = |step| move |source| LinkError::System { step, source };
     let (wake, bell) = doorbell::pair().map_err(system("make a socket pair"))?;
     let bell = Bell::new(bell).map_err(system("use a socket pair"))?;
@@ -88,6 +89,7 @@ pub fn start(settings: Settings) -> Result<Arc<Shared>, LinkError> {
     getrandom::fill(&mut instance)
         .map_err(|error| LinkError::System { step: "get random bytes", source: error.into() })?;
     let shared = Arc::new(Shared::new(bell));
+    shared.abi.store(abi, Ordering::Relaxed);
     let link = Link { shared: Arc::clone(&shared), settings, wake, instance };
     let thread = std::thread::Builder::new().name("desktopstream".to_owned());
     sys::without_signals(|| thread.spawn(move || link.run())).map_err(system("start a thread"))?;

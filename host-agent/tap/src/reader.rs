@@ -22,8 +22,6 @@ pub struct Job {
     pub height: u32,
     /// Bytes from row to row in the slot.
     pub stride: u32,
-    /// The resource's rows come out bottom first.
-    pub inverted: bool,
 }
 
 impl Job {
@@ -62,7 +60,9 @@ pub trait Reader {
     fn read(&mut self, job: &Job, out: &mut [u8]) -> Result<Progress, ReadError>;
 }
 
-/// The synchronous reader.
+/// The synchronous reader. Row 0 comes out at the top, of `VIRGL_RESOURCE_Y_0_TOP` resources too:
+/// virglrenderer keeps those upside down and turns them in both directions (`vrend_renderer.c`,
+/// `vrend_transfer_send_readpixels`).
 #[derive(Debug, Default)]
 pub struct Copy;
 
@@ -70,33 +70,6 @@ impl Reader for Copy {
     fn read(&mut self, job: &Job, out: &mut [u8]) -> Result<Progress, ReadError> {
         let start = monotonic_ns();
         real::get().read_picture(job, out)?;
-        let ns = monotonic_ns().saturating_sub(start);
-        if job.inverted {
-            flip(out, job.stride as usize);
-        }
-        Ok(Progress::Done { ns })
-    }
-}
-
-/// Turns a picture upside down.
-fn flip(picture: &mut [u8], stride: usize) {
-    let mut rows = picture.chunks_exact_mut(stride);
-    while let (Some(top), Some(bottom)) = (rows.next(), rows.next_back()) {
-        top.swap_with_slice(bottom);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn flip_swaps_rows() {
-        for rows in 1..6_u8 {
-            let mut picture: Vec<u8> = (0..rows).flat_map(|row| [row; 8]).collect();
-            flip(&mut picture, 8);
-            let expected: Vec<u8> = (0..rows).rev().flat_map(|row| [row; 8]).collect();
-            assert_eq!(picture, expected);
-        }
+        Ok(Progress::Done { ns: monotonic_ns().saturating_sub(start) })
     }
 }

@@ -1,0 +1,391 @@
+//! What happens between VMM, guest and host-agent. Each runs in a process of its own: see `main.rs`.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use protocol::PixelFormat;
+use protocol::frame::Header;
+use protocol::link::{Context, FromTap, ToTap, VERSION};
+use protocol::mailbox::{self, FrameRequest, Operation, Status};
+use ring::{Ring, doorbell};
+
+use crate::agent::{Agent, Link, Session};
+use crate::guest::{Screen, Sidecar, pattern, start};
+use crate::virgl;
+
+const ROOM: usize = 4 * 1920 * 1080;
+
+/// A sidecar with a session.
+fn bound(agent: &Agent, room: usize) -> (Sidecar, Link, Context, Session) {
+    let mut sidecar = Sidecar::new(7, 100);
+    let mut link = agent.accept();
+    sidecar.bind([5; 16]);
+    let (context, name) = link.bound([5; 16]);
+    assert_eq!((context.id, name.as_str()), (7, "sidecar"));
+    let session = link.attach(11, context, room);
+    (sidecar, link, context, session)
+}
+
+/// Waits until a session that was just attached is in use.
+fn first_frame(sidecar: &mut Sidecar, request: FrameRequest) {
+    let status = sidecar.until(Operation::Frame(request), |status| status != Status::NotBound);
+    assert_eq!(status, Status::Ok);
+}
+
+#[test]
+#[ignore = "runs in a process of its own, started by the test of the same name in main.rs"]
+fn pictures_arrive_bit_by_bit() {
+    let agent = Agent::listen();
+    start();
+    let (mut sidecar, mut link, _, mut session) = bound(&agent, ROOM);
+    let mut pictures = 0;
+    let mut bytes = 0;
+    for (id, virgl_format, format, width, height, flags) in [
+        (201, 1, PixelFormat::Bgra, 1280, 720, 0),
+        (202, 2, PixelFormat::Bgrx, 1920, 1080, 0),
+        (203, 67, PixelFormat::Rgba, 641, 359, 0),
+        (204, 134, PixelFormat::Rgbx, 1, 1, 0),
+        (205, 1, PixelFormat::Bgrx, 333, 7, 0),
+        // Y_0_TOP, as the guest's text console: virglrenderer keeps it upside down and turns it itself.
+        (206, 2, PixelFormat::Bgra, 64, 64, 1),
+        (207, 1, PixelFormat::Bgra, 800, 3, 1),
+    ] {
+        let screen = Screen::new(id, virgl_format, width, height, flags);
+        virgl::ctx_attach(sidecar.context, id);
+        for seed in [3, 200] {
+            let picture = pattern(width, height, seed);
+            screen.draw(sidecar.context, &picture);
+            first_frame(&mut sidecar, screen.request(format));
+            let slot = session.picture();
+            let meta = slot.meta();
+            assert_eq!((meta.width, meta.height, meta.format), (width, height, format));
+            assert_eq!((meta.stride, meta.capture_ns), (4 * width, 1234));
+            // Padding bytes are nobody's.
+            let opaque = matches!(virgl_format, 2 | 134);
+            let same = slot
+                .as_ref()
+                .chunks(4)
+                .zip(picture.chunks(4))
+                .all(|(got, drawn)| if opaque { got[..3] == drawn[..3] } else { got == drawn });
+            assert!(
+                same && slot.as_ref().len() == picture.len(),
+                "{id} {format:?} {width}x{height} flags {flags}"
+            );
+            pictures += 1;
+            bytes += picture.len() as u64;
+        }
+    }
+    let stats = link.stats(|stats| stats.read.count == pictures);
+    assert_eq!((stats.picture_bytes, stats.faults, stats.disabled), (bytes, 0, 0));
+    assert_eq!((stats.contexts, stats.resources), (1, 8));
+    assert!(stats.entry.p50 >= stats.read.p50 && stats.read.p50 > 0);
+}
+
+#[test]
+#[ignore = "runs in a process of its own, started by the test of the same name in main.rs"]
+fn refusals() {
+    let agent = Agent::listen();
+    start();
+    let screen = Screen::new(200, 2, 640, 360, 0);
+    let request = screen.request(PixelFormat::Bgrx);
+    let (mut sidecar, mut link, first, _session) = bound(&agent, 4 * 640 * 360);
+    sidecar.until(Operation::Frame(request), |status| status == Status::NotAttached);
+    virgl::ctx_attach(7, 200);
+    assert_eq!(sidecar.frame(request), Status::Ok);
+    assert_eq!(sidecar.frame(FrameRequest { resource: 999, ..request }), Status::UnknownResource);
+    assert_eq!(sidecar.frame(screen.request(PixelFormat::Rgba)), Status::BadFormat);
+    assert_eq!(sidecar.frame(FrameRequest { width: 641, ..request }), Status::BadBox);
+    let large = Screen::new(201, 2, 641, 360, 0);
+    virgl::ctx_attach(7, 201);
+    assert_eq!(sidecar.frame(large.request(PixelFormat::Bgrx)), Status::TooLarge);
+    virgl::ctx_detach(7, 200);
+    assert_eq!(sidecar.frame(request), Status::NotAttached);
+    virgl::ctx_attach(7, 200);
+    assert_eq!(sidecar.frame(request), Status::Ok);
+
+    // Another sidecar, which holds the screen but has no session, and one that uses a foreign mailbox.
+    let mut other = Sidecar::new(8, 101);
+    virgl::ctx_attach(8, 200);
+    assert_eq!(other.frame(request), Status::NotBound);
+    assert!(sidecar.ask_as(8, Operation::Frame(request)).is_none());
+    assert!(sidecar.ask_as(0, Operation::Echo).is_none());
+
+    // The context ID is used again at once: nothing is inherited.
+    virgl::context_destroy(7);
+    assert_eq!(link.next_event(), FromTap::ContextGone(first));
+    assert_eq!(virgl::context_create(7, "another"), 0);
+    assert!(sidecar.ask_as(7, Operation::Frame(request)).is_none());
+    virgl::ctx_attach(7, 100);
+    virgl::ctx_attach(7, 200);
+    assert_eq!(sidecar.frame(request), Status::NotBound);
+    let _stale = link.attach(12, first, 4 * 640 * 360);
+    let status = sidecar.until(Operation::Bind([6; 16]), |status| status != Status::RateLimited);
+    assert_eq!(status, Status::Ok);
+    let (second, name) = link.bound([6; 16]);
+    assert_eq!((second.id, name.as_str()), (7, "another"));
+    assert!(second.generation > first.generation);
+    assert_eq!(sidecar.frame(request), Status::NotBound);
+    let mut session = link.attach(13, second, 4 * 640 * 360);
+    first_frame(&mut sidecar, request);
+    session.picture();
+    link.say(&ToTap::Detach { session: 13 }, &[]);
+    sidecar.until(Operation::Frame(request), |status| status == Status::NotBound);
+
+    virgl::resource_unref(200);
+    sidecar.bind([7; 16]);
+    let (context, _) = link.bound([7; 16]);
+    let _session = link.attach(14, context, 4 * 640 * 360);
+    sidecar.until(Operation::Frame(request), |status| status == Status::UnknownResource);
+    virgl::resource_detach(100);
+    assert!(sidecar.ask_as(7, Operation::Echo).is_none());
+}
+
+#[test]
+#[ignore = "runs in a process of its own, started by the test of the same name in main.rs"]
+fn another_host_agent() {
+    let agent = Agent::listen();
+    start();
+    let screen = Screen::new(200, 2, 64, 64, 0);
+    let request = screen.request(PixelFormat::Bgrx);
+    let (mut sidecar, link, _, session) = bound(&agent, 1 << 20);
+    virgl::ctx_attach(7, 200);
+    first_frame(&mut sidecar, request);
+    drop((agent, link, session));
+    sidecar.until(Operation::Frame(request), |status| status == Status::NoHostAgent);
+
+    let agent = Agent::listen();
+    let mut link = agent.accept();
+    sidecar.until(Operation::Frame(request), |status| status == Status::NotBound);
+    sidecar.bind([8; 16]);
+    let (context, _) = link.bound([8; 16]);
+    let mut session = link.attach(1, context, 1 << 20);
+    let picture = pattern(64, 64, 9);
+    screen.draw(7, &picture);
+    first_frame(&mut sidecar, request);
+    assert!(
+        session
+            .picture()
+            .as_ref()
+            .chunks(4)
+            .zip(picture.chunks(4))
+            .all(|(got, drawn)| got[..3] == drawn[..3])
+    );
+}
+
+#[test]
+#[ignore = "runs in a process of its own, started by the test of the same name in main.rs"]
+fn reset_and_start_again() {
+    let agent = Agent::listen();
+    start();
+    let (mut sidecar, mut link, first, _session) = bound(&agent, 1 << 20);
+    virgl::reset();
+    assert_eq!(link.next_event(), FromTap::ContextGone(first));
+    link.stats(|stats| (stats.contexts, stats.resources) == (0, 0));
+    assert!(sidecar.ask_as(7, Operation::Echo).is_none());
+
+    let mut sidecar = Sidecar::new(7, 100);
+    sidecar.bind([1; 16]);
+    let (second, _) = link.bound([1; 16]);
+    assert!(second.generation > first.generation);
+
+    virgl::cleanup();
+    assert_eq!(link.next_event(), FromTap::ContextGone(second));
+    start();
+    let mut sidecar = Sidecar::new(7, 100);
+    let screen = Screen::new(200, 2, 64, 64, 0);
+    virgl::ctx_attach(7, 200);
+    sidecar.bind([2; 16]);
+    let (third, _) = link.bound([2; 16]);
+    let mut session = link.attach(3, third, 1 << 20);
+    first_frame(&mut sidecar, screen.request(PixelFormat::Bgrx));
+    session.picture();
+}
+
+#[test]
+#[ignore = "runs in a process of its own, started by the test of the same name in main.rs"]
+fn hostile_host_agents() {
+    let agent = Agent::listen();
+    start();
+    let mut sidecar = Sidecar::new(7, 100);
+    let context = Context { id: 7, generation: 1 };
+    let hello = ToTap::HelloAck { version: VERSION };
+    let attach = ToTap::Attach { session: 1, context }.encode().to_vec();
+    // Before hello: each must end the connection, and the tap must come back.
+    for bytes in [
+        vec![0xff; 64],
+        Header { len: u32::MAX, kind: 0x81 }.encode().to_vec(),
+        Header { len: 0, kind: 0x81 }.encode().to_vec(),
+        Header { len: 4, kind: 0x01 }.encode().to_vec(),
+        ToTap::HelloAck { version: VERSION + 1 }.encode().to_vec(),
+        attach.clone(),
+    ] {
+        let stream = agent.accept_raw();
+        let mut link = Link::from(stream);
+        assert!(matches!(link.next(), Some(FromTap::Hello { .. })));
+        link.babble(&bytes);
+        while link.next().is_some() {}
+        assert_eq!(sidecar.ask(Operation::Bind([1; 16])).status, Status::NoHostAgent);
+    }
+    let null: OwnedFd = std::fs::File::open("/dev/null").expect("null").into();
+    let (_consumer, memory) = Ring::create(ring::SLOTS, 4096).expect("ring");
+    let (_listen, bell) = doorbell::pair().expect("pair");
+    let (_listen, pipe) = UnixStream::pair().expect("pair");
+    let ended = |link: &mut Link| while link.next().is_some() {};
+    // After hello.
+    let mut link = agent.accept();
+    link.say(&hello, &[]);
+    ended(&mut link);
+    let mut link = agent.accept();
+    link.send(&attach, &[]);
+    ended(&mut link);
+    let mut link = agent.accept();
+    link.send(&attach, &[memory.as_fd()]);
+    ended(&mut link);
+    let mut link = agent.accept();
+    link.send(&attach, &[null.as_fd(), bell.as_fd()]);
+    ended(&mut link);
+    let mut link = agent.accept();
+    link.send(&attach, &[memory.as_fd(), null.as_fd()]);
+    ended(&mut link);
+    let mut link = agent.accept();
+    link.send(&attach, &[pipe.as_fd(), bell.as_fd()]);
+    ended(&mut link);
+    let mut link = agent.accept();
+    link.send(&attach, &[memory.as_fd(); 16]);
+    ended(&mut link);
+    // More commands than an idle VM can be kept waiting for.
+    let mut link = agent.accept();
+    let detach = ToTap::Detach { session: 1 }.encode().to_vec();
+    link.babble(&detach.repeat(1000));
+    ended(&mut link);
+    // A message byte by byte is no offence, nor is a session that nobody asked for.
+    let mut link = agent.accept();
+    for byte in &detach {
+        link.babble(&[*byte]);
+    }
+    let _uninvited = link.attach(1, context, 4096);
+    sidecar.bind([9; 16]);
+    let (context, _) = link.bound([9; 16]);
+    let screen = Screen::new(200, 2, 32, 32, 0);
+    virgl::ctx_attach(7, 200);
+    assert_eq!(sidecar.frame(screen.request(PixelFormat::Bgrx)), Status::NotBound);
+    let mut session = link.attach(2, context, 4096);
+    first_frame(&mut sidecar, screen.request(PixelFormat::Bgrx));
+    session.picture();
+    // A bell that nobody hears, a ring that nobody reads.
+    drop(session);
+    let answers: Vec<Status> = (0..50).map(|_| sidecar.frame(screen.request(PixelFormat::Bgrx))).collect();
+    assert!(answers.iter().all(|status| *status == Status::Ok));
+    assert_eq!(link.stats(|stats| stats.read.count >= 51).faults, 0);
+}
+
+#[test]
+#[ignore = "runs in a process of its own, started by the test of the same name in main.rs"]
+fn no_host_agent() {
+    start();
+    let mut sidecar = Sidecar::new(7, 100);
+    let screen = Screen::new(200, 2, 64, 64, 0);
+    virgl::ctx_attach(7, 200);
+    assert_eq!(sidecar.ask(Operation::Echo).status, Status::Ok);
+    assert_eq!(sidecar.ask(Operation::Bind([1; 16])).status, Status::NoHostAgent);
+    assert_eq!(sidecar.frame(screen.request(PixelFormat::Bgrx)), Status::NoHostAgent);
+    // It comes later; the tap finds it.
+    let agent = Agent::listen();
+    let _link = agent.accept();
+    sidecar.bind([1; 16]);
+}
+
+#[test]
+#[ignore = "runs in a process of its own, started by the test of the same name in main.rs"]
+fn floods_and_noise() {
+    let agent = Agent::listen();
+    start();
+    let (mut sidecar, mut link, _, mut session) = bound(&agent, 1 << 20);
+    let screen = Screen::new(200, 2, 64, 64, 0);
+    virgl::ctx_attach(7, 200);
+    let frame = Operation::Frame(screen.request(PixelFormat::Bgrx));
+    first_frame(&mut sidecar, screen.request(PixelFormat::Bgrx));
+
+    let statuses = |sidecar: &mut Sidecar, operation, times| -> Vec<Status> {
+        (0..times).map(|_| sidecar.ask(operation).status).collect()
+    };
+    let binds = statuses(&mut sidecar, Operation::Bind([3; 16]), 200);
+    assert!(binds.contains(&Status::RateLimited) && binds.contains(&Status::Ok));
+    let frames = statuses(&mut sidecar, frame, 20_000);
+    assert!(frames.contains(&Status::RateLimited) && frames.contains(&Status::Ok));
+
+    // Torn and random requests, from a fixed generator.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let good = protocol::mailbox::Request { seq: 77, operation: frame }.encode();
+    for round in 0..20_000_usize {
+        let mut bytes = good;
+        match round % 3 {
+            0 => (0..8).for_each(|at| bytes[8 * at..8 * at + 8].copy_from_slice(&random().to_le_bytes())),
+            1 => (0..3).for_each(|_| bytes[random() as usize % 64] ^= 1 << (random() % 8)),
+            _ => bytes[(random() as usize % 64)..].fill(0),
+        }
+        let slot = round % mailbox::SLOTS;
+        sidecar.put(slot, &bytes);
+        let context = if round % 7 == 0 { random() as u32 } else { 7 };
+        sidecar.ring_as(context, slot);
+    }
+    // Contexts and resources come and go.
+    for round in 0..2000 {
+        let id = 1000 + round % 50;
+        virgl::context_create(id, "flood");
+        virgl::ctx_attach(id, 100);
+        virgl::ctx_attach(id, 200);
+        virgl::context_destroy(id);
+    }
+    sidecar.until(Operation::Echo, |status| status == Status::Ok);
+    sidecar.until(frame, |status| status == Status::Ok);
+    session.picture();
+    let counted = link.stats(|stats| stats.answers[Status::BadRequest as usize] > 1000);
+    assert_eq!((counted.faults, counted.disabled, counted.contexts), (0, 0, 1));
+}
+
+/// Prints what the tap costs; asserts nothing, because machines differ.
+#[test]
+#[ignore = "runs in a process of its own, started by the test of the same name in main.rs"]
+fn times() {
+    let agent = Agent::listen();
+    start();
+    let (mut sidecar, _link, _, mut session) = bound(&agent, ROOM);
+    for (id, width, height) in [(201, 1280, 720), (202, 1920, 1080)] {
+        let screen = Screen::new(id, 2, width, height, 0);
+        virgl::ctx_attach(7, id);
+        screen.draw(7, &pattern(width, height, 1));
+        first_frame(&mut sidecar, screen.request(PixelFormat::Bgrx));
+        let mut out = vec![0; ROOM];
+        let (mut tap, mut own, mut bare) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..300 {
+            let start = std::time::Instant::now();
+            assert_eq!(virgl::bare_read(id, width, height, &mut out), 0);
+            bare.push(start.elapsed().as_nanos() as u64);
+            let answer = sidecar.ask(Operation::Frame(screen.request(PixelFormat::Bgrx)));
+            assert_eq!(answer.status, Status::Ok);
+            tap.push(answer.spent_ns.into());
+            let slot = session.picture();
+            own.push(u64::from(answer.spent_ns).saturating_sub(slot.meta().read_ns));
+        }
+        let line = |name: &str, mut ns: Vec<u64>| {
+            ns.sort_unstable();
+            let at = |percent: usize| ns[(ns.len() * percent).div_ceil(100) - 1] as f64 / 1e6;
+            println!(
+                "{width}x{height} {name}: p50 {:.3} ms, p99 {:.3} ms, max {:.3} ms",
+                at(50),
+                at(99),
+                at(100)
+            );
+        };
+        line("bare read", bare);
+        line("tap, whole entry", tap);
+        line("tap, without its read", own);
+    }
+}
