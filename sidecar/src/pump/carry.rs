@@ -1,0 +1,177 @@
+//! How one frame is carried, rung by rung.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use encode::{Picture, Settings};
+use protocol::mailbox::{FrameRequest, Operation, REQUEST_BYTES, Status};
+use protocol::stream::{ClientMessage, Path, Pixels};
+use protocol::{PixelFormat, Rect};
+
+use super::{Pump, TAP_TIMEOUT};
+use crate::capture::{Frame, FrameBuffer};
+use crate::gate::Source;
+use crate::ladder::Binding;
+use crate::local::Local;
+
+/// Whether a frame's buffer can go by resource ID, else why not.
+pub fn by_id(frame: &Frame) -> Result<(), &'static str> {
+    match &frame.buffer {
+        FrameBuffer::Gpu(buffer) if buffer.blob_mem() == 0 => Ok(()),
+        FrameBuffer::Gpu(_) => Err("the compositor's buffers are blobs, which the tap cannot read"),
+        FrameBuffer::Shm(_) => Err("capture gives shared memory, not DMA-BUF (see capture.reason)"),
+    }
+}
+
+/// What a refusal means, with the remedy.
+pub fn explain(status: Status) -> &'static str {
+    match status {
+        Status::Ok => "ok",
+        Status::BadRequest => "the tap does not understand the request: are tap and sidecar of one version?",
+        Status::UnknownResource => "the tap does not know the buffer",
+        Status::NotAttached => "the buffer is not attached to this sidecar's GPU context",
+        Status::NotBound => "the tap knows no session of this sidecar",
+        Status::BadFormat => "the tap cannot read the buffer's pixel format",
+        Status::BadBox => "the frame's size is not the buffer's",
+        Status::RateLimited => "the tap's rate limit was hit",
+        Status::ReadFailed => "virglrenderer could not read the buffer",
+        Status::Disabled => "the tap switched itself off after faults: restart the VM, and report its log",
+        Status::NoHostAgent => "no host-agent is connected to the tap: start it with the same --link socket",
+        Status::TooLarge => "the picture is larger than the host-agent allows (--max-pixels)",
+    }
+}
+
+impl Pump {
+    fn under_way(&mut self) {
+        self.in_flight.push_back((self.seq, Instant::now()));
+    }
+
+    /// Rung `ResourceId`. False if the frame has to be carried again, by another rung.
+    pub(super) fn carry_by_id(&mut self, frame: &Frame) -> bool {
+        let FrameBuffer::Gpu(buffer) = &frame.buffer else { return false };
+        if !self.configure(frame, frame.format, Path::ResourceId) {
+            return false;
+        }
+        self.parts.gate.open(Source::HostAgent);
+        let request = FrameRequest {
+            resource: buffer.resource_id(),
+            format: frame.format,
+            width: frame.width as u16,
+            height: frame.height as u16,
+            stride: buffer.stride(),
+            damage: frame.damage,
+            capture_ns: frame.capture_ns,
+        };
+        let Some(mailbox) = &mut self.mailbox else { return false };
+        self.parts.report.mailbox(REQUEST_BYTES);
+        let now = Instant::now();
+        self.seq += 1;
+        // The request's number is the frame's: it comes back with the access unit.
+        match mailbox.call_as(self.seq, Operation::Frame(request), TAP_TIMEOUT) {
+            Ok(answer) if answer.status == Status::Ok => {
+                self.under_way();
+                return true;
+            }
+            Ok(answer) => {
+                self.parts.report.update(|status| status.frames.refused += 1);
+                let reason = explain(answer.status).to_owned();
+                match answer.status {
+                    // Full slots of time: the next frame may pass.
+                    Status::RateLimited => return true,
+                    Status::NotBound | Status::NoHostAgent | Status::Disabled => {
+                        self.ladder.binding = Binding::Failed(now, reason);
+                    }
+                    _ => self.ladder.refused = Some((now, reason)),
+                }
+            }
+            Err(error) => {
+                self.ladder.binding = Binding::Failed(now, format!("the tap stopped answering: {error}"));
+            }
+        }
+        false
+    }
+
+    /// Rung `Pixels`.
+    pub(super) fn carry_pixels(&mut self, frame: &Frame) -> bool {
+        let format = if self.options.push_nv12 { PixelFormat::Nv12 } else { frame.format };
+        let first = self.configured.is_none_or(|config| config.path != Path::Pixels)
+            || self.parts.gate.source() != Some(Source::HostAgent);
+        if !self.configure(frame, format, Path::Pixels) {
+            return false;
+        }
+        self.parts.gate.open(Source::HostAgent);
+        let whole = Rect::full(frame.width, frame.height);
+        let rect = if first { whole } else { crate::pixels::even(frame.damage, frame.width, frame.height) };
+        let data = match crate::pixels::gather(frame, rect, format) {
+            Ok(data) => data,
+            Err(error) => {
+                tracing::warn!(%error, "a frame's pixels could not be read");
+                return true;
+            }
+        };
+        self.seq += 1;
+        let pixels = Pixels {
+            seq: self.seq,
+            capture_ns: frame.capture_ns,
+            format,
+            width: frame.width as u16,
+            height: frame.height as u16,
+            rects: vec![rect],
+            data,
+        };
+        let sent = self.parts.upstream.as_ref().is_some_and(|it| it.send(ClientMessage::Pixels(pixels)));
+        if sent {
+            self.under_way();
+        }
+        sent
+    }
+
+    /// Rung `Local`.
+    pub(super) fn carry_local(&mut self, frame: &Frame) -> bool {
+        let settings = Settings {
+            width: frame.width,
+            height: frame.height,
+            codec: self.options.codec,
+            bitrate_kbps: self.options.bitrate_kbps,
+            max_fps: self.options.max_fps.into(),
+            keyframe_ms: self.options.keyframe_ms,
+        };
+        if self.local.as_ref().is_none_or(|local| local.settings() != settings) {
+            self.local = None;
+            match Local::start(&self.options.local_encoder, settings, self.parts.gate.clone()) {
+                Ok(local) => {
+                    self.parts.report.update(|status| local.name().clone_into(&mut status.encoder));
+                    self.local = Some(local);
+                    self.parts.gate.new_encoder();
+                }
+                Err(error) => {
+                    tracing::error!(%error, "no local encoder");
+                    self.parts.report.update(|status| status.rung_reason = error.to_string());
+                    self.due = Instant::now() + std::time::Duration::from_secs(1);
+                    return false;
+                }
+            }
+        }
+        self.parts.gate.open(Source::Local);
+        let data = match crate::pixels::gather(frame, Rect::full(frame.width, frame.height), frame.format) {
+            Ok(data) => data,
+            Err(error) => {
+                tracing::warn!(%error, "a frame's pixels could not be read");
+                return true;
+            }
+        };
+        let picture = picture(frame, data);
+        self.seq += 1;
+        let Some(local) = &mut self.local else { return false };
+        if let Err(error) = local.submit(picture, self.seq, frame.capture_ns) {
+            tracing::warn!(%error, "the local encoder failed; it is made anew");
+            self.local = None;
+            return false;
+        }
+        true
+    }
+}
+
+fn picture(frame: &Frame, data: Bytes) -> Picture {
+    Picture { format: frame.format, width: frame.width, height: frame.height, stride: 4 * frame.width, data }
+}

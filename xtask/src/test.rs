@@ -1,0 +1,117 @@
+//! `./x test`: every suite, or the ones named. A suite that ran no test has failed.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+
+/// A suite
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Suite {
+    /// Format, lints, unit and property tests
+    Unit,
+    /// The whole path in real VMs
+    Lab,
+    /// The same as seen by a real Chromium
+    Browser,
+    /// Long extras: fuzzers; not part of the default
+    Slow,
+}
+
+/// Run test suites
+#[derive(Args)]
+pub struct Arguments {
+    /// Which [default: unit, lab, browser]
+    suites: Vec<Suite>,
+}
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let suites = match arguments.suites.as_slice() {
+        [] => &[Suite::Unit, Suite::Lab, Suite::Browser][..],
+        named => named,
+    };
+    let mut done = Vec::new();
+    for suite in suites {
+        let begin = Instant::now();
+        let passed = match suite {
+            Suite::Unit => unit(),
+            Suite::Lab => e2e(&["path", "ladder", "recovery", "rights"]),
+            Suite::Browser => e2e(&["browser"]),
+            Suite::Slow => crate::fuzz::run(Duration::from_secs(10 * 60)),
+        }
+        .with_context(|| format!("suite {suite:?}"))?;
+        ensure!(passed > 0, "suite {suite:?} ran no test");
+        done.push((*suite, passed, begin.elapsed()));
+    }
+    println!();
+    for (suite, passed, time) in &done {
+        println!("x: suite {suite:?}: {passed} tests in {:.0} s", time.as_secs_f64());
+    }
+    println!("{} passed, 0 failed", done.iter().map(|(_, passed, _)| passed).sum::<u32>());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(lab::repository()).args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn check(what: &str, arguments: &[&str]) -> Result<()> {
+    println!("x: {what}");
+    let status = cargo(arguments).status().with_context(|| format!("cargo {}", arguments.join(" ")))?;
+    ensure!(status.success(), "{what} failed: cargo {}", arguments.join(" "));
+    Ok(())
+}
+
+fn unit() -> Result<u32> {
+    check("format", &["fmt", "--all", "--check"])?;
+    crate::tidy::run()?;
+    check("lints", &["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    counted(&["test", "--release", "--workspace", "--exclude", "e2e"])
+}
+
+/// Suites that boot VMs: one after the other, each in a process of its own.
+fn e2e(names: &[&str]) -> Result<u32> {
+    let mut arguments = vec!["test", "--release", "-p", "e2e"];
+    for name in names {
+        arguments.extend(["--test", name]);
+    }
+    arguments.extend(["--", "--nocapture", "--test-threads=1"]);
+    counted(&arguments)
+}
+
+/// Runs tests, shows what they print, and counts those that passed.
+fn counted(arguments: &[&str]) -> Result<u32> {
+    let mut child = cargo(arguments).stdout(Stdio::piped()).spawn().context("starting cargo")?;
+    let Some(out) = child.stdout.take() else { bail!("cargo has no output") };
+    let mut passed = 0;
+    for line in BufReader::new(out).lines() {
+        let line = line?;
+        passed += passed_in(&line).unwrap_or(0);
+        println!("{line}");
+    }
+    let status = child.wait()?;
+    ensure!(status.success(), "cargo {} failed", arguments.join(" "));
+    Ok(passed)
+}
+
+/// `test result: ok. 12 passed; 0 failed; …`
+fn passed_in(line: &str) -> Option<u32> {
+    let rest = line.strip_prefix("test result: ok. ")?;
+    rest.split_once(" passed")?.0.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passed_tests_are_counted() {
+        assert_eq!(passed_in("test result: ok. 12 passed; 0 failed; 1 ignored"), Some(12));
+        assert_eq!(passed_in("test result: FAILED. 3 passed; 1 failed"), None);
+        assert_eq!(passed_in("running 3 tests"), None);
+    }
+}
