@@ -1,0 +1,112 @@
+//! Decodes access units with GStreamer and makes a PNG of the last picture. Blocking, bounded in time.
+//!
+//! Only the last picture is converted to RGB: decoding the ones before it is unavoidable, converting them
+//! is not.
+
+use std::io::Cursor;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app::{AppSink, AppSrc};
+use gstreamer_video::{VideoConverter, VideoFormat, VideoFrame, VideoInfo};
+
+use super::SnapshotError;
+
+const DECODERS: [&str; 2] = ["avdec_h264", "openh264dec"];
+/// Longest wait for one picture; also how late an end is noticed.
+const STEP: gst::ClockTime = gst::ClockTime::from_mseconds(500);
+
+fn failed(error: impl std::fmt::Display) -> SnapshotError {
+    SnapshotError::Failed(error.to_string())
+}
+
+/// Stops the pipeline on every way out.
+struct Running(gst::Pipeline);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Going down to Null can't fail for these elements, and nothing could be done if it did.
+        let _ = self.0.set_state(gst::State::Null);
+    }
+}
+
+pub(super) fn last_picture_as_png(units: Vec<Bytes>, within: Duration) -> Result<Bytes, SnapshotError> {
+    let deadline = Instant::now() + within;
+    gst::init().map_err(failed)?;
+    let decoder = DECODERS
+        .iter()
+        .find_map(|name| gst::ElementFactory::make(name).build().ok())
+        .ok_or(SnapshotError::NoDecoder)?;
+    let caps = gst::Caps::builder("video/x-h264")
+        .field("stream-format", "byte-stream")
+        .field("alignment", "au")
+        .build();
+    let source = AppSrc::builder().caps(&caps).format(gst::Format::Time).build();
+    let sink = AppSink::builder().sync(false).max_buffers(2).build();
+    let running = Running(gst::Pipeline::new());
+    running.0.add_many([source.upcast_ref(), &decoder, sink.upcast_ref()]).map_err(failed)?;
+    gst::Element::link_many([source.upcast_ref(), &decoder, sink.upcast_ref()]).map_err(failed)?;
+    running.0.set_state(gst::State::Playing).map_err(failed)?;
+    for (unit, index) in units.into_iter().zip(0_u64..) {
+        let mut buffer = gst::Buffer::from_slice(unit);
+        if let Some(buffer) = buffer.get_mut() {
+            buffer.set_pts(gst::ClockTime::from_mseconds(index));
+        }
+        source.push_buffer(buffer).map_err(failed)?;
+    }
+    source.end_of_stream().map_err(failed)?;
+    let sample = last_sample(&running.0, &sink, deadline)?;
+    png(&sample)
+}
+
+fn last_sample(
+    pipeline: &gst::Pipeline,
+    sink: &AppSink,
+    deadline: Instant,
+) -> Result<gst::Sample, SnapshotError> {
+    let bus = pipeline.bus().ok_or_else(|| failed("the pipeline has no bus"))?;
+    let mut last = None;
+    while !sink.is_eos() {
+        if Instant::now() >= deadline {
+            return Err(SnapshotError::Slow);
+        }
+        if let Some(sample) = sink.try_pull_sample(STEP) {
+            last = Some(sample);
+        }
+        if let Some(message) = bus.pop_filtered(&[gst::MessageType::Error])
+            && let gst::MessageView::Error(error) = message.view()
+        {
+            return Err(failed(error.error()));
+        }
+    }
+    last.ok_or_else(|| failed("the GOP holds no picture"))
+}
+
+fn png(sample: &gst::Sample) -> Result<Bytes, SnapshotError> {
+    let (Some(caps), Some(buffer)) = (sample.caps(), sample.buffer_owned()) else {
+        return Err(failed("the decoder gave no picture"));
+    };
+    let from = VideoInfo::from_caps(caps).map_err(failed)?;
+    let to = VideoInfo::builder(VideoFormat::Rgb, from.width(), from.height()).build().map_err(failed)?;
+    let picture =
+        VideoFrame::from_buffer_readable(buffer, &from).map_err(|_| failed("unreadable picture"))?;
+    let out = gst::Buffer::with_size(to.size()).map_err(failed)?;
+    let mut rgb =
+        VideoFrame::from_buffer_writable(out, &to).map_err(|_| failed("no memory for the picture"))?;
+    VideoConverter::new(&from, &to, None).map_err(failed)?.frame(&picture, &mut rgb);
+
+    let (width, height) = (to.width() as usize, to.height() as usize);
+    let stride = usize::try_from(to.stride()[0]).map_err(failed)?;
+    let rows = rgb.plane_data(0).map_err(failed)?;
+    let pixels: Vec<u8> =
+        rows.chunks(stride).take(height).flat_map(|row| &row[..width * 3]).copied().collect();
+    let mut file = Cursor::new(Vec::new());
+    let mut encoder = png::Encoder::new(&mut file, to.width(), to.height());
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder.set_compression(png::Compression::Fast);
+    encoder.write_header().and_then(|mut writer| writer.write_image_data(&pixels)).map_err(failed)?;
+    Ok(file.into_inner().into())
+}
