@@ -21,7 +21,7 @@ pub struct Picture {
     pub height: u32,
     /// Bytes from row to row; for NV12 of both planes, and the second plane begins at `stride * height`.
     pub stride: u32,
-    /// The pixels; at least as long as the layout says.
+    /// The pixels: whole rows, the last one's padding included; may be longer.
     pub data: Bytes,
 }
 
