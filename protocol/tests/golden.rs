@@ -102,6 +102,14 @@ fn mailbox_answers() {
 }
 
 #[test]
+fn endpoints() {
+    for vector in vectors::endpoint::texts() {
+        assert_eq!(vector.message.to_string().into_bytes(), vector.bytes(), "{}: printed", vector.name);
+        assert_eq!(vector.message.to_string().parse(), Ok(vector.message), "{}: parsed", vector.name);
+    }
+}
+
+#[test]
 fn pixel_formats_are_drm_fourcc_codes() {
     let codes = [*b"XR24", *b"AR24", *b"XB24", *b"AB24", *b"NV12"].map(u32::from_le_bytes);
     assert_eq!(PixelFormat::ALL.map(PixelFormat::fourcc), codes);
@@ -132,6 +140,7 @@ fn seeds_are_current() {
     seeds("link_to_tap", &vectors::link::to_tap());
     seeds("mailbox_request", &vectors::mailbox::requests());
     seeds("mailbox_answer", &vectors::mailbox::answers());
+    seeds("endpoint", &vectors::endpoint::texts());
 }
 
 fn seeds<T>(target: &str, vectors: &[Vector<T>]) {

@@ -310,6 +310,13 @@ proptest! {
     }
 
     #[test]
+    fn bytes_near_an_endpoint(bytes in near(&vectors::endpoint::texts())) {
+        if let Some(endpoint) = String::from_utf8(bytes).ok().and_then(|text| text.parse::<protocol::Endpoint>().ok()) {
+            prop_assert_eq!(endpoint.to_string().parse(), Ok(endpoint));
+        }
+    }
+
+    #[test]
     fn endpoints_print_what_they_parse(text in strategies::endpoint_text()) {
         if let Ok(endpoint) = text.parse::<protocol::Endpoint>() {
             prop_assert_eq!(endpoint.to_string().parse(), Ok(endpoint));

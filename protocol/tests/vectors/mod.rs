@@ -1,5 +1,6 @@
 //! Messages and their bytes, written by hand from the tables in the protocol's documentation.
 
+pub mod endpoint;
 pub mod link;
 pub mod mailbox;
 pub mod stream;

@@ -1,0 +1,5 @@
+//! What a tap may send to a host-agent.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::framed::<protocol::link::FromTap>(data));

@@ -1,0 +1,5 @@
+//! What a sidecar may send to a host-agent.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::framed::<protocol::stream::ClientMessage>(data));
