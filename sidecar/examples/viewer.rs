@@ -252,7 +252,6 @@ impl Encoder {
 
 /// An I420 picture of 16 x 9 cells.
 fn pattern(number: u32, width: usize, height: usize) -> Vec<u8> {
-    let cell = |x: usize, y: usize, width: usize, height: usize| (x * 16 / width, y * 9 / height);
     let bit = |i: usize, row: usize, of: u32| of >> (31 - (row * 16 + i)) & 1 == 1;
     let colour = |i: usize, j: usize| -> [u8; 3] {
         let grey = |on| if on { [235, 128, 128] } else { [16, 128, 128] };
@@ -272,11 +271,14 @@ fn pattern(number: u32, width: usize, height: usize) -> Vec<u8> {
     let mut picture = Vec::with_capacity(width * height * 3 / 2);
     for (plane, width, height) in [(0, width, height), (1, width / 2, height / 2), (2, width / 2, height / 2)]
     {
+        let mut row = Vec::with_capacity(width);
         for y in 0..height {
-            picture.extend((0..width).map(|x| {
-                let (i, j) = cell(x, y, width, height);
-                colour(i, j)[plane]
-            }));
+            let j = y * 9 / height;
+            if y == 0 || (y - 1) * 9 / height != j {
+                row.clear();
+                row.extend((0..width).map(|x| colour(x * 16 / width, j)[plane]));
+            }
+            picture.extend_from_slice(&row);
         }
     }
     picture

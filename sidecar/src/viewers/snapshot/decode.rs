@@ -89,7 +89,11 @@ fn png(sample: &gst::Sample) -> Result<Bytes, SnapshotError> {
         return Err(failed("the decoder gave no picture"));
     };
     let from = VideoInfo::from_caps(caps).map_err(failed)?;
-    let to = VideoInfo::builder(VideoFormat::Rgb, from.width(), from.height()).build().map_err(failed)?;
+    let to = VideoInfo::builder(VideoFormat::Rgb, from.width(), from.height())
+        .fps(from.fps())
+        .par(from.par())
+        .build()
+        .map_err(failed)?;
     let picture =
         VideoFrame::from_buffer_readable(buffer, &from).map_err(|_| failed("unreadable picture"))?;
     let out = gst::Buffer::with_size(to.size()).map_err(failed)?;

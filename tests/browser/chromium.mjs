@@ -1,0 +1,35 @@
+// A Chromium of our own: fresh profile, no network of its own, gone afterwards.
+
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { chromium } from "playwright-core";
+
+const FLAGS = [
+  "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+  "--disable-background-networking", "--disable-component-update", "--disable-sync",
+  "--disable-features=WebRtcHideLocalIpsWithMdns", "--autoplay-policy=no-user-gesture-required",
+  // Two pages side by side: neither is in the background.
+  "--disable-backgrounding-occluded-windows", "--disable-renderer-backgrounding",
+];
+
+/** Runs `use(context)` in a browser that ends with it, whatever happens. */
+export async function withBrowser(use, { width = 1280, height = 760, scale = 1, mobile = false } = {}) {
+  const profile = await mkdtemp(join(tmpdir(), "desktopstream-chromium-"));
+  let context;
+  try {
+    context = await chromium.launchPersistentContext(profile, {
+      executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+      headless: true,
+      args: FLAGS,
+      viewport: { width, height },
+      deviceScaleFactor: scale,
+      hasTouch: mobile,
+      timeout: 60_000,
+    });
+    return await use(context);
+  } finally {
+    await context?.close().catch(() => {});
+    await rm(profile, { recursive: true, force: true, maxRetries: 5 });
+  }
+}

@@ -1,0 +1,86 @@
+#!/usr/bin/env node
+// Opens the viewers' page in Chromium and writes down what it drew.
+//
+//   node viewer.mjs watch --url URL [--token T] [--seconds N | --until-frames N] [--json out.json]
+//                         [--viewers N] [--read-pattern] [--screenshot file.png] [--overlay]
+//                         [--width W --height H --scale S] [--timeout SECONDS]
+//
+// Exit status 0: every viewer drew frames (all of --until-frames), and with --read-pattern none was torn.
+
+import { writeFile } from "node:fs/promises";
+import { parseArgs } from "node:util";
+import { withBrowser } from "./chromium.mjs";
+import { watch } from "./pattern.mjs";
+
+const options = {
+  url: { type: "string" }, token: { type: "string" },
+  seconds: { type: "string", default: "10" }, "until-frames": { type: "string" },
+  timeout: { type: "string", default: "60" },
+  json: { type: "string" }, viewers: { type: "string", default: "1" }, "read-pattern": { type: "boolean", default: false },
+  screenshot: { type: "string" }, overlay: { type: "boolean", default: false },
+  width: { type: "string", default: "1280" }, height: { type: "string", default: "760" }, scale: { type: "string", default: "1" },
+};
+const MOST_FRAMES = 100_000;
+
+/** Opens one more viewer; the first frame that it draws is noted already. */
+export async function open(context, { url, token, readPattern = false }) {
+  const page = await context.newPage();
+  const log = [];
+  page.on("console", (message) => log.push(`${message.type()}: ${message.text()}`));
+  page.on("pageerror", (error) => log.push(`error: ${error.message}`));
+  const target = new URL(url);
+  if (token) target.searchParams.set("token", token);
+  const response = await page.goto(target.href, { waitUntil: "domcontentloaded" });
+  if (!response.ok()) throw new Error(`${url} answers ${response.status()}: ${(await response.text()).slice(0, 200)}`);
+  await page.waitForFunction(() => window.desktopstream, null, { timeout: 10_000 });
+  await page.evaluate(watch, { readPattern, limit: MOST_FRAMES });
+  return { page, log };
+}
+
+/** What a viewer drew, and its own statistics. */
+export async function report({ page, log }) {
+  const seen = await page.evaluate(() => ({ frames: window.drawn, torn: window.torn, stats: window.desktopstream.stats() }));
+  const numbers = seen.frames.map((frame) => frame.number).filter((number) => number != null);
+  const ordered = numbers.every((number, i) => i === 0 || number >= numbers[i - 1]);
+  return { ...seen, ordered, url: page.url(), log };
+}
+
+async function run() {
+  const { values, positionals } = parseArgs({ options, allowPositionals: true });
+  if (positionals[0] !== "watch" || !values.url) {
+    console.error("usage: node viewer.mjs watch --url URL [options]; see the top of the file");
+    return 2;
+  }
+  const number = (name) => {
+    const value = Number(values[name]);
+    if (!(value > 0)) throw new Error(`--${name} must be a positive number`);
+    return value;
+  };
+  const timeout = number("timeout") * 1000;
+  const until = values["until-frames"] === undefined ? null : number("until-frames");
+  return withBrowser(async (context) => {
+    const viewers = [];
+    for (let i = 0; i < number("viewers"); i++) {
+      viewers.push(await open(context, { url: values.url, token: values.token, readPattern: values["read-pattern"] }));
+    }
+    if (values.overlay) await viewers[0].page.keyboard.press("i");
+    const enough = (viewer) => viewer.page.waitForFunction((n) => window.drawn.length >= n, until ?? 1, { timeout, polling: 50 })
+      .catch(() => {});
+    await Promise.all(viewers.map(enough));
+    if (until === null) await viewers[0].page.waitForTimeout(number("seconds") * 1000);
+    if (values.screenshot) await viewers[0].page.screenshot({ path: values.screenshot });
+    const reports = await Promise.all(viewers.map(report));
+    if (values.json) await writeFile(values.json, JSON.stringify({ url: values.url, viewers: reports }));
+    let good = true;
+    for (const [i, { frames, torn, ordered, stats, log }] of reports.entries()) {
+      const latency = stats.latency_ms.p50?.toFixed(1) ?? "–";
+      console.log(`viewer ${i}: ${frames.length} frames drawn, last ${stats.lastSeq}, ${stats.fps.toFixed(1)} fps, latency ${latency} ms p50, ` +
+        `${stats.dropped} dropped, ${stats.errors} decoder errors, ${torn} torn${values["read-pattern"] ? `, ${ordered ? "in order" : "OUT OF ORDER"}` : ""}`);
+      for (const line of log) console.log(`  ${line}`);
+      good &&= frames.length >= (until ?? 1) && torn === 0 && ordered;
+    }
+    return good ? 0 : 1;
+  }, { width: number("width"), height: number("height"), scale: number("scale") });
+}
+
+if (import.meta.url === `file://${process.argv[1]}`) process.exitCode = await run();
