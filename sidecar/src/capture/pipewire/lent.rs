@@ -5,7 +5,10 @@
 //! under way. So this module is a fence: the pointers never leave it, outside a buffer is a number that is
 //! never used twice, and a number whose buffer is gone does nothing. It does not know formats or frames.
 
-#![expect(unsafe_code, reason = "PipeWire lends its buffers by raw pointer; see the module's first paragraphs")]
+#![expect(
+    unsafe_code,
+    reason = "PipeWire lends its buffers by raw pointer; see the module's first paragraphs"
+)]
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -30,7 +33,9 @@ pub enum Kind {
     MemFd,
     /// By importing a descriptor.
     DmaBuf,
-    /// In another way, which we did not ask for.
+    /// In PipeWire's own memory, by [`Lent::copy_out`] only.
+    MemPtr,
+    /// In another way.
     Other(u32),
 }
 
@@ -165,6 +170,7 @@ impl Lent {
                     added.kind = match data.type_ {
                         spa::SPA_DATA_MemFd => Kind::MemFd,
                         spa::SPA_DATA_DmaBuf => Kind::DmaBuf,
+                        spa::SPA_DATA_MemPtr => Kind::MemPtr,
                         other => Kind::Other(other),
                     };
                     added.fd = RawFd::try_from(data.fd).unwrap_or(-1);
@@ -213,6 +219,34 @@ impl Lent {
             let filled = unsafe { buffer.as_ref() }.map(|buffer| read(id, buffer));
             return Some(filled.unwrap_or(Filled { id, corrupted: true, ..Filled::default() }));
         }
+    }
+
+    /// Copies a picture out of a buffer that is ours, of kind [`Kind::MemPtr`]; false if it is not all there.
+    pub fn copy_out(&self, id: u64, offset: usize, out: &mut [u8]) -> bool {
+        let live = self.live.borrow();
+        let Some(buffer) = live.get(&id).filter(|buffer| buffer.ours) else { return false };
+        // SAFETY: alive, as it is in `live`.
+        let buffer = unsafe { buffer.pointer.as_ref() }.buffer;
+        // SAFETY: as in `add`.
+        let Some(buffer) = (unsafe { buffer.as_ref() }) else { return false };
+        if buffer.n_datas == 0 {
+            return false;
+        }
+        // SAFETY: `datas` has `n_datas` elements, one at least, or is null.
+        let Some(data) = (unsafe { buffer.datas.as_ref() }) else { return false };
+        let end = offset.checked_add(out.len());
+        if data.type_ != spa::SPA_DATA_MemPtr
+            || data.data.is_null()
+            || end.is_none_or(|end| end > data.maxsize as usize)
+        {
+            return false;
+        }
+        // SAFETY: `data` points to `maxsize` bytes, mapped for as long as the buffer lives; `offset` is inside.
+        let from = unsafe { data.data.cast::<u8>().add(offset) };
+        // SAFETY: `out.len()` bytes from there are inside too, and `out` is ours alone. The producer may not write
+        // a buffer that is ours; if it does, bytes tear, and every byte is a valid one.
+        unsafe { from.copy_to_nonoverlapping(out.as_mut_ptr(), out.len()) };
+        true
     }
 
     /// Gives a buffer back to the producer, if it is still alive and ours.
@@ -321,17 +355,14 @@ mod tests {
             spa::spa_meta { type_: spa::SPA_META_VideoDamage, size: 32, data: (&raw mut damage).cast() },
             spa::spa_meta { type_: spa::SPA_META_Header, size: 31, data: (&raw mut header).cast() },
         ];
-        let buffer = spa::spa_buffer {
-            n_metas: 3,
-            n_datas: 1,
-            metas: metas.as_mut_ptr(),
-            datas: &raw mut data,
-        };
+        let buffer =
+            spa::spa_buffer { n_metas: 3, n_datas: 1, metas: metas.as_mut_ptr(), datas: &raw mut data };
         let filled = read(9, &buffer);
         assert_eq!((filled.id, filled.offset, filled.size, filled.stride), (9, 16, 400, 40));
         assert_eq!((filled.pts, filled.corrupted), (77, false));
         assert_eq!(filled.damage, Some(Rect { x: 1, y: 2, width: 3, height: 4 }));
-        let empty = spa::spa_buffer { n_metas: 0, n_datas: 0, metas: metas.as_mut_ptr(), datas: &raw mut data };
+        let empty =
+            spa::spa_buffer { n_metas: 0, n_datas: 0, metas: metas.as_mut_ptr(), datas: &raw mut data };
         assert!(read(9, &empty).corrupted, "a buffer without data has no picture");
     }
 }

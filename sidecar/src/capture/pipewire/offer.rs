@@ -92,20 +92,20 @@ fn enum_format(modifiers: Option<&[u64]>, max_fps: u32) -> Pod {
         property(FormatProperties::MediaSubtype, Value::Id(Id(MediaSubtype::Raw.as_raw()))),
         property(FormatProperties::VideoFormat, Value::Choice(ChoiceValue::Id(one_of(ids[0], ids)))),
     ];
-    if let Some(modifiers) = modifiers
-        && let Some(first) = modifiers.first()
-    {
-        let all = modifiers.iter().map(|modifier| modifier.cast_signed()).collect();
-        let value = Value::Choice(ChoiceValue::Long(one_of(first.cast_signed(), all)));
-        properties.push(Property {
-            key: FormatProperties::VideoModifier.as_raw(),
-            flags: PropertyFlags::from_bits_retain(if modifiers.len() > 1 || *first == MOD_INVALID {
-                MANDATORY | DONT_FIXATE
-            } else {
-                MANDATORY
-            }),
-            value,
-        });
+    let modifier = |flags, value| Property {
+        key: FormatProperties::VideoModifier.as_raw(),
+        flags: PropertyFlags::from_bits_retain(flags),
+        value,
+    };
+    match modifiers {
+        None | Some([]) => {}
+        // Nothing is left to choose.
+        Some([only]) => properties.push(modifier(MANDATORY, Value::Long(only.cast_signed()))),
+        Some(all @ [first, ..]) => {
+            let all = all.iter().map(|modifier| modifier.cast_signed()).collect();
+            let value = Value::Choice(ChoiceValue::Long(one_of(first.cast_signed(), all)));
+            properties.push(modifier(MANDATORY | DONT_FIXATE, value));
+        }
     }
     let size = choice(ChoiceEnum::Range {
         default: Rectangle { width: 1280, height: 720 },
@@ -170,7 +170,10 @@ pub fn buffers(dmabuf: bool) -> Vec<Pod> {
                 ),
                 Property::new(
                     spa::SPA_PARAM_BUFFERS_dataType,
-                    Value::Choice(ChoiceValue::Int(choice(ChoiceEnum::Flags { default: kinds, flags: vec![] }))),
+                    Value::Choice(ChoiceValue::Int(choice(ChoiceEnum::Flags {
+                        default: kinds,
+                        flags: vec![],
+                    }))),
                 ),
             ],
         }),
@@ -201,17 +204,18 @@ fn find(object: &Object, key: FormatProperties) -> Option<&Property> {
 /// Reads the format that was agreed on.
 pub fn agreed(pod: &[u8]) -> Result<Agreed, BadFormat> {
     let object = object(pod)?;
-    let raw = match find(&object, FormatProperties::VideoFormat).map(|property| &property.value) {
-        Some(Value::Id(id)) => id.0,
-        other => return Err(BadFormat::Unreadable(format!("video format {other:?}"))),
-    };
+    let raw =
+        match find(&object, FormatProperties::VideoFormat).map(|property| ids(&property.value)).as_deref() {
+            Some([only]) => *only,
+            other => return Err(BadFormat::Unreadable(format!("video format {other:?}"))),
+        };
     let format = FORMATS
         .iter()
         .find(|(format, _)| format.as_raw() == raw)
         .map(|(_, format)| *format)
         .ok_or_else(|| BadFormat::Pixels(format_text(raw)))?;
-    let size = match find(&object, FormatProperties::VideoSize).map(|property| &property.value) {
-        Some(Value::Rectangle(size)) => *size,
+    let size = match find(&object, FormatProperties::VideoSize).map(|property| sizes(&property.value)) {
+        Some(Some((smallest, largest))) if smallest == largest => smallest,
         other => return Err(BadFormat::Unreadable(format!("video size {other:?}"))),
     };
     if !(1..=MAX_SIDE).contains(&size.width) || !(1..=MAX_SIDE).contains(&size.height) {
@@ -221,6 +225,31 @@ pub fn agreed(pod: &[u8]) -> Result<Agreed, BadFormat> {
     let modifier = property.and_then(|property| modifiers(&property.value).first().copied());
     let unfixed = property.is_some_and(|property| property.flags.bits() & DONT_FIXATE != 0);
     Ok(Agreed { format, width: size.width, height: size.height, modifier, unfixed })
+}
+
+/// The identifiers in a property's value. A value that was chosen comes plain, or as a choice of kind "none".
+fn ids(value: &Value) -> Vec<u32> {
+    match value {
+        Value::Id(id) | Value::Choice(ChoiceValue::Id(Choice(_, ChoiceEnum::None(id)))) => vec![id.0],
+        Value::Choice(ChoiceValue::Id(Choice(_, ChoiceEnum::Enum { alternatives, .. }))) => {
+            alternatives.iter().map(|id| id.0).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The smallest and the largest size in a property's value.
+fn sizes(value: &Value) -> Option<(Rectangle, Rectangle)> {
+    match value {
+        Value::Rectangle(size) | Value::Choice(ChoiceValue::Rectangle(Choice(_, ChoiceEnum::None(size)))) => {
+            Some((*size, *size))
+        }
+        Value::Choice(ChoiceValue::Rectangle(Choice(
+            _,
+            ChoiceEnum::Range { min, max, .. } | ChoiceEnum::Step { min, max, .. },
+        ))) => Some((*min, *max)),
+        _ => None,
+    }
 }
 
 /// The modifiers in a property's value, the preferred one first.
@@ -248,19 +277,12 @@ fn format_text(raw: u32) -> String {
 /// One format that a producer offers, in words.
 pub fn describe(pod: &[u8]) -> String {
     let Ok(object) = object(pod) else { return "a format that can't be read".to_owned() };
-    let formats = match find(&object, FormatProperties::VideoFormat).map(|property| &property.value) {
-        Some(Value::Id(id)) => format_text(id.0),
-        Some(Value::Choice(ChoiceValue::Id(Choice(_, ChoiceEnum::Enum { alternatives, .. })))) => {
-            alternatives.iter().map(|id| format_text(id.0)).collect::<Vec<_>>().join("|")
-        }
-        _ => "?".to_owned(),
-    };
-    let size = match find(&object, FormatProperties::VideoSize).map(|property| &property.value) {
-        Some(Value::Rectangle(size)) => format!(" {}x{}", size.width, size.height),
-        Some(Value::Choice(ChoiceValue::Rectangle(Choice(_, ChoiceEnum::Range { min, max, .. })))) => {
-            format!(" {}x{} to {}x{}", min.width, min.height, max.width, max.height)
-        }
-        _ => String::new(),
+    let formats = find(&object, FormatProperties::VideoFormat).map(|property| ids(&property.value));
+    let formats: Vec<String> = formats.unwrap_or_default().into_iter().map(format_text).collect();
+    let size = match find(&object, FormatProperties::VideoSize).and_then(|property| sizes(&property.value)) {
+        Some((min, max)) if min == max => format!(" {}x{}", min.width, min.height),
+        Some((min, max)) => format!(" {}x{} to {}x{}", min.width, min.height, max.width, max.height),
+        None => String::new(),
     };
     let memory = match find(&object, FormatProperties::VideoModifier) {
         Some(property) => {
@@ -269,7 +291,7 @@ pub fn describe(pod: &[u8]) -> String {
         }
         None => ", shared memory".to_owned(),
     };
-    format!("{formats}{size}{memory}")
+    format!("{}{size}{memory}", formats.join("|"))
 }
 
 #[cfg(test)]
@@ -279,7 +301,10 @@ mod tests {
     fn answer(format: VideoFormat, width: u32, height: u32, modifier: Option<(u32, Value)>) -> Pod {
         let mut properties = vec![
             Property::new(FormatProperties::VideoFormat.as_raw(), Value::Id(Id(format.as_raw()))),
-            Property::new(FormatProperties::VideoSize.as_raw(), Value::Rectangle(Rectangle { width, height })),
+            Property::new(
+                FormatProperties::VideoSize.as_raw(),
+                Value::Rectangle(Rectangle { width, height }),
+            ),
         ];
         if let Some((flags, value)) = modifier {
             properties.push(Property {
@@ -301,6 +326,9 @@ mod tests {
         assert_eq!(modifiers(&modifier.value), MODIFIERS);
         let shm = object(&offers[1]).expect("reads");
         assert!(find(&shm, FormatProperties::VideoModifier).is_none());
+        let single = object(&formats(&[MOD_INVALID], false, 60)[0]).expect("reads");
+        let single = find(&single, FormatProperties::VideoModifier).expect("a modifier");
+        assert_eq!((single.flags.bits(), modifiers(&single.value)), (MANDATORY, vec![MOD_INVALID]));
         assert_eq!(formats(&[], true, 60), offers[1..]);
         assert_eq!(formats(&MODIFIERS, false, 60), offers[..1]);
         assert_eq!(
@@ -316,11 +344,31 @@ mod tests {
             shm,
             Agreed { format: PixelFormat::Rgba, width: 640, height: 360, modifier: None, unfixed: false }
         );
-        let fixed = answer(VideoFormat::BGRx, 640, 360, Some((MANDATORY, Value::Long(MOD_INVALID.cast_signed()))));
+        let chosen = bytes(Object {
+            type_: spa::SPA_TYPE_OBJECT_Format,
+            id: spa::SPA_PARAM_Format,
+            properties: vec![
+                Property::new(
+                    FormatProperties::VideoFormat.as_raw(),
+                    Value::Choice(ChoiceValue::Id(choice(ChoiceEnum::None(Id(VideoFormat::RGBA.as_raw()))))),
+                ),
+                Property::new(
+                    FormatProperties::VideoSize.as_raw(),
+                    Value::Choice(ChoiceValue::Rectangle(choice(ChoiceEnum::None(Rectangle {
+                        width: 640,
+                        height: 360,
+                    })))),
+                ),
+            ],
+        });
+        assert_eq!(agreed(&chosen).expect("a choice of kind none is a value"), shm);
+        let fixed =
+            answer(VideoFormat::BGRx, 640, 360, Some((MANDATORY, Value::Long(MOD_INVALID.cast_signed()))));
         let fixed = agreed(&fixed).expect("reads");
         assert_eq!((fixed.modifier, fixed.unfixed), (Some(MOD_INVALID), false));
         let open = Value::Choice(ChoiceValue::Long(one_of(0, vec![0, MOD_INVALID.cast_signed()])));
-        let open = agreed(&answer(VideoFormat::BGRx, 1, 1, Some((MANDATORY | DONT_FIXATE, open)))).expect("reads");
+        let open =
+            agreed(&answer(VideoFormat::BGRx, 1, 1, Some((MANDATORY | DONT_FIXATE, open)))).expect("reads");
         assert_eq!((open.modifier, open.unfixed), (Some(MOD_LINEAR), true));
     }
 
