@@ -348,6 +348,31 @@ fn the_largest_picture_fits() {
     assert!(matches!(Header::decode(head, ClientMessage::limit), Err(DecodeError::TooLarge { .. })));
 }
 
+#[test]
+fn a_payload_may_be_as_long_as_its_limit_and_no_longer() {
+    for limit in
+        [ClientMessage::limit, ServerMessage::limit, <FromTap as Message>::limit, <ToTap as Message>::limit]
+    {
+        for (kind, most) in (0..=u8::MAX).filter_map(|kind| limit(kind).map(|most| (kind, most))) {
+            let longest = Header { len: most, kind };
+            assert_eq!(Header::decode(longest.encode(), limit), Ok(longest));
+            let longer = Header { len: most + 1, kind };
+            let (got, limit_is) = (longer.len.into(), most.into());
+            assert_eq!(
+                Header::decode(longer.encode(), limit),
+                Err(DecodeError::TooLarge { field: "payload", got, limit: limit_is })
+            );
+        }
+    }
+}
+
+/// The number 0 means "no request": it is refused though every other request comes back.
+#[test]
+fn a_request_has_a_number() {
+    let request = Request { seq: 0, operation: mailbox::Operation::Echo };
+    assert_eq!(Request::decode(&request.encode()), Err(DecodeError::Invalid("sequence number is 0")));
+}
+
 /// Each limit on its own, with the error that names it.
 #[test]
 fn limits_are_refused_by_name() {

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use proptest::collection::vec;
-use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use protocol::link::{Context, FromTap, MAX_TEXT as MAX_LINK_TEXT, Quantiles, Stats, ToTap};
@@ -96,33 +95,49 @@ fn blocks(rect: Rect, width: u32, height: u32) -> Rect {
     Rect { x, y, width: right - x, height: bottom - y }
 }
 
-/// Pixels of a sender that minds no limit; about a fifth are good by luck.
+/// Pixels of a sender that minds no limit; about a fifth are good by luck. Those that would be good if a
+/// field of theirs wrapped around are among them.
 pub fn careless_pixels() -> impl Strategy<Value = Pixels> {
-    let broken = (
-        pixels(),
-        option::of(prop_oneof![Just(0), Just(MAX_SIDE as u16 + 1), any::<u16>()]),
-        option::of(any_rect()),
-        option::of(prop_oneof![Just(0_usize), Just(17), Just(255), Just(256), Just(257), Just(273)]),
-        option::of(0_usize..200),
-    );
-    broken.prop_map(|(mut pixels, width, rect, count, bytes)| {
-        pixels.width = width.unwrap_or(pixels.width);
-        if let Some(rect) = rect {
-            pixels.rects[0] = rect;
-        }
-        if let Some(count) = count {
-            // The data fits the number of rectangles that would be left if the count wrapped around.
-            let first = pixels.rects[0];
-            pixels.rects = vec![first; count];
-            let kept = count % 256;
-            let need = pixels.format.bytes(first.width % 100, first.height % 100) * kept;
-            pixels.data = vec![7; need.min(1 << 20)].into();
-        }
-        if let Some(bytes) = bytes {
-            pixels.data = vec![9; bytes].into();
+    let change = prop_oneof![
+        Just(Careless::No),
+        prop_oneof![Just(0), Just(MAX_SIDE as u16 + 1), any::<u16>()].prop_map(Careless::Width),
+        any_rect().prop_map(Careless::Rect),
+        (select(&[0, 1 << 16, 1 << 17][..]), select(&[0, 1 << 16][..])).prop_map(Careless::Far),
+        prop_oneof![Just(0), Just(17), Just(255), 256..=272_usize].prop_map(Careless::Count),
+        (0..200_usize).prop_map(Careless::Bytes),
+    ];
+    (pixels(), change).prop_map(|(mut pixels, change)| {
+        match change {
+            Careless::No => {}
+            Careless::Width(width) => pixels.width = width,
+            Careless::Rect(rect) => pixels.rects[0] = rect,
+            Careless::Far((x, y)) => {
+                pixels.rects[0].x += x;
+                pixels.rects[0].height += y;
+            }
+            Careless::Count(count) => {
+                let first = pixels.rects[0];
+                pixels.rects = vec![first; count];
+                // A receiver that sees count % 256 would take the other rectangles for pixels.
+                let need = pixels.format.bytes(first.width, first.height) * (count % 256);
+                pixels.data = vec![7; need.saturating_sub(count / 256 * 256 * 8)].into();
+            }
+            Careless::Bytes(bytes) => pixels.data = vec![9; bytes].into(),
         }
         pixels
     })
+}
+
+/// What a sender did wrong.
+#[derive(Debug, Clone)]
+enum Careless {
+    No,
+    Width(u16),
+    Rect(Rect),
+    /// Added to an edge and a side.
+    Far((u32, u32)),
+    Count(usize),
+    Bytes(usize),
 }
 
 /// What a sidecar sends.
