@@ -1,12 +1,10 @@
 //! `./x clean`: the lab's cache.
 
-use std::collections::HashSet;
-
 use anyhow::Result;
 use clap::Args;
 use lab::arch::Arch;
 use lab::cache::{self, Size};
-use lab::image::{GuestImage, Image};
+use lab::image::{self, is_image};
 
 /// Show what the cache holds, and remove it
 #[derive(Args)]
@@ -20,7 +18,7 @@ pub struct Arguments {
 }
 
 pub fn run(Arguments { dry_run, stale }: &Arguments) -> Result<()> {
-    let current = current()?;
+    let current = image::current_ids(Arch::default())?;
     let mut total = 0;
     for entry in cache::entries()? {
         let used = current.contains(&entry.id) && !entry.unfinished;
@@ -40,19 +38,4 @@ pub fn run(Arguments { dry_run, stale }: &Arguments) -> Result<()> {
     }
     println!("{:>10}  {}", Size(total).to_string(), if *dry_run { "in all" } else { "removed" });
     Ok(())
-}
-
-/// What today's recipes are called.
-fn current() -> Result<HashSet<String>> {
-    let mut ids = HashSet::from([GuestImage::recipe(Arch::default())?.id()]);
-    for image in Image::all()? {
-        ids.insert(image.recipe(Arch::default())?.id());
-    }
-    Ok(ids)
-}
-
-/// Whether an entry is one of the lab's disks: only of these do we know which are current.
-fn is_image(id: &str) -> bool {
-    let name = id.rsplit_once('-').map_or(id, |(name, _)| name);
-    name == "guest" || name == "sidecar" || name.starts_with("desktop-")
 }

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Puts the modules that $MODULES lists into $ROOT, and what boot needs into $OUT/boot: vmlinuz, busybox, modules/.
 set -eu
-dpkg-deb -x "$WORK"/linux-image-*.deb "$WORK/kernel"
+dpkg-deb -x "$KERNEL_DEB" "$WORK/kernel"
 release=$(basename "$WORK"/kernel/boot/vmlinuz-* | sed 's/^vmlinuz-//')
 mkdir -p "$OUT/boot/modules" "$ROOT/usr/lib/modules" "$ROOT/images" "$ROOT/payload"
 cp "$WORK/kernel/boot/vmlinuz-$release" "$OUT/boot/vmlinuz"

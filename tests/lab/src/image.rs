@@ -1,8 +1,9 @@
 //! Disks: the guest's root, and one read-only disk for each container image.
 //!
-//! An image is a folder under `docker/` (`packages`, `root/`), the guest's is `tests/lab/guest`. `image/build.sh` makes the
-//! disk from it with mmdebstrap and `mke2fs -d`; this module says from what, and where the result is kept. The suite is
-//! named here, the mirror is not: it is whichever the machine's own apt uses.
+//! An image is a folder under `docker/` (`packages`, `root/`), the guest's is `tests/lab/guest`. Made in two halves, as one
+//! takes minutes and seldom changes: `image/root.sh` installs the packages, `image/disk.sh` lays our files over them and
+//! makes the disk. This module says from what, and where the results are kept. The suite is named here, the mirror is not:
+//! it is whichever the machine's own apt uses.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,8 @@ use crate::{host, repository};
 const SUITE: &str = "trixie";
 /// Raise it when what is in an entry, or what `vm` and `container` expect of it, changes.
 const FORMAT: u32 = 1;
+/// What the cache calls the first half of an image.
+const ROOT_PREFIX: &str = "root-";
 
 /// A container image that the lab can build.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +119,25 @@ impl GuestImage {
     }
 }
 
+/// The names that today's recipes have in the cache.
+pub fn current_ids(arch: Arch) -> Result<Vec<String>> {
+    let mut ids = Vec::new();
+    let mut add = |source: &Source| {
+        ids.extend([source.root_recipe()?.id(), source.recipe()?.id()]);
+        anyhow::Ok(())
+    };
+    add(&GuestImage::source(arch)?)?;
+    Image::all()?.iter().try_for_each(|image| add(&image.source(arch)?))?;
+    Ok(ids)
+}
+
+/// Whether an entry of the cache is an image, or half of one, by its name.
+pub fn is_image(id: &str) -> bool {
+    let name = id.rsplit_once('-').map_or(id, |(name, _)| name);
+    let name = name.strip_prefix(ROOT_PREFIX).unwrap_or(name);
+    name == "guest" || name == "sidecar" || name.starts_with("desktop-")
+}
+
 /// Where the guest's recipe and files are.
 pub(crate) fn guest_folder() -> PathBuf {
     repository().join("tests/lab/guest")
@@ -132,62 +154,82 @@ struct Source {
 }
 
 impl Source {
-    fn recipe(&self) -> Result<Recipe> {
-        let mut recipe = Recipe::new(&self.name, FORMAT)
+    fn root_recipe(&self) -> Result<Recipe> {
+        let recipe = Recipe::new(&format!("{ROOT_PREFIX}{}", self.name), FORMAT)
             .input("suite", SUITE.as_bytes())
             .input("arch", self.arch.debian().as_bytes())
             .input("packages", self.packages.join(" ").as_bytes())
+            .path(&scripts().join("root.sh"))?;
+        if self.modules.is_none() {
+            return Ok(recipe);
+        }
+        recipe.input("kernel", self.arch.kernel_package().as_bytes()).path(&scripts().join("fetch-kernel.sh"))
+    }
+
+    fn recipe(&self) -> Result<Recipe> {
+        let mut recipe = Recipe::new(&self.name, FORMAT)
+            .input("root", self.root_recipe()?.id().as_bytes())
             .path(&finish())?
-            .path(&scripts().join("build.sh"))?;
+            .path(&scripts().join("disk.sh"))?;
         for overlay in &self.overlays {
             recipe = recipe.path(overlay)?;
         }
         if let Some(modules) = &self.modules {
-            for file in [modules, &scripts().join("fetch-kernel.sh"), &scripts().join("install-kernel.sh")] {
-                recipe = recipe.path(file)?;
-            }
+            recipe = recipe.path(modules)?.path(&scripts().join("install-kernel.sh"))?;
         }
         Ok(recipe)
     }
 
     fn build(&self) -> Result<PathBuf> {
-        self.recipe()?.build(|out| self.bootstrap(out))
+        self.recipe()?.build(|out| {
+            let root = self.root_recipe()?.build(|out| self.make_root(out))?;
+            self.make_disk(&root, out)
+        })
     }
 
-    fn bootstrap(&self, out: &Path) -> Result<()> {
+    fn make_root(&self, out: &Path) -> Result<()> {
         let apt = Apt::of_this_machine();
-        let overlays: Vec<String> = self.overlays.iter().map(|path| path.display().to_string()).collect();
         let mut environment = vec![
             ("SUITE", SUITE.to_owned()),
             ("ARCH", self.arch.debian().to_owned()),
             ("PACKAGES", self.packages.join(",")),
-            ("OVERLAYS", overlays.join("\n")),
-            ("FINISH", finish().display().to_string()),
-            ("OUT", out.display().to_string()),
             ("MIRROR", apt.mirror),
             ("KEYRING", apt.keyring),
             ("APT_OPTIONS", apt.options),
-            (
-                "OWNER",
-                format!("{}:{}", rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
-            ),
+        ];
+        if self.modules.is_some() {
+            environment.push(("KERNEL", self.arch.kernel_package().to_owned()));
+        }
+        run_script("root.sh", environment, out)
+    }
+
+    fn make_disk(&self, root: &Path, out: &Path) -> Result<()> {
+        let overlays: Vec<String> = self.overlays.iter().map(|path| path.display().to_string()).collect();
+        let mut environment = vec![
+            ("ROOT_TAR", root.join("root.tar.zst").display().to_string()),
+            ("OVERLAYS", overlays.join("\n")),
+            ("FINISH", finish().display().to_string()),
         ];
         if let Some(modules) = &self.modules {
-            environment.push(("KERNEL", self.arch.kernel_package().to_owned()));
+            environment.push(("KERNEL_DEB", root.join("kernel.deb").display().to_string()));
             environment.push(("MODULES", modules.display().to_string()));
         }
-        // Other users' files can only be made as root.
-        let mut command = if rustix::process::getuid().is_root() {
-            Command::new("env")
-        } else {
-            let mut sudo = Command::new("sudo");
-            sudo.arg("env");
-            sudo
-        };
-        command.args(environment.iter().map(|(name, value)| format!("{name}={value}")));
-        command.arg("sh").arg(scripts().join("build.sh"));
-        host::run_logged(&mut command, &out.join("build.log"))
+        run_script("disk.sh", environment, out)
     }
+}
+
+/// As root, by sudo if need be: other users' files can't be made otherwise.
+fn run_script(script: &str, mut environment: Vec<(&str, String)>, out: &Path) -> Result<()> {
+    let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+    environment.push(("OUT", out.display().to_string()));
+    environment.push(("OWNER", format!("{}:{}", uid.as_raw(), gid.as_raw())));
+    let mut command = Command::new(if uid.is_root() { "env" } else { "sudo" });
+    if !uid.is_root() {
+        command.arg("env");
+    }
+    command.args(environment.iter().map(|(name, value)| format!("{name}={value}")));
+    command.arg("sh").arg(scripts().join(script));
+    host::run_logged(&mut command, &out.join("build.log"))
 }
 
 /// How the machine's own apt reaches Debian.

@@ -134,6 +134,8 @@ fn gnome_draws_on_the_gpu_and_outlives_pipewire(guest: &Guest) {
     let renderer = format!("Created gbm renderer for '{RENDER_NODE}'");
     gnome.wait_for_log(&renderer, DESKTOP_PATIENCE).expect("it draws on the GPU");
 
+    gnome.wait_for_log("the shell answers", DESKTOP_PATIENCE).expect("it has started");
+    println!("gnome: the shell answers after {:.1} s", started.elapsed().as_secs_f64());
     let cast = || gnome.exec_in(&["gjs", "-c", START_A_CAST]).expect("exec works").ok();
     assert!(cast().expect("Mutter casts its screen").contains("node "));
 
@@ -156,7 +158,7 @@ const START_A_CAST: &str = r"
     const bus = Gio.DBus.session;
     const loop = new GLib.MainLoop(null, false);
     const call = (path, part, method, args) =>
-        bus.call_sync(name, path, name + part, method, args, null, 0, 20000, null).recursiveUnpack()[0];
+        bus.call_sync(name, path, name + part, method, args, null, 0, 60000, null).recursiveUnpack()[0];
     const session = call('/org/gnome/Mutter/ScreenCast', '', 'CreateSession', new GLib.Variant('(a{sv})', [{}]));
     const stream = call(session, '.Session', 'RecordMonitor', new GLib.Variant('(sa{sv})', ['Meta-0', {}]));
     bus.signal_subscribe(name, name + '.Stream', 'PipeWireStreamAdded', stream, null, 0, (...signal) => {
