@@ -124,7 +124,7 @@ fn bus_address(bus: &Path, exists: bool, environment: Option<String>) -> String 
     }
 }
 
-fn mutter(call: &'static str, why: impl ToString) -> CaptureError {
+fn mutter(call: &'static str, why: impl std::fmt::Display) -> CaptureError {
     CaptureError::Mutter { call, why: why.to_string() }
 }
 
@@ -300,8 +300,9 @@ async fn first_monitor(connection: &Connection) -> String {
 }
 
 fn choose(monitors: &[Monitor], logical: &[Logical]) -> Option<String> {
-    let primary = logical.iter().find(|monitor| monitor.4).or(logical.first());
-    let id = primary.and_then(|monitor| monitor.5.first()).or(monitors.first().map(|monitor| &monitor.0));
+    let primary = logical.iter().find(|monitor| monitor.4).or_else(|| logical.first());
+    let id =
+        primary.and_then(|monitor| monitor.5.first()).or_else(|| monitors.first().map(|monitor| &monitor.0));
     id.map(|id| id.0.clone())
 }
 

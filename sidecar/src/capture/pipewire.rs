@@ -89,7 +89,9 @@ pub fn run(
             return Err(CaptureError::Gone { who: "screen cast", why: why.to_owned() });
         }
         main.loop_().iterate(Timeout::Finite(TICK));
-        returned.try_iter().for_each(|id| stream.lent().give_back(id));
+        for id in returned.try_iter() {
+            stream.lent().give_back(id);
+        }
         if let Some(error) = stream.take_error() {
             return Err(error);
         }
@@ -140,7 +142,7 @@ mod tests {
         assert_eq!(text(Stage::Connecting, CONNECTING / 2), None);
         assert!(text(Stage::Connecting, CONNECTING).is_some_and(|text| text.contains("wireplumber")));
         assert!(text(Stage::Paused, PAUSED).is_some_and(|text| text.contains("link us")));
-        assert_eq!(text(Stage::Streaming, Duration::from_secs(3600)), None, "a static screen is no fault");
+        assert_eq!(text(Stage::Streaming, Duration::from_hours(1)), None, "a static screen is no fault");
         assert!(overdue(Stage::Streaming, false, FIRST_FRAME).is_err(), "but a first frame is due");
     }
 }

@@ -217,7 +217,7 @@ impl Lent {
             let buffer = unsafe { &*pointer }.buffer;
             // SAFETY: as in `add`.
             let filled = unsafe { buffer.as_ref() }.map(|buffer| read(id, buffer));
-            return Some(filled.unwrap_or(Filled { id, corrupted: true, ..Filled::default() }));
+            return Some(filled.unwrap_or_else(|| Filled { id, corrupted: true, ..Filled::default() }));
         }
     }
 

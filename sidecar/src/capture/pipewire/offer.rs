@@ -271,7 +271,7 @@ fn modifiers(value: &Value) -> Vec<u64> {
 
 fn format_text(raw: u32) -> String {
     let text = format!("{:?}", VideoFormat::from_raw(raw));
-    text.strip_prefix("VideoFormat::").map_or(text.clone(), str::to_owned)
+    text.strip_prefix("VideoFormat::").unwrap_or(&text).to_owned()
 }
 
 /// One format that a producer offers, in words.

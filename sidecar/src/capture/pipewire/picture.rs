@@ -250,7 +250,7 @@ impl Pictures {
         let memory = match (buffer, agreed.modifier) {
             (FrameBuffer::Gpu(buffer), modifier) => format!(
                 "DMA-BUF, modifier {}, stride {}",
-                modifier.map_or("none".to_owned(), modifier_text),
+                modifier.map_or_else(|| "none".to_owned(), modifier_text),
                 buffer.stride()
             ),
             (FrameBuffer::Shm(view), _) => format!("shared memory, stride {}", view.stride()),

@@ -141,7 +141,9 @@ impl Buffers {
             match create(&buffer) {
                 Ok(proxy) => all.push(Buffer { proxy, memory: Memory::Gpu(buffer) }),
                 Err(error) => {
-                    all.iter().for_each(|buffer| buffer.proxy.destroy());
+                    for buffer in &all {
+                        buffer.proxy.destroy();
+                    }
                     return Err(error);
                 }
             }

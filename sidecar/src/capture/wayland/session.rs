@@ -246,7 +246,10 @@ impl Session {
                 return Ok(());
             }
             match self.gpu_buffers(cycle, wanted, options) {
-                Ok(buffers) => return self.adopt(cycle, buffers, &offer, outlet),
+                Ok(buffers) => {
+                    self.adopt(cycle, buffers, &offer, outlet);
+                    return Ok(());
+                }
                 Err(error @ (CaptureError::Gone { .. } | CaptureError::Timeout { .. })) => return Err(error),
                 Err(error) => cycle.no_gpu = Some(error.to_string()),
             }
@@ -260,7 +263,8 @@ impl Session {
         }
         cycle.generation += 1;
         let buffers = Buffers::shm(wanted, &self.state, &self.queue.handle(), cycle.generation)?;
-        self.adopt(cycle, buffers, &offer, outlet)
+        self.adopt(cycle, buffers, &offer, outlet);
+        Ok(())
     }
 
     fn gpu_buffers(
@@ -297,13 +301,7 @@ impl Session {
     }
 
     /// Uses `buffers` from now on.
-    fn adopt(
-        &mut self,
-        cycle: &mut Cycle,
-        buffers: Buffers,
-        offer: &FrameState,
-        outlet: &Outlet,
-    ) -> Result<(), CaptureError> {
+    fn adopt(&mut self, cycle: &mut Cycle, buffers: Buffers, offer: &FrameState, outlet: &Outlet) {
         let (width, height) = buffers.kind().size();
         let mut offered = self.state.describe_dmabuf();
         if let Some(dmabuf) = offer.dmabuf {
@@ -332,7 +330,6 @@ impl Session {
         });
         cycle.buffers = Some(buffers);
         cycle.delivered = false;
-        Ok(())
     }
 
     /// Waits for `done`; without a limit the compositor is pinged now and then.
