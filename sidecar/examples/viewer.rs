@@ -103,9 +103,8 @@ async fn main() -> anyhow::Result<()> {
         ..ServerOptions::default()
     };
     println!("http://{}/", listener.local_addr()?);
-    let server = Server::new(hub.clone(), options);
     tokio::select! {
-        served = server.serve(listener) => served?,
+        ended = Server::new(hub.clone(), options).serve(listener) => ended?,
         _ = tokio::signal::ctrl_c() => {}
     }
     if let Some(recording) = recording {
@@ -130,7 +129,7 @@ fn feed(
     let mut number = 0;
     let mut small = false;
     while !stop.load(Ordering::Relaxed) {
-        let (width, height) = if small { (width / 2 & !1, height / 2 & !1) } else { (width, height) };
+        let (width, height) = if small { ((width / 2) & !1, (height / 2) & !1) } else { (width, height) };
         hub.set_info(StreamInfo {
             name: "test-pattern".into(),
             rung: rung.into(),

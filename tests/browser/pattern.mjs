@@ -1,9 +1,8 @@
 // Reads the test pattern's frame number from the page's canvas. tests/pattern has the definition: 16 x 9
 // cells, rows 0 and 1 the number in binary, rows 7 and 8 its complement.
 
-/** Runs inside the page: from now on every drawn frame is noted in `window.drawn`. */
+/** Runs inside the page, before its own script: every drawn frame is noted in `window.drawn`. */
 export function watch({ readPattern, limit }) {
-  const screen = document.getElementById("screen");
   const cells = Object.assign(document.createElement("canvas"), { width: 16, height: 9 });
   const context = cells.getContext("2d", { willReadFrequently: true, alpha: false });
   context.imageSmoothingEnabled = false;
@@ -21,7 +20,7 @@ export function watch({ readPattern, limit }) {
   /** The number, or null when top and bottom disagree. */
   function number() {
     // Without smoothing each of the 16 x 9 pixels is the centre of its cell.
-    context.drawImage(screen, 0, 0, 16, 9);
+    context.drawImage(document.getElementById("screen"), 0, 0, 16, 9);
     const pixels = context.getImageData(0, 0, 16, 9).data;
     const top = row(pixels, 0) * 65536 + row(pixels, 1);
     const bottom = row(pixels, 7) * 65536 + row(pixels, 8);
@@ -30,7 +29,7 @@ export function watch({ readPattern, limit }) {
 
   window.drawn = [];
   window.torn = 0;
-  window.desktopstream.onframe = ({ seq, t, flags, latency }) => {
+  const onframe = ({ seq, t, flags, latency }) => {
     const frame = { seq, t: +t.toFixed(3), repeat: !!(flags & 2), backlog: !!(flags & 8), latency_ms: latency };
     if (readPattern) {
       frame.number = number();
@@ -38,4 +37,5 @@ export function watch({ readPattern, limit }) {
     }
     if (window.drawn.length < limit) window.drawn.push(frame);
   };
+  window.desktopstream = { onframe };
 }

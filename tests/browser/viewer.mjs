@@ -22,18 +22,18 @@ const options = {
 };
 const MOST_FRAMES = 100_000;
 
-/** Opens one more viewer; the first frame that it draws is noted already. */
+/** Opens one more viewer; what it draws is noted from the first frame on. */
 export async function open(context, { url, token, readPattern = false }) {
   const page = await context.newPage();
   const log = [];
   page.on("console", (message) => log.push(`${message.type()}: ${message.text()}`));
   page.on("pageerror", (error) => log.push(`error: ${error.message}`));
+  await page.addInitScript(watch, { readPattern, limit: MOST_FRAMES });
   const target = new URL(url);
   if (token) target.searchParams.set("token", token);
   const response = await page.goto(target.href, { waitUntil: "domcontentloaded" });
   if (!response.ok()) throw new Error(`${url} answers ${response.status()}: ${(await response.text()).slice(0, 200)}`);
-  await page.waitForFunction(() => window.desktopstream, null, { timeout: 10_000 });
-  await page.evaluate(watch, { readPattern, limit: MOST_FRAMES });
+  await page.waitForFunction(() => window.desktopstream?.stats, null, { timeout: 10_000 });
   return { page, log };
 }
 

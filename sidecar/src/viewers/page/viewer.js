@@ -394,7 +394,7 @@ function toggleFull() {
 
 // For tests and consoles.
 const hook = {
-  onframe: null,
+  onframe: window.desktopstream?.onframe ?? null,   // called after each frame that was drawn
   get frames() { return stats.frames; },
   get lastSeq() { return stats.lastSeq; },
   stats() {

@@ -179,7 +179,7 @@ mod tests {
         assert_eq!((0..100).filter(|_| allowance.take(start)).count(), BURST as usize);
         let later = start + REFILL * 2;
         assert_eq!((0..100).filter(|_| allowance.take(later)).count(), 2);
-        let much_later = start + Duration::from_secs(3600);
+        let much_later = start + Duration::from_hours(1);
         assert_eq!((0..100).filter(|_| allowance.take(much_later)).count(), BURST as usize);
     }
 }

@@ -30,9 +30,9 @@ struct Viewer {
     _place: OwnedSemaphorePermit,
 }
 
-fn join(shared: &Shared, protocol: Protocol) -> Result<Viewer, Response> {
-    let place = shared.place().ok_or_else(|| full(shared.max_viewers))?;
-    Ok(Viewer { subscription: shared.hub.subscribe(protocol), _place: place })
+fn join(shared: &Shared, protocol: Protocol) -> Option<Viewer> {
+    let place = shared.place()?;
+    Some(Viewer { subscription: shared.hub.subscribe(protocol), _place: place })
 }
 
 pub(super) fn full(max: usize) -> Response {
@@ -41,10 +41,7 @@ pub(super) fn full(max: usize) -> Response {
 }
 
 pub(super) async fn annexb(State(shared): State<Arc<Shared>>) -> Response {
-    let viewer = match join(&shared, Protocol::AnnexB) {
-        Ok(viewer) => viewer,
-        Err(full) => return full,
-    };
+    let Some(viewer) = join(&shared, Protocol::AnnexB) else { return full(shared.max_viewers) };
     let body = stream::unfold(viewer, async |mut viewer| {
         let unit = viewer.subscription.unit().await?;
         Some((Ok::<Bytes, Infallible>(unit.au.data), viewer))
@@ -53,10 +50,7 @@ pub(super) async fn annexb(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 pub(super) async fn mp4(State(shared): State<Arc<Shared>>) -> Response {
-    let viewer = match join(&shared, Protocol::Mp4) {
-        Ok(viewer) => viewer,
-        Err(full) => return full,
-    };
+    let Some(viewer) = join(&shared, Protocol::Mp4) else { return full(shared.max_viewers) };
     let body = stream::unfold((viewer, Muxer::new()), async |(mut viewer, mut muxer)| {
         loop {
             let muxed = match tokio::time::timeout(IDLE_CHECK, viewer.subscription.unit()).await {

@@ -38,10 +38,13 @@ pub const FLAG_BACKLOG: u8 = 8;
 
 /// A unit as a binary message.
 pub fn encode_unit(unit: &Unit, sent_ns: u64) -> Bytes {
-    let flags = u8::from(unit.au.idr) * FLAG_IDR
-        | u8::from(unit.au.repeat) * FLAG_REPEAT
-        | u8::from(unit.discontinuity) * FLAG_DISCONTINUITY
-        | u8::from(unit.backlog) * FLAG_BACKLOG;
+    let flags = [
+        (unit.au.idr, FLAG_IDR),
+        (unit.au.repeat, FLAG_REPEAT),
+        (unit.discontinuity, FLAG_DISCONTINUITY),
+        (unit.backlog, FLAG_BACKLOG),
+    ];
+    let flags = flags.iter().filter(|(set, _)| *set).fold(0, |flags, (_, flag)| flags | flag);
     let mut out = BytesMut::with_capacity(HEADER_BYTES + unit.au.data.len());
     out.put_slice(&[VERSION, flags, 0, 0]);
     out.put_u64_le(unit.au.seq);

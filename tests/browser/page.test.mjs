@@ -1,0 +1,223 @@
+// The page in a real Chromium against a real server, encoder and all. `npm test`, after
+// `cargo build -p sidecar --example viewer`. With SHOTS=DIR it leaves pictures of what people see.
+
+import assert from "node:assert/strict";
+import { networkInterfaces } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { withBrowser } from "./chromium.mjs";
+import { start } from "./example.mjs";
+import { open, report } from "./viewer.mjs";
+
+const WAIT = { timeout: 40_000, polling: 50 };
+const TOKEN = "0123456789abcdef0123456789abcdef";
+const LIMIT = { timeout: 180_000 };
+
+const drawn = (viewer, count) => viewer.page.waitForFunction((n) => window.drawn.length >= n, count, WAIT);
+const shot = (page, name) => process.env.SHOTS ? page.screenshot({ path: join(process.env.SHOTS, `${name}.png`) }) : null;
+
+/** Runs `use` with a server of its own and a browser. */
+function scene(name, args, use, look) {
+  test(name, LIMIT, async () => {
+    const server = await start(...args);
+    try {
+      await withBrowser((context) => use({ server, context }), look);
+    } finally {
+      await server.stop();
+    }
+  });
+}
+
+function assertGood({ frames, torn, ordered, log }) {
+  assert.equal(torn, 0, "no picture is torn");
+  assert.ok(ordered, "numbers never go back");
+  assert.ok(frames.every((frame) => frame.number === frame.seq), "each picture is the one that its header says");
+  assert.deepEqual(log.filter((line) => line.startsWith("error")), []);
+}
+
+scene("two viewers see every number in order, the late one at once", ["--rung", "ResourceId"], async ({ server, context }) => {
+  const first = await open(context, { url: server.url, readPattern: true });
+  await drawn(first, 90);
+  // The encoder makes keyframes on demand only, and a GOP as short as this one needs none.
+  const late = await open(context, { url: server.url, readPattern: true });
+  await drawn(late, 30);
+  await first.page.keyboard.press("i");
+  await first.page.waitForFunction(() => document.getElementById("v-viewers").textContent === "2", null, WAIT);
+  await first.page.mouse.move(300, 300);
+  await shot(first.page, "overlay");
+  const [one, two] = [await report(first), await report(late)];
+  assertGood(one);
+  assertGood(two);
+  assert.ok(two.frames[0].backlog, "the late one begins with what was there");
+  assert.ok(one.stats.latency_ms.p50 > 0 && one.stats.latency_ms.p50 < 5000, `latency is measured: ${one.stats.latency_ms.p50}`);
+  assert.equal(one.stats.connects, 1);
+  assert.equal(one.stats.errors, 0);
+});
+
+scene("a server that comes back is picked up without a reload", [], async ({ server, context }) => {
+  const viewer = await open(context, { url: server.url, readPattern: true });
+  await drawn(viewer, 20);
+  await viewer.page.evaluate(() => { window.loadedOnce = true; });
+  await server.stop();
+  await viewer.page.waitForSelector("#toast:not([hidden])", WAIT);
+  assert.ok(await viewer.page.isVisible("#screen"), "the last picture stays");
+  await shot(viewer.page, "reconnecting");
+  const again = await start("--listen", server.host);
+  try {
+    const before = await viewer.page.evaluate(() => window.drawn.length);
+    await drawn(viewer, before + 20);
+    const seen = await report(viewer);
+    assert.equal(seen.torn, 0);
+    assert.ok(seen.frames.at(-1).seq < 10_000 && seen.stats.connects >= 2);
+    assert.ok(await viewer.page.evaluate(() => window.loadedOnce), "it is the same page");
+    assert.ok(await viewer.page.isHidden("#toast"));
+  } finally {
+    await again.stop();
+  }
+});
+
+scene("a change of size and encoder is no interruption", ["--switch-every", "3"], async ({ server, context }) => {
+  const viewer = await open(context, { url: server.url, readPattern: true });
+  for (const width of [1280, 640, 1280]) {
+    await viewer.page.waitForFunction((w) => document.getElementById("screen").width === w, width, WAIT);
+  }
+  const before = await viewer.page.evaluate(() => window.drawn.length);
+  await drawn(viewer, before + 10);
+  const seen = await report(viewer);
+  assertGood(seen);
+  assert.equal(seen.stats.connects, 1);
+  assert.equal(seen.stats.errors, 0);
+});
+
+scene("the token leaves the URL, and a form asks for it", ["--token", TOKEN], async ({ server, context }) => {
+  const form = await context.newPage();
+  assert.equal((await form.goto(server.url)).status(), 401);
+  await shot(form, "login");
+  await form.fill("#token", TOKEN);
+  await form.click("button");
+  await form.waitForFunction(() => window.desktopstream?.frames > 5, null, WAIT);
+  assert.equal(form.url(), server.url);
+  await context.clearCookies();
+  const viewer = await open(context, { url: server.url, token: TOKEN, readPattern: true });
+  await drawn(viewer, 10);
+  assertGood(await report(viewer));
+  assert.equal(viewer.page.url(), server.url);
+  assert.equal(await viewer.page.evaluate(() => document.cookie), "", "scripts can't read the cookie");
+});
+
+scene("another site can't open the WebSocket", ["--token", TOKEN], async ({ server, context }) => {
+  await (await context.newPage()).goto(`${server.url}?token=${TOKEN}`);
+  const other = await start();
+  try {
+    const elsewhere = await context.newPage();
+    await elsewhere.goto(other.url);
+    const outcome = await elsewhere.evaluate((url) => new Promise((resolve) => {
+      const socket = new WebSocket(url);
+      socket.onopen = () => resolve("open");
+      socket.onerror = () => resolve("refused");
+    }), `ws://${server.host}/ws`).catch(() => "forbidden by policy");
+    assert.notEqual(outcome, "open");
+  } finally {
+    await other.stop();
+  }
+});
+
+scene("one viewer too many is told so, and comes in later", ["--max-viewers", "1"], async ({ server, context }) => {
+  const first = await open(context, { url: server.url });
+  await drawn(first, 5);
+  const second = await open(context, { url: server.url });
+  await second.page.waitForFunction(() => document.getElementById("notice-title").textContent.includes("no more viewers"), null, WAIT);
+  await first.page.close();
+  await drawn(second, 5);
+});
+
+scene("garbage in the stream is got over", [], async ({ server, context }) => {
+  let toPage = null;
+  await context.routeWebSocket(/\/ws$/, (socket) => {
+    const upstream = socket.connectToServer();
+    toPage = socket;
+    socket.onMessage((message) => upstream.send(message));
+    upstream.onMessage((message) => socket.send(message));
+  });
+  const viewer = await open(context, { url: server.url });
+  await drawn(viewer, 10);
+  // A keyframe with a parameter set that makes no sense.
+  const garbage = Buffer.alloc(200, 0x5a);
+  garbage.fill(0, 0, 28);
+  garbage[0] = 1;
+  garbage[1] = 1;
+  Buffer.from([0, 0, 0, 1, 0x67, 0x42, 0xc0, 0x1f, 0, 0, 0, 1, 0x68, 0x5a, 0, 0, 0, 1, 0x65]).copy(garbage, 28);
+  toPage.send(garbage);
+  toPage.send(Buffer.from("far too short"));
+  await viewer.page.waitForFunction(() => window.desktopstream.stats().errors > 0, null, WAIT);
+  const before = await viewer.page.evaluate(() => window.drawn.length);
+  await drawn(viewer, before + 20);
+  const { stats } = await report(viewer);
+  assert.equal(stats.connects, 1, "the connection was not the problem");
+});
+
+scene("media source extensions play the MP4", [], async ({ server, context }) => {
+  const page = await context.newPage();
+  await page.goto(server.url);
+  const played = await page.evaluate(async () => {
+    const { info } = await new Promise((resolve) => {
+      const timer = setInterval(() => { const s = desktopstream.stats(); if (s.info?.codec) { clearInterval(timer); resolve(s); } }, 50);
+    });
+    const source = new MediaSource(), video = document.createElement("video");
+    video.muted = true;
+    video.src = URL.createObjectURL(source);
+    await new Promise((resolve) => source.addEventListener("sourceopen", resolve, { once: true }));
+    const buffer = source.addSourceBuffer(`video/mp4; codecs="${info.codec}"`);
+    const reader = (await fetch("stream.mp4")).body.getReader();
+    const until = performance.now() + 30_000;
+    while (performance.now() < until) {
+      const { value, done } = await reader.read();
+      if (done) break;
+      buffer.appendBuffer(value);
+      await new Promise((resolve, reject) => { buffer.onupdateend = resolve; buffer.onerror = reject; });
+      if (video.paused) video.play().catch(() => {});
+      if (video.currentTime > 2) break;
+    }
+    await reader.cancel();
+    const gaps = video.buffered.length;
+    return { time: video.currentTime, frames: video.getVideoPlaybackQuality().totalVideoFrames, gaps, error: video.error?.message };
+  });
+  assert.equal(played.error, undefined);
+  assert.ok(played.time > 2 && played.frames > 10, JSON.stringify(played));
+  assert.equal(played.gaps, 1, "one range, no holes");
+});
+
+const outside = Object.values(networkInterfaces()).flat().find((address) => address.family === "IPv4" && !address.internal)?.address;
+
+test("where WebCodecs are missing the page says why, and plays anyway", { ...LIMIT, skip: !outside && "no address but loopback" }, async () => {
+  const server = await start("--listen", "0.0.0.0:0", "--insecure-no-viewer-auth");
+  try {
+    await withBrowser(async (context) => {
+      const page = await context.newPage();
+      await page.goto(`http://${outside}:${server.host.split(":")[1]}/`);
+      const card = page.locator("#notice .card").first();
+      await card.getByText("needs HTTPS or localhost").waitFor(WAIT);
+      assert.match(await card.innerText(), /kubectl port-forward[\s\S]*http:\/\/localhost:8080/);
+      await shot(page, "insecure");
+      await card.getByRole("button").click();
+      await page.waitForFunction(() => document.querySelector("video")?.currentTime > 0.5, null, WAIT);
+    });
+  } finally {
+    await server.stop();
+  }
+});
+
+scene("it fits a phone", ["--rung", "Pixels"], async ({ server, context }) => {
+  const viewer = await open(context, { url: server.url, readPattern: true });
+  await drawn(viewer, 10);
+  await viewer.page.click("#info");
+  await viewer.page.waitForFunction(() => document.getElementById("v-rung").textContent === "Pixels", null, WAIT);
+  await shot(viewer.page, "phone");
+  const { width, overflow } = await viewer.page.evaluate(() => ({
+    width: document.getElementById("screen").getBoundingClientRect().width,
+    overflow: document.documentElement.scrollWidth > innerWidth,
+  }));
+  assert.ok(width <= 390 && width > 380, `the picture is as wide as the screen: ${width}`);
+  assert.equal(overflow, false);
+  assertGood(await report(viewer));
+}, { width: 390, height: 780, scale: 2, mobile: true });
