@@ -45,6 +45,8 @@ pub struct Facts {
     agreed: Cell<Option<Agreed>>,
     /// Changes with every agreement.
     agreements: Cell<u64>,
+    /// The node was seen in the registry.
+    seen: Cell<bool>,
     offered: RefCell<Vec<String>>,
     error: RefCell<Option<CaptureError>>,
     modifiers: RefCell<Vec<u64>>,
@@ -86,6 +88,7 @@ impl Stream {
             stage: Cell::new(Stage::Connecting),
             agreed: Cell::new(None),
             agreements: Cell::new(0),
+            seen: Cell::new(false),
             offered: RefCell::default(),
             error: RefCell::default(),
             modifiers: RefCell::new(if dmabuf { MODIFIERS.to_vec() } else { Vec::new() }),
@@ -108,7 +111,7 @@ impl Stream {
         )
         .map_err(|error| failed("cannot make a stream", &error))?;
         let lent = Lent::new(stream);
-        let watch = listen_to_stream(&lent, &facts)?;
+        let watch = listen_to_stream(&lent, node, &facts)?;
         let offers = facts.formats();
         let mut pods: Vec<&Pod> = offers.iter().filter_map(|bytes| Pod::from_bytes(bytes)).collect();
         lent.stream()
@@ -206,6 +209,7 @@ fn listen_to_node(
             let Some(node) = weak.upgrade().and_then(|registry| registry.bind::<Node, _>(global).ok()) else {
                 return;
             };
+            noted.seen.set(true);
             let noted = Rc::clone(&noted);
             let listener = node
                 .add_listener_local()
@@ -234,7 +238,7 @@ fn listen_to_node(
     Ok((registry, listener, bound))
 }
 
-fn listen_to_stream(lent: &Rc<Lent>, facts: &Rc<Facts>) -> Result<Watch<()>, CaptureError> {
+fn listen_to_stream(lent: &Rc<Lent>, node: u32, facts: &Rc<Facts>) -> Result<Watch<()>, CaptureError> {
     let (on_state, on_format) = (Rc::clone(facts), Rc::clone(facts));
     let listener = lent
         .stream()
@@ -244,7 +248,11 @@ fn listen_to_stream(lent: &Rc<Lent>, facts: &Rc<Facts>) -> Result<Watch<()>, Cap
             match new {
                 StreamState::Error(message) => on_state.fail(CaptureError::PipeWire(explain(&message))),
                 StreamState::Unconnected => {
-                    let why = "the stream was disconnected".to_owned();
+                    let why = if on_state.seen.get() {
+                        "the session manager disconnected it".to_owned()
+                    } else {
+                        format!("there is no node {node}; pw-cli ls Node lists those there are")
+                    };
                     on_state.fail(CaptureError::Gone { who: "PipeWire stream", why });
                 }
                 StreamState::Connecting => on_state.stage.set(Stage::Connecting),
