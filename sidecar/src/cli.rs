@@ -134,7 +134,12 @@ pub struct Run {
     #[arg(long, env = "DESKTOPSTREAM_VIEWER_TOKEN_FILE")]
     pub viewer_token_file: Option<PathBuf>,
     /// The token that viewers must bring; prefer the file.
-    #[arg(long, env = "DESKTOPSTREAM_VIEWER_TOKEN", hide_env_values = true, conflicts_with = "viewer_token_file")]
+    #[arg(
+        long,
+        env = "DESKTOPSTREAM_VIEWER_TOKEN",
+        hide_env_values = true,
+        conflicts_with = "viewer_token_file"
+    )]
     pub viewer_token: Option<String>,
     /// Let anybody who reaches --listen watch, even beyond loopback.
     #[arg(long, env = "DESKTOPSTREAM_INSECURE_NO_VIEWER_AUTH")]
@@ -180,8 +185,9 @@ pub struct Doctor {
 }
 
 fn parse_size(text: &str) -> Result<(u32, u32), String> {
-    let side = |side: &str| side.parse::<u32>().ok().filter(|side| (16..=protocol::pixel::MAX_SIDE).contains(side));
-    text.split_once('x')
-        .and_then(|(width, height)| Some((side(width)?, side(height)?)))
-        .ok_or_else(|| format!("{text:?} is no size: write WIDTHxHEIGHT, 16 to {}", protocol::pixel::MAX_SIDE))
+    let side =
+        |side: &str| side.parse::<u32>().ok().filter(|side| (16..=protocol::pixel::MAX_SIDE).contains(side));
+    text.split_once('x').and_then(|(width, height)| Some((side(width)?, side(height)?))).ok_or_else(|| {
+        format!("{text:?} is no size: write WIDTHxHEIGHT, 16 to {}", protocol::pixel::MAX_SIDE)
+    })
 }

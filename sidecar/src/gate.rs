@@ -64,7 +64,8 @@ impl Gate {
         if *open != Some(source) {
             return;
         }
-        let latency = (!unit.repeat).then(|| Duration::from_nanos(clock_ns().saturating_sub(unit.capture_ns)));
+        let latency =
+            (!unit.repeat).then(|| Duration::from_nanos(clock_ns().saturating_sub(unit.capture_ns)));
         self.report.access_unit(unit.data.len(), latency);
         // Published under the lock: units of two sources must not overtake each other.
         self.hub.publish(unit);

@@ -66,7 +66,16 @@ impl Local {
         };
         let encoder = encode::open(choice, settings, Box::new(sink))?;
         let now = Instant::now();
-        Ok(Self { encoder, settings, tickets, next: 1, last: None, submitted: now, start: now, want_idr: true })
+        Ok(Self {
+            encoder,
+            settings,
+            tickets,
+            next: 1,
+            last: None,
+            submitted: now,
+            start: now,
+            want_idr: true,
+        })
     }
 
     /// The encoder's name.
@@ -102,7 +111,13 @@ impl Local {
         result
     }
 
-    fn encode(&mut self, picture: &Picture, seq: u64, capture_ns: u64, repeat: bool) -> Result<(), EncodeError> {
+    fn encode(
+        &mut self,
+        picture: &Picture,
+        seq: u64,
+        capture_ns: u64,
+        repeat: bool,
+    ) -> Result<(), EncodeError> {
         let number = self.next;
         self.next += 1;
         self.submitted = Instant::now();

@@ -50,6 +50,11 @@ pub fn render(status: &Status) -> String {
         ],
     );
     family("fps", "gauge", "Access units per second, over two seconds.", &[("", status.fps)]);
-    family("bytes_to_host_total", "counter", "Bytes that left for the host.", &[("", status.bytes_to_host as f64)]);
+    family(
+        "bytes_to_host_total",
+        "counter",
+        "Bytes that left for the host.",
+        &[("", status.bytes_to_host as f64)],
+    );
     out
 }

@@ -46,7 +46,13 @@ pub fn gather(frame: &Frame, rect: Rect, format: PixelFormat) -> Result<Bytes, P
 }
 
 /// Packs `rect` of a picture whose first pixel is at `bytes[0]`.
-fn pack(from: PixelFormat, rect: Rect, bytes: &[u8], stride: u32, to: PixelFormat) -> Result<Bytes, PixelsError> {
+fn pack(
+    from: PixelFormat,
+    rect: Rect,
+    bytes: &[u8],
+    stride: u32,
+    to: PixelFormat,
+) -> Result<Bytes, PixelsError> {
     let (width, height) = (rect.width as usize, rect.height as usize);
     let start = rect.y as usize * stride as usize + rect.x as usize * 4;
     let need = (height.saturating_sub(1)) * stride as usize + width * 4;
@@ -72,7 +78,14 @@ fn pack(from: PixelFormat, rect: Rect, bytes: &[u8], stride: u32, to: PixelForma
         width: rect.width,
         height: rect.height,
     };
-    convert(&mut image, source, stride, YuvRange::Limited, YuvStandardMatrix::Bt709, YuvConversionMode::Balanced)?;
+    convert(
+        &mut image,
+        source,
+        stride,
+        YuvRange::Limited,
+        YuvStandardMatrix::Bt709,
+        YuvConversionMode::Balanced,
+    )?;
     Ok(out.into())
 }
 

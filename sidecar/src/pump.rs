@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use protocol::PixelFormat;
 use protocol::mailbox::{Operation, REQUEST_BYTES, Status};
 use protocol::stream::{ClientMessage, Codec, Config, ErrorCode, ServerMessage};
-use protocol::PixelFormat;
 use virtgpu::{Device, Mailbox};
 
 use crate::capture::{Capture, CaptureEvent, Frame};
@@ -31,6 +31,8 @@ const IN_FLIGHT: usize = 2;
 const FORGET: Duration = Duration::from_secs(1);
 /// How long a mailbox request may take before the tap counts as not there.
 const TAP_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long after Configure the tap may not have its ring yet, or still the one of the old size.
+const SETTLE: Duration = Duration::from_secs(1);
 /// How often the pump looks around when nothing happens.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -84,6 +86,7 @@ pub struct Pump {
     nonce: Option<[u8; 16]>,
     max_pixels: u32,
     configured: Option<Config>,
+    configured_at: Instant,
     in_flight: VecDeque<(u64, Instant)>,
     local: Option<Local>,
     /// The frame carried last: its buffer stays ours, so that a static screen survives a change of rung.
@@ -115,6 +118,7 @@ impl Pump {
             nonce: None,
             max_pixels: u32::MAX,
             configured: None,
+            configured_at: now,
             in_flight: VecDeque::new(),
             local: None,
             last: None,
@@ -273,7 +277,9 @@ impl Pump {
                 self.configured = None;
                 self.in_flight.clear();
                 self.again = true;
-                self.parts.report.update(|status| status.host_agent = format!("connected to {}", session.server));
+                self.parts
+                    .report
+                    .update(|status| status.host_agent = format!("connected to {}", session.server));
             }
             Event::Disconnected(error) => {
                 let reason = error.to_string();
@@ -368,6 +374,7 @@ impl Pump {
             return false;
         }
         self.configured = Some(config);
+        self.configured_at = Instant::now();
         self.parts.gate.new_encoder();
         true
     }

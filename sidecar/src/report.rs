@@ -37,6 +37,32 @@ pub struct Quantiles {
     pub p95: f64,
     /// 99th percentile.
     pub p99: f64,
+    /// Largest.
+    pub max: f64,
+}
+
+/// Samples in microseconds, 1 us to 60 s at two digits.
+#[derive(Debug)]
+struct Series(Option<Histogram<u64>>);
+
+impl Series {
+    fn new() -> Self {
+        // Always there: the bounds are ones that the type accepts.
+        Self(Histogram::new_with_max(60_000_000, 2).ok())
+    }
+
+    fn record(&mut self, time: Duration) {
+        if let Some(histogram) = &mut self.0 {
+            histogram.saturating_record(time.as_micros().clamp(1, 60_000_000) as u64);
+        }
+    }
+
+    fn quantiles(&self) -> Quantiles {
+        let Some(histogram) = &self.0 else { return Quantiles::default() };
+        let ms = |us: u64| us as f64 / 1000.0;
+        let at = |q| ms(histogram.value_at_quantile(q));
+        Quantiles { p50: at(0.50), p95: at(0.95), p99: at(0.99), max: ms(histogram.max()) }
+    }
 }
 
 /// How the picture is captured.
@@ -85,6 +111,8 @@ pub struct Status {
     pub bytes_per_frame_to_host: f64,
     /// Capture to access unit.
     pub latency_ms: Quantiles,
+    /// The tap's time on the VMM's thread per frame, as it says itself.
+    pub tap_ms: Quantiles,
     /// Viewers now.
     pub viewers: usize,
     /// Seconds since start.
@@ -96,7 +124,8 @@ pub struct Status {
 #[derive(Debug)]
 struct Inner {
     status: Status,
-    latency_us: Option<Histogram<u64>>,
+    latency: Series,
+    tap: Series,
     recent: VecDeque<(Instant, usize)>,
     last_frame: Option<Instant>,
     mailbox_bytes: u64,
@@ -127,13 +156,14 @@ impl Report {
             bytes_to_host: 0,
             bytes_per_frame_to_host: 0.0,
             latency_ms: Quantiles::default(),
+            tap_ms: Quantiles::default(),
             viewers: 0,
             uptime_s: 0.0,
             last_frame_ms: None,
         };
-        // Always there: the bounds, 1 us to 60 s at two digits, are ones that the type accepts.
-        let latency_us = Histogram::new_with_max(60_000_000, 2).ok();
-        let inner = Inner { status, latency_us, recent: VecDeque::new(), last_frame: None, mailbox_bytes: 0 };
+        let (latency, tap) = (Series::new(), Series::new());
+        let inner =
+            Inner { status, latency, tap, recent: VecDeque::new(), last_frame: None, mailbox_bytes: 0 };
         Self { start: Instant::now(), inner: Mutex::new(inner) }
     }
 
@@ -152,6 +182,11 @@ impl Report {
         self.lock().mailbox_bytes += bytes as u64;
     }
 
+    /// The tap spent so long on a frame.
+    pub fn tap(&self, spent: Duration) {
+        self.lock().tap.record(spent);
+    }
+
     /// An access unit of `bytes` arrived; `latency` since its capture, unless it is a repeat.
     pub fn access_unit(&self, bytes: usize, latency: Option<Duration>) {
         let now = Instant::now();
@@ -160,9 +195,7 @@ impl Report {
             Some(latency) => {
                 inner.status.frames.encoded += 1;
                 inner.last_frame = Some(now);
-                if let Some(latency_us) = &mut inner.latency_us {
-                    latency_us.saturating_record(latency.as_micros().clamp(1, 60_000_000) as u64);
-                }
+                inner.latency.record(latency);
             }
             None => inner.status.frames.repeated += 1,
         }
@@ -178,7 +211,6 @@ impl Report {
         let inner = self.lock();
         let recent = || inner.recent.iter().filter(|(at, _)| now.duration_since(*at) <= WINDOW);
         let seconds = WINDOW.min(now.duration_since(self.start)).as_secs_f64().max(0.001);
-        let quantile = |q| inner.latency_us.as_ref().map_or(0.0, |it| it.value_at_quantile(q) as f64 / 1000.0);
         let bytes_to_host = inner.mailbox_bytes + connection_bytes;
         let encoded = inner.status.frames.encoded;
         Status {
@@ -186,7 +218,8 @@ impl Report {
             bitrate_kbps: recent().map(|(_, bytes)| *bytes).sum::<usize>() as f64 * 8.0 / 1000.0 / seconds,
             bytes_to_host,
             bytes_per_frame_to_host: if encoded == 0 { 0.0 } else { bytes_to_host as f64 / encoded as f64 },
-            latency_ms: Quantiles { p50: quantile(0.50), p95: quantile(0.95), p99: quantile(0.99) },
+            latency_ms: inner.latency.quantiles(),
+            tap_ms: inner.tap.quantiles(),
             viewers,
             uptime_s: now.duration_since(self.start).as_secs_f64(),
             last_frame_ms: inner.last_frame.map(|at| now.duration_since(at).as_millis() as u64),

@@ -170,9 +170,8 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let status = {
         let (report, hub, upstream) = (Arc::clone(&report), hub.clone(), upstream);
         move || {
-            let sent = upstream
-                .as_ref()
-                .map_or(0, |upstream| upstream.traffic().sent.load(Ordering::Relaxed));
+            let sent =
+                upstream.as_ref().map_or(0, |upstream| upstream.traffic().sent.load(Ordering::Relaxed));
             report.status(sent, hub.viewers())
         }
     };

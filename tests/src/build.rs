@@ -27,7 +27,18 @@ impl Programs {
         let status = Command::new(cargo)
             .current_dir(repository())
             .args(["build", "--release", "--quiet"])
-            .args(["-p", "host-agent", "-p", "tap", "-p", "sidecar", "-p", "pattern", "-p", "gst-desktopstream"])
+            .args([
+                "-p",
+                "host-agent",
+                "-p",
+                "tap",
+                "-p",
+                "sidecar",
+                "-p",
+                "pattern",
+                "-p",
+                "gst-desktopstream",
+            ])
             .stdin(Stdio::null())
             .status()
             .context("starting cargo")?;

@@ -18,6 +18,8 @@ use crate::{http, wait};
 pub struct HostAgent {
     program: PathBuf,
     arguments: Vec<String>,
+    /// How many of them are not `extra`.
+    own: usize,
     folder: TempDir,
     port: u16,
     admin: u16,
@@ -30,7 +32,7 @@ impl HostAgent {
         let folder = tempfile::Builder::new().prefix("host-agent-").tempdir()?;
         let key = |name: &str| folder.path().join(name).display().to_string();
         let made = Command::new(program)
-            .args(["keygen", "--private-key", &key("private.pem"), "--public-key", &key("public.pem")])
+            .args(["keygen", &key("key.pem")])
             .stdin(Stdio::null())
             .output()
             .with_context(|| format!("starting {}", program.display()))?;
@@ -45,15 +47,16 @@ impl HostAgent {
             "--link",
             &key("link.sock"),
             "--public-key",
-            &key("public.pem"),
+            &key("key.pem.pub"),
             "--name",
             "lab",
         ]
         .map(str::to_owned)
         .into();
+        let own = arguments.len();
         arguments.extend(extra.iter().map(ToString::to_string));
         let child = spawn(program, &arguments, folder.path())?;
-        let it = Self { program: program.to_owned(), arguments, folder, port, admin, child };
+        let it = Self { program: program.to_owned(), arguments, own, folder, port, admin, child };
         it.wait_ready()?;
         Ok(it)
     }
@@ -79,9 +82,9 @@ impl HostAgent {
 
     /// A token for a stream; `extra` arguments e.g. for one that has expired.
     pub fn token(&self, stream: &str, extra: &[&str]) -> Result<String> {
-        let key = self.folder.path().join("private.pem");
+        let key = self.folder.path().join("key.pem");
         let output = Command::new(&self.program)
-            .args(["token", "--stream", stream, "--host-agent", "lab", "--private-key"])
+            .args(["token", "--stream", stream, "--host-agent", "lab", "--key"])
             .arg(key)
             .args(extra)
             .stdin(Stdio::null())
@@ -116,6 +119,14 @@ impl HostAgent {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
+    }
+
+    /// Ends it and starts it with other `extra` arguments.
+    pub fn restart_with(&mut self, extra: &[&str]) -> Result<()> {
+        self.kill()?;
+        self.arguments.truncate(self.own);
+        self.arguments.extend(extra.iter().map(ToString::to_string));
+        self.restart()
     }
 
     /// Starts it again, as a supervisor would: same keys, ports and socket.

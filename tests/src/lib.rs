@@ -5,6 +5,7 @@
 //! - [`host_agent`] runs a host-agent on the host.
 //! - [`rig`] joins host-agent, VM, desktop and sidecar.
 //! - [`http`] asks programs for their status.
+//! - [`video`] decodes what a viewer gets and reads the pattern's numbers.
 //! - [`wait`] waits for conditions, never for time.
 //!
 //! Errors are [`anyhow`]'s: those who call are tests and people, who read them and never decide by them.
@@ -13,6 +14,7 @@ pub mod build;
 pub mod host_agent;
 pub mod http;
 pub mod rig;
+pub mod video;
 pub mod wait;
 
 pub use anyhow::Result;

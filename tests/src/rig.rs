@@ -77,6 +77,8 @@ pub struct StreamOptions {
     pub size: (u32, u32),
     /// Arguments of the desktop's program (`pattern` only).
     pub desktop_args: Vec<String>,
+    /// More variables of the desktop's environment.
+    pub desktop_env: Vec<(String, String)>,
     /// More arguments for `sidecar run`.
     pub sidecar_args: Vec<String>,
     /// What the sidecar has of the render node.
@@ -96,6 +98,7 @@ impl StreamOptions {
             desktop,
             size,
             desktop_args: Vec::new(),
+            desktop_env: Vec::new(),
             sidecar_args: Vec::new(),
             sidecar_render: RenderAccess::Yes,
             desktop_render: RenderAccess::Yes,
@@ -152,12 +155,16 @@ impl Rig {
             None => self.host_agent.token(&format!("lab/{name}"), &[])?,
         };
         let (width, height) = options.size;
-        let mut desktop = Spec::desktop(&format!("{name}-desktop"), options.desktop.image(), options.size).share(name);
+        let mut desktop =
+            Spec::desktop(&format!("{name}-desktop"), options.desktop.image(), options.size).share(name);
         if options.desktop == Desktop::Pattern {
-            desktop.argv = [&format!("{}/pattern", lab::payload::IN_CONTAINER), "serve", "--size"].map(str::to_owned).into();
+            desktop.argv = [&format!("{}/pattern", lab::payload::IN_CONTAINER), "serve", "--size"]
+                .map(str::to_owned)
+                .into();
             desktop.argv.push(format!("{width}x{height}"));
             desktop.argv.extend(options.desktop_args.iter().cloned());
         }
+        desktop.env.extend(options.desktop_env.iter().cloned());
         let desktop = desktop.render(options.desktop_render);
         let program = format!("{}/sidecar", lab::payload::IN_CONTAINER);
         let mut sidecar = Spec::sidecar(&format!("{name}-sidecar"), name, &[&program, "run"]);
@@ -235,6 +242,26 @@ impl Stream {
             lines[lines.len().saturating_sub(40)..].join("\n")
         };
         format!("--- desktop\n{}\n--- sidecar\n{}", tail(&self.desktop), tail(&self.sidecar))
+    }
+
+    /// Runs `sidecar doctor --json` in a container like the sidecar's: exit code and what it said.
+    pub fn doctor(&self, rig: &Rig) -> Result<(i32, String)> {
+        let mut spec = self.specs.1.clone();
+        spec.name = format!("{}-doctor", self.name);
+        let upstream = spec.argv.iter().skip_while(|word| *word != "--upstream").take(2).cloned();
+        spec.argv = spec.argv[..1]
+            .iter()
+            .cloned()
+            .chain(["doctor".to_owned(), "--json".to_owned()])
+            .chain(upstream)
+            .collect();
+        // A session of its own: one of the same stream would replace the sidecar's.
+        if self.options.token.is_none() {
+            let token = rig.host_agent.token(&format!("lab/{}", spec.name), &[])?;
+            spec.env.retain(|(name, _)| name != "DESKTOPSTREAM_TOKEN");
+            spec.env.push(("DESKTOPSTREAM_TOKEN".to_owned(), token));
+        }
+        Container::run(rig.vm.guest(), &spec, Duration::from_secs(60))
     }
 
     /// Starts the sidecar again after it was killed, as its supervisor would.

@@ -1,7 +1,12 @@
 //! What `./x` runs: one module per subcommand, each with its arguments and a `run`.
 
+mod bench;
 mod clean;
+mod demo;
+mod fuzz;
 mod lab;
+mod test;
+mod tidy;
 
 use std::process::ExitCode;
 
@@ -16,6 +21,13 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Show a desktop of a VM in the browser
+    Demo(demo::Arguments),
+    /// Run test suites
+    Test(test::Arguments),
+    /// Measure
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Boot VMs and look into them
     #[command(subcommand)]
     Lab(lab::Command),
@@ -25,6 +37,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Bench(command) => bench::run(&command),
         Command::Lab(command) => lab::run(command),
         Command::Clean(arguments) => clean::run(&arguments).map(|()| ExitCode::SUCCESS),
     };

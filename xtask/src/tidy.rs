@@ -73,12 +73,8 @@ fn reachable(file: &Path) -> bool {
         return true;
     }
     let module = if stem == "mod" { in_folder } else { stem };
-    let parents = [
-        folder.with_extension("rs"),
-        folder.join("mod.rs"),
-        folder.join("lib.rs"),
-        folder.join("main.rs"),
-    ];
+    let parents =
+        [folder.with_extension("rs"), folder.join("mod.rs"), folder.join("lib.rs"), folder.join("main.rs")];
     let siblings = || fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let declares = |path: &Path| {
         path != file

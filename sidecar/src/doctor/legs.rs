@@ -81,7 +81,11 @@ fn tap(device: Option<&Device>, legs: &mut Vec<Leg>) -> Option<Mailbox> {
     let mut mailbox = match Mailbox::new(device) {
         Ok(mailbox) => mailbox,
         Err(error) => {
-            legs.push(Leg::failed("tap", format!("no mailbox: {error}"), "see the guest's kernel log (dmesg)"));
+            legs.push(Leg::failed(
+                "tap",
+                format!("no mailbox: {error}"),
+                "see the guest's kernel log (dmesg)",
+            ));
             return None;
         }
     };
@@ -93,7 +97,11 @@ fn tap(device: Option<&Device>, legs: &mut Vec<Leg>) -> Option<Mailbox> {
             Some(mailbox)
         }
         Ok(answer) => {
-            legs.push(Leg::failed("tap", format!("the tap says {}", answer.status.label()), explain(answer.status)));
+            legs.push(Leg::failed(
+                "tap",
+                format!("the tap says {}", answer.status.label()),
+                explain(answer.status),
+            ));
             None
         }
         Err(error @ CallError::NoTap { .. }) => {
@@ -117,7 +125,11 @@ struct Reached {
 
 impl Reached {
     /// The first message that `pick` takes.
-    fn wait<T>(&self, limit: Duration, mut pick: impl FnMut(ServerMessage) -> Option<T>) -> Result<T, String> {
+    fn wait<T>(
+        &self,
+        limit: Duration,
+        mut pick: impl FnMut(ServerMessage) -> Option<T>,
+    ) -> Result<T, String> {
         let end = Instant::now() + limit;
         loop {
             match self.events.recv_timeout(end.saturating_duration_since(Instant::now())) {
@@ -154,19 +166,27 @@ async fn reach(host_agent: &HostAgent, legs: &mut Vec<Leg>) -> Option<Reached> {
             use crate::upstream::UpstreamError as E;
             use protocol::stream::ErrorCode as C;
             let remedy = match &error {
-                E::Refused { code: C::ExpiredToken, .. } => "mint a new token (host-agent token, or the operator)",
+                E::Refused { code: C::ExpiredToken, .. } => {
+                    "mint a new token (host-agent token, or the operator)"
+                }
                 E::Refused { code: C::BadToken, .. } | E::Token { .. } => {
                     "give the sidecar a token signed by the key whose public half the host-agent knows"
                 }
                 E::Refused { code: C::Capacity, .. } => "raise --max-sessions, or use another host-agent",
-                E::Refused { code: C::Version, .. } | E::Socket(_) => "bring host-agent and sidecar to one version",
+                E::Refused { code: C::Version, .. } | E::Socket(_) => {
+                    "bring host-agent and sidecar to one version"
+                }
                 _ => "start host-agent serve, and let it listen where this container can reach it",
             };
             legs.push(Leg::failed("host-agent", error.to_string(), remedy));
             None
         }
         _ => {
-            legs.push(Leg::failed("host-agent", format!("{endpoint}: no answer"), "is a firewall in between?"));
+            legs.push(Leg::failed(
+                "host-agent",
+                format!("{endpoint}: no answer"),
+                "is a firewall in between?",
+            ));
             None
         }
     }
@@ -180,7 +200,11 @@ fn bind(mailbox: Option<&mut Mailbox>, reached: Option<&Reached>, legs: &mut Vec
     match mailbox.call(Operation::Bind(reached.session.nonce), ANSWER) {
         Ok(answer) if answer.status == Status::Ok => {}
         Ok(answer) => {
-            legs.push(Leg::failed("bind", format!("the tap says {}", answer.status.label()), explain(answer.status)));
+            legs.push(Leg::failed(
+                "bind",
+                format!("the tap says {}", answer.status.label()),
+                explain(answer.status),
+            ));
             return false;
         }
         Err(error) => {
@@ -237,13 +261,23 @@ fn picture(desktop: &Desktop, device: Option<Device>, legs: &mut Vec<Leg>) -> Op
         return None;
     }
     let Some(frame) = frame else {
-        legs.push(Leg::failed("frame", "no frame within 15 s", "move something on the desktop: a still one sends none"));
+        legs.push(Leg::failed(
+            "frame",
+            "no frame within 15 s",
+            "move something on the desktop: a still one sends none",
+        ));
         return None;
     };
     legs.push(match &frame.buffer {
         FrameBuffer::Gpu(buffer) => Leg::ok(
             "import",
-            format!("{}x{} {:?}: resource ID {}", frame.width, frame.height, frame.format, buffer.resource_id()),
+            format!(
+                "{}x{} {:?}: resource ID {}",
+                frame.width,
+                frame.height,
+                frame.format,
+                buffer.resource_id()
+            ),
         ),
         FrameBuffer::Shm(_) => Leg::failed(
             "import",
@@ -299,7 +333,9 @@ fn carry(
     let end = Instant::now() + ANSWER;
     let answer = loop {
         match mailbox.call(Operation::Frame(request), ANSWER) {
-            Ok(answer) if matches!(answer.status, Status::NotBound | Status::TooLarge) && Instant::now() < end => {
+            Ok(answer)
+                if matches!(answer.status, Status::NotBound | Status::TooLarge) && Instant::now() < end =>
+            {
                 std::thread::sleep(Duration::from_millis(20));
             }
             other => break other,
@@ -311,7 +347,11 @@ fn carry(
             format!("read by the tap in {:.2} ms on the VMM's thread", f64::from(answer.spent_ns) / 1e6),
         )),
         Ok(answer) => {
-            legs.push(Leg::failed("read", format!("the tap says {}", answer.status.label()), explain(answer.status)));
+            legs.push(Leg::failed(
+                "read",
+                format!("the tap says {}", answer.status.label()),
+                explain(answer.status),
+            ));
             return;
         }
         Err(error) => {

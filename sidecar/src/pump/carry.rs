@@ -1,6 +1,6 @@
 //! How one frame is carried, rung by rung.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use encode::{Picture, Settings};
@@ -8,7 +8,7 @@ use protocol::mailbox::{FrameRequest, Operation, REQUEST_BYTES, Status};
 use protocol::stream::{ClientMessage, Path, Pixels};
 use protocol::{PixelFormat, Rect};
 
-use super::{Pump, TAP_TIMEOUT};
+use super::{Pump, SETTLE, TAP_TIMEOUT};
 use crate::capture::{Frame, FrameBuffer};
 use crate::gate::Source;
 use crate::ladder::Binding;
@@ -69,8 +69,15 @@ impl Pump {
         // The request's number is the frame's: it comes back with the access unit.
         match mailbox.call_as(self.seq, Operation::Frame(request), TAP_TIMEOUT) {
             Ok(answer) if answer.status == Status::Ok => {
+                self.parts.report.tap(Duration::from_nanos(answer.spent_ns.into()));
                 self.under_way();
                 return true;
+            }
+            Ok(answer)
+                if matches!(answer.status, Status::NotBound | Status::TooLarge)
+                    && self.configured_at.elapsed() < SETTLE =>
+            {
+                self.due = now + Duration::from_millis(5);
             }
             Ok(answer) => {
                 self.parts.report.update(|status| status.frames.refused += 1);
@@ -147,7 +154,7 @@ impl Pump {
                 Err(error) => {
                     tracing::error!(%error, "no local encoder");
                     self.parts.report.update(|status| status.rung_reason = error.to_string());
-                    self.due = Instant::now() + std::time::Duration::from_secs(1);
+                    self.due = Instant::now() + Duration::from_secs(1);
                     return false;
                 }
             }

@@ -1,0 +1,91 @@
+//! What a viewer without a browser sees: the live H.264, decoded by ffmpeg and by GStreamer, and the numbers
+//! in the decoded pictures.
+
+use std::io::Read as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use pattern::layout::{Torn, read_number};
+use protocol::PixelFormat;
+
+use crate::rig::{Stream, VIEWER_TOKEN};
+
+/// Takes `path` (`/stream.h264`, `/stream.mp4`) for `time`.
+pub fn take(stream: &Stream, path: &str, time: Duration) -> Result<Vec<u8>> {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .timeout_connect(Some(Duration::from_secs(5)))
+        .timeout_recv_body(Some(time + Duration::from_secs(10)))
+        .build()
+        .into();
+    let url = format!("{}{path}", stream.url);
+    let response = agent
+        .get(&url)
+        .header("Authorization", format!("Bearer {VIEWER_TOKEN}"))
+        .call()
+        .context(url.clone())?;
+    let mut body = response.into_body().into_reader();
+    let (begin, mut bytes, mut buffer) = (Instant::now(), Vec::new(), vec![0; 64 << 10]);
+    while begin.elapsed() < time {
+        match body.read(&mut buffer).with_context(|| url.clone())? {
+            0 => bail!("{url} ended after {:.1?}", begin.elapsed()),
+            read => bytes.extend_from_slice(&buffer[..read]),
+        }
+    }
+    Ok(bytes)
+}
+
+/// Who decodes.
+#[derive(Debug, Clone, Copy)]
+pub enum Decoder {
+    /// ffmpeg.
+    Ffmpeg,
+    /// GStreamer's avdec_h264.
+    GStreamer,
+}
+
+/// Decodes a file to grey pictures of this size and reads the number of each.
+pub fn numbers(file: &Path, (width, height): (u32, u32), decoder: Decoder) -> Result<Vec<Result<u32, Torn>>> {
+    let file = file.display().to_string();
+    let output = match decoder {
+        Decoder::Ffmpeg => Command::new("ffmpeg")
+            .args(["-hide_banner", "-loglevel", "error", "-i", &file])
+            .args(["-fps_mode", "passthrough", "-pix_fmt", "yuv420p", "-f", "rawvideo", "-"])
+            .stdin(Stdio::null())
+            .output(),
+        Decoder::GStreamer => Command::new("gst-launch-1.0")
+            .args(["-q", "filesrc", &format!("location={file}"), "!", "h264parse", "!", "avdec_h264", "!"])
+            .args(["video/x-raw,format=I420", "!", "fdsink", "fd=1"])
+            .stdin(Stdio::null())
+            .output(),
+    }
+    .with_context(|| format!("starting {decoder:?}"))?;
+    ensure!(output.status.success(), "{decoder:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let picture = PixelFormat::Nv12.bytes(width, height);
+    ensure!(output.stdout.len() >= picture, "{decoder:?} decoded nothing");
+    Ok(output
+        .stdout
+        .chunks_exact(picture)
+        .map(|picture| read_number(picture, width, height, width, PixelFormat::Nv12))
+        .collect())
+}
+
+/// What is wrong with a row of numbers: torn pictures, and numbers that are lower than one before.
+pub fn wrong(numbers: &[Result<u32, Torn>]) -> Vec<String> {
+    let mut last = 0;
+    let mut wrong = Vec::new();
+    for (at, number) in numbers.iter().enumerate() {
+        match number {
+            Err(torn) => wrong.push(format!("picture {at}: {torn}")),
+            Ok(number) if *number < last => wrong.push(format!("picture {at}: {number} after {last}")),
+            Ok(number) => last = *number,
+        }
+    }
+    wrong
+}
+
+/// How many different numbers there are.
+pub fn distinct(numbers: &[Result<u32, Torn>]) -> usize {
+    numbers.iter().flatten().collect::<std::collections::BTreeSet<_>>().len()
+}

@@ -1,0 +1,79 @@
+//! What is killed comes back by itself, and the stream with it, within five seconds.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::http::number;
+use e2e::rig::{RigOptions, Stream, StreamOptions};
+use e2e::{Desktop, Programs, Rig, wait};
+use rustix::process::Signal;
+
+const SIZE: (u32, u32) = (640, 360);
+/// How long a stream may be away (the bound).
+const BACK_WITHIN: Duration = Duration::from_secs(5);
+
+#[test]
+fn what_is_killed_comes_back() -> Result<()> {
+    let programs = Programs::build()?;
+    let mut rig = Rig::up(&programs, &RigOptions::new("recovery", &[Desktop::Pattern]))?;
+    let mut stream = rig.start("pattern", StreamOptions::new(Desktop::Pattern, SIZE))?;
+    stream.wait_for_rung("ResourceId")?;
+
+    rig.host_agent.kill()?;
+    wait::until("the sidecar encodes by itself", Duration::from_secs(10), || {
+        let status = stream.status()?;
+        ensure!(status["rung"] == "Local", "{status}");
+        Ok(())
+    })?;
+    let away = Instant::now();
+    rig.host_agent.restart()?;
+    back(&stream, "host-agent", away)?;
+
+    stream.sidecar.kill(Signal::KILL)?;
+    stream.sidecar.wait(Duration::from_secs(10))?;
+    stream.restart_sidecar(&rig)?;
+    back(&stream, "sidecar", Instant::now())?;
+
+    stream.desktop.kill(Signal::KILL)?;
+    stream.desktop.wait(Duration::from_secs(10))?;
+    stream.restart_desktop(&rig)?;
+    back(&stream, "desktop", Instant::now())?;
+
+    // The VM: its host-agent forgets it and its session.
+    let Rig { vm, host_agent, .. } = rig;
+    drop(stream);
+    vm.down()?;
+    wait::until("the host-agent has cleaned up", Duration::from_secs(15), || {
+        let status = host_agent.status()?;
+        let empty = |list: &str| status[list].as_array().is_some_and(Vec::is_empty);
+        ensure!(empty("vms") && empty("sessions"), "{status}");
+        Ok(())
+    })
+}
+
+/// Waits until new frames flow by resource ID again.
+fn back(stream: &Stream, what: &str, since: Instant) -> Result<()> {
+    // Starting a container takes seconds under emulation; the stream's own part is what is bounded.
+    let first = wait::until(
+        &format!("the sidecar answers after {what} was killed"),
+        Duration::from_secs(30),
+        || stream.status(),
+    )?;
+    let answered = Instant::now();
+    let frames = number(&first, "/frames/encoded")?;
+    wait::until(&format!("the stream is back after {what} was killed"), BACK_WITHIN, || {
+        let status = stream.status()?;
+        ensure!(
+            status["rung"] == "ResourceId" && number(&status, "/frames/encoded")? > frames + 5.0,
+            "{status}"
+        );
+        Ok(())
+    })
+    .with_context(|| stream.logs())?;
+    println!(
+        "{what}: the stream is back {:.1} s after it was there again ({:.1} s after its start)",
+        answered.elapsed().as_secs_f64(),
+        since.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
