@@ -25,7 +25,7 @@ pub const RUNTIME_DIR: &str = "/run/desktop";
 pub const RENDER_NODE: &str = "/dev/dri/renderD128";
 
 /// runc is started anew for each command, and slow under emulation.
-const RUNC_TIMEOUT: Duration = Duration::from_secs(90);
+const RUNC_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// What a container has of the render node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -18,7 +18,8 @@ use anyhow::{Context, Result, bail};
 use crate::cache::Recipe;
 use crate::host;
 
-const EXEC_TIMEOUT: Duration = Duration::from_mins(2);
+/// Long, as a busy machine makes an emulated guest slow: the limit is for what hangs.
+const EXEC_TIMEOUT: Duration = Duration::from_mins(5);
 const COPY_TIMEOUT: Duration = Duration::from_mins(5);
 /// In the VM's state folder; relative, as a Unix socket's path must be short.
 const CONTROL_SOCKET: &str = "ssh.sock";
@@ -104,7 +105,7 @@ impl Guest {
         let _ = exit.status();
     }
 
-    /// Runs a line of shell as root and waits for it, for two minutes at most.
+    /// Runs a line of shell as root and waits for it, for five minutes at most.
     pub fn exec(&self, command: &str) -> Result<Output> {
         self.exec_within(EXEC_TIMEOUT, command)
     }

@@ -102,7 +102,7 @@ impl VmConfig {
             images: images.iter().map(ToString::to_string).collect(),
             payload: None,
             ports: 8,
-            boot_timeout: Duration::from_mins(3),
+            boot_timeout: Duration::from_mins(5),
         }
     }
 }
