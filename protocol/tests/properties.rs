@@ -324,115 +324,52 @@ proptest! {
     }
 }
 
-/// A whole picture of the largest size is within the limit of a `Pixels`, and of the header.
-#[test]
-fn the_largest_picture_fits() {
-    let whole = Rect::full(MAX_SIDE, MAX_SIDE);
-    let format = PixelFormat::Bgrx;
-    let side = MAX_SIDE as u16;
-    let data = Bytes::from(vec![0; format.bytes(MAX_SIDE, MAX_SIDE)]);
-    let pixels =
-        stream::Pixels { seq: 1, capture_ns: 1, format, width: side, height: side, rects: vec![whole], data };
-    assert_eq!(pixels.check(), Ok(()));
-    let encoded = ClientMessage::Pixels(pixels.clone()).encode();
-    let (head, fields) = encoded.head.split_first_chunk().expect("header");
-    let header = Header::decode(*head, ClientMessage::limit).expect("within the limit");
-    assert_eq!(header.len as usize, fields.len() + encoded.body.len());
-
-    // Twice the picture is not: said by the sender's check and by the header.
-    let data = Bytes::from(vec![0; 2 * pixels.data.len()]);
-    let twice = stream::Pixels { rects: vec![whole, whole], data, ..pixels };
-    assert!(matches!(twice.check(), Err(DecodeError::TooLarge { field: "payload", .. })));
-    let encoded = ClientMessage::Pixels(twice).encode();
-    let head = *encoded.head.first_chunk().expect("header");
-    assert!(matches!(Header::decode(head, ClientMessage::limit), Err(DecodeError::TooLarge { .. })));
+/// Some bytes with each of their bits turned.
+fn turned(bytes: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    (0..8 * bytes.len()).map(|bit| {
+        let mut turned = bytes.to_vec();
+        turned[bit / 8] ^= 1 << (bit % 8);
+        turned
+    })
 }
 
-#[test]
-fn a_payload_may_be_as_long_as_its_limit_and_no_longer() {
-    for limit in
-        [ClientMessage::limit, ServerMessage::limit, <FromTap as Message>::limit, <ToTap as Message>::limit]
-    {
-        for (kind, most) in (0..=u8::MAX).filter_map(|kind| limit(kind).map(|most| (kind, most))) {
-            let longest = Header { len: most, kind };
-            assert_eq!(Header::decode(longest.encode(), limit), Ok(longest));
-            let longer = Header { len: most + 1, kind };
-            let (got, limit_is) = (longer.len.into(), most.into());
-            assert_eq!(
-                Header::decode(longer.encode(), limit),
-                Err(DecodeError::TooLarge { field: "payload", got, limit: limit_is })
-            );
+/// What `decode` makes of every vector with one bit turned: nothing, or another message.
+fn every_turned_bit<T: Debug + PartialEq>(
+    vectors: &[vectors::Vector<T>],
+    decode: impl Fn(&[u8]) -> Option<T>,
+    encode: impl Fn(&T) -> Vec<u8>,
+) {
+    for vector in vectors {
+        for bytes in turned(&vector.bytes()) {
+            if let Some(message) = decode(&bytes) {
+                assert_ne!(message, vector.message, "{}: two encodings", vector.name);
+                assert_eq!(encode(&message), bytes, "{}: not canonical", vector.name);
+            }
         }
     }
 }
 
-/// The number 0 means "no request": it is refused though every other request comes back.
 #[test]
-fn a_request_has_a_number() {
-    let request = Request { seq: 0, operation: mailbox::Operation::Echo };
-    assert_eq!(Request::decode(&request.encode()), Err(DecodeError::Invalid("sequence number is 0")));
-}
-
-/// Each limit on its own, with the error that names it.
-#[test]
-fn limits_are_refused_by_name() {
-    fn refused<T: Message + Debug + PartialEq>(kind: u8, payload: &[u8]) -> DecodeError {
-        T::decode(Header { len: payload.len() as u32, kind }, Bytes::copy_from_slice(payload))
-            .expect_err("over a limit")
+fn every_turned_bit_is_refused_or_means_something() {
+    fn framed<T: Message + Debug + PartialEq>(vectors: &[vectors::Vector<T>]) {
+        every_turned_bit(
+            vectors,
+            |bytes| read(bytes).ok().flatten(),
+            |message: &T| message.encode().to_vec(),
+        );
     }
-    let text = |len: u16| [&len.to_le_bytes()[..], &vec![b'x'; len.into()]].concat();
-    let hello = |token, client| [&b"DSST\x01\0\x01\0"[..], &text(token), &text(client)].concat();
-    assert_eq!(
-        refused::<ClientMessage>(1, &hello(4097, 0)),
-        DecodeError::TooLarge { field: "token", got: 4097, limit: 4096 }
+    framed(&vectors::stream::client());
+    framed(&vectors::stream::server());
+    framed(&vectors::link::from_tap());
+    framed(&vectors::link::to_tap());
+    every_turned_bit(
+        &vectors::mailbox::requests(),
+        |bytes| Request::decode(bytes.try_into().expect("64 bytes")).ok(),
+        |request| request.encode().to_vec(),
     );
-    assert_eq!(
-        refused::<ClientMessage>(1, &hello(0, 257)),
-        DecodeError::TooLarge { field: "client", got: 257, limit: 256 }
-    );
-    assert_eq!(
-        refused::<ServerMessage>(0x83, &text(257)),
-        DecodeError::TooLarge { field: "reason", got: 257, limit: 256 }
-    );
-    let bind = [&[0; 28][..], &text(129)].concat();
-    assert_eq!(refused::<FromTap>(2, &bind), DecodeError::TooLarge { field: "name", got: 129, limit: 128 });
-    assert_eq!(refused::<ServerMessage>(0x84, &[2, 0, 0xff, 0xfe]), DecodeError::NotUtf8("encoder"));
-    assert_eq!(refused::<ToTap>(0x81, b"DSSX\x01\0"), DecodeError::BadMagic(u32::from_le_bytes(*b"DSSX")));
-
-    let pixels = |width: u16, height: u16, rects: u8| {
-        [&[0; 16][..], b"NV12", &width.to_le_bytes(), &height.to_le_bytes(), &[rects]].concat()
-    };
-    assert_eq!(
-        refused::<ClientMessage>(3, &pixels(8193, 1, 1)),
-        DecodeError::TooLarge { field: "width", got: 8193, limit: 8192 }
-    );
-    assert_eq!(
-        refused::<ClientMessage>(3, &pixels(8, 8, 17)),
-        DecodeError::TooLarge { field: "rectangles", got: 17, limit: 16 }
-    );
-    assert_eq!(refused::<ClientMessage>(3, &pixels(8, 8, 0)), DecodeError::Invalid("no rectangles"));
-    let odd = [pixels(8, 8, 1), vec![1, 0, 0, 0, 2, 0, 2, 0, 1, 2, 3, 4, 5, 6]].concat();
-    assert_eq!(refused::<ClientMessage>(3, &odd), DecodeError::Invalid("NV12 rectangle has odd edges"));
-    // 65535 + 65535 in 16 bits would be inside.
-    let far = [pixels(8, 8, 1), vec![0xff; 8]].concat();
-    assert_eq!(
-        refused::<ClientMessage>(3, &far),
-        DecodeError::Invalid("rectangle is empty or outside the picture")
-    );
-
-    for fps in [0_u16, 241, u16::MAX] {
-        let rate = [&[0; 4][..], &fps.to_le_bytes()].concat();
-        assert_eq!(refused::<ClientMessage>(5, &rate), DecodeError::Invalid("max fps is not 1 to 240"));
-    }
-    assert_eq!(
-        refused::<ServerMessage>(0x85, &[&[0; 16][..], &[4], &[0; 8]].concat()),
-        DecodeError::Unknown { what: "access unit flag", value: 4 }
-    );
-
-    let mut request = vectors::mailbox::requests().pop().expect("a frame request").message.encode();
-    request[32..40].fill(0xff);
-    assert_eq!(
-        Request::decode(&request),
-        Err(DecodeError::Invalid("damage is empty or outside the picture"))
+    every_turned_bit(
+        &vectors::mailbox::answers(),
+        |bytes| Answer::decode(bytes.try_into().expect("64 bytes")).ok(),
+        |answer| answer.encode().to_vec(),
     );
 }

@@ -1,0 +1,140 @@
+//! Each limit on its own: what is just within it is taken, what is beyond is refused by name.
+
+use std::fmt::Debug;
+
+use bytes::Bytes;
+use protocol::frame::{Header, Message};
+use protocol::link::{FromTap, ToTap};
+use protocol::mailbox::{FrameRequest, Operation, Request};
+use protocol::pixel::MAX_SIDE;
+use protocol::stream::{self, ClientMessage, ServerMessage};
+use protocol::{DecodeError, PixelFormat, Rect};
+
+/// A whole picture of the largest size is within the limit of a `Pixels`, and of the header.
+#[test]
+fn the_largest_picture_fits() {
+    let whole = Rect::full(MAX_SIDE, MAX_SIDE);
+    let format = PixelFormat::Bgrx;
+    let side = MAX_SIDE as u16;
+    let data = Bytes::from(vec![0; format.bytes(MAX_SIDE, MAX_SIDE)]);
+    let pixels =
+        stream::Pixels { seq: 1, capture_ns: 1, format, width: side, height: side, rects: vec![whole], data };
+    assert_eq!(pixels.check(), Ok(()));
+    let encoded = ClientMessage::Pixels(pixels.clone()).encode();
+    let (head, fields) = encoded.head.split_first_chunk().expect("header");
+    let header = Header::decode(*head, ClientMessage::limit).expect("within the limit");
+    assert_eq!(header.len as usize, fields.len() + encoded.body.len());
+
+    // Twice the picture is not: said by the sender's check and by the header.
+    let data = Bytes::from(vec![0; 2 * pixels.data.len()]);
+    let twice = stream::Pixels { rects: vec![whole, whole], data, ..pixels };
+    assert!(matches!(twice.check(), Err(DecodeError::TooLarge { field: "payload", .. })));
+    let encoded = ClientMessage::Pixels(twice).encode();
+    let head = *encoded.head.first_chunk().expect("header");
+    assert!(matches!(Header::decode(head, ClientMessage::limit), Err(DecodeError::TooLarge { .. })));
+}
+
+#[test]
+fn a_payload_may_be_as_long_as_its_limit_and_no_longer() {
+    for limit in
+        [ClientMessage::limit, ServerMessage::limit, <FromTap as Message>::limit, <ToTap as Message>::limit]
+    {
+        for (kind, most) in (0..=u8::MAX).filter_map(|kind| limit(kind).map(|most| (kind, most))) {
+            let longest = Header { len: most, kind };
+            assert_eq!(Header::decode(longest.encode(), limit), Ok(longest));
+            let longer = Header { len: most + 1, kind };
+            let (got, limit_is) = (longer.len.into(), most.into());
+            assert_eq!(
+                Header::decode(longer.encode(), limit),
+                Err(DecodeError::TooLarge { field: "payload", got, limit: limit_is })
+            );
+        }
+    }
+}
+
+/// The number 0 means "no request": it is refused though every other request comes back.
+#[test]
+fn a_request_has_a_number() {
+    let request = Request { seq: 0, operation: Operation::Echo };
+    assert_eq!(Request::decode(&request.encode()), Err(DecodeError::Invalid("sequence number is 0")));
+}
+
+/// Each limit on its own, with the error that names it.
+#[test]
+fn limits_are_refused_by_name() {
+    fn refused<T: Message + Debug + PartialEq>(kind: u8, payload: &[u8]) -> DecodeError {
+        T::decode(Header { len: payload.len() as u32, kind }, Bytes::copy_from_slice(payload))
+            .expect_err("over a limit")
+    }
+    let text = |len: u16| [&len.to_le_bytes()[..], &vec![b'x'; len.into()]].concat();
+    let hello = |token, client| [&b"DSST\x01\0\x01\0"[..], &text(token), &text(client)].concat();
+    assert_eq!(
+        refused::<ClientMessage>(1, &hello(4097, 0)),
+        DecodeError::TooLarge { field: "token", got: 4097, limit: 4096 }
+    );
+    assert_eq!(
+        refused::<ClientMessage>(1, &hello(0, 257)),
+        DecodeError::TooLarge { field: "client", got: 257, limit: 256 }
+    );
+    assert_eq!(
+        refused::<ServerMessage>(0x83, &text(257)),
+        DecodeError::TooLarge { field: "reason", got: 257, limit: 256 }
+    );
+    let bind = [&[0; 28][..], &text(129)].concat();
+    assert_eq!(refused::<FromTap>(2, &bind), DecodeError::TooLarge { field: "name", got: 129, limit: 128 });
+    assert_eq!(refused::<ServerMessage>(0x84, &[2, 0, 0xff, 0xfe]), DecodeError::NotUtf8("encoder"));
+    assert_eq!(refused::<ToTap>(0x81, b"DSSX\x01\0"), DecodeError::BadMagic(u32::from_le_bytes(*b"DSSX")));
+
+    let pixels = |width: u16, height: u16, rects: u8| {
+        [&[0; 16][..], b"NV12", &width.to_le_bytes(), &height.to_le_bytes(), &[rects]].concat()
+    };
+    assert_eq!(
+        refused::<ClientMessage>(3, &pixels(8193, 1, 1)),
+        DecodeError::TooLarge { field: "width", got: 8193, limit: 8192 }
+    );
+    assert_eq!(
+        refused::<ClientMessage>(3, &pixels(8, 8, 17)),
+        DecodeError::TooLarge { field: "rectangles", got: 17, limit: 16 }
+    );
+    assert_eq!(refused::<ClientMessage>(3, &pixels(8, 8, 0)), DecodeError::Invalid("no rectangles"));
+    // Each edge odd on its own, inside the picture; odd at the picture's own edge is fine (golden vectors).
+    for [x, y, w, h] in [[1_u16, 0, 1, 2], [0, 1, 2, 1], [0, 0, 3, 2], [0, 0, 2, 3]] {
+        let rect = [x, y, w, h].map(u16::to_le_bytes).concat();
+        let need = PixelFormat::Nv12.bytes(w.into(), h.into());
+        let odd = [pixels(8, 8, 1), rect, vec![0; need]].concat();
+        let error = refused::<ClientMessage>(3, &odd);
+        assert_eq!(error, DecodeError::Invalid("NV12 rectangle has odd edges"), "{x} {y} {w} {h}");
+    }
+    // 65535 + 65535 in 16 bits would be inside.
+    let far = [pixels(8, 8, 1), vec![0xff; 8]].concat();
+    assert_eq!(
+        refused::<ClientMessage>(3, &far),
+        DecodeError::Invalid("rectangle is empty or outside the picture")
+    );
+
+    for fps in [0_u16, 241, u16::MAX] {
+        let rate = [&[0; 4][..], &fps.to_le_bytes()].concat();
+        assert_eq!(refused::<ClientMessage>(5, &rate), DecodeError::Invalid("max fps is not 1 to 240"));
+    }
+    assert_eq!(
+        refused::<ServerMessage>(0x85, &[&[0; 16][..], &[4], &[0; 8]].concat()),
+        DecodeError::Unknown { what: "access unit flag", value: 4 }
+    );
+
+    let frame = FrameRequest {
+        resource: 1,
+        format: PixelFormat::Bgrx,
+        width: 8,
+        height: 8,
+        stride: 32,
+        damage: Rect::full(8, 8),
+        capture_ns: 0,
+    };
+    let mut request = Request { seq: 1, operation: Operation::Frame(frame) }.encode();
+    assert!(Request::decode(&request).is_ok());
+    request[32..40].fill(0xff);
+    assert_eq!(
+        Request::decode(&request),
+        Err(DecodeError::Invalid("damage is empty or outside the picture"))
+    );
+}
