@@ -161,6 +161,9 @@ fn feed(
     Ok(())
 }
 
+/// Most pictures in the encoder at once; it gives each back before the next is due, or is too slow.
+const MOST_INSIDE: usize = 3;
+
 struct Encoder {
     pipeline: gst::Pipeline,
     source: AppSrc,
@@ -222,16 +225,18 @@ impl Encoder {
         self.sink.send_event(UpstreamForceKeyUnitEvent::builder().all_headers(true).build());
     }
 
+    /// Gives a picture to the encoder, or leaves it out when the encoder is behind.
     fn push(&self, number: u32, width: usize, height: usize) -> anyhow::Result<()> {
         let capture_ns = clock_ns();
+        let panicked = || anyhow::anyhow!("the encoder's thread panicked");
+        if self.inside.lock().map_err(|_| panicked())?.len() >= MOST_INSIDE {
+            return Ok(());
+        }
         let mut buffer = gst::Buffer::from_slice(pattern(number, width, height));
         if let Some(buffer) = buffer.get_mut() {
             buffer.set_pts(gst::ClockTime::from_nseconds(capture_ns));
         }
-        self.inside
-            .lock()
-            .map_err(|_| anyhow::anyhow!("the encoder's thread panicked"))?
-            .push_back((number, capture_ns));
+        self.inside.lock().map_err(|_| panicked())?.push_back((number, capture_ns));
         self.source.push_buffer(buffer)?;
         Ok(())
     }

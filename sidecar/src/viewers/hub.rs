@@ -42,6 +42,9 @@ pub struct HubOptions {
     pub queue_units: usize,
     /// Most bytes of them.
     pub queue_bytes: usize,
+    /// Longest time that a unit may be queued for a WebSocket viewer, who wants to see what is, not what
+    /// was. Players and recordings may lag as far as the other bounds allow.
+    pub queue_age: Duration,
     /// A viewer that takes nothing for so long, while its queue is full, is given up.
     pub stall: Duration,
     /// Shortest time between two requests for a keyframe.
@@ -56,6 +59,7 @@ impl Default for HubOptions {
             long_gop: 60,
             queue_units: 120,
             queue_bytes: 16 << 20,
+            queue_age: Duration::from_secs(1),
             stall: Duration::from_secs(10),
             keyframe_interval: Duration::from_millis(500),
         }
@@ -267,7 +271,12 @@ impl Hub {
     /// Joins: the cached GOP first, then what is published. Without a cached GOP a keyframe is asked for.
     pub fn subscribe(&self, protocol: Protocol) -> Subscription {
         let options = &self.0.options;
-        let limits = Limits { units: options.queue_units, bytes: options.queue_bytes, stall: options.stall };
+        let limits = Limits {
+            units: options.queue_units,
+            bytes: options.queue_bytes,
+            age: if protocol == Protocol::WebSocket { options.queue_age } else { Duration::MAX },
+            stall: options.stall,
+        };
         let mut state = self.state();
         let id = state.next_viewer;
         state.next_viewer += 1;

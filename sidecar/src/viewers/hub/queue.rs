@@ -6,6 +6,9 @@
 //!     ▲                        │  ▲                  (what was queued is thrown away: it is old)
 //!     └── subscribe with GOP   └──┘ delta: lost
 //! ```
+//! Full is a queue by count, by bytes, or because its oldest unit has waited for too long: a viewer that
+//! keeps up but is late would stay late for ever.
+//!
 //! A late joiner's GOP is put in at the start and doesn't count against the live bound: it has its own.
 //! A viewer that takes nothing for `stall` while its queue is full is given up.
 
@@ -22,6 +25,7 @@ use super::Unit;
 pub(super) struct Limits {
     pub(super) units: usize,
     pub(super) bytes: usize,
+    pub(super) age: Duration,
     pub(super) stall: Duration,
 }
 
@@ -72,14 +76,16 @@ impl Queue {
             return Offered::default();
         }
         let size = unit.au.data.len();
-        let full = state.live_units >= self.limits.units || state.live_bytes + size > self.limits.bytes;
+        let full = state.live_units >= self.limits.units
+            || state.live_bytes + size > self.limits.bytes
+            || u128::from(state.age_ns(now_ns)) > self.limits.age.as_nanos();
         let mut lost = 0;
         let mut discontinuity = unit.discontinuity;
         if full || state.waiting {
             if !unit.au.idr {
                 if full {
                     let since = *state.stuck_since.get_or_insert(now_ns);
-                    if now_ns.saturating_sub(since) >= self.limits.stall.as_nanos() as u64 {
+                    if u128::from(now_ns.saturating_sub(since)) >= self.limits.stall.as_nanos() {
                         state.close();
                         self.changed.notify_one();
                         return Offered { lost: 1, needs_idr: false, stalled: true };
@@ -131,6 +137,12 @@ impl State {
             self.live_bytes -= unit.au.data.len();
         }
         Some(unit)
+    }
+
+    /// How long the oldest live unit has waited.
+    fn age_ns(&self, now_ns: u64) -> u64 {
+        let oldest = self.units.iter().find(|unit| !unit.backlog);
+        oldest.map_or(0, |unit| now_ns.saturating_sub(unit.published_ns))
     }
 
     fn drop_queued(&mut self) {

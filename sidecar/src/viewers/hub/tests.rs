@@ -110,6 +110,20 @@ async fn bytes_bound_a_queue_too() {
 }
 
 #[tokio::test]
+async fn a_late_page_jumps_to_the_present_and_a_late_player_goes_on() {
+    let hub = Hub::new(options());
+    let mut page = hub.subscribe(Protocol::WebSocket);
+    let mut player = hub.subscribe(Protocol::Mp4);
+    hub.publish_at(idr(1), SECOND);
+    hub.publish_at(delta(2), 2 * SECOND);
+    hub.publish_at(delta(3), 2 * SECOND + 1);
+    assert_eq!(dropped(&hub), 1, "1 has waited for more than a second");
+    hub.publish_at(idr(4), 2 * SECOND + 2);
+    assert_eq!(seqs(&mut page, 1).await, [4]);
+    assert_eq!(seqs(&mut player, 4).await, [1, 2, 3, 4]);
+}
+
+#[tokio::test]
 async fn the_gop_is_bounded_by_units_and_bytes() {
     let hub = Hub::new(options());
     hub.publish(idr(1));

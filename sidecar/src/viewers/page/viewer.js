@@ -3,8 +3,9 @@
 
 const IDR = 1, REPEAT = 2, BACKLOG = 8;
 const HEADER = 28;
-// More than this waiting in the decoder is late; for so long, or so many, and it skips to a keyframe.
-const LATE_QUEUE = 3, LATE_MS = 250, LATE_MAX = 30;
+// More than this waiting in the decoder is late, and so is what was sent more than LATE_LAG_MS ago; late for
+// LATE_MS, or with LATE_MAX waiting, the page skips to a keyframe.
+const LATE_QUEUE = 3, LATE_LAG_MS = 1000, LATE_MS = 250, LATE_MAX = 30;
 const BACKOFF_MS = 250, BACKOFF_MAX_MS = 8000;
 const SILENCE_MS = 12000;       // the server pings every few seconds: nothing for so long is a dead link
 const HIDDEN_MS = 15000;        // a hidden page lets go of its place
@@ -75,10 +76,12 @@ class Player {
 
   push(unit) {
     const key = !!(unit.flags & IDR);
+    unit.transit = stats.clock.since(unit.sentMs);
     if (document.hidden) { this.needKey = true; return; }
     if (this.needKey && !key) { this.drop(); return; }
     if (key && !this.configure(unit.data)) return;
     if (!key && this.isLate(unit)) { this.needKey = true; this.drop(); return; }
+    if (key) this.lateSince = 0;
     this.needKey = false;
     const timestamp = ++this.ticket;
     this.pending.set(timestamp, { ...unit, data: null, fed: performance.now() });
@@ -93,7 +96,8 @@ class Player {
 
   isLate(unit) {
     const queue = this.decoder.decodeQueueSize, now = performance.now();
-    if (queue <= LATE_QUEUE || unit.flags & BACKLOG) { this.lateSince = 0; return false; }
+    const late = queue > LATE_QUEUE || unit.transit > LATE_LAG_MS + stats.clock.best?.rtt;
+    if (!late || unit.flags & BACKLOG) { this.lateSince = 0; return false; }
     this.lateSince ||= now;
     return queue > LATE_MAX || now - this.lateSince > LATE_MS;
   }
@@ -160,7 +164,10 @@ class Player {
     const latency = unit.flags & (REPEAT | BACKLOG) ? null : stats.clock.since(unit.captureMs);
     if (latency !== null) { stats.latency.add(latency); spark.push(latency); }
     if (!live) setLive();
-    hook.onframe?.({ seq: unit.seq, t: performance.now(), flags: unit.flags, latency });
+    hook.onframe?.({
+      seq: unit.seq, t: performance.now(), flags: unit.flags, latency,
+      server: unit.sentMs - unit.captureMs, transit: unit.transit, decode: now - unit.fed,
+    });
   }
 }
 
@@ -248,6 +255,7 @@ class Connection {
       flags: view.getUint8(1),
       seq: Number(view.getBigUint64(4, true)),
       captureMs: Number(view.getBigUint64(12, true)) / 1e6,
+      sentMs: Number(view.getBigUint64(20, true)) / 1e6,
       data: new Uint8Array(buffer, HEADER),
     });
   }
