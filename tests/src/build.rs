@@ -18,7 +18,7 @@ pub struct Programs {
 }
 
 /// What runs in the guest.
-const GUEST_PROGRAMS: [&str; 2] = ["sidecar", "pattern"];
+const GUEST_PROGRAMS: [&str; 3] = ["sidecar", "pattern", "attacker"];
 
 impl Programs {
     /// Compiles what has changed.
@@ -36,6 +36,8 @@ impl Programs {
                 "sidecar",
                 "-p",
                 "pattern",
+                "-p",
+                "attacker",
                 "-p",
                 "gst-desktopstream",
             ])
