@@ -16,7 +16,7 @@ fn desktop(number: usize, width: u32, height: u32) -> Picture {
     let moving = (number as u32 * 8) % width;
     for y in 0..height {
         for x in 0..width {
-            let text = (x * 7919 ^ y * 104_729) % 11 < 3 && y / 16 % 2 == 0 && x < width / 2;
+            let text = ((x * 7919) ^ (y * 104_729)) % 11 < 3 && y / 16 % 2 == 0 && x < width / 2;
             let block = x.wrapping_sub(moving) < 200 && y < 300;
             data.extend(match (text, block) {
                 (_, true) => [(x + y) as u8, x as u8, y as u8, 0],
@@ -62,7 +62,8 @@ fn main() {
             "convert BGRx to I420",
             timed(|number| {
                 let y = Plane { data: &mut y, stride: width };
-                let (u, v) = (Plane { data: &mut u, stride: width / 2 }, Plane { data: &mut v, stride: width / 2 });
+                let (u, v) =
+                    (Plane { data: &mut u, stride: width / 2 }, Plane { data: &mut v, stride: width / 2 });
                 convert(&pictures[number % 8], &mut Planes::I420(y, u, v)).expect("converts");
             }),
         );
@@ -71,7 +72,9 @@ fn main() {
         for found in encode::available().iter().filter(|found| found.trial.is_ok()) {
             let mut encoder = open(&Choice::Element(found.name), settings, Box::new(|_| ())).expect("opens");
             let times = timed(|number| {
-                encoder.submit(&pictures[number % 8], number as u64, number as u64 * 16_667, false).expect("encodes");
+                encoder
+                    .submit(&pictures[number % 8], number as u64, number as u64 * 16_667, false)
+                    .expect("encodes");
             });
             report(&format!("convert and encode, {}", found.name), times);
         }

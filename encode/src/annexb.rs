@@ -104,7 +104,9 @@ pub fn is_entry_point(stream: &[u8]) -> bool {
 /// WebCodecs and MSE take it.
 pub fn codec_string(stream: &[u8]) -> Option<String> {
     match find(stream, nal_type::SPS)? {
-        [_, profile, constraints, level, ..] => Some(format!("avc1.{profile:02X}{constraints:02X}{level:02X}")),
+        [_, profile, constraints, level, ..] => {
+            Some(format!("avc1.{profile:02X}{constraints:02X}{level:02X}"))
+        }
         _ => None,
     }
 }

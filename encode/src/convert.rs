@@ -5,7 +5,8 @@
 //! last column and row; who shows it knows the real size. It knows no encoder.
 
 use yuv::{
-    BufferStoreMut, YuvBiPlanarImageMut, YuvConversionMode, YuvError, YuvPlanarImageMut, YuvRange, YuvStandardMatrix,
+    BufferStoreMut, YuvBiPlanarImageMut, YuvConversionMode, YuvError, YuvPlanarImageMut, YuvRange,
+    YuvStandardMatrix,
 };
 
 use crate::encoder::{EncodeError, Picture, PixelFormat};
@@ -127,7 +128,9 @@ fn copy_nv12(picture: &Picture, into: &mut Planes<'_>) {
             copy_rows(luma, stride, y, width);
             let rows = u.data.chunks_mut(u.stride as usize).zip(v.data.chunks_mut(v.stride as usize));
             for (from, (u, v)) in chroma_rows.zip(rows) {
-                for ((pair, u), v) in from[..2 * pairs].chunks_exact(2).zip(&mut u[..pairs]).zip(&mut v[..pairs]) {
+                for ((pair, u), v) in
+                    from[..2 * pairs].chunks_exact(2).zip(&mut u[..pairs]).zip(&mut v[..pairs])
+                {
                     (*u, *v) = (pair[0], pair[1]);
                 }
             }
@@ -190,7 +193,8 @@ mod tests {
         let (width, height) = (coded_side(picture.width), coded_side(picture.height));
         let mut y = vec![0xEE; (width * height) as usize];
         let mut uv = vec![0xEE; (width * height / 2) as usize];
-        let mut into = Planes::Nv12(Plane { data: &mut y, stride: width }, Plane { data: &mut uv, stride: width });
+        let mut into =
+            Planes::Nv12(Plane { data: &mut y, stride: width }, Plane { data: &mut uv, stride: width });
         convert(picture, &mut into).expect("converts");
         [y, uv]
     }
@@ -226,7 +230,8 @@ mod tests {
             [11, 21, 11, 21, 0, 0],
         ]
         .concat();
-        let picture = Picture { format: PixelFormat::Nv12, width: 3, height: 3, stride: 6, data: data.into() };
+        let picture =
+            Picture { format: PixelFormat::Nv12, width: 3, height: 3, stride: 6, data: data.into() };
         let [y, uv] = planes(&picture);
         assert_eq!(y, [[1; 4], [2; 4], [3; 4], [3; 4]].concat());
         assert_eq!(uv, [[10, 20, 10, 20], [11, 21, 11, 21]].concat());

@@ -85,7 +85,8 @@ impl Gst {
 
         let info = video_info(element.format, &settings)?;
         let caps = info.to_caps().map_err(broken("making caps"))?;
-        let source = AppSrc::builder().caps(&caps).format(gst::Format::Time).is_live(true).block(false).build();
+        let source =
+            AppSrc::builder().caps(&caps).format(gst::Format::Time).is_live(true).block(false).build();
         let pending = Arc::new(Pending::new(sink));
         let appsink = appsink(Arc::clone(&pending));
         let pipeline = gst::Pipeline::new();
@@ -122,7 +123,8 @@ impl Gst {
 
     fn play(&self) -> Result<(), EncodeError> {
         let patience = gst::ClockTime::try_from(PATIENCE).ok();
-        let reached = self.pipeline.set_state(gst::State::Playing).and_then(|_| self.pipeline.state(patience).0);
+        let reached =
+            self.pipeline.set_state(gst::State::Playing).and_then(|_| self.pipeline.state(patience).0);
         match (reached, self.pending.failure()) {
             (Ok(gst::StateChangeSuccess::Async), None) => {
                 Err(EncodeError::Broken(format!("{} did not start within {PATIENCE:?}", self.element.name)))
@@ -151,7 +153,8 @@ impl Gst {
         }
         let mut frame = VideoFrame::from_buffer_writable(buffer, &self.info)
             .map_err(|_| EncodeError::Broken("a buffer can't be mapped".to_owned()))?;
-        let [first, second, third, ..] = [0, 1, 2].map(|plane| frame.plane_stride().get(plane).copied().unwrap_or(0));
+        let [first, second, third, ..] =
+            [0, 1, 2].map(|plane| frame.plane_stride().get(plane).copied().unwrap_or(0));
         let plane = |data, stride: i32| Plane { data, stride: stride.unsigned_abs() };
         let [y, u, v, _] = frame.planes_data_mut();
         let mut planes = match self.element.format {
@@ -262,8 +265,12 @@ fn pool(caps: &gst::Caps, info: &VideoInfo) -> Result<VideoBufferPool, EncodeErr
 }
 
 fn appsink(pending: Arc<Pending>) -> AppSink {
-    let caps = gst::Caps::builder("video/x-h264").field("stream-format", "byte-stream").field("alignment", "au").build();
-    let appsink = AppSink::builder().caps(&caps).sync(false).async_(false).enable_last_sample(false).qos(false).build();
+    let caps = gst::Caps::builder("video/x-h264")
+        .field("stream-format", "byte-stream")
+        .field("alignment", "au")
+        .build();
+    let appsink =
+        AppSink::builder().caps(&caps).sync(false).async_(false).enable_last_sample(false).qos(false).build();
     let take = move |appsink: &AppSink| {
         let sample = appsink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
         let mapped = sample.buffer_owned().map(gst::Buffer::into_mapped_buffer_readable);

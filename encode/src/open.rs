@@ -48,7 +48,11 @@ impl FromStr for Choice {
             null::NAME => Ok(Self::Null),
             _ => elements::find(name).map(|element| Self::Element(element.name)).ok_or_else(|| {
                 let known: Vec<_> = ELEMENTS.iter().map(|element| element.name).collect();
-                EncodeError::Unavailable(format!("`{name}` is none of auto, {}, {}", null::NAME, known.join(", ")))
+                EncodeError::Unavailable(format!(
+                    "`{name}` is none of auto, {}, {}",
+                    null::NAME,
+                    known.join(", ")
+                ))
             }),
         }
     }
@@ -77,7 +81,9 @@ fn auto(settings: Settings, sink: Sink) -> Result<Box<dyn Encoder>, EncodeError>
         match made {
             Ok(encoder) => return Ok(Box::new(encoder)),
             // What is not installed says less than what is and fails.
-            Err(error @ EncodeError::Unavailable(_)) => tracing::debug!(element = element.name, %error, "not taken"),
+            Err(error @ EncodeError::Unavailable(_)) => {
+                tracing::debug!(element = element.name, %error, "not taken")
+            }
             Err(error) => {
                 tracing::debug!(element = element.name, %error, "not taken");
                 last = error;

@@ -34,7 +34,9 @@ pub fn occupied(format: PixelFormat, width: u32, height: u32, stride: u32) -> Op
 /// Holds a picture against its own claims and the encoder's settings.
 pub fn check(picture: &Picture, settings: &Settings) -> Result<(), EncodeError> {
     if (picture.width, picture.height) != (settings.width, settings.height) {
-        return Err(EncodeError::BadPicture("its size is not the configured one; configure the new size first"));
+        return Err(EncodeError::BadPicture(
+            "its size is not the configured one; configure the new size first",
+        ));
     }
     let Some(need) = occupied(picture.format, picture.width, picture.height, picture.stride) else {
         return Err(EncodeError::BadPicture("its stride is smaller than a row"));

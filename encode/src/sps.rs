@@ -160,10 +160,13 @@ impl Sps {
             };
             let unit_y = unit_y * if frames_only { 1 } else { 2 };
             let side = 16 * MAX_MACROBLOCKS;
-            let across = bits.ue("frame_crop_left_offset", side)? + bits.ue("frame_crop_right_offset", side)?;
+            let across =
+                bits.ue("frame_crop_left_offset", side)? + bits.ue("frame_crop_right_offset", side)?;
             let down = bits.ue("frame_crop_top_offset", side)? + bits.ue("frame_crop_bottom_offset", side)?;
-            width = width.checked_sub(across * unit_x).filter(|w| *w > 0).ok_or(SpsError::Range("frame_crop"))?;
-            height = height.checked_sub(down * unit_y).filter(|h| *h > 0).ok_or(SpsError::Range("frame_crop"))?;
+            width =
+                width.checked_sub(across * unit_x).filter(|w| *w > 0).ok_or(SpsError::Range("frame_crop"))?;
+            height =
+                height.checked_sub(down * unit_y).filter(|h| *h > 0).ok_or(SpsError::Range("frame_crop"))?;
         }
         let vui = if bits.flag()? { usability(&mut bits)? } else { Usability::UNSAID };
         Ok(Self {

@@ -119,7 +119,8 @@ fn keyframe_interval_is_kept_in_time(name: &str) {
         let pts = number * 16_667 + if number >= 10 { 2_000_000 } else { 0 };
         bench.encoder.submit(&moving(number, SIZE), number, pts, false).expect("encodes");
     }
-    let idrs: Vec<_> = bench.outputs().iter().filter(|output| output.idr).map(|output| output.ticket).collect();
+    let idrs: Vec<_> =
+        bench.outputs().iter().filter(|output| output.idr).map(|output| output.ticket).collect();
     assert_eq!(idrs, [0, 10]);
 }
 
@@ -224,7 +225,8 @@ fn dropping_is_quick_and_final(name: &str) {
 
 fn odd_sizes_work(name: &str) {
     for size in [(321, 241), (319, 240), (320, 239), (65, 33), (1366, 768), (1919, 1079)] {
-        let mut bench = Bench::new(name, Settings { width: size.0, height: size.1, ..SETTINGS }).expect("opens");
+        let mut bench =
+            Bench::new(name, Settings { width: size.0, height: size.1, ..SETTINGS }).expect("opens");
         bench.push(&flat([200, 30, 90], PixelFormat::Bgrx, size, 12), false).expect("encodes");
         bench.push(&flat([200, 30, 90], PixelFormat::Bgra, size, 0), false).expect("encodes");
         assert_eq!(bench.outputs().len(), 2);
@@ -236,7 +238,8 @@ fn colours_survive(name: &str) {
     const FORMATS: [(PixelFormat, u32); 4] =
         [(PixelFormat::Bgrx, 0), (PixelFormat::Bgra, 64), (PixelFormat::Rgbx, 4), (PixelFormat::Rgba, 100)];
     for size in [SIZE, (161, 99)] {
-        let mut bench = Bench::new(name, Settings { width: size.0, height: size.1, ..SETTINGS }).expect("opens");
+        let mut bench =
+            Bench::new(name, Settings { width: size.0, height: size.1, ..SETTINGS }).expect("opens");
         let mut want = Vec::new();
         for colour in COLOURS {
             for (format, padding) in FORMATS {
@@ -322,7 +325,8 @@ contract!(
 
 #[test]
 fn auto_takes_something_that_works() {
-    let mut bench = Bench::new("auto", SETTINGS).expect("these tests need one encoder: install gstreamer1.0-plugins-ugly");
+    let mut bench = Bench::new("auto", SETTINGS)
+        .expect("these tests need one encoder: install gstreamer1.0-plugins-ugly");
     bench.push(&moving(0, SIZE), false).expect("encodes");
     assert_ne!(bench.encoder.name(), "null");
     assert!(annexb::is_entry_point(&bench.outputs()[0].data));

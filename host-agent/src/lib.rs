@@ -1,1 +1,48 @@
-//! Pairs sessions with VMs, encodes their pictures.
+//! host-agent: pairs sidecars with the GPU contexts of their VMs and encodes their pictures.
+//!
+//! ```text
+//!   sidecar --stream--> listen -> connection --orders, pixels--> inbox -> worker -> encode
+//!                          ^           |                            ^        |
+//!                          |          hub <--binds-- link <--tap    |ring    |access units
+//!                          +--outbox <----------------------------------------+
+//! ```
+//!
+//! | module         | what                                                                |
+//! |----------------|---------------------------------------------------------------------|
+//! | [`serve`]      | the daemon: opens, runs and ends everything                         |
+//! | [`connection`] | a sidecar's connection: handshake, messages                         |
+//! | [`hub`]        | which session is bound to which context of which VM                 |
+//! | [`link`]       | taps' connections, with descriptors                                 |
+//! | [`worker`]     | a session's encoder thread                                          |
+//! | [`outbox`]     | what waits for a sidecar: bounded, whatever it does                 |
+//! | [`admin`]      | `/healthz`, `/readyz`, `/metrics`, `/status`                        |
+//! | [`doctor`]     | which leg of the path fails                                         |
+//!
+//! It does not capture, does not know resources or GPUs, and never decides from what a guest claims which
+//! pictures a session may have: the tap's answer about the kernel's context ID does.
+
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod auth;
+pub mod canvas;
+pub mod cli;
+pub mod config;
+pub mod connection;
+pub mod doctor;
+pub mod endpoint;
+pub mod hub;
+pub mod inbox;
+pub mod link;
+pub mod listen;
+pub mod meter;
+pub mod metrics;
+pub mod outbox;
+pub mod rate;
+pub mod serve;
+pub mod status;
+mod sys;
+pub mod token;
+pub mod waker;
+pub mod wire;
+pub mod worker;

@@ -110,7 +110,9 @@ fn set(element: &gst::Element, properties: &[(&str, &str)]) {
         };
         match gst::glib::Value::deserialize_with_pspec(value, &spec) {
             Ok(value) => element.set_property_from_value(name, &value),
-            Err(error) => tracing::debug!(element = %element.name(), name, value, %error, "property not taken"),
+            Err(error) => {
+                tracing::debug!(element = %element.name(), name, value, %error, "property not taken")
+            }
         }
     }
 }
@@ -208,7 +210,13 @@ fn nvenc(element: &gst::Element, settings: &Settings) {
 fn quick_sync(element: &gst::Element, settings: &Settings) {
     set(
         element,
-        &[("low-latency", "true"), ("rate-control", "cbr"), ("b-frames", "0"), ("ref-frames", "1"), ("gop-size", NEVER)],
+        &[
+            ("low-latency", "true"),
+            ("rate-control", "cbr"),
+            ("b-frames", "0"),
+            ("ref-frames", "1"),
+            ("gop-size", NEVER),
+        ],
     );
     kilobits(element, settings.bitrate_kbps);
 }

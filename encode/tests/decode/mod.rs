@@ -32,7 +32,10 @@ fn decoder() -> gst::Element {
 /// Decodes all of it.
 pub fn means(outputs: &[Output]) -> Vec<Seen> {
     gst::init().expect("GStreamer starts");
-    let caps = gst::Caps::builder("video/x-h264").field("stream-format", "byte-stream").field("alignment", "au").build();
+    let caps = gst::Caps::builder("video/x-h264")
+        .field("stream-format", "byte-stream")
+        .field("alignment", "au")
+        .build();
     let source = AppSrc::builder().caps(&caps).format(gst::Format::Time).build();
     let parse = gst::ElementFactory::make("h264parse").build().expect("h264parse");
     let decode = decoder();
@@ -63,7 +66,11 @@ pub fn means(outputs: &[Output]) -> Vec<Seen> {
         };
         let (width, height) = (info.width(), info.height());
         let (half, low) = (width / 2, height / 2);
-        seen.push(Seen { width, height, yuv: [mean(0, width, height), mean(1, half, low), mean(2, half, low)] });
+        seen.push(Seen {
+            width,
+            height,
+            yuv: [mean(0, width, height), mean(1, half, low), mean(2, half, low)],
+        });
     }
     assert!(sink.is_eos(), "decoding ended by itself");
     pipeline.set_state(gst::State::Null).expect("stops");

@@ -1,0 +1,147 @@
+//! The command line.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::{DEFAULT_NAME, Options};
+use crate::{doctor, serve, token};
+
+/// Pairs sidecars with the GPU contexts of their VMs and encodes their pictures.
+///
+/// Exit codes: 0 it went well, 1 it failed, 2 the command line makes no sense.
+#[derive(Debug, Parser)]
+#[command(version, name = "host-agent")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Log as JSON. What is logged is said by RUST_LOG, e.g. RUST_LOG=host_agent=debug
+    #[arg(long, global = true, env = "HOST_AGENT_LOG_JSON")]
+    log_json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon until SIGINT or SIGTERM
+    Serve {
+        /// A file with the same options, as YAML; flags and environment come first
+        #[arg(long, value_name = "FILE", env = "HOST_AGENT_CONFIG")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        options: Box<Options>,
+    },
+    /// Walk the path leg by leg and say what fails; exits with 1 if something does
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// The daemon's file
+        #[arg(long, value_name = "FILE", env = "HOST_AGENT_CONFIG")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        options: Box<Options>,
+    },
+    /// Make a key pair: FILE and FILE.pub
+    Keygen {
+        /// Where the private key goes
+        file: PathBuf,
+    },
+    /// Mint a token for development; in a cluster the operator does
+    Token {
+        /// The private key, as keygen made it
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// The stream: namespace/name
+        #[arg(long)]
+        stream: String,
+        /// The host-agent's --name
+        #[arg(long, default_value = DEFAULT_NAME)]
+        host_agent: String,
+        /// How long it is good, seconds; less than 0 makes one that has expired
+        #[arg(long, default_value_t = 3600, allow_negative_numbers = true)]
+        seconds: i64,
+    },
+}
+
+impl Cli {
+    /// Parses the command line and does what it says.
+    pub fn parse_and_run() -> ExitCode {
+        let cli = Self::parse();
+        log(cli.log_json);
+        match cli.command.run() {
+            Ok(code) => code,
+            Err(error) => {
+                eprintln!("host-agent: {error:#}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn log(json: bool) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        builder.json().init();
+    } else {
+        builder.with_ansi(std::io::stderr().is_terminal()).init();
+    }
+}
+
+fn merged(options: Options, config: Option<PathBuf>) -> Result<Options> {
+    Ok(match config {
+        Some(path) => options.or(Options::read(&path)?),
+        None => options,
+    })
+}
+
+impl Command {
+    fn run(self) -> Result<ExitCode> {
+        match self {
+            Self::Serve { config, options } => {
+                let settings = merged(*options, config)?.settle()?;
+                tokio::runtime::Runtime::new().context("can't start the runtime")?.block_on(run(settings))
+            }
+            Self::Doctor { json, config, options } => {
+                let report = doctor::examine(&merged(*options, config)?);
+                if json {
+                    println!("{}", serde_json::to_string_pretty(&report)?);
+                } else {
+                    println!("{report}");
+                }
+                Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            }
+            Self::Keygen { file } => {
+                let public = token::generate(&file)?;
+                println!("{}", public.display());
+                Ok(ExitCode::SUCCESS)
+            }
+            Self::Token { key, stream, host_agent, seconds } => {
+                let key = token::read_private_key(&key)?;
+                println!("{}", token::sign(&key, &token::claims(&stream, &host_agent, seconds)?)?);
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}
+
+async fn run(settings: crate::config::Settings) -> Result<ExitCode> {
+    let mut running = serve::start(settings).await?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
+    let failed = tokio::select! {
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+        task = running.failed() => Some(task),
+    };
+    match failed {
+        None => tracing::info!("stopping"),
+        Some(task) => tracing::error!(task, "ended by itself; stopping"),
+    }
+    running.shut_down().await;
+    Ok(if failed.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,332 @@
+//! What waits to be written to a sidecar: bounded, whatever the sidecar does.
+//!
+//! A sidecar that reads slowly costs pictures, not memory and not order. First the encoder is held back:
+//! it gets no picture while [`ROOM`] access units wait, so the newest picture wins at the source and
+//! nothing is lost. An encoder that had pictures under way then may still fill the queue; past
+//! [`MAX_UNITS`] its access units are lost, and so is everything after them up to the next IDR, which the
+//! worker makes as soon as there is room. Messages that must not be lost end the connection instead when
+//! too many of them wait.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use protocol::frame::Encoded;
+use protocol::stream::{AccessUnit, ErrorCode, ServerMessage};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::meter::{Count, Meter, Time};
+use crate::waker::Waker;
+
+/// Access units that may wait before the encoder is held back: one being written, one behind it.
+pub const ROOM: usize = 2;
+/// Access units that may wait at all.
+pub const MAX_UNITS: usize = 8;
+/// Bytes of access units that may wait; a single larger one may wait alone.
+pub const MAX_UNIT_BYTES: usize = 8 << 20;
+/// Other messages that may wait.
+const MAX_CONTROL: usize = 256;
+/// A sidecar that takes nothing for so long is gone.
+const WRITE_TIME: Duration = Duration::from_secs(10);
+/// Access units up to this size are copied behind their head: one write is cheaper than a vectored one.
+const COPY_BELOW: usize = 16 << 10;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Outbox {
+    queue: Mutex<Queue>,
+    changed: Notify,
+    worker: Waker,
+    meter: Meter,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    /// Access units that wait or are being written, and their bytes.
+    units: usize,
+    unit_bytes: usize,
+    /// Other messages that wait.
+    control: usize,
+    /// An access unit was lost, and no IDR has been queued since.
+    lost: bool,
+    /// Nothing more is taken; what waits is still written.
+    closed: bool,
+    /// What waits is no longer worth writing.
+    broken: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    message: Encoded,
+    /// When the access unit came out of the encoder.
+    unit: Option<Instant>,
+}
+
+impl Outbox {
+    /// An empty one, which wakes `worker` when there is room again.
+    pub fn new(worker: Waker, meter: Meter) -> Self {
+        Self { queue: Mutex::default(), changed: Notify::new(), worker, meter }
+    }
+
+    /// No code of others runs under the lock, so a poisoned one still holds a whole queue.
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a message that must arrive. `false` if the connection can't take it any more.
+    pub fn push(&self, message: &ServerMessage) -> bool {
+        let mut queue = self.lock();
+        if queue.closed {
+            return false;
+        }
+        if queue.control >= MAX_CONTROL {
+            queue.closed = true;
+            queue.broken = true;
+        } else {
+            queue.control += 1;
+            queue.waiting.push_back(Waiting { message: message.encode(), unit: None });
+        }
+        let taken = !queue.closed;
+        drop(queue);
+        self.changed.notify_one();
+        taken
+    }
+
+    /// Tells that a picture was dropped. Left out when many messages wait: the count is in `/status`, and a
+    /// sidecar that does not read must not be cut off for pictures that it pushes.
+    pub fn push_dropped(&self, seq: u64) {
+        if self.lock().control < MAX_CONTROL / 2 {
+            self.push(&ServerMessage::Dropped { seq });
+        }
+    }
+
+    /// Queues an error.
+    pub fn push_error(&self, code: ErrorCode, message: impl Into<String>) -> bool {
+        self.push(&ServerMessage::Error { code, message: message.into() })
+    }
+
+    /// Queues an access unit, or loses it. `out` is when it came out of the encoder.
+    pub fn push_unit(&self, unit: AccessUnit, out: Instant) {
+        let mut queue = self.lock();
+        let bytes = unit.data.len();
+        let full = queue.units >= MAX_UNITS || queue.units > 0 && queue.unit_bytes + bytes > MAX_UNIT_BYTES;
+        if queue.closed || full || queue.lost && !unit.idr {
+            queue.lost = true;
+            drop(queue);
+            self.meter.add(Count::Lost, 1);
+            return;
+        }
+        queue.lost = false;
+        queue.units += 1;
+        queue.unit_bytes += bytes;
+        let message = ServerMessage::AccessUnit(unit).encode();
+        queue.waiting.push_back(Waiting { message, unit: Some(out) });
+        drop(queue);
+        self.changed.notify_one();
+    }
+
+    /// Whether the encoder should get another picture.
+    pub fn has_room(&self) -> bool {
+        let queue = self.lock();
+        !queue.closed && queue.units < ROOM
+    }
+
+    /// Whether the next picture must be an IDR because access units were lost.
+    pub fn needs_idr(&self) -> bool {
+        self.lock().lost
+    }
+
+    /// Notes that an access unit could not even be queued.
+    pub fn mark_lost(&self) {
+        self.lock().lost = true;
+        self.meter.add(Count::Lost, 1);
+    }
+
+    /// Takes no more; what waits is still written.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_one();
+    }
+
+    fn take(&self) -> Next {
+        let mut queue = self.lock();
+        if queue.broken {
+            return Next::End;
+        }
+        match queue.waiting.pop_front() {
+            Some(waiting) => {
+                queue.control -= usize::from(waiting.unit.is_none());
+                Next::Write(waiting)
+            }
+            None if queue.closed => Next::End,
+            None => Next::Wait,
+        }
+    }
+
+    fn written(&self, waiting: &Waiting) {
+        self.meter.add(Count::BytesOut, waiting.message.len() as u64);
+        let Some(out) = waiting.unit else { return };
+        self.meter.record(Time::Wire, out.elapsed().as_micros() as u64);
+        let mut queue = self.lock();
+        queue.units -= 1;
+        queue.unit_bytes -= waiting.message.body.len();
+        let room = queue.units + 1 == ROOM;
+        drop(queue);
+        if room {
+            self.worker.wake();
+        }
+    }
+
+    /// Writes what waits until the outbox is closed and empty, or the sidecar is gone.
+    pub async fn run(&self, mut writer: impl AsyncWrite + Unpin) -> io::Result<()> {
+        let outcome = self.write_all(&mut writer).await;
+        {
+            let mut queue = self.lock();
+            queue.closed = true;
+            queue.broken = true;
+            queue.waiting.clear();
+        }
+        self.worker.wake();
+        // The peer may be gone: then there is nothing to shut down.
+        let _gone = timeout(Duration::from_secs(1), writer.shutdown()).await;
+        outcome
+    }
+
+    async fn write_all(&self, writer: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+        loop {
+            match self.take() {
+                Next::Write(waiting) => {
+                    let write = write(writer, &waiting.message);
+                    timeout(WRITE_TIME, write)
+                        .await
+                        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+                    self.written(&waiting);
+                }
+                Next::Wait => self.changed.notified().await,
+                Next::End => return Ok(()),
+            }
+        }
+    }
+}
+
+enum Next {
+    Write(Waiting),
+    Wait,
+    End,
+}
+
+async fn write(writer: &mut (impl AsyncWrite + Unpin), message: &Encoded) -> io::Result<()> {
+    if message.body.len() < COPY_BELOW {
+        return writer.write_all(&message.to_vec()).await;
+    }
+    let sent = writer.write_vectored(&[IoSlice::new(&message.head), IoSlice::new(&message.body)]).await?;
+    let head = message.head.get(sent..).unwrap_or_default();
+    let body = message.body.get(sent.saturating_sub(message.head.len())..).unwrap_or_default();
+    writer.write_all(head).await?;
+    writer.write_all(body).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn outbox() -> (Outbox, crate::waker::Sleeper) {
+        let (waker, sleeper) = crate::waker::pair().expect("a pair");
+        (Outbox::new(waker, Meter::new(Arc::default())), sleeper)
+    }
+
+    fn unit(seq: u64, idr: bool, bytes: usize) -> AccessUnit {
+        let data = Bytes::from(vec![seq as u8; bytes]);
+        AccessUnit { seq, capture_ns: 0, idr, repeat: false, queue_us: 0, encode_us: 0, data }
+    }
+
+    fn waiting(outbox: &Outbox) -> usize {
+        outbox.lock().units
+    }
+
+    #[test]
+    fn the_encoder_is_held_back_before_anything_is_lost() {
+        let (outbox, _sleeper) = outbox();
+        for seq in 0..ROOM as u64 {
+            assert!(outbox.has_room());
+            outbox.push_unit(unit(seq, seq == 0, 10), Instant::now());
+        }
+        assert!(!outbox.has_room());
+        assert!(!outbox.needs_idr());
+    }
+
+    #[test]
+    fn a_full_queue_loses_up_to_the_next_idr() {
+        let (outbox, _sleeper) = outbox();
+        for seq in 0..MAX_UNITS as u64 + 3 {
+            outbox.push_unit(unit(seq, seq == 0, 10), Instant::now());
+        }
+        assert_eq!(waiting(&outbox), MAX_UNITS);
+        assert!(outbox.needs_idr());
+        outbox.lock().waiting.clear();
+        outbox.lock().units = 0;
+        outbox.push_unit(unit(20, false, 10), Instant::now());
+        assert_eq!(waiting(&outbox), 0, "it refers to what was lost");
+        outbox.push_unit(unit(21, true, 10), Instant::now());
+        assert_eq!(waiting(&outbox), 1);
+        assert!(!outbox.needs_idr());
+        assert_eq!(outbox.meter.own.count(Count::Lost), 4);
+    }
+
+    #[test]
+    fn bytes_are_bounded_but_one_large_unit_passes() {
+        let (outbox, _sleeper) = outbox();
+        outbox.push_unit(unit(0, true, MAX_UNIT_BYTES + 1), Instant::now());
+        assert_eq!(waiting(&outbox), 1);
+        outbox.push_unit(unit(1, false, 1), Instant::now());
+        assert_eq!(waiting(&outbox), 1);
+        assert!(outbox.needs_idr());
+    }
+
+    #[test]
+    fn too_many_answers_end_the_connection() {
+        let (outbox, _sleeper) = outbox();
+        for token in 0..MAX_CONTROL as u64 {
+            assert!(outbox.push(&ServerMessage::Pong(token)));
+        }
+        assert!(!outbox.push(&ServerMessage::Pong(0)));
+        assert!(matches!(outbox.take(), Next::End));
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_written_in_order_and_then_it_ends() {
+        let (outbox, sleeper) = outbox();
+        outbox.push(&ServerMessage::Pong(1));
+        outbox.push_unit(unit(1, true, COPY_BELOW * 3), Instant::now());
+        outbox.push_unit(unit(2, false, 5), Instant::now());
+        outbox.close();
+        assert!(!outbox.push(&ServerMessage::Pong(2)), "closed");
+        // A narrow pipe: every write is partial.
+        let (ours, mut theirs) = tokio::io::duplex(100);
+        let read = tokio::spawn(async move {
+            let mut seen = Vec::new();
+            while let Ok((header, payload)) =
+                crate::wire::read_message(&mut theirs, WRITE_TIME, ServerMessage::limit).await
+            {
+                seen.push(ServerMessage::decode(header, payload).expect("decodes"));
+            }
+            seen
+        });
+        outbox.run(ours).await.expect("written");
+        let seen = read.await.expect("read");
+        assert_eq!(seen[0], ServerMessage::Pong(1));
+        assert_eq!(seen[1], ServerMessage::AccessUnit(unit(1, true, COPY_BELOW * 3)));
+        assert_eq!(seen[2], ServerMessage::AccessUnit(unit(2, false, 5)));
+        assert_eq!(seen.len(), 3);
+        assert!(sleeper.drain(), "the worker was woken");
+        assert_eq!(outbox.meter.own.time(Time::Wire).count, 2);
+    }
+}

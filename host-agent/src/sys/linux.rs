@@ -1,0 +1,29 @@
+//! vsock by `AF_VSOCK`.
+
+use std::io;
+
+use tokio_vsock::{VMADDR_CID_ANY, VsockAddr};
+
+use crate::listen::Connection;
+
+/// A listening vsock.
+#[derive(Debug)]
+pub struct VsockListener {
+    listener: tokio_vsock::VsockListener,
+}
+
+impl VsockListener {
+    /// Listens on a port of one or all context IDs of this machine.
+    pub fn bind(cid: Option<u32>, port: u32) -> io::Result<Self> {
+        let address = VsockAddr::new(cid.unwrap_or(VMADDR_CID_ANY), port);
+        Ok(Self { listener: tokio_vsock::VsockListener::bind(address)? })
+    }
+
+    /// The next connection.
+    pub async fn accept(&self) -> io::Result<Connection> {
+        let (stream, address) = self.listener.accept().await?;
+        let peer = format!("vsock:{}", address.cid());
+        let (reader, writer) = stream.into_split();
+        Ok(Connection::new(reader, writer, peer.clone(), format!("{peer}:{}", address.port())))
+    }
+}
