@@ -215,6 +215,7 @@ test("where WebCodecs are missing the page says why, and plays anyway", { ...LIM
 scene("it fits a phone", ["--rung", "Pixels"], async ({ server, context }) => {
   const viewer = await open(context, { url: server.url, readPattern: true });
   await drawn(viewer, 10);
+  await viewer.page.touchscreen.tap(195, 200);   // the bar hides while nobody does anything
   await viewer.page.click("#info");
   await viewer.page.waitForFunction(() => document.getElementById("v-rung").textContent === "Pixels", null, WAIT);
   await shot(viewer.page, "phone");

@@ -7,7 +7,7 @@
 mod decode;
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -17,6 +17,11 @@ use super::hub::{Hub, Unit};
 
 /// Longest that a snapshot may take.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A GOP of more units than this is not decoded: a new keyframe is there sooner.
+const SHORT_GOP: usize = 10;
+/// How long that keyframe is waited for.
+const KEYFRAME_WITHIN: Duration = Duration::from_millis(1500);
 
 /// Why there is no snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,9 +62,22 @@ impl GopSnapshot {
         Self { hub, last: Mutex::new(None) }
     }
 
+    /// The units since the last IDR, few of them if the encoder gives a new one in time.
+    async fn short_gop(&self) -> Vec<Unit> {
+        let begin = Instant::now();
+        loop {
+            let units = self.hub.current_gop();
+            if units.len() <= SHORT_GOP || begin.elapsed() >= KEYFRAME_WITHIN {
+                return units;
+            }
+            self.hub.want_keyframe();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     async fn take(&self) -> Result<Bytes, SnapshotError> {
         let mut last = self.last.lock().await;
-        let units: Vec<Unit> = self.hub.current_gop();
+        let units = self.short_gop().await;
         let Some(newest) = units.last().map(|unit| unit.published_ns) else {
             return Err(SnapshotError::NoPicture);
         };
