@@ -120,21 +120,38 @@ fn limits_are_refused_by_name() {
         refused::<ServerMessage>(0x85, &[&[0; 16][..], &[4], &[0; 8]].concat()),
         DecodeError::Unknown { what: "access unit flag", value: 4 }
     );
+}
 
-    let frame = FrameRequest {
+#[test]
+fn frame_requests_beyond_a_limit_are_refused() {
+    let good = FrameRequest {
         resource: 1,
         format: PixelFormat::Bgrx,
-        width: 8,
-        height: 8,
-        stride: 32,
+        width: MAX_SIDE as u16,
+        height: MAX_SIDE as u16,
+        stride: 4 * MAX_SIDE,
         damage: Rect::full(8, 8),
         capture_ns: 0,
     };
-    let mut request = Request { seq: 1, operation: Operation::Frame(frame) }.encode();
-    assert!(Request::decode(&request).is_ok());
-    request[32..40].fill(0xff);
+    let decode = |frame| Request::decode(&Request { seq: 1, operation: Operation::Frame(frame) }.encode());
+    assert!(decode(good).is_ok());
+    let sides = Err(DecodeError::Invalid("width or height is 0 or over the limit"));
+    for side in [0, MAX_SIDE as u16 + 1, u16::MAX] {
+        assert_eq!(decode(FrameRequest { width: side, ..good }), sides, "{side} wide");
+        assert_eq!(decode(FrameRequest { height: side, ..good }), sides, "{side} high");
+    }
+    let nv12 = PixelFormat::Nv12;
     assert_eq!(
-        Request::decode(&request),
-        Err(DecodeError::Invalid("damage is empty or outside the picture"))
+        decode(FrameRequest { format: nv12, ..good }),
+        Err(DecodeError::Unknown { what: "pixel format", value: nv12.fourcc() })
     );
+    // 65535 + 65535 in 16 bits would be inside.
+    let far = Rect { x: 0xffff, y: 0xffff, width: 0xffff, height: 0xffff };
+    for damage in [far, Rect::default(), Rect::full(MAX_SIDE + 1, 1), Rect::full(1, MAX_SIDE + 1)] {
+        assert_eq!(
+            decode(FrameRequest { damage, ..good }),
+            Err(DecodeError::Invalid("damage is empty or outside the picture")),
+            "{damage:?}"
+        );
+    }
 }
