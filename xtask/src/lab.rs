@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
@@ -9,6 +10,9 @@ use lab::arch::Arch;
 use lab::cache::{Size, disk_usage};
 use lab::image::{GuestImage, Image};
 use lab::{Container, Gpu, Spec, Tap, Vm, VmConfig};
+
+/// A guest that takes longer to say what it runs is worth saying that of.
+const STATUS_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Boot VMs and look into them
 #[derive(Subcommand)]
@@ -201,8 +205,10 @@ fn status() -> Result<()> {
     }
     for vm in &running {
         describe(vm);
-        let containers = vm.guest().check("container list")?;
-        containers.lines().for_each(|line| println!("  container {line}"));
+        match vm.guest().exec_within(STATUS_PATIENCE, "container list") {
+            Ok(output) => output.stdout.lines().for_each(|line| println!("  container {line}")),
+            Err(_) => println!("  the guest doesn't answer; see serial.log and qemu.log in its folder"),
+        }
     }
     println!("images:");
     let mut recipes = vec![("guest".to_owned(), GuestImage::recipe(Arch::default())?)];
