@@ -64,11 +64,14 @@ pub fn numbers(file: &Path, (width, height): (u32, u32), decoder: Decoder) -> Re
     ensure!(output.status.success(), "{decoder:?}: {}", String::from_utf8_lossy(&output.stderr));
     let picture = PixelFormat::Nv12.bytes(width, height);
     ensure!(output.stdout.len() >= picture, "{decoder:?} decoded nothing");
-    Ok(output
+    let mut numbers: Vec<_> = output
         .stdout
         .chunks_exact(picture)
         .map(|picture| read_number(picture, width, height, width, PixelFormat::Nv12))
-        .collect())
+        .collect();
+    // A live stream is cut off anywhere: its last picture may lack slices.
+    numbers.pop();
+    Ok(numbers)
 }
 
 /// What is wrong with a row of numbers: torn pictures, and numbers that are lower than one before.

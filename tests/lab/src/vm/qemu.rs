@@ -34,7 +34,8 @@ impl Launch<'_> {
         line.add("-nodefaults").add("-no-user-config");
         line.option("-name", &format!("desktopstream-{}", config.name));
         line.option("-machine", arch.machine()).option("-accel", accelerator.argument()).option("-cpu", cpu);
-        line.option("-smp", &config.cpus.to_string()).option("-m", &config.memory_mib.to_string());
+        let cpus = super::accelerator::cpus(self.accelerator, config.arch, config.cpus);
+        line.option("-smp", &cpus.to_string()).option("-m", &config.memory_mib.to_string());
 
         line.add("-kernel").add(kernel).add("-initrd").add(initramfs);
         let kernel_log = format!("console={} quiet loglevel=4", arch.console());
