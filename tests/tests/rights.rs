@@ -28,7 +28,8 @@ fn a_tenant_gets_no_other_tenants_pictures() -> Result<()> {
     let (code, out) = Container::run(rig.vm.guest(), &spec, Duration::from_secs(180))?;
     ensure!(code == 0, "the attacker failed: {code}\n{out}");
     println!("attacker: {}", out.trim());
-    let report: Value = serde_json::from_str(out.lines().last().unwrap_or_default()).with_context(|| out.clone())?;
+    let report: Value =
+        serde_json::from_str(out.lines().last().unwrap_or_default()).with_context(|| out.clone())?;
 
     let only = |section: &str, allowed: &[&str]| -> Result<()> {
         let answers = report[section].as_object().with_context(|| section.to_owned())?;
@@ -42,7 +43,10 @@ fn a_tenant_gets_no_other_tenants_pictures() -> Result<()> {
     only("guessed_nonces", &["ok", "rate_limited"])?;
     only("after_guessing", &["not_bound", "rate_limited"])?;
     only("others", &["not_attached", "unknown_resource", "bad_format", "bad_box", "rate_limited"])?;
-    only("wrong", &["bad_request", "bad_box", "bad_format", "unknown_resource", "not_attached", "rate_limited"])?;
+    only(
+        "wrong",
+        &["bad_request", "bad_box", "bad_format", "unknown_resource", "not_attached", "rate_limited"],
+    )?;
     only("flood", &["ok", "rate_limited"])?;
     only("bind_flood", &["ok", "rate_limited"])?;
     // What it may do, it can: otherwise all these refusals would prove nothing.
@@ -55,7 +59,10 @@ fn a_tenant_gets_no_other_tenants_pictures() -> Result<()> {
     let after = rig.host_agent.status()?;
     let refused = |status: &Value, what| number(status, &format!("/vms/0/stats/answers/{what}"));
     ensure!(refused(&after, "not_bound")? > refused(&before, "not_bound")?, "refusals are not counted");
-    ensure!(after["vms"][0]["stats"]["faults"] == 0 && after["vms"][0]["stats"]["disabled"] == false, "{after}");
+    ensure!(
+        after["vms"][0]["stats"]["faults"] == 0 && after["vms"][0]["stats"]["disabled"] == false,
+        "{after}"
+    );
 
     // The victim streams on, its pictures are its own, and the VM lives.
     let folder = tempfile::tempdir()?;

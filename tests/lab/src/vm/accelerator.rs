@@ -32,7 +32,11 @@ impl Accelerator {
 /// patches code that another runs (which Linux does whenever a feature is switched on), the other may execute a mix of both
 /// (QEMU commit deba78709ae8), and the guest's kernel panics, in the middle of a test.
 pub(super) fn cpus(accelerator: Accelerator, arch: Arch, asked: u32) -> u32 {
-    if accelerator == Accelerator::Tcg && version(arch).is_none_or(|version| version < (8, 1)) { 1 } else { asked }
+    if accelerator == Accelerator::Tcg && version(arch).is_none_or(|version| version < (8, 1)) {
+        1
+    } else {
+        asked
+    }
 }
 
 fn version(arch: Arch) -> Option<(u32, u32)> {
