@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -30,8 +30,13 @@ const SERVICE: &str = "org.gnome.Mutter.ScreenCast";
 const SESSION: &str = "org.gnome.Mutter.ScreenCast.Session";
 const STREAM: &str = "org.gnome.Mutter.ScreenCast.Stream";
 const DISPLAY: &str = "org.gnome.Mutter.DisplayConfig";
-/// How long the bus or the shell may take for one answer; a shell that is starting takes seconds.
-const ANSWER: Duration = Duration::from_secs(10);
+/// How long the bus may take.
+const BUS_ANSWER: Duration = Duration::from_secs(10);
+/// How long the shell may take for one answer: it has its names long before it listens, as it loads its own code
+/// on the thread that answers. Asking again sooner would only make the queue longer.
+const ANSWER: Duration = Duration::from_secs(90);
+/// How often a start looks whether it is still wanted.
+const LOOK: Duration = Duration::from_millis(100);
 /// The monitor of `gnome-shell --headless --virtual-monitor`, if nobody tells of one.
 const HEADLESS_MONITOR: &str = "Meta-0";
 
@@ -65,9 +70,17 @@ impl Cast {
             .spawn(move || runtime.block_on(hold(wish, started, stopped, &bell, &reason)))
             .map_err(CaptureError::Thread)?;
         let mut cast = Self { node: 0, closed, stop: Some(stop), thread: Some(thread) };
-        // The thread always answers: each of its steps has a time limit.
-        cast.node = start.recv().unwrap_or_else(|_| Err(mutter("CreateSession", "the thread ended")))?;
-        Ok(cast)
+        loop {
+            match start.recv_timeout(LOOK) {
+                Ok(node) => {
+                    cast.node = node?;
+                    return Ok(cast);
+                }
+                // Each of the thread's steps has a time limit.
+                Err(RecvTimeoutError::Timeout) if !outlet.stopped() => {}
+                Err(_) => return Err(mutter("CreateSession", "it was given up")),
+            }
+        }
     }
 
     /// The PipeWire node that shows the monitor.
@@ -132,11 +145,15 @@ fn mutter(call: &'static str, why: impl std::fmt::Display) -> CaptureError {
 async fn hold(
     wish: Wish,
     started: Sender<Result<u32, CaptureError>>,
-    stopped: oneshot::Receiver<()>,
+    mut stopped: oneshot::Receiver<()>,
     bell: &Bell,
     reason: &OnceLock<String>,
 ) {
-    let session = match Session::start(&wish).await {
+    let session = tokio::select! {
+        session = Session::start(&wish) => session,
+        _ = &mut stopped => return,
+    };
+    let session = match session {
         Ok((session, node)) => {
             let _ = started.send(Ok(node));
             session
@@ -163,7 +180,7 @@ impl Session {
         let nobody = |why: String| CaptureError::NoMutter { address: wish.address.clone(), why };
         let connecting =
             zbus::connection::Builder::address(wish.address.as_str()).method_timeout(ANSWER).build();
-        let connection = tokio::time::timeout(ANSWER, connecting)
+        let connection = tokio::time::timeout(BUS_ANSWER, connecting)
             .await
             .map_err(|_| nobody("the bus does not answer".to_owned()))?
             .map_err(|error| nobody(error.to_string()))?;

@@ -12,6 +12,7 @@
 //! Callbacks only note facts in [`stream::Facts`]; this loop acts on them. It does not know where the node
 //! comes from.
 
+mod config;
 mod lent;
 mod offer;
 mod picture;
@@ -21,7 +22,6 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pipewire::context::ContextRc;
 use pipewire::loop_::Timeout;
 use pipewire::main_loop::MainLoopRc;
 use pipewire::spa::support::system::IoFlags;
@@ -61,7 +61,7 @@ pub fn run(
         UnixStream::connect(&path).map_err(|source| CaptureError::Connect { path: path.clone(), source })?;
     pipewire::init();
     let main = MainLoopRc::new(None).map_err(|error| failed("cannot make a loop", &error))?;
-    let context = ContextRc::new(&main, None).map_err(|error| failed("cannot make a context", &error))?;
+    let context = config::context(&main).map_err(|error| CaptureError::PipeWire(error.to_string()))?;
     let core = context
         .connect_fd_rc(socket.into(), None)
         .map_err(|error| failed(&format!("{} is no PipeWire socket", path.display()), &error))?;
