@@ -10,11 +10,12 @@ use std::time::Duration;
 use clap::Args;
 use ed25519_dalek::VerifyingKey;
 use encode::Choice;
+use protocol::endpoint::Endpoint;
 use protocol::pixel::MAX_SIDE;
 use serde::Deserialize;
 
 use crate::auth::{self, KeyError};
-use crate::endpoint::Endpoint;
+use crate::listen;
 
 /// Where sidecars find us unless told otherwise.
 pub const DEFAULT_LISTEN: &str = "tcp://127.0.0.1:15937";
@@ -30,7 +31,13 @@ pub struct Options {
     /// Where sidecars connect: tcp://IP:PORT, unix:PATH or vsock://CID:PORT; may be given again
     /// [default: tcp://127.0.0.1:15937]
     #[arg(long, value_name = "URL", env = "HOST_AGENT_LISTEN", value_delimiter = ',')]
+    #[serde(deserialize_with = "endpoints")]
     pub listen: Vec<Endpoint>,
+    /// Serve the predecessor's protocol there, too, to its GStreamer element `vsockenc`. It knows no tokens
+    /// and no rights: whoever connects can have pictures encoded that it sends, and none read from a GPU
+    #[arg(long, value_name = "URL", env = "HOST_AGENT_HXFR", value_delimiter = ',')]
+    #[serde(deserialize_with = "endpoints")]
+    pub hxfr: Vec<Endpoint>,
     /// The Unix socket where taps connect [default: $XDG_RUNTIME_DIR/desktopstream/link.sock]
     #[arg(long, value_name = "PATH", env = "HOST_AGENT_LINK")]
     pub link: Option<PathBuf>,
@@ -69,11 +76,18 @@ pub struct Options {
     pub idle_timeout: Option<u64>,
 }
 
+fn endpoints<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Endpoint>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
+}
+
 /// What holds.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Where sidecars connect.
     pub listen: Vec<Endpoint>,
+    /// Where the predecessor's elements connect.
+    pub hxfr: Vec<Endpoint>,
     /// Where taps connect.
     pub link: PathBuf,
     /// Where HTTP is.
@@ -166,6 +180,7 @@ impl Options {
     pub fn or(self, other: Self) -> Self {
         let Self {
             listen,
+            hxfr,
             link,
             admin,
             name,
@@ -187,6 +202,7 @@ impl Options {
         };
         Self {
             listen: if listen.is_empty() { other.listen } else { listen },
+            hxfr: if hxfr.is_empty() { other.hxfr } else { hxfr },
             link: link.or(other.link),
             admin: admin.or(other.admin),
             name: name.or(other.name),
@@ -230,7 +246,7 @@ impl Options {
             (false, false) => Some(
                 self.public_key.iter().map(|path| auth::read_public_key(path)).collect::<Result<_, _>>()?,
             ),
-            (true, true) => match listen.iter().find(|endpoint| !endpoint.is_local()) {
+            (true, true) => match listen.iter().find(|endpoint| !listen::is_local(endpoint)) {
                 Some(open) => return Err(ConfigError::OpenToOthers(open.clone())),
                 None => None,
             },
@@ -239,6 +255,7 @@ impl Options {
             link: self.link_path(),
             admin: self.admin_address(),
             listen,
+            hxfr: self.hxfr,
             name: self.name.unwrap_or_else(|| DEFAULT_NAME.to_owned()),
             keys,
             encoder: self.encoder.as_deref().unwrap_or("auto").parse()?,

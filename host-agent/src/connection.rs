@@ -235,12 +235,12 @@ fn decode(header: Header, payload: Bytes) -> Result<ClientMessage, protocol::Dec
 /// Pixels are at most one picture of the configured size, and none before there is one.
 fn limit(kind: u8, config: Option<Config>) -> Option<u32> {
     const PIXELS: u8 = 0x03;
+    /// Room for the fields before the pixels.
+    const FIELDS: usize = 256;
     let most = ClientMessage::limit(kind)?;
     if kind != PIXELS {
         return Some(most);
     }
-    /// Room for the fields before the pixels.
-    const FIELDS: usize = 256;
     let bytes =
         config.map_or(0, |config| config.format.bytes(config.width.into(), config.height.into()) + FIELDS);
     Some(most.min(u32::try_from(bytes).unwrap_or(u32::MAX)))

@@ -6,11 +6,11 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use encode::EncodeError;
+use protocol::endpoint::Endpoint;
 use serde::Serialize;
 
 use crate::auth;
 use crate::config::Options;
-use crate::endpoint::Endpoint;
 use crate::status::Status;
 
 /// How a leg fared.
@@ -113,13 +113,14 @@ fn keys(options: &Options) -> Vec<Leg> {
 
 fn listener(endpoint: &Endpoint, daemon: Option<&Status>) -> Leg {
     let name = format!("listen {endpoint}");
-    if daemon.is_some_and(|status| status.listeners.contains(endpoint)) {
+    if daemon.is_some_and(|status| status.listeners.contains(&endpoint.to_string())) {
         return leg(name, Outcome::Ok, "the daemon listens there", "");
     }
     let free = match endpoint {
-        Endpoint::Tcp(address) => TcpListener::bind(address).map(drop).map_err(|error| error.to_string()),
+        Endpoint::Tcp { host, port } => {
+            TcpListener::bind((host.as_str(), *port)).map(drop).map_err(|error| error.to_string())
+        }
         Endpoint::Unix(path) if UnixStream::connect(path).is_ok() => Err("somebody answers there".to_owned()),
-        Endpoint::Unix(_) => Ok(()),
         Endpoint::Vsock { .. }
             if cfg!(target_os = "linux") && !std::path::Path::new("/dev/vsock").exists() =>
         {
@@ -130,7 +131,7 @@ fn listener(endpoint: &Endpoint, daemon: Option<&Status>) -> Leg {
                 "modprobe vhost_vsock, or listen on tcp: or unix:",
             );
         }
-        Endpoint::Vsock { .. } => Ok(()),
+        Endpoint::Unix(_) | Endpoint::Vsock { .. } => Ok(()),
     };
     match free {
         Ok(()) => leg(name, Outcome::Ok, "free", ""),

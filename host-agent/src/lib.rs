@@ -15,6 +15,7 @@
 //! | [`link`]       | taps' connections, with descriptors                                 |
 //! | [`worker`]     | a session's encoder thread                                          |
 //! | [`outbox`]     | what waits for a sidecar: bounded, whatever it does                 |
+//! | [`hxfr`]       | the predecessor's protocol, off unless asked for                    |
 //! | [`admin`]      | `/healthz`, `/readyz`, `/metrics`, `/status`                        |
 //! | [`doctor`]     | which leg of the path fails                                         |
 //!
@@ -30,8 +31,8 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod doctor;
-pub mod endpoint;
 pub mod hub;
+pub mod hxfr;
 pub mod inbox;
 pub mod link;
 pub mod listen;

@@ -3,13 +3,14 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use protocol::endpoint::Endpoint;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::endpoint::Endpoint;
 use crate::sys::VsockListener;
 
 /// The reading half of a connection.
@@ -44,6 +45,18 @@ impl Connection {
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+/// Whether only processes of this machine can reach an endpoint. A name may lead anywhere, but for
+/// `localhost` (RFC 6761).
+pub fn is_local(endpoint: &Endpoint) -> bool {
+    match endpoint {
+        Endpoint::Tcp { host, .. } => {
+            host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        }
+        Endpoint::Unix(_) => true,
+        Endpoint::Vsock { .. } => false,
     }
 }
 
@@ -84,9 +97,10 @@ impl Listener {
     pub async fn bind(endpoint: &Endpoint) -> Result<Self, ListenError> {
         let open = async {
             match endpoint {
-                Endpoint::Tcp(address) => {
-                    let listener = TcpListener::bind(address).await?;
-                    let endpoint = Endpoint::Tcp(listener.local_addr()?);
+                Endpoint::Tcp { host, port } => {
+                    let listener = TcpListener::bind((host.as_str(), *port)).await?;
+                    let port = listener.local_addr()?.port();
+                    let endpoint = Endpoint::Tcp { host: host.clone(), port };
                     Ok(Self { endpoint, kind: Kind::Tcp(listener) })
                 }
                 Endpoint::Unix(path) => {
@@ -174,5 +188,19 @@ fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_and_unix_are_local() {
+        let local = |text: &str| is_local(&text.parse().expect(text));
+        assert!(local("tcp://127.0.0.1:1") && local("tcp://[::1]:1") && local("tcp://localhost:1"));
+        assert!(local("unix:/x"));
+        assert!(!local("tcp://0.0.0.0:1") && !local("tcp://10.0.0.1:1") && !local("tcp://mac.local:1"));
+        assert!(!local("vsock://any:1"));
     }
 }

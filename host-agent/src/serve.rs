@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use protocol::endpoint::Endpoint;
 use protocol::stream::{ErrorCode, ServerMessage};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
@@ -21,8 +22,8 @@ use crate::admin::{self, Admin};
 use crate::auth::{Gate, Verifier};
 use crate::config::Settings;
 use crate::connection::{self, Service};
-use crate::endpoint::Endpoint;
 use crate::hub::Hub;
+use crate::hxfr::{self, Predecessor};
 use crate::link;
 use crate::listen::{Connection, ListenError, Listener, UnixSocket};
 use crate::status::{EncoderStatus, Identity};
@@ -64,6 +65,8 @@ pub enum ServeError {
 pub struct Running {
     /// Where sidecars connect, with the ports that were given.
     pub listeners: Vec<Endpoint>,
+    /// Where the predecessor's elements connect.
+    pub hxfr: Vec<Endpoint>,
     /// Where HTTP is.
     pub admin: SocketAddr,
     /// Where taps connect.
@@ -78,6 +81,7 @@ pub struct Running {
 pub async fn start(settings: Settings) -> Result<Running, ServeError> {
     let Settings {
         listen,
+        hxfr,
         link: link_path,
         admin: admin_address,
         name,
@@ -90,18 +94,21 @@ pub async fn start(settings: Settings) -> Result<Running, ServeError> {
         max_connections_per_peer,
         idle,
     } = settings;
-    let gate = match keys {
-        Some(keys) => Gate::Keys(Verifier::new(&keys, &name)),
-        None => {
-            tracing::warn!(
-                "ANYONE ON THIS MACHINE CAN HAVE A SESSION: --insecure-no-auth is for development only"
-            );
-            Gate::Open
-        }
+    let gate = if let Some(keys) = keys {
+        Gate::Keys(Box::new(Verifier::new(&keys, &name)))
+    } else {
+        tracing::warn!(
+            "ANYONE ON THIS MACHINE CAN HAVE A SESSION: --insecure-no-auth is for development only"
+        );
+        Gate::Open
     };
     let mut listeners = Vec::new();
     for endpoint in &listen {
         listeners.push(Listener::bind(endpoint).await?);
+    }
+    let mut hxfr_listeners = Vec::new();
+    for endpoint in &hxfr {
+        hxfr_listeners.push(Listener::bind(endpoint).await?);
     }
     let link_socket = UnixSocket::bind(&link_path)
         .map_err(|source| ServeError::Link { path: link_path.clone(), source })?;
@@ -119,6 +126,8 @@ pub async fn start(settings: Settings) -> Result<Running, ServeError> {
         link: link_path.display().to_string(),
         encoders: OnceLock::new(),
     });
+    let predecessor =
+        Arc::new(Predecessor { encoder: encoder.clone(), totals: Arc::clone(&hub.totals), max_pixels, idle });
     let service = Arc::new(Service {
         gate,
         hub: Arc::clone(&hub),
@@ -133,8 +142,20 @@ pub async fn start(settings: Settings) -> Result<Running, ServeError> {
         tracing::info!(endpoint = %listener.endpoint(), "listening for sidecars");
         let (service, doors, stopped) = (Arc::clone(&service), doors.clone(), stopped.clone());
         tasks.spawn(async move {
-            accept(listener, service, doors, stopped).await;
+            let serve = |connection| connection::serve(Arc::clone(&service), connection);
+            accept(listener, doors, stopped, serve).await;
             "a listener"
+        });
+    }
+    let hxfr: Vec<_> = hxfr_listeners.iter().map(|listener| listener.endpoint().clone()).collect();
+    for listener in hxfr_listeners {
+        tracing::warn!(endpoint = %listener.endpoint(), "serving HXFR: whoever connects is served");
+        let (predecessor, doors, stopped) = (Arc::clone(&predecessor), doors.clone(), stopped.clone());
+        tasks.spawn(async move {
+            let until = stopped.clone();
+            let serve = |connection| hxfr::serve(Arc::clone(&predecessor), connection, until.clone());
+            accept(listener, doors, stopped, serve).await;
+            "an HXFR listener"
         });
     }
     tracing::info!(path = %link_path.display(), "listening for taps");
@@ -159,7 +180,7 @@ pub async fn start(settings: Settings) -> Result<Running, ServeError> {
         tracing::info!(?working, "encoders tried");
         identity.encoders.get_or_init(|| found);
     });
-    Ok(Running { listeners: endpoints, admin: admin_address, link: link_path, hub, stop, tasks })
+    Ok(Running { listeners: endpoints, hxfr, admin: admin_address, link: link_path, hub, stop, tasks })
 }
 
 impl Running {
@@ -234,7 +255,12 @@ pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-async fn accept(listener: Listener, service: Arc<Service>, doors: Doors, mut stop: watch::Receiver<bool>) {
+async fn accept<F: Future<Output = ()> + Send + 'static>(
+    listener: Listener,
+    doors: Doors,
+    mut stop: watch::Receiver<bool>,
+    serve: impl Fn(Connection) -> F,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -244,9 +270,9 @@ async fn accept(listener: Listener, service: Arc<Service>, doors: Doors, mut sto
             accepted = listener.accept() => match accepted {
                 Ok(connection) => match doors.enter(&connection.origin) {
                     Some(pass) => {
-                        let service = Arc::clone(&service);
+                        let served = serve(connection);
                         connections.spawn(async move {
-                            connection::serve(service, connection).await;
+                            served.await;
                             drop(pass);
                         });
                     }

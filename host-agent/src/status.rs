@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use protocol::endpoint::Endpoint;
 use protocol::link::Stats;
 use protocol::mailbox;
 use protocol::stream::Path;
 use serde::{Deserialize, Serialize};
 
-use crate::endpoint::Endpoint;
 use crate::hub::{Hub, SessionView, Vm};
 use crate::meter::{Count, Quantiles, Time};
 
@@ -24,7 +24,7 @@ pub struct Status {
     /// Seconds since it started.
     pub uptime_s: u64,
     /// Where sidecars connect.
-    pub listeners: Vec<Endpoint>,
+    pub listeners: Vec<String>,
     /// Where taps connect.
     pub link: String,
     /// Encoders on this machine; empty while they are being tried.
@@ -248,7 +248,7 @@ pub fn status(identity: &Identity, hub: &Hub) -> Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         name: identity.name.clone(),
         uptime_s: identity.started.elapsed().as_secs(),
-        listeners: identity.listeners.clone(),
+        listeners: identity.listeners.iter().map(ToString::to_string).collect(),
         link: identity.link.clone(),
         encoders: identity.encoders.get().cloned().unwrap_or_default(),
         vms: vms.iter().map(vm_status).collect(),

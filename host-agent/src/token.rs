@@ -85,7 +85,7 @@ pub fn claims(stream: &str, host_agent: &str, seconds: i64) -> Result<Claims, To
         aud: host_agent.to_owned(),
         exp: now.saturating_add_signed(seconds),
         iat: now,
-        jti: Some(id.iter().map(|byte| format!("{byte:02x}")).collect()),
+        jti: Some(format!("{:016x}", u64::from_le_bytes(id))),
     })
 }
 

@@ -39,6 +39,7 @@ pub async fn read_message(
     limit: impl Fn(u8) -> Option<u32>,
 ) -> Result<(Header, Bytes), ReadError> {
     let mut header = [0; HEADER_BYTES];
+    // tokio takes a time beyond its calendar for "for ever".
     let first = timeout(idle, reader.read(&mut header)).await.map_err(|_| ReadError::Silent(idle))??;
     if first == 0 {
         return Err(ReadError::Closed);

@@ -54,7 +54,12 @@ pub fn spawn(
     report: Report,
     waker: crate::waker::Waker,
 ) -> std::io::Result<JoinHandle<()>> {
-    let engine = Engine::new(policy.encoder, outbox.clone(), meter.clone(), waker);
+    let engine = Engine::new(
+        Box::new(move |settings, sink| encode::open(&policy.encoder, settings, sink)),
+        outbox.clone(),
+        meter.clone(),
+        waker,
+    );
     let worker = Worker {
         inbox,
         outbox,

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use tokio_vsock::{VMADDR_CID_ANY, VsockAddr};
+use tokio_vsock::VsockAddr;
 
 use crate::listen::Connection;
 
@@ -14,8 +14,8 @@ pub struct VsockListener {
 
 impl VsockListener {
     /// Listens on a port of one or all context IDs of this machine.
-    pub fn bind(cid: Option<u32>, port: u32) -> io::Result<Self> {
-        let address = VsockAddr::new(cid.unwrap_or(VMADDR_CID_ANY), port);
+    pub fn bind(cid: u32, port: u32) -> io::Result<Self> {
+        let address = VsockAddr::new(cid, port);
         Ok(Self { listener: tokio_vsock::VsockListener::bind(address)? })
     }
 

@@ -10,7 +10,7 @@ pub enum VsockListener {}
 
 impl VsockListener {
     /// Always fails and says what to do instead.
-    pub fn bind(_cid: Option<u32>, _port: u32) -> io::Result<Self> {
+    pub fn bind(_cid: u32, _port: u32) -> io::Result<Self> {
         Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no vsock; listen on unix: or tcp:"))
     }
 

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use encode::{Choice, EncodeError, Encoder, Settings};
+use encode::{EncodeError, Encoder, Settings, Sink};
 use protocol::stream::Config;
 use ring::clock::monotonic_ns;
 
@@ -22,9 +22,12 @@ const UNDER_WAY: usize = 2;
 /// An encoder that keeps a picture for so long is broken.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Makes an encoder.
+pub(super) type Opener = Box<dyn FnMut(Settings, Sink) -> Result<Box<dyn Encoder>, EncodeError> + Send>;
+
 /// See the module.
 pub(super) struct Engine {
-    choice: Choice,
+    open: Opener,
     settings: Option<Settings>,
     encoder: Option<Box<dyn Encoder>>,
     flight: Arc<Flight>,
@@ -36,9 +39,9 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new(choice: Choice, outbox: Arc<Outbox>, meter: Meter, waker: Waker) -> Self {
+    pub(super) fn new(open: Opener, outbox: Arc<Outbox>, meter: Meter, waker: Waker) -> Self {
         Self {
-            choice,
+            open,
             settings: None,
             encoder: None,
             flight: Arc::new(Flight::new(outbox, meter.clone(), waker)),
@@ -72,7 +75,7 @@ impl Engine {
         let settings =
             self.settings.ok_or_else(|| EncodeError::Unsupported("nothing is configured".to_owned()))?;
         let flight = Arc::clone(&self.flight);
-        let encoder = encode::open(&self.choice, settings, Box::new(move |output| flight.landed(output)))?;
+        let encoder = (self.open)(settings, Box::new(move |output| flight.landed(output)))?;
         let name = encoder.name().to_owned();
         tracing::info!(encoder = name, ?settings, "encoder ready");
         self.encoder = Some(encoder);
@@ -163,3 +166,6 @@ impl Engine {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -121,3 +121,13 @@ impl Flight {
         self.outbox.push_unit(unit, out);
     }
 }
+
+#[cfg(test)]
+impl Flight {
+    /// Makes everything under way older.
+    pub(super) fn age(&self, by: Duration) {
+        for passenger in self.lock().iter_mut() {
+            passenger.since = passenger.since.checked_sub(by).unwrap_or(passenger.since);
+        }
+    }
+}

@@ -1,8 +1,8 @@
 //! A sidecar, as the wire sees it.
 
 use bytes::Bytes;
-use host_agent::endpoint::Endpoint;
 use host_agent::wire::{ReadError, read_message};
+use protocol::endpoint::Endpoint;
 use protocol::stream::{
     AccessUnit, ClientMessage, Codec, Config, ErrorCode, Path, Pixels, ServerMessage, VERSION,
 };
@@ -58,8 +58,9 @@ impl Client {
     pub async fn connect(endpoint: &Endpoint) -> Self {
         let (reader, writer): (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>) =
             match endpoint {
-                Endpoint::Tcp(address) => {
-                    let (reader, writer) = TcpStream::connect(address).await.expect("connects").into_split();
+                Endpoint::Tcp { host, port } => {
+                    let (reader, writer) =
+                        TcpStream::connect((host.as_str(), *port)).await.expect("connects").into_split();
                     (Box::new(reader), Box::new(writer))
                 }
                 Endpoint::Unix(path) => {

@@ -71,28 +71,6 @@ async fn a_flood_is_slowed_down_told_and_survived() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_that_nobody_reads_end_the_connection() {
-    let rig = Rig::new("null").await;
-    let mut client = rig.session("a/b").await;
-    // The daemon's answers fill the sockets, then the outbox; then it hangs up, and writing fails.
-    let ping = ClientMessage::Ping(7).encode().to_vec().repeat(100);
-    let write = async {
-        loop {
-            if client.try_send_bytes(&ping).await.is_err() {
-                return;
-            }
-        }
-    };
-    let cut_off = tokio::time::timeout(Duration::from_secs(5), write).await;
-    // On a machine with large socket buffers the rate limit comes first: then it must still be alive.
-    if cut_off.is_err() {
-        assert_eq!(rig.status().await.sessions.len(), 1);
-    } else {
-        rig.until("gone", |status| status.sessions.is_empty()).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn malformed_bytes_end_only_their_own_connection() {
     let rig = Rig::new("null").await;
     let mut witness = rig.session("a/witness").await;

@@ -15,11 +15,11 @@ async fn measure(encoder: &str, (width, height): (u32, u32), frames: u64) {
     client.configure(Config { max_fps: 240, ..config(Path::ResourceId, width as u16, height as u16) }).await;
     let mut tap = rig.tap("vm");
     tap.bind(Context { id: 1, generation: 1 }, client.nonce);
-    let mut ring = tap.attached();
+    let mut slots = tap.attached();
     let mut tick = tokio::time::interval(Duration::from_millis(33));
     for seq in 1..=frames {
         tick.tick().await;
-        ring.frame(seq, (width, height), seq as u8);
+        slots.frame(seq, (width, height), seq as u8);
         while client.access_unit().await.seq != seq {}
     }
     let session = rig.status().await.sessions.remove(0);

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use ed25519_dalek::SigningKey;
 use host_agent::auth::Claims;
 use host_agent::config::Options;
-use host_agent::endpoint::Endpoint;
 use host_agent::serve::{self, Running};
 use host_agent::status::Status;
 use host_agent::token;
+use protocol::endpoint::Endpoint;
 
 use crate::client::Client;
 use crate::tap::Tap;
