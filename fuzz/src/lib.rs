@@ -3,11 +3,11 @@
 //! A decoder may refuse anything, without a panic; what it accepts is canonical: encoding it again gives
 //! the bytes that it took. A failed assertion here is a finding.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use protocol::frame::{HEADER_BYTES, Message};
 use protocol::mailbox::{Answer, Operation, Request};
 use protocol::stream::{ClientMessage, Pixels};
-use protocol::{Endpoint, PixelFormat, Rect};
+use protocol::{Endpoint, PixelFormat, Rect, hxfr};
 
 /// Reads a peer's bytes as one side of a framed protocol does: as they are, message after message, and
 /// with a header whose length is right, so that the fuzzer need not keep it so.
@@ -51,6 +51,42 @@ pub fn mailbox_answer(bytes: &[u8]) {
     {
         assert_eq!(answer.encode(), bytes, "not canonical");
     }
+}
+
+/// What a guest with the predecessor's element may send to the host-agent.
+///
+/// HXFR ignores reserved bytes, so what is accepted need not be canonical: but it means the same when it
+/// is encoded and decoded again.
+pub fn hxfr_request(sent: &[u8]) {
+    let take = |bytes: &[u8]| {
+        let (header, payload) = hxfr_split(bytes, hxfr::request_limit)?;
+        hxfr::Request::decode(header, payload).ok()
+    };
+    if let Some(request) = take(sent) {
+        assert_eq!(take(&request.encode(0)), Some(request));
+    }
+}
+
+/// What a host with the predecessor's code may answer.
+pub fn hxfr_reply(sent: &[u8]) {
+    let take = |bytes: &[u8]| {
+        let (header, payload) = hxfr_split(bytes, hxfr::reply_limit)?;
+        hxfr::Reply::decode(header, payload).ok()
+    };
+    match (take(sent), take(sent).and_then(|reply| take(&reply.encode(0)))) {
+        // A text of 256 bytes loses its last character: we always end ours with a zero.
+        (Some(hxfr::Reply::Error { message, .. }), Some(hxfr::Reply::Error { message: again, .. })) => {
+            assert!(message.starts_with(&again) && message.len() - again.len() <= 4);
+        }
+        (reply, again) => assert_eq!(reply, again),
+    }
+}
+
+/// A header and all that follows it, whatever length the header names if it is within the limit.
+fn hxfr_split(bytes: &[u8], limit: impl Fn(u8) -> Option<u32>) -> Option<(hxfr::Header, Bytes)> {
+    let (head, payload) = bytes.split_first_chunk()?;
+    let header = hxfr::Header::decode(*head, limit).ok()?;
+    Some((hxfr::Header { len: payload.len() as u32, ..header }, Bytes::copy_from_slice(payload)))
 }
 
 /// A sender of pixels that minds no limit.

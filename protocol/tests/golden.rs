@@ -9,11 +9,11 @@ use std::fmt::Debug;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use protocol::frame::Message;
 use protocol::mailbox::{Answer, REQUEST_BYTES, Request, Status};
 use protocol::stream::{self, ClientMessage, ServerMessage};
-use protocol::{PixelFormat, link, mailbox};
+use protocol::{PixelFormat, hxfr, link, mailbox};
 use variants::Variants;
 use vectors::Vector;
 
@@ -102,6 +102,36 @@ fn mailbox_answers() {
 }
 
 #[test]
+fn hxfr_requests() {
+    let vectors = vectors::hxfr::requests();
+    for vector in &vectors {
+        let (name, message, bytes) = (vector.name, &vector.message, vector.bytes());
+        assert_eq!(message.encode(vectors::hxfr::SESSION), bytes, "{name}: encoded");
+        let (head, payload) = bytes.split_first_chunk().expect(name);
+        let header = hxfr::Header::decode(*head, hxfr::request_limit).expect(name);
+        assert_eq!((header.session, header.len as usize), (vectors::hxfr::SESSION, payload.len()), "{name}");
+        let decoded = hxfr::Request::decode(header, Bytes::copy_from_slice(payload));
+        assert_eq!(decoded.as_ref(), Ok(message), "{name}: decoded");
+    }
+    all_seen(vectors.iter().map(|it| &it.message));
+}
+
+#[test]
+fn hxfr_replies() {
+    let vectors = vectors::hxfr::replies();
+    for vector in &vectors {
+        let (name, bytes) = (vector.name, vector.bytes());
+        assert_eq!(vector.message.encode(vectors::hxfr::SESSION), bytes, "{name}: encoded");
+        let (head, payload) = bytes.split_first_chunk().expect(name);
+        let header = hxfr::Header::decode(*head, hxfr::reply_limit).expect(name);
+        assert_eq!((header.session, header.len as usize), (vectors::hxfr::SESSION, payload.len()), "{name}");
+        let decoded = hxfr::Reply::decode(header, Bytes::copy_from_slice(payload));
+        assert_eq!(decoded.as_ref(), Ok(&vector.message), "{name}: decoded");
+    }
+    all_seen(vectors.iter().map(|it| &it.message));
+}
+
+#[test]
 fn endpoints() {
     for vector in vectors::endpoint::texts() {
         assert_eq!(vector.message.to_string().into_bytes(), vector.bytes(), "{}: printed", vector.name);
@@ -141,6 +171,8 @@ fn seeds_are_current() {
     seeds("mailbox_request", &vectors::mailbox::requests());
     seeds("mailbox_answer", &vectors::mailbox::answers());
     seeds("endpoint", &vectors::endpoint::texts());
+    seeds("hxfr_request", &vectors::hxfr::requests());
+    seeds("hxfr_reply", &vectors::hxfr::replies());
 }
 
 fn seeds<T>(target: &str, vectors: &[Vector<T>]) {

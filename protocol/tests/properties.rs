@@ -15,7 +15,7 @@ use protocol::mailbox::{self, Answer, Request};
 use protocol::pixel::MAX_SIDE;
 use protocol::stream::{self, ClientMessage, ServerMessage};
 use protocol::wire::{Reader, put_text};
-use protocol::{DecodeError, PixelFormat, Rect};
+use protocol::{DecodeError, PixelFormat, Rect, hxfr};
 
 /// The only message in `bytes`; `None` if it isn't all there.
 fn read<T: Message>(bytes: &[u8]) -> Result<Option<T>, DecodeError> {
@@ -372,4 +372,29 @@ fn every_turned_bit_is_refused_or_means_something() {
         |bytes| Answer::decode(bytes.try_into().expect("64 bytes")).ok(),
         |answer| answer.encode().to_vec(),
     );
+}
+
+/// HXFR ignores reserved bytes, so what it accepts means the same when it is encoded again, no more.
+#[test]
+fn every_turned_bit_of_hxfr_is_refused_or_keeps_its_meaning() {
+    fn split(bytes: &[u8], limit: fn(u8) -> Option<u32>) -> Result<(hxfr::Header, Bytes), DecodeError> {
+        let (head, payload) = bytes.split_first_chunk().expect("a header");
+        Ok((hxfr::Header::decode(*head, limit)?, Bytes::copy_from_slice(payload)))
+    }
+    let request = |bytes: &[u8]| {
+        split(bytes, hxfr::request_limit).and_then(|(header, payload)| hxfr::Request::decode(header, payload))
+    };
+    let reply = |bytes: &[u8]| {
+        split(bytes, hxfr::reply_limit).and_then(|(header, payload)| hxfr::Reply::decode(header, payload))
+    };
+    for bytes in vectors::hxfr::requests().iter().flat_map(|it| turned(&it.bytes()).collect::<Vec<_>>()) {
+        if let Ok(taken) = request(&bytes) {
+            assert_eq!(request(&taken.encode(vectors::hxfr::SESSION)), Ok(taken));
+        }
+    }
+    for bytes in vectors::hxfr::replies().iter().flat_map(|it| turned(&it.bytes()).collect::<Vec<_>>()) {
+        if let Ok(taken) = reply(&bytes) {
+            assert_eq!(reply(&taken.encode(vectors::hxfr::SESSION)), Ok(taken));
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //! listed here, and once it is listed the golden tests ask for its bytes.
 
 use protocol::PixelFormat;
+use protocol::hxfr;
 use protocol::link::{FromTap, ToTap};
 use protocol::mailbox::{Operation, Status};
 use protocol::stream::{ClientMessage, Codec, ErrorCode, Path, ServerMessage};
@@ -91,4 +92,16 @@ variants!(PixelFormat {
     Self::Rgbx => "Rgbx",
     Self::Rgba => "Rgba",
     Self::Nv12 => "Nv12",
+});
+variants!(hxfr::Request {
+    Self::Frame(_) => "Frame",
+    Self::Keyframe => "Keyframe",
+    Self::Config(_) => "Config",
+    Self::Ping => "Ping",
+});
+variants!(hxfr::Reply {
+    Self::Frame { .. } => "Frame",
+    Self::Configured => "Configured",
+    Self::Pong => "Pong",
+    Self::Error { .. } => "Error",
 });

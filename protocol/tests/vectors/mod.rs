@@ -1,6 +1,7 @@
 //! Messages and their bytes, written by hand from the tables in the protocol's documentation.
 
 pub mod endpoint;
+pub mod hxfr;
 pub mod link;
 pub mod mailbox;
 pub mod stream;
