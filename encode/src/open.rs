@@ -82,7 +82,7 @@ fn auto(settings: Settings, sink: Sink) -> Result<Box<dyn Encoder>, EncodeError>
             Ok(encoder) => return Ok(Box::new(encoder)),
             // What is not installed says less than what is and fails.
             Err(error @ EncodeError::Unavailable(_)) => {
-                tracing::debug!(element = element.name, %error, "not taken")
+                tracing::debug!(element = element.name, %error, "not taken");
             }
             Err(error) => {
                 tracing::debug!(element = element.name, %error, "not taken");

@@ -55,8 +55,7 @@ fn payload() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     for program in ["capture", "probe"] {
         let from: PathBuf = built.join(program);
-        std::fs::copy(&from, folder.path().join(program))
-            .unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+        std::fs::copy(&from, folder.path().join(program)).expect("the example was built");
     }
     folder
 }
@@ -74,13 +73,13 @@ fn the_gpu_path_works_up_to_the_tap(guest: &Guest) {
 
 fn capture(guest: &Guest, desktop: &str, args: &[&str]) -> String {
     let program = format!("{IN_CONTAINER}/capture");
-    let argv: Vec<&str> =
+    let words: Vec<&str> =
         [program.as_str(), "--runtime-dir", RUNTIME_DIR, "--seconds", "120", "--frames", "100"]
             .into_iter()
             .chain(args.iter().copied())
             .collect();
     let spec =
-        Spec::sidecar("capture", desktop, &argv).env("RUST_LOG", "info,sidecar=debug").env("NO_COLOR", "1");
+        Spec::sidecar("capture", desktop, &words).env("RUST_LOG", "info,sidecar=debug").env("NO_COLOR", "1");
     let (status, log) = Container::run(guest, &spec, CAPTURE_PATIENCE).expect("it runs");
     println!("capture of {desktop} with {args:?}:\n{log}");
     assert_eq!(status, 0, "{log}");

@@ -38,8 +38,6 @@ impl Programs {
                 "pattern",
                 "-p",
                 "attacker",
-                "-p",
-                "gst-desktopstream",
             ])
             .stdin(Stdio::null())
             .status()
@@ -49,10 +47,6 @@ impl Programs {
         let payload = tempfile::tempdir()?;
         for program in GUEST_PROGRAMS {
             strip(&release.join(program), &payload.path().join(program))?;
-        }
-        let plugin = release.join("libgstdesktopstream.so");
-        if plugin.is_file() {
-            strip(&plugin, &payload.path().join("libgstdesktopstream.so"))?;
         }
         Ok(Self { host_agent: release.join("host-agent"), tap: release.join("libtap.so"), payload })
     }

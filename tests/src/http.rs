@@ -22,7 +22,7 @@ pub fn json(url: &str, token: Option<&str>) -> Result<Value> {
 /// The HTTP status and body at `url`, whatever it is.
 pub fn status(url: &str, token: Option<&str>) -> Result<(u16, Vec<u8>)> {
     let agent: ureq::Agent = ureq::Agent::config_builder()
-        .timeout_global(Some(Duration::from_secs(20)))
+        .timeout_global(Some(Duration::from_secs(40)))
         .http_status_as_error(false)
         .build()
         .into();

@@ -84,8 +84,16 @@ fn recordings_play(stream: &Stream) -> Result<()> {
 }
 
 fn a_snapshot_is_a_picture(stream: &Stream) -> Result<()> {
-    let (status, body) = http::status(&format!("{}/snapshot.png", stream.url), Some(VIEWER_TOKEN))?;
-    ensure!(status == 200 && body.starts_with(b"\x89PNG"), "snapshot: {status}, {} bytes", body.len());
+    // The first one makes GStreamer look at all its plugins: many seconds under emulation.
+    wait::until("a snapshot", Duration::from_secs(60), || {
+        let (status, body) = http::status(&format!("{}/snapshot.png", stream.url), Some(VIEWER_TOKEN))?;
+        ensure!(
+            status == 200 && body.starts_with(b"\x89PNG"),
+            "{status}, {}",
+            String::from_utf8_lossy(&body)
+        );
+        Ok(())
+    })?;
     let (status, _) = http::status(&format!("{}/snapshot.png", stream.url), None)?;
     ensure!(status == 401, "a snapshot without a token: {status}");
     Ok(())

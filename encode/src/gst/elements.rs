@@ -111,7 +111,7 @@ fn set(element: &gst::Element, properties: &[(&str, &str)]) {
         match gst::glib::Value::deserialize_with_pspec(value, &spec) {
             Ok(value) => element.set_property_from_value(name, &value),
             Err(error) => {
-                tracing::debug!(element = %element.name(), name, value, %error, "property not taken")
+                tracing::debug!(element = %element.name(), name, value, %error, "property not taken");
             }
         }
     }

@@ -137,7 +137,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::panic, reason = "that is what is tested")]
     fn a_fault_in_the_tables_ends_the_tap_and_nothing_else() {
         let (mut state, shared) = owned();
         guard(&mut state, |owned| owned.vmm.context_create(1, String::new()));

@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 use super::hub::{Hub, Unit};
 
 /// Longest that a snapshot may take.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A GOP of more units than this is not decoded: a new keyframe is there sooner.
 const SHORT_GOP: usize = 10;

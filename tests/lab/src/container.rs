@@ -108,6 +108,8 @@ impl Spec {
             .share(desktop)
             .env("DBUS_SESSION_BUS_ADDRESS", &format!("unix:path={RUNTIME_DIR}/bus"))
             .env("WAYLAND_DISPLAY", "wayland-1")
+            .env("GST_REGISTRY", "/usr/share/desktopstream/gstreamer-registry.bin")
+            .env("GST_REGISTRY_UPDATE", "no")
     }
 
     /// Shares the folder of a desktop.

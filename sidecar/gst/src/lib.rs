@@ -1,1 +1,0 @@
-//! GStreamer elements: desktop capture and the resource-ID encoder.
