@@ -13,7 +13,7 @@ use lab::{Container, Guest, Spec, Vm, VmConfig};
 
 const SIZE: (u32, u32) = (1280, 720);
 const DESKTOP_PATIENCE: Duration = Duration::from_mins(4);
-const CAPTURE_PATIENCE: Duration = Duration::from_mins(4);
+const CAPTURE_PATIENCE: Duration = Duration::from_mins(6);
 
 #[test]
 #[ignore = "boots a VM, minutes; run by ./x test lab"]
@@ -74,7 +74,7 @@ fn the_gpu_path_works_up_to_the_tap(guest: &Guest) {
 fn capture(guest: &Guest, desktop: &str, args: &[&str]) -> String {
     let program = format!("{IN_CONTAINER}/capture");
     let words: Vec<&str> =
-        [program.as_str(), "--runtime-dir", RUNTIME_DIR, "--seconds", "120", "--frames", "100"]
+        [program.as_str(), "--runtime-dir", RUNTIME_DIR, "--seconds", "300", "--frames", "60"]
             .into_iter()
             .chain(args.iter().copied())
             .collect();

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! What holds on virgl: the buffer must have exactly the fourcc of the offer (others kill the connection), and
-//! modifier INVALID whatever GBM says; no `linux_dmabuf` offer means that there is no GPU path. On a static
+//! modifier INVALID; no `linux_dmabuf` offer means that there is no GPU path. On a static
 //! screen `copy_with_damage` simply waits. The first copy is a plain one, so that a static desktop has a
 //! picture at once.
 //!

@@ -1,59 +1,81 @@
 //! Buffers of our own, for compositors that copy into what a client brings (wlr-screencopy).
 //!
-//! They are allocated by GBM on a second open of the node: GEM handles are counted per open, and Mesa
-//! closes its own without asking us. Only `gbm_bo_create` is used: on virgl the calls that take modifiers
-//! fail with ENOENT, and the only modifier that negotiates is "none said" (`DRM_FORMAT_MOD_INVALID`),
-//! whatever `gbm_bo_get_modifier` answers.
+//! They are plain virgl textures, made by `RESOURCE_CREATE` and exported as DMA-BUFs: what Mesa's GBM makes on
+//! virtio-gpu too, without loading Mesa, whose LLVM alone costs the process 40 MB. A compositor takes them
+//! with modifier `DRM_FORMAT_MOD_INVALID`, "none said": the only one that works on virgl.
 //!
-//! It does not know which format a compositor wants.
+//! It does not know which format a compositor wants, or when it draws.
 
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use gbm::{BufferObject, BufferObjectFlags, Format};
 use protocol::PixelFormat;
+use protocol::pixel::MAX_SIDE;
 
 use crate::device::Device;
 use crate::import::Imported;
+use crate::{sys, uapi};
 
-/// Allocates buffers on a device.
-#[derive(Debug)]
-pub struct Allocator {
-    gbm: gbm::Device<File>,
-    device: Device,
-}
+/// `PIPE_TEXTURE_2D` (gallium `p_defines.h`).
+pub const TARGET_2D: u32 = 2;
+/// `VIRGL_BIND_RENDER_TARGET`, so that the compositor can draw into it (`virgl_hw.h`).
+const BIND_RENDER_TARGET: u32 = 1 << 1;
+/// `VIRGL_BIND_SAMPLER_VIEW` (`virgl_hw.h`).
+pub const BIND_SAMPLER_VIEW: u32 = 1 << 3;
+const BYTES_PER_PIXEL: u32 = 4;
 
-/// A buffer that was allocated here and imported in the device.
+/// A buffer that was allocated here.
 #[derive(Debug)]
-pub struct GbmBuffer {
+pub struct Buffer {
     imported: Arc<Imported>,
     fd: OwnedFd,
     stride: u32,
-    // Keeps the allocation; after `fd` and `imported`, which are other references to the same memory.
-    _object: BufferObject<()>,
 }
 
-impl Allocator {
-    /// Opens the device's node once more and makes a GBM device of it.
-    pub fn new(device: &Device) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(device.path())?;
-        Ok(Self { gbm: gbm::Device::new(file)?, device: device.clone() })
-    }
-
-    /// Allocates a buffer that a GPU can draw into, and imports it.
-    pub fn allocate(&self, width: u32, height: u32, format: PixelFormat) -> io::Result<GbmBuffer> {
-        let fourcc = Format::try_from(format.fourcc())
-            .map_err(|error| io::Error::new(io::ErrorKind::Unsupported, error.to_string()))?;
-        let object = self.gbm.create_buffer_object(width, height, fourcc, BufferObjectFlags::RENDERING)?;
-        let fd = object.fd().map_err(|error| io::Error::other(error.to_string()))?;
-        let imported = Arc::new(self.device.import(&fd)?);
-        Ok(GbmBuffer { imported, fd, stride: object.stride(), _object: object })
+impl Device {
+    /// Allocates a buffer that a GPU can draw into.
+    pub fn allocate(&self, width: u32, height: u32, format: PixelFormat) -> io::Result<Buffer> {
+        let format = virgl_format(format).ok_or(io::ErrorKind::Unsupported)?;
+        if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let stride = width * BYTES_PER_PIXEL;
+        let handle = self.node.take(|node| {
+            let made = sys::resource_create(
+                node,
+                uapi::ResourceCreate {
+                    target: TARGET_2D,
+                    format,
+                    bind: BIND_RENDER_TARGET | BIND_SAMPLER_VIEW,
+                    width,
+                    height,
+                    depth: 1,
+                    array_size: 1,
+                    size: stride * height,
+                    stride,
+                    ..Default::default()
+                },
+            )?;
+            Ok(made.bo_handle)
+        })?;
+        let fd = sys::prime_export(handle.fd(), handle.raw())?;
+        Ok(Buffer { imported: Arc::new(Imported::of(handle)?), fd, stride })
     }
 }
 
-impl GbmBuffer {
+/// `VIRGL_FORMAT_*` of `virgl_hw.h`.
+fn virgl_format(format: PixelFormat) -> Option<u32> {
+    match format {
+        PixelFormat::Bgra => Some(1),
+        PixelFormat::Bgrx => Some(2),
+        PixelFormat::Rgba => Some(67),
+        PixelFormat::Rgbx => Some(134),
+        PixelFormat::Nv12 => None,
+    }
+}
+
+impl Buffer {
     /// The buffer as the tap knows it.
     pub fn imported(&self) -> &Arc<Imported> {
         &self.imported

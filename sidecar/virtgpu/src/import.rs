@@ -34,15 +34,7 @@ pub struct Imported {
 impl Device {
     /// Imports a DMA-BUF: 0.1 to 1 ms, so do it once per buffer. The descriptor is not needed afterwards.
     pub fn import(&self, buffer: impl AsFd) -> io::Result<Imported> {
-        let handle = self.node.take(|node| sys::prime_import(node, buffer.as_fd()))?;
-        let info = sys::resource_info(handle.fd(), handle.raw())?;
-        Ok(Imported {
-            map: Mutex::new(None),
-            resource_id: info.res_handle,
-            size: info.size as usize,
-            blob_mem: info.blob_mem,
-            handle,
-        })
+        Imported::of(self.node.take(|node| sys::prime_import(node, buffer.as_fd()))?)
     }
 
     /// [`Self::import`] for a descriptor that a C library keeps in a plain number.
@@ -52,6 +44,18 @@ impl Device {
 }
 
 impl Imported {
+    /// What a handle stands for.
+    pub(crate) fn of(handle: Handle) -> io::Result<Self> {
+        let info = sys::resource_info(handle.fd(), handle.raw())?;
+        Ok(Self {
+            map: Mutex::new(None),
+            resource_id: info.res_handle,
+            size: info.size as usize,
+            blob_mem: info.blob_mem,
+            handle,
+        })
+    }
+
     /// The number under which virglrenderer knows the buffer.
     pub fn resource_id(&self) -> u32 {
         self.resource_id

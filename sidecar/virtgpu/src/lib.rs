@@ -5,7 +5,7 @@
 //! | [`Device`]    | an open render node that is virtio-gpu with 3D, or an error with a remedy |
 //! | [`Imported`]  | a DMA-BUF of someone else's, its resource ID, and its pixels if need be   |
 //! | [`Mailbox`]   | the page through which the tap is asked, in order with GPU commands       |
-//! | [`Allocator`] | buffers of our own, for compositors that copy into what a client brings   |
+//! | [`Buffer`]    | a buffer of our own, for compositors that copy into what a client brings  |
 //! | [`SharedMap`] | shared memory: made here, or lent by a compositor                         |
 //!
 //! **GEM handle and resource ID.** `PRIME_FD_TO_HANDLE` yields a *GEM handle*: a number that only this
@@ -29,7 +29,7 @@ mod shared;
 mod sys;
 mod uapi;
 
-pub use allocate::{Allocator, GbmBuffer};
+pub use allocate::Buffer;
 pub use device::{Device, OpenError, Params};
 pub use import::Imported;
 pub use mailbox::{CallError, Mailbox, Ticket};

@@ -22,15 +22,13 @@ use protocol::mailbox::{
     request_offset,
 };
 
+use crate::allocate::{BIND_SAMPLER_VIEW, TARGET_2D};
 use crate::device::Device;
 use crate::gem::Handle;
 use crate::map::Mapping;
 use crate::pacer::Pacer;
 use crate::{sys, uapi};
 
-/// `PIPE_TEXTURE_2D` and `VIRGL_BIND_SAMPLER_VIEW`, as virglrenderer wants them of a plain texture.
-const TARGET_2D: u32 = 2;
-const BIND_SAMPLER_VIEW: u32 = 1 << 3;
 /// Bytes of one pixel of the mailbox: its box counts in pixels.
 const PIXEL: usize = 4;
 const WORD: usize = 8;

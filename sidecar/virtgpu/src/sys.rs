@@ -3,7 +3,7 @@
 //! It does not know who owns a handle or when one may be closed: that is [`gem`](crate::gem).
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::ioctl::{Opcode, Updater, ioctl};
 
@@ -59,6 +59,16 @@ pub fn prime_import(fd: BorrowedFd<'_>, buffer: BorrowedFd<'_>) -> io::Result<u3
     // SAFETY: PRIME_FD_TO_HANDLE takes a `drm_prime_handle`; there are no addresses in it.
     unsafe { call::<{ uapi::PRIME_FD_TO_HANDLE }, _>(fd, &mut arg) }?;
     Ok(arg.handle)
+}
+
+/// A DMA-BUF for a GEM handle.
+pub fn prime_export(fd: BorrowedFd<'_>, handle: u32) -> io::Result<OwnedFd> {
+    let flags = rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::RDWR;
+    let mut arg = uapi::PrimeHandle { handle, flags: flags.bits(), fd: -1 };
+    // SAFETY: PRIME_HANDLE_TO_FD takes a `drm_prime_handle`; there are no addresses in it.
+    unsafe { call::<{ uapi::PRIME_HANDLE_TO_FD }, _>(fd, &mut arg) }?;
+    // SAFETY: on success the kernel has installed a new descriptor that nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(arg.fd) })
 }
 
 /// Closes a GEM handle.

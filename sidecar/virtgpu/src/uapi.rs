@@ -128,6 +128,7 @@ pub const WAIT_NOWAIT: u32 = 1;
 
 pub const VERSION: Opcode = opcode::read_write::<Version>(GROUP, 0x00);
 pub const GEM_CLOSE: Opcode = opcode::write::<GemClose>(GROUP, 0x09);
+pub const PRIME_HANDLE_TO_FD: Opcode = opcode::read_write::<PrimeHandle>(GROUP, 0x2d);
 pub const PRIME_FD_TO_HANDLE: Opcode = opcode::read_write::<PrimeHandle>(GROUP, 0x2e);
 pub const MAP: Opcode = opcode::read_write::<Map>(GROUP, DRIVER + 0x01);
 pub const GETPARAM: Opcode = opcode::read_write::<GetParam>(GROUP, DRIVER + 0x03);
@@ -155,6 +156,7 @@ const _: () = {
     assert!(size_of::<ResourceCreate>() == 56);
     assert!(VERSION == 0xc040_6400);
     assert!(GEM_CLOSE == 0x4008_6409);
+    assert!(PRIME_HANDLE_TO_FD == 0xc00c_642d);
     assert!(PRIME_FD_TO_HANDLE == 0xc00c_642e);
     assert!(MAP == 0xc010_6441);
     assert!(GETPARAM == 0xc010_6443);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use protocol::PixelFormat;
 use protocol::pixel::MAX_SIDE;
-use virtgpu::{Allocator, GbmBuffer, SharedMap};
+use virtgpu::{Device, SharedMap};
 use wayland_client::QueueHandle;
 use wayland_client::protocol::{wl_buffer::WlBuffer, wl_shm};
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1;
@@ -77,7 +77,7 @@ struct Buffer {
 
 #[derive(Debug)]
 enum Memory {
-    Gpu(GbmBuffer),
+    Gpu(virtgpu::Buffer),
     Shm(Arc<SharedMap>, u32),
 }
 
@@ -127,17 +127,17 @@ impl Buffers {
     /// Buffers on the GPU; `create` hands one to the compositor and waits for its answer.
     pub fn gpu(
         offer: DmabufOffer,
-        allocator: &Allocator,
+        device: &Device,
         generation: u32,
-        mut create: impl FnMut(&GbmBuffer) -> Result<WlBuffer, CaptureError>,
+        mut create: impl FnMut(&virtgpu::Buffer) -> Result<WlBuffer, CaptureError>,
     ) -> Result<Self, CaptureError> {
         let kind = Kind::Gpu(offer);
         let format = kind.check()?;
         let mut all: Vec<Buffer> = Vec::with_capacity(COUNT);
         for _ in 0..COUNT {
-            let buffer = allocator
-                .allocate(offer.width, offer.height, format)
-                .map_err(|source| CaptureError::Buffer { what: "allocating it with GBM", source })?;
+            let buffer = device.allocate(offer.width, offer.height, format).map_err(|source| {
+                CaptureError::Buffer { what: "allocating it on the render node", source }
+            })?;
             match create(&buffer) {
                 Ok(proxy) => all.push(Buffer { proxy, memory: Memory::Gpu(buffer) }),
                 Err(error) => {
@@ -244,7 +244,7 @@ fn flip_rows(bytes: &mut [u8], stride: usize) {
 
 /// Hands a buffer to the compositor; the answer comes as `created`.
 pub fn offer_dmabuf(
-    buffer: &GbmBuffer,
+    buffer: &virtgpu::Buffer,
     offer: DmabufOffer,
     state: &State,
     queue: &QueueHandle<State>,

@@ -12,7 +12,6 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use protocol::Rect;
-use virtgpu::Allocator;
 use wayland_client::protocol::wl_output::WlOutput;
 use wayland_client::{Connection, DispatchError, EventQueue, Proxy as _, backend::WaylandError};
 use wayland_protocols_wlr::screencopy::v1::client::zwlr_screencopy_frame_v1::ZwlrScreencopyFrameV1;
@@ -120,7 +119,6 @@ impl Session {
             returns,
             returned,
             buffers: None,
-            allocator: None,
             no_gpu: options.no_dmabuf(),
             generation: 0,
             failures: 0,
@@ -273,19 +271,11 @@ impl Session {
         wanted: super::globals::DmabufOffer,
         options: &CaptureOptions,
     ) -> Result<Buffers, CaptureError> {
-        let allocator = match (&cycle.allocator, &options.device) {
-            (Some(allocator), _) => Arc::clone(allocator),
-            (None, Some(device)) => {
-                let allocator = Allocator::new(device).map_err(|source| CaptureError::Buffer {
-                    what: "opening the render node for GBM",
-                    source,
-                })?;
-                Arc::clone(cycle.allocator.insert(Arc::new(allocator)))
-            }
-            (None, None) => return Err(CaptureError::NoDmaBuf("there is no render node".to_owned())),
+        let Some(device) = &options.device else {
+            return Err(CaptureError::NoDmaBuf("there is no render node".to_owned()));
         };
         cycle.generation += 1;
-        Buffers::gpu(wanted, &allocator, cycle.generation, |buffer| {
+        Buffers::gpu(wanted, device, cycle.generation, |buffer| {
             self.state.created = None;
             if offer_dmabuf(buffer, wanted, &self.state, &self.queue.handle()) {
                 self.wait(|state| state.created.is_some(), "take a GPU buffer", Some(ANSWER))?;
@@ -423,7 +413,6 @@ struct Cycle {
     returns: Arc<Returns>,
     returned: Receiver<u64>,
     buffers: Option<Buffers>,
-    allocator: Option<Arc<Allocator>>,
     no_gpu: Option<String>,
     generation: u32,
     failures: u32,
