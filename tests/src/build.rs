@@ -27,18 +27,7 @@ impl Programs {
         let status = Command::new(cargo)
             .current_dir(repository())
             .args(["build", "--release", "--quiet"])
-            .args([
-                "-p",
-                "host-agent",
-                "-p",
-                "tap",
-                "-p",
-                "sidecar",
-                "-p",
-                "pattern",
-                "-p",
-                "attacker",
-            ])
+            .args(["-p", "host-agent", "-p", "tap", "-p", "sidecar", "-p", "pattern", "-p", "attacker"])
             .stdin(Stdio::null())
             .status()
             .context("starting cargo")?;
