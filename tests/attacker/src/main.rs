@@ -15,7 +15,7 @@ use protocol::mailbox::{FrameRequest, Operation};
 use protocol::{Endpoint, PixelFormat, Rect};
 use serde_json::json;
 use session::Session;
-use virtgpu::{Allocator, CallError, Device, Mailbox};
+use virtgpu::{CallError, Device, Mailbox};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -72,7 +72,7 @@ fn main() -> Result<()> {
     std::thread::sleep(Duration::from_secs(1));
     let bind = ask(&mut mailbox, [Operation::Bind(session.nonce())]);
     let bound = session.wait_bound(PATIENCE);
-    let buffer = Allocator::new(&device)?.allocate(cli.width.into(), cli.height.into(), PixelFormat::Bgrx)?;
+    let buffer = device.allocate(cli.width.into(), cli.height.into(), PixelFormat::Bgrx)?;
     let own = buffer.imported().resource_id();
     let begin = Instant::now();
     let mut own_buffer = Answers::new();
