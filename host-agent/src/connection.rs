@@ -16,7 +16,7 @@ use bytes::Bytes;
 use protocol::frame::{HEADER_BYTES, Header};
 use protocol::stream::{self, ClientMessage, Config, ErrorCode, ServerMessage};
 use ring::clock::monotonic_ns;
-use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
 use tokio::time::timeout;
 
 use crate::auth::Gate;
@@ -35,6 +35,10 @@ const MESSAGES_PER_SECOND: u32 = 1000;
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 /// Longest time for what waits to be written when a session ends.
 const FAREWELL_TIME: Duration = Duration::from_secs(2);
+
+/// How long and how much is read from a peer after it was told that it is over.
+const LINGER_TIME: Duration = Duration::from_millis(500);
+const LINGER_BYTES: u64 = 1 << 20;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -88,7 +92,7 @@ impl End {
 
 /// Serves one connection to its end.
 pub async fn serve(service: Arc<Service>, connection: Connection) {
-    let Connection { reader, mut writer, peer, .. } = connection;
+    let Connection { reader, writer, peer, .. } = connection;
     let mut reader = BufReader::with_capacity(64 << 10, reader);
     match handshake(&service, &mut reader, &peer).await {
         Ok(begun) => run_session(&service, reader, writer, begun).await,
@@ -96,12 +100,10 @@ pub async fn serve(service: Arc<Service>, connection: Connection) {
             tracing::info!(peer, %end, "no session");
             if let Some((code, message)) = end.error() {
                 let error = ServerMessage::Error { code, message }.encode().to_vec();
-                let farewell = async {
-                    writer.write_all(&error).await?;
-                    writer.shutdown().await
-                };
                 // The peer may be gone: then there is nobody to tell.
-                let _told = timeout(FAREWELL_TIME, farewell).await;
+                let _told = timeout(FAREWELL_TIME, writer.write_all(&error)).await;
+                drop(writer);
+                linger(&mut reader).await;
             }
         }
     }
@@ -191,11 +193,22 @@ async fn run_session(service: &Service, mut reader: BufReader<Reader>, writer: W
     if !writing.is_finished() && timeout(FAREWELL_TIME, &mut writing).await.is_err() {
         writing.abort();
     }
+    if end.error().is_some() {
+        linger(&mut reader).await;
+    }
     // The thread ends after the picture that it is at.
     let joined = tokio::task::spawn_blocking(move || worker.join());
     if matches!(joined.await, Ok(Err(_)) | Err(_)) {
         tracing::error!(session = session.id, "the session's worker panicked");
     }
+}
+
+/// Reads on for a moment without listening. A socket that is closed with bytes unread takes back what was
+/// said last, and that is why it is closed (RFC 1122, 4.2.2.13).
+pub async fn linger(reader: &mut (impl AsyncRead + Unpin)) {
+    let mut sink = tokio::io::sink();
+    let mut rest = reader.take(LINGER_BYTES);
+    let _gone = timeout(LINGER_TIME, tokio::io::copy(&mut rest, &mut sink)).await;
 }
 
 async fn read_messages(service: &Service, session: &Session, reader: &mut BufReader<Reader>) -> End {

@@ -15,7 +15,7 @@ use protocol::DecodeError;
 use protocol::hxfr::{
     Config, FRAME_BYTES, Frame, HEADER_BYTES, Header, Reply, Request, error_code, request_limit,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, BufReader};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -67,7 +67,7 @@ pub async fn serve(shared: Arc<Predecessor>, connection: Connection, mut stop: w
 }
 
 async fn answer_all(shared: &Predecessor, connection: Connection) -> Result<(), End> {
-    let Connection { reader, mut writer, .. } = connection;
+    let Connection { reader, writer, .. } = connection;
     let mut reader = BufReader::new(reader);
     let meter = Meter::new(Arc::clone(&shared.totals));
     let mut coder = Coder::new(shared.encoder.clone(), meter.clone());

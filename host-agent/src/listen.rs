@@ -1,6 +1,8 @@
 //! Opening endpoints and taking connections from them: after this file nobody knows whether a peer came
 //! by TCP, Unix socket or vsock.
 
+mod writer;
+
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -8,15 +10,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use protocol::endpoint::Endpoint;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncRead;
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::sys::VsockListener;
+pub use writer::Writer;
 
 /// The reading half of a connection.
 pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
-/// The writing half of a connection.
-pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// A peer that connected.
 pub struct Connection {
@@ -34,11 +35,11 @@ impl Connection {
     /// Puts one together.
     pub fn new(
         reader: impl AsyncRead + Send + Unpin + 'static,
-        writer: impl AsyncWrite + Send + Unpin + 'static,
+        writer: Writer,
         origin: String,
         peer: String,
     ) -> Self {
-        Self { reader: Box::new(reader), writer: Box::new(writer), origin, peer }
+        Self { reader: Box::new(reader), writer, origin, peer }
     }
 }
 
@@ -131,14 +132,19 @@ impl Listener {
                 // An access unit must not wait for the acknowledgement of the one before.
                 stream.set_nodelay(true)?;
                 let (reader, writer) = stream.into_split();
-                Ok(Connection::new(reader, writer, address.ip().to_string(), address.to_string()))
+                Ok(Connection::new(
+                    reader,
+                    Writer::Tcp(writer),
+                    address.ip().to_string(),
+                    address.to_string(),
+                ))
             }
             Kind::Unix(socket) => {
                 let (stream, _) = socket.listener.accept().await?;
                 let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
                 let peer = pid.map_or_else(|| "unix".to_owned(), |pid| format!("unix:{pid}"));
                 let (reader, writer) = stream.into_split();
-                Ok(Connection::new(reader, writer, "unix".to_owned(), peer))
+                Ok(Connection::new(reader, Writer::Unix(writer), "unix".to_owned(), peer))
             }
             Kind::Vsock(listener) => listener.accept().await,
         }

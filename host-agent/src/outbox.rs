@@ -6,18 +6,21 @@
 //! [`MAX_UNITS`] its access units are lost, and so is everything after them up to the next IDR, which the
 //! worker makes as soon as there is room. Messages that must not be lost end the connection instead when
 //! too many of them wait.
+//!
+//! An access unit that finds nothing waiting is written by the thread that brings it, as far as the peer's
+//! buffer takes it; all else is written by the connection's task.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use protocol::frame::Encoded;
 use protocol::stream::{AccessUnit, ErrorCode, ServerMessage};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::listen::Writer;
 use crate::meter::{Count, Meter, Time};
 use crate::waker::Waker;
 
@@ -31,9 +34,6 @@ pub const MAX_UNIT_BYTES: usize = 8 << 20;
 const MAX_CONTROL: usize = 256;
 /// A sidecar that takes nothing for so long is gone.
 const WRITE_TIME: Duration = Duration::from_secs(10);
-/// Access units up to this size are copied behind their head: one write is cheaper than a vectored one.
-const COPY_BELOW: usize = 16 << 10;
-
 /// See the module.
 #[derive(Debug)]
 pub struct Outbox {
@@ -51,6 +51,10 @@ struct Queue {
     unit_bytes: usize,
     /// Other messages that wait.
     control: usize,
+    /// The task is writing a message: nobody else may.
+    writing: bool,
+    /// Where to write, while the task runs.
+    writer: Option<Arc<Writer>>,
     /// An access unit was lost, and no IDR has been queued since.
     lost: bool,
     /// Nothing more is taken; what waits is still written.
@@ -62,6 +66,8 @@ struct Queue {
 #[derive(Debug)]
 struct Waiting {
     message: Encoded,
+    /// Bytes of it that were written.
+    sent: usize,
     /// When the access unit came out of the encoder.
     unit: Option<Instant>,
 }
@@ -88,7 +94,7 @@ impl Outbox {
             queue.broken = true;
         } else {
             queue.control += 1;
-            queue.waiting.push_back(Waiting { message: message.encode(), unit: None });
+            queue.waiting.push_back(Waiting { message: message.encode(), sent: 0, unit: None });
         }
         let taken = !queue.closed;
         drop(queue);
@@ -121,10 +127,21 @@ impl Outbox {
             return;
         }
         queue.lost = false;
+        let message = ServerMessage::AccessUnit(unit).encode();
+        let mut waiting = Waiting { message, sent: 0, unit: Some(out) };
+        if queue.waiting.is_empty() && !queue.writing {
+            // An error here is found again, and dealt with, by the task.
+            waiting.sent =
+                queue.writer.as_ref().and_then(|w| w.try_write(&waiting.parts()).ok()).unwrap_or(0);
+            if waiting.is_done() {
+                drop(queue);
+                self.count_written(&waiting);
+                return;
+            }
+        }
         queue.units += 1;
         queue.unit_bytes += bytes;
-        let message = ServerMessage::AccessUnit(unit).encode();
-        queue.waiting.push_back(Waiting { message, unit: Some(out) });
+        queue.waiting.push_back(waiting);
         drop(queue);
         self.changed.notify_one();
     }
@@ -160,6 +177,7 @@ impl Outbox {
         match queue.waiting.pop_front() {
             Some(waiting) => {
                 queue.control -= usize::from(waiting.unit.is_none());
+                queue.writing = true;
                 Next::Write(waiting)
             }
             None if queue.closed => Next::End,
@@ -167,11 +185,20 @@ impl Outbox {
         }
     }
 
-    fn written(&self, waiting: &Waiting) {
+    fn count_written(&self, waiting: &Waiting) {
         self.meter.add(Count::BytesOut, waiting.message.len() as u64);
-        let Some(out) = waiting.unit else { return };
-        self.meter.record(Time::Wire, out.elapsed().as_micros() as u64);
+        if let Some(out) = waiting.unit {
+            self.meter.record(Time::Wire, out.elapsed().as_micros() as u64);
+        }
+    }
+
+    fn written(&self, waiting: &Waiting) {
+        self.count_written(waiting);
         let mut queue = self.lock();
+        queue.writing = false;
+        if waiting.unit.is_none() {
+            return;
+        }
         queue.units -= 1;
         queue.unit_bytes -= waiting.message.body.len();
         let room = queue.units + 1 == ROOM;
@@ -182,25 +209,26 @@ impl Outbox {
     }
 
     /// Writes what waits until the outbox is closed and empty, or the sidecar is gone.
-    pub async fn run(&self, mut writer: impl AsyncWrite + Unpin) -> io::Result<()> {
-        let outcome = self.write_all(&mut writer).await;
+    pub async fn run(&self, writer: Writer) -> io::Result<()> {
+        let writer = Arc::new(writer);
+        self.lock().writer = Some(Arc::clone(&writer));
+        let outcome = self.write_all(&writer).await;
         {
             let mut queue = self.lock();
             queue.closed = true;
             queue.broken = true;
+            queue.writer = None;
             queue.waiting.clear();
         }
         self.worker.wake();
-        // The peer may be gone: then there is nothing to shut down.
-        let _gone = timeout(Duration::from_secs(1), writer.shutdown()).await;
         outcome
     }
 
-    async fn write_all(&self, writer: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    async fn write_all(&self, writer: &Writer) -> io::Result<()> {
         loop {
             match self.take() {
-                Next::Write(waiting) => {
-                    let write = write(writer, &waiting.message);
+                Next::Write(mut waiting) => {
+                    let write = waiting.write(writer);
                     timeout(WRITE_TIME, write)
                         .await
                         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
@@ -213,27 +241,38 @@ impl Outbox {
     }
 }
 
+impl Waiting {
+    fn is_done(&self) -> bool {
+        self.sent >= self.message.len()
+    }
+
+    /// What is left to write.
+    fn parts(&self) -> [IoSlice<'_>; 2] {
+        let (head, body) = (&self.message.head, &self.message.body);
+        let after_head = self.sent.saturating_sub(head.len());
+        let left = |bytes, from: usize| IoSlice::new(<[u8]>::get(bytes, from..).unwrap_or_default());
+        [left(head, self.sent), left(body, after_head)]
+    }
+
+    async fn write(&mut self, writer: &Writer) -> io::Result<()> {
+        while !self.is_done() {
+            match writer.write(&self.parts()).await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => self.sent += written,
+            }
+        }
+        Ok(())
+    }
+}
+
 enum Next {
     Write(Waiting),
     Wait,
     End,
 }
 
-async fn write(writer: &mut (impl AsyncWrite + Unpin), message: &Encoded) -> io::Result<()> {
-    if message.body.len() < COPY_BELOW {
-        return writer.write_all(&message.to_vec()).await;
-    }
-    let sent = writer.write_vectored(&[IoSlice::new(&message.head), IoSlice::new(&message.body)]).await?;
-    let head = message.head.get(sent..).unwrap_or_default();
-    let body = message.body.get(sent.saturating_sub(message.head.len())..).unwrap_or_default();
-    writer.write_all(head).await?;
-    writer.write_all(body).await
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use bytes::Bytes;
 
     use super::*;
@@ -305,7 +344,7 @@ mod tests {
     async fn what_waits_is_written_in_order_and_then_it_ends() {
         let (outbox, sleeper) = outbox();
         outbox.push(&ServerMessage::Pong(1));
-        outbox.push_unit(unit(1, true, COPY_BELOW * 3), Instant::now());
+        outbox.push_unit(unit(1, true, 50_000), Instant::now());
         outbox.push_unit(unit(2, false, 5), Instant::now());
         outbox.close();
         assert!(!outbox.push(&ServerMessage::Pong(2)), "closed");
@@ -320,13 +359,48 @@ mod tests {
             }
             seen
         });
-        outbox.run(ours).await.expect("written");
+        outbox.run(Writer::other(ours)).await.expect("written");
         let seen = read.await.expect("read");
         assert_eq!(seen[0], ServerMessage::Pong(1));
-        assert_eq!(seen[1], ServerMessage::AccessUnit(unit(1, true, COPY_BELOW * 3)));
+        assert_eq!(seen[1], ServerMessage::AccessUnit(unit(1, true, 50_000)));
         assert_eq!(seen[2], ServerMessage::AccessUnit(unit(2, false, 5)));
         assert_eq!(seen.len(), 3);
         assert!(sleeper.drain(), "the worker was woken");
         assert_eq!(outbox.meter.own.time(Time::Wire).count, 2);
+    }
+
+    #[tokio::test]
+    async fn a_unit_that_finds_nothing_waiting_is_written_at_once() {
+        let (outbox, _sleeper) = outbox();
+        let outbox = Arc::new(outbox);
+        let (ours, theirs) = tokio::net::UnixStream::pair().expect("a pair");
+        let (_keep_reading, writer) = ours.into_split();
+        let task = tokio::spawn({
+            let outbox = Arc::clone(&outbox);
+            async move { outbox.run(Writer::Unix(writer)).await }
+        });
+        // A single-threaded test: the task runs only while this waits.
+        while outbox.lock().writer.is_none() {
+            tokio::task::yield_now().await;
+        }
+        outbox.push_unit(unit(1, true, 1000), Instant::now());
+        assert_eq!((waiting(&outbox), outbox.meter.own.time(Time::Wire).count), (0, 1));
+        // Larger than a socket's buffer: the rest is the task's, and what comes next waits behind it.
+        outbox.push_unit(unit(2, false, 4 << 20), Instant::now());
+        outbox.push_unit(unit(3, false, 10), Instant::now());
+        assert_eq!(waiting(&outbox), 2);
+        outbox.close();
+        let (mut reader, _keep_writing) = theirs.into_split();
+        for seq in 1..=3 {
+            let read = crate::wire::read_message(&mut reader, WRITE_TIME, ServerMessage::limit);
+            let (header, payload) = read.await.expect("a message");
+            let ServerMessage::AccessUnit(read) = ServerMessage::decode(header, payload).expect("decodes")
+            else {
+                unreachable!("only units were sent")
+            };
+            assert_eq!((read.seq, read.data.iter().all(|byte| *byte == seq as u8)), (seq, true));
+        }
+        task.await.expect("no panic").expect("written");
+        assert!(outbox.lock().writer.is_none(), "the peer's stream ends");
     }
 }

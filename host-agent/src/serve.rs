@@ -12,9 +12,8 @@ use std::time::{Duration, Instant};
 
 use protocol::endpoint::Endpoint;
 use protocol::stream::{ErrorCode, ServerMessage};
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -31,6 +30,8 @@ use crate::worker::Policy;
 
 /// Connections beyond the sessions: those that shake hands, and those that are being replaced.
 const SPARE_CONNECTIONS: usize = 64;
+/// Connections that are being told, at once, that there is no room.
+const TURNED_AWAY: usize = 16;
 /// How long sessions may take to end when the process does.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(8);
 
@@ -262,6 +263,7 @@ async fn accept<F: Future<Output = ()> + Send + 'static>(
     serve: impl Fn(Connection) -> F,
 ) {
     let mut connections = JoinSet::new();
+    let told = Arc::new(Semaphore::new(TURNED_AWAY));
     loop {
         tokio::select! {
             () = crate::serve::stopped(&mut stop) => break,
@@ -276,7 +278,16 @@ async fn accept<F: Future<Output = ()> + Send + 'static>(
                             drop(pass);
                         });
                     }
-                    None => turn_away(connection).await,
+                    None => {
+                        tracing::warn!(peer = connection.peer, "too many connections");
+                        // Beyond these few, a flood is not worth an answer.
+                        if let Ok(permit) = Arc::clone(&told).try_acquire_owned() {
+                            connections.spawn(async move {
+                                turn_away(connection).await;
+                                drop(permit);
+                            });
+                        }
+                    }
                 },
                 Err(error) => {
                     // Out of descriptors, most likely: those that are open must end first.
@@ -293,13 +304,15 @@ async fn accept<F: Future<Output = ()> + Send + 'static>(
     }
 }
 
-/// Says why, if that fits into the fresh socket's buffer at once.
-async fn turn_away(mut connection: Connection) {
-    tracing::warn!(peer = connection.peer, "too many connections");
+/// Says why.
+async fn turn_away(connection: Connection) {
+    let Connection { mut reader, writer, .. } = connection;
     let message = "too many connections from this address or in all; raise --max-connections-per-peer or --max-sessions";
-    let error =
-        ServerMessage::Error { code: ErrorCode::Capacity, message: message.to_owned() }.encode().to_vec();
-    let _told = timeout(Duration::from_millis(10), connection.writer.write_all(&error)).await;
+    let error = ServerMessage::Error { code: ErrorCode::Capacity, message: message.to_owned() };
+    // The peer may be gone: then there is nobody to tell.
+    let _told = timeout(Duration::from_secs(1), writer.write_all(&error.encode().to_vec())).await;
+    drop(writer);
+    connection::linger(&mut reader).await;
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ fn sent(receiver: &mut Receiver<Outgoing>) -> Vec<ToTap> {
 async fn told(session: &Session) -> Vec<ServerMessage> {
     session.outbox.close();
     let (ours, mut theirs) = tokio::io::duplex(1 << 20);
-    session.outbox.run(ours).await.expect("written");
+    session.outbox.run(crate::listen::Writer::other(ours)).await.expect("written");
     let mut messages = Vec::new();
     let second = std::time::Duration::from_secs(1);
     while let Ok((header, payload)) =

@@ -4,7 +4,7 @@ use std::io;
 
 use tokio_vsock::VsockAddr;
 
-use crate::listen::Connection;
+use crate::listen::{Connection, Writer};
 
 /// A listening vsock.
 #[derive(Debug)]
@@ -24,6 +24,6 @@ impl VsockListener {
         let (stream, address) = self.listener.accept().await?;
         let peer = format!("vsock:{}", address.cid());
         let (reader, writer) = stream.into_split();
-        Ok(Connection::new(reader, writer, peer.clone(), format!("{peer}:{}", address.port())))
+        Ok(Connection::new(reader, Writer::other(writer), peer.clone(), format!("{peer}:{}", address.port())))
     }
 }
