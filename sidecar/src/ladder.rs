@@ -114,6 +114,10 @@ impl Ladder {
             return local(reason);
         }
         let pixels = |reason: &str| Choice::Take(Rung::Pixels, reason.to_owned());
+        // Without a render node capture gives shared memory, too: the node is the cause.
+        if let Binding::Impossible(reason) = &self.binding {
+            return pixels(reason);
+        }
         if let Err(reason) = by_id {
             return pixels(reason);
         }

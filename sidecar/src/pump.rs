@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use protocol::PixelFormat;
@@ -89,6 +90,8 @@ pub struct Pump {
     configured_at: Instant,
     in_flight: VecDeque<(u64, Instant)>,
     local: Option<Local>,
+    /// The local encoder, while it starts.
+    starting: Option<JoinHandle<Result<Local, encode::EncodeError>>>,
     /// The frame carried last: its buffer stays ours, so that a static screen survives a change of rung.
     last: Option<Frame>,
     /// `last` has to be carried again.
@@ -121,6 +124,7 @@ impl Pump {
             configured_at: now,
             in_flight: VecDeque::new(),
             local: None,
+            starting: None,
             last: None,
             again: false,
             seq: 0,

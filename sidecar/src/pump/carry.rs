@@ -145,18 +145,8 @@ impl Pump {
         };
         if self.local.as_ref().is_none_or(|local| local.settings() != settings) {
             self.local = None;
-            match Local::start(&self.options.local_encoder, settings, self.parts.gate.clone()) {
-                Ok(local) => {
-                    self.parts.report.update(|status| local.name().clone_into(&mut status.encoder));
-                    self.local = Some(local);
-                    self.parts.gate.new_encoder();
-                }
-                Err(error) => {
-                    tracing::error!(%error, "no local encoder");
-                    self.parts.report.update(|status| status.rung_reason = error.to_string());
-                    self.due = Instant::now() + Duration::from_secs(1);
-                    return false;
-                }
+            if !self.start_local(settings) {
+                return false;
             }
         }
         self.parts.gate.open(Source::Local);
@@ -176,6 +166,46 @@ impl Pump {
             return false;
         }
         true
+    }
+}
+
+impl Pump {
+    /// Starts the local encoder on a thread of its own: the first start in a process makes GStreamer look at
+    /// its plugins, and meanwhile the host-agent may come back. False while it is not ready.
+    fn start_local(&mut self, settings: Settings) -> bool {
+        let soon = Instant::now() + Duration::from_millis(20);
+        let Some(starting) = self.starting.take() else {
+            let (choice, gate) = (self.options.local_encoder.clone(), self.parts.gate.clone());
+            let start = move || Local::start(&choice, settings, gate);
+            self.starting = std::thread::Builder::new().name("local-start".into()).spawn(start).ok();
+            self.due = soon;
+            return false;
+        };
+        if !starting.is_finished() {
+            self.starting = Some(starting);
+            self.due = soon;
+            return false;
+        }
+        match starting.join() {
+            Ok(Ok(local)) if local.settings() == settings => {
+                self.parts.report.update(|status| local.name().clone_into(&mut status.encoder));
+                self.local = Some(local);
+                self.parts.gate.new_encoder();
+                true
+            }
+            Ok(Ok(_)) => false,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "no local encoder");
+                self.parts.report.update(|status| status.rung_reason = error.to_string());
+                self.due = Instant::now() + Duration::from_secs(1);
+                false
+            }
+            Err(_) => {
+                tracing::error!("the local encoder panicked while it started");
+                self.due = Instant::now() + Duration::from_secs(1);
+                false
+            }
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::arch::Arch;
 
 /// How long a machine must have run to be trusted.
-const TRIAL: Duration = Duration::from_millis(1500);
+const TRIAL: Duration = Duration::from_secs(6);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Accelerator {
