@@ -15,10 +15,9 @@ const SIZE: (u32, u32) = (640, 360);
 const MOST_BYTES: f64 = 128.0;
 
 #[test]
-fn three_desktops_stream_by_resource_id() -> Result<()> {
+fn the_numbers_are_right_by_resource_id() -> Result<()> {
     let programs = Programs::build()?;
-    let desktops = [Desktop::Pattern, Desktop::Sway, Desktop::Gnome];
-    let mut rig = Rig::up(&programs, &RigOptions::new("path", &desktops))?;
+    let mut rig = Rig::up(&programs, &RigOptions::new("path", &[Desktop::Pattern]))?;
 
     let mut options = StreamOptions::new(Desktop::Pattern, SIZE);
     options.desktop_args = vec!["--log".to_owned()];
@@ -27,6 +26,19 @@ fn three_desktops_stream_by_resource_id() -> Result<()> {
     numbers_are_right(&stream)?;
     recordings_play(&stream)?;
     a_stranger_sees_nothing(&stream)?;
+    stream.stop()
+}
+
+#[test]
+#[ignore = "not reliable under emulation yet; run by ./x test faults"]
+fn every_desktop_and_every_moment() -> Result<()> {
+    let programs = Programs::build()?;
+    let desktops = [Desktop::Pattern, Desktop::Sway, Desktop::Gnome];
+    let mut rig = Rig::up(&programs, &RigOptions::new("moments", &desktops))?;
+    let mut options = StreamOptions::new(Desktop::Pattern, SIZE);
+    options.desktop_args = vec!["--log".to_owned()];
+    let stream = rig.start("pattern", options)?;
+    stream.wait_for_rung("ResourceId")?;
     doctor_finds_nothing(&rig, &stream)?;
     a_still_screen_lives_and_costs_nothing(&rig, &stream)?;
     stream.stop()?;

@@ -39,9 +39,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         let begin = Instant::now();
         let passed = match suite {
             Suite::Unit => unit(),
-            Suite::Lab => e2e(&["path", "rights"]),
-            Suite::Browser => e2e(&["browser"]),
-            Suite::Faults => e2e(&["ladder", "recovery"]),
+            Suite::Lab => e2e(&["path", "rights"], &[]),
+            Suite::Browser => e2e(&["browser"], &[]),
+            Suite::Faults => e2e(&["path", "ladder", "recovery", "browser"], &["--include-ignored"]),
             Suite::Slow => crate::fuzz::run(Duration::from_secs(10 * 60)),
         }
         .with_context(|| format!("suite {suite:?}"))?;
@@ -77,12 +77,13 @@ fn unit() -> Result<u32> {
 }
 
 /// Suites that boot VMs: one after the other, each in a process of its own.
-fn e2e(names: &[&str]) -> Result<u32> {
+fn e2e(names: &[&str], more: &[&str]) -> Result<u32> {
     let mut arguments = vec!["test", "--release", "-p", "e2e"];
     for name in names {
         arguments.extend(["--test", name]);
     }
     arguments.extend(["--", "--nocapture", "--test-threads=1"]);
+    arguments.extend(more);
     counted(&arguments)
 }
 

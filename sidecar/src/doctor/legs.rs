@@ -234,18 +234,20 @@ fn picture(desktop: &Desktop, device: Option<Device>, legs: &mut Vec<Leg>) -> Op
     let capture = capture::start(capture_options(desktop, device, 60));
     let end = Instant::now() + CAPTURE;
     let (mut negotiated, mut lost): (Option<Negotiated>, Option<String>) = (None, None);
-    let frame = loop {
+    let mut hear = |capture: &Capture| {
         while let Some(event) = capture.try_event() {
             match event {
                 CaptureEvent::Negotiated(what) => negotiated = Some(what),
                 CaptureEvent::Lost(error) => lost = Some(error.to_string()),
             }
         }
-        if let Some(frame) = capture.recv_newest(Duration::from_millis(50)) {
-            break Some(frame);
-        }
-        if Instant::now() >= end {
-            break None;
+    };
+    let frame = loop {
+        let frame = capture.recv_newest(Duration::from_millis(50));
+        // What was negotiated is told before the first frame.
+        hear(&capture);
+        if frame.is_some() || Instant::now() >= end {
+            break frame;
         }
     };
     if let Some(what) = &negotiated {
