@@ -1,6 +1,8 @@
 //! A frame's pixels as bytes, for the rungs that need them: part of the picture, tightly packed, in the
 //! layout asked for. Knows nothing of where they go.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use protocol::{PixelFormat, Rect};
 use yuv::{
@@ -57,13 +59,17 @@ fn pack(
     let start = rect.y as usize * stride as usize + rect.x as usize * 4;
     let need = (height.saturating_sub(1)) * stride as usize + width * 4;
     let source = bytes.get(start..start + need).ok_or(PixelsError::Short)?;
-    let mut out = vec![0; to.bytes(rect.width, rect.height)];
+    let row = 4 * width;
+    // The converter wants whole rows, the last one too: a part of a picture is packed first.
+    let packed = if stride as usize == row {
+        Cow::Borrowed(source)
+    } else {
+        Cow::Owned(source.chunks(stride as usize).flat_map(|line| &line[..row]).copied().collect())
+    };
     if to == from {
-        for (row, line) in out.chunks_exact_mut(4 * width).zip(source.chunks(stride as usize)) {
-            row.copy_from_slice(line.get(..4 * width).ok_or(PixelsError::Short)?);
-        }
-        return Ok(out.into());
+        return Ok(packed.into_owned().into());
     }
+    let mut out = vec![0; to.bytes(rect.width, rect.height)];
     let convert = match (from, to) {
         (PixelFormat::Bgrx | PixelFormat::Bgra, PixelFormat::Nv12) => bgra_to_yuv_nv12,
         (PixelFormat::Rgbx | PixelFormat::Rgba, PixelFormat::Nv12) => rgba_to_yuv_nv12,
@@ -80,8 +86,8 @@ fn pack(
     };
     convert(
         &mut image,
-        source,
-        stride,
+        &packed,
+        row as u32,
         YuvRange::Limited,
         YuvStandardMatrix::Bt709,
         YuvConversionMode::Balanced,
