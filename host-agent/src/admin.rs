@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::hub::Hub;
 use crate::metrics;
-use crate::status::{self, Identity};
+use crate::status::{self, EncoderStatus, Identity};
 
 /// What the pages show.
 #[derive(Debug, Clone)]
@@ -46,11 +46,12 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
     if *admin.stop.borrow() {
         return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n");
     }
-    match admin.identity.encoders.get() {
-        None => (StatusCode::SERVICE_UNAVAILABLE, "trying the encoders\n"),
-        Some(found) if found.iter().any(|encoder| encoder.ok) => (StatusCode::OK, "ok\n"),
-        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "no encoder works; run `host-agent doctor`\n"),
+    // While the encoders are being tried it is ready: who connects first waits for his own no longer.
+    let none_works = |found: &Vec<EncoderStatus>| !found.iter().any(|encoder| encoder.ok);
+    if admin.identity.makes_video && admin.identity.encoders.get().is_some_and(none_works) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "no encoder works; run `host-agent doctor`\n");
     }
+    (StatusCode::OK, "ok\n")
 }
 
 async fn show_metrics(State(admin): State<Admin>) -> impl IntoResponse {

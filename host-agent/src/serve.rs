@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use encode::Choice;
 use protocol::endpoint::Endpoint;
 use protocol::stream::{ErrorCode, ServerMessage};
 use tokio::net::TcpListener;
@@ -122,6 +123,7 @@ pub async fn start(settings: Settings) -> Result<Running, ServeError> {
     let endpoints: Vec<_> = listeners.iter().map(|listener| listener.endpoint().clone()).collect();
     let identity = Arc::new(Identity {
         name,
+        makes_video: encoder != Choice::Null,
         started: Instant::now(),
         listeners: endpoints.clone(),
         link: link_path.display().to_string(),
@@ -270,23 +272,20 @@ async fn accept<F: Future<Output = ()> + Send + 'static>(
             // Reaps those that ended.
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok(connection) => match doors.enter(&connection.origin) {
-                    Some(pass) => {
-                        let served = serve(connection);
+                Ok(connection) => if let Some(pass) = doors.enter(&connection.origin) {
+                    let served = serve(connection);
+                    connections.spawn(async move {
+                        served.await;
+                        drop(pass);
+                    });
+                } else {
+                    tracing::warn!(peer = connection.peer, "too many connections");
+                    // Beyond these few, a flood is not worth an answer.
+                    if let Ok(permit) = Arc::clone(&told).try_acquire_owned() {
                         connections.spawn(async move {
-                            served.await;
-                            drop(pass);
+                            turn_away(connection).await;
+                            drop(permit);
                         });
-                    }
-                    None => {
-                        tracing::warn!(peer = connection.peer, "too many connections");
-                        // Beyond these few, a flood is not worth an answer.
-                        if let Ok(permit) = Arc::clone(&told).try_acquire_owned() {
-                            connections.spawn(async move {
-                                turn_away(connection).await;
-                                drop(permit);
-                            });
-                        }
                     }
                 },
                 Err(error) => {

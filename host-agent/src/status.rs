@@ -230,6 +230,8 @@ fn vm_status(vm: &Arc<Vm>) -> VmStatus {
 pub struct Identity {
     /// Its name.
     pub name: String,
+    /// Whether sessions need an encoder of this machine; not so with the null encoder.
+    pub makes_video: bool,
     /// When it started.
     pub started: Instant,
     /// Where sidecars connect.
