@@ -7,8 +7,14 @@ use anyhow::{Result, ensure};
 
 /// Lines after which a file has more than one idea.
 const TOO_LONG: usize = 600;
-/// Folders where unsafe code may be: the product's three fences, and the test pattern's GL.
-const FENCES: [&str; 4] = ["sidecar/virtgpu", "host-agent/tap", "host-agent/videotoolbox", "tests/pattern"];
+/// Folders where unsafe code may be: the product's fences, PipeWire's buffers, and the test pattern's GL.
+const FENCES: [&str; 5] = [
+    "sidecar/virtgpu",
+    "sidecar/src/capture/pipewire",
+    "host-agent/tap",
+    "host-agent/videotoolbox",
+    "tests/pattern",
+];
 
 /// Checks the tree; prints what it finds.
 pub fn run() -> Result<()> {
@@ -24,17 +30,18 @@ pub fn run() -> Result<()> {
         if lines > TOO_LONG {
             found.push(format!("{name}: {lines} lines; split it"));
         }
-        if !text.starts_with("//!") && !text.starts_with("#!") && !name.contains("/tests/") {
+        let is_test = name.contains("/tests/") || name.ends_with("/tests.rs");
+        if !text.starts_with("//!") && !text.starts_with("#!") && !is_test {
             found.push(format!("{name}: say at the top what it is for"));
         }
         let has_unsafe = text.lines().any(|line| {
             let code = line.split("//").next().unwrap_or_default();
             code.contains("unsafe {") || code.contains("unsafe fn") || code.contains("unsafe impl")
         });
-        if has_unsafe && !FENCES.iter().any(|fence| name.starts_with(fence)) {
+        if has_unsafe && name != "xtask/src/tidy.rs" && !FENCES.iter().any(|fence| name.starts_with(fence)) {
             found.push(format!("{name}: unsafe outside the fences {FENCES:?}"));
         }
-        if !reachable(file) {
+        if !reachable(file) && !name.ends_with("/mod.rs") {
             found.push(format!("{name}: no mod line includes it"));
         }
     }
