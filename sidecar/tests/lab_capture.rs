@@ -22,7 +22,9 @@ fn sway_and_gnome_give_gpu_buffers() {
     let vm = if let Ok(name) = std::env::var("LAB_VM") {
         let vm = Vm::attach(&name).expect("it runs");
         for program in ["capture", "probe"] {
-            vm.guest().copy_to(&payload.path().join(program), "/payload/").expect("it goes in");
+            vm.guest()
+                .copy_to(&payload.path().join(program), &format!("/payload/{program}"))
+                .expect("it goes in");
         }
         vm
     } else {

@@ -1,13 +1,24 @@
 //! Walks the GPU path on a render node and prints what it finds: `probe [/dev/dri/renderD128]`.
 
 use std::error::Error;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use protocol::mailbox::Operation;
 use protocol::{PixelFormat, Rect};
 use virtgpu::{Device, Mailbox};
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match probe() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn probe() -> Result<(), Box<dyn Error>> {
     let device = match std::env::args().nth(1) {
         Some(path) => Device::open(path)?,
         None => Device::discover()?,
