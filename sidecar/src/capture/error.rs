@@ -109,8 +109,8 @@ pub enum CaptureError {
     /// PipeWire says no.
     #[error("PipeWire: {0}")]
     PipeWire(String),
-    /// No source was named for PipeWire.
-    #[error("no GPU buffer: {what}: {source}")]
+    /// A buffer could not be made, imported or mapped.
+    #[error("no buffer: {what}: {source}")]
     Buffer {
         /// What was tried.
         what: &'static str,
