@@ -37,7 +37,10 @@ pub use vm::{Gpu, Tap, Vm, VmConfig};
 
 use std::path::PathBuf;
 
-/// The working tree that this program was built from: recipes and guest files are read from it.
+/// The working tree that this program runs in: recipes and guest files are read from it. A program compiled in one clone
+/// can be run in another (they may share a target folder), so the folder at hand counts before the one compiled in.
 pub fn repository() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+    let compiled = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let Ok(here) = std::env::current_dir() else { return compiled };
+    here.ancestors().find(|it| it.join("tests/lab/guest").is_dir()).map_or(compiled, PathBuf::from)
 }
