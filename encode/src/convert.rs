@@ -28,10 +28,34 @@ impl Plane<'_> {
     }
 }
 
-/// The rows of an RGB picture and nothing after them; see [`Plane::rows`].
-fn rows(picture: &Picture) -> &[u8] {
-    let end = picture.stride as usize * picture.height as usize;
-    &picture.data[..end.min(picture.data.len())]
+/// An RGB picture on loan.
+#[derive(Debug, Clone, Copy)]
+pub struct Rgb<'a> {
+    /// One of the layouts with four bytes a pixel.
+    pub format: PixelFormat,
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// Bytes from row to row.
+    pub stride: u32,
+    /// The pixels: whole rows, the last one's padding included; may be longer.
+    pub data: &'a [u8],
+}
+
+impl Rgb<'_> {
+    /// The rows and nothing after them; see [`Plane::rows`].
+    fn rows(&self) -> &[u8] {
+        let end = self.stride as usize * self.height as usize;
+        &self.data[..end.min(self.data.len())]
+    }
+}
+
+impl<'a> From<&'a Picture> for Rgb<'a> {
+    fn from(picture: &'a Picture) -> Self {
+        let &Picture { format, width, height, stride, ref data } = picture;
+        Self { format, width, height, stride, data }
+    }
 }
 
 /// What to write: sides are those of the picture, rounded up to even.
@@ -55,20 +79,22 @@ pub fn convert(picture: &Picture, into: &mut Planes<'_>) -> Result<(), EncodeErr
         copy_nv12(picture, into);
     } else {
         match into {
-            Planes::Nv12(y, uv) => rgb_to_nv12(picture, y, uv),
-            Planes::I420(y, u, v) => rgb_to_i420(picture, y, u, v),
+            Planes::Nv12(y, uv) => rgb_to_nv12(picture.into(), y, uv)?,
+            Planes::I420(y, u, v) => rgb_to_i420(picture.into(), y, u, v).map_err(refused)?,
         }
-        .map_err(|error| {
-            tracing::debug!(%error, "conversion refused a picture");
-            EncodeError::BadPicture("it can't be converted: its rows or planes are too short")
-        })?;
     }
     let (Planes::Nv12(y, _) | Planes::I420(y, _, _)) = into;
     pad_to_even(y, width as usize, height as usize);
     Ok(())
 }
 
-fn rgb_to_nv12(picture: &Picture, y: &mut Plane<'_>, uv: &mut Plane<'_>) -> Result<(), YuvError> {
+fn refused(error: YuvError) -> EncodeError {
+    tracing::debug!(%error, "conversion refused a picture");
+    EncodeError::BadPicture("it can't be converted: its rows or planes are too short")
+}
+
+/// Writes `picture` as NV12 of its own size, odd sides too: nothing is padded.
+pub fn rgb_to_nv12(picture: Rgb<'_>, y: &mut Plane<'_>, uv: &mut Plane<'_>) -> Result<(), EncodeError> {
     let (height, half) = (picture.height, picture.height.div_ceil(2));
     let mut image = YuvBiPlanarImageMut {
         y_stride: y.stride,
@@ -82,11 +108,12 @@ fn rgb_to_nv12(picture: &Picture, y: &mut Plane<'_>, uv: &mut Plane<'_>) -> Resu
         PixelFormat::Rgba | PixelFormat::Rgbx => yuv::rgba_to_yuv_nv12,
         _ => yuv::bgra_to_yuv_nv12,
     };
-    convert(&mut image, rows(picture), picture.stride, YuvRange::Limited, YuvStandardMatrix::Bt709, MODE)
+    convert(&mut image, picture.rows(), picture.stride, YuvRange::Limited, YuvStandardMatrix::Bt709, MODE)
+        .map_err(refused)
 }
 
 fn rgb_to_i420(
-    picture: &Picture,
+    picture: Rgb<'_>,
     y: &mut Plane<'_>,
     u: &mut Plane<'_>,
     v: &mut Plane<'_>,
@@ -106,7 +133,7 @@ fn rgb_to_i420(
         PixelFormat::Rgba | PixelFormat::Rgbx => yuv::rgba_to_yuv420,
         _ => yuv::bgra_to_yuv420,
     };
-    convert(&mut image, rows(picture), picture.stride, YuvRange::Limited, YuvStandardMatrix::Bt709, MODE)
+    convert(&mut image, picture.rows(), picture.stride, YuvRange::Limited, YuvStandardMatrix::Bt709, MODE)
 }
 
 const MODE: YuvConversionMode = YuvConversionMode::Balanced;

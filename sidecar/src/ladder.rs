@@ -114,21 +114,19 @@ impl Ladder {
             return local(reason);
         }
         let pixels = |reason: &str| Choice::Take(Rung::Pixels, reason.to_owned());
-        // Without a render node capture gives shared memory, too: the node is the cause.
-        if let Binding::Impossible(reason) = &self.binding {
-            return pixels(reason);
-        }
-        if let Err(reason) = by_id {
-            return pixels(reason);
-        }
-        match &self.binding {
-            Binding::Impossible(reason) | Binding::Failed(_, reason) => pixels(reason),
-            Binding::Untried => Choice::Wait("for the mailbox"),
-            Binding::Asked(since) if now.duration_since(*since) < GRACE => Choice::Wait("for the binding"),
-            Binding::Asked(_) => pixels(
+        match (&self.binding, by_id) {
+            // Without a render node capture gives shared memory, too: the node is the cause.
+            (Binding::Impossible(reason), _) => pixels(reason),
+            (_, Err(reason)) => pixels(reason),
+            (Binding::Failed(_, reason), _) => pixels(reason),
+            (Binding::Untried, _) => Choice::Wait("for the mailbox"),
+            (Binding::Asked(since), _) if now.duration_since(*since) < GRACE => {
+                Choice::Wait("for the binding")
+            }
+            (Binding::Asked(_), _) => pixels(
                 "the tap took the nonce but the host-agent did not confirm: does this VM's tap talk to that host-agent?",
             ),
-            Binding::Bound => match &self.refused {
+            (Binding::Bound, _) => match &self.refused {
                 Some((since, reason)) if now.duration_since(*since) < RETRY => pixels(reason),
                 _ => Choice::Take(Rung::ResourceId, String::new()),
             },

@@ -4,11 +4,9 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use encode::EncodeError;
+use encode::convert::{Plane, Rgb, rgb_to_nv12};
 use protocol::{PixelFormat, Rect};
-use yuv::{
-    BufferStoreMut, YuvBiPlanarImageMut, YuvConversionMode, YuvError, YuvRange, YuvStandardMatrix,
-    bgra_to_yuv_nv12, rgba_to_yuv_nv12,
-};
 
 use crate::capture::{Frame, FrameBuffer};
 
@@ -20,7 +18,7 @@ pub enum PixelsError {
     Read(#[from] std::io::Error),
     /// The layouts don't go together.
     #[error("cannot convert the pixels: {0}")]
-    Convert(#[from] YuvError),
+    Convert(#[from] EncodeError),
     /// A buffer is smaller than its size and stride say.
     #[error("the frame's buffer is shorter than its size and stride say")]
     Short,
@@ -69,28 +67,15 @@ fn pack(
     if to == from {
         return Ok(packed.into_owned().into());
     }
+    if to != PixelFormat::Nv12 || from == PixelFormat::Nv12 {
+        return Err(PixelsError::Layout(to, from));
+    }
     let mut out = vec![0; to.bytes(rect.width, rect.height)];
-    let convert = match (from, to) {
-        (PixelFormat::Bgrx | PixelFormat::Bgra, PixelFormat::Nv12) => bgra_to_yuv_nv12,
-        (PixelFormat::Rgbx | PixelFormat::Rgba, PixelFormat::Nv12) => rgba_to_yuv_nv12,
-        _ => return Err(PixelsError::Layout(to, from)),
-    };
-    let (y_plane, uv_plane) = out.split_at_mut(width * height);
-    let mut image = YuvBiPlanarImageMut {
-        y_plane: BufferStoreMut::Borrowed(y_plane),
-        y_stride: rect.width,
-        uv_plane: BufferStoreMut::Borrowed(uv_plane),
-        uv_stride: rect.width.next_multiple_of(2),
-        width: rect.width,
-        height: rect.height,
-    };
-    convert(
-        &mut image,
-        &packed,
-        row as u32,
-        YuvRange::Limited,
-        YuvStandardMatrix::Bt709,
-        YuvConversionMode::Balanced,
+    let (y, uv) = out.split_at_mut(width * height);
+    rgb_to_nv12(
+        Rgb { format: from, width: rect.width, height: rect.height, stride: row as u32, data: &packed },
+        &mut Plane { data: y, stride: rect.width },
+        &mut Plane { data: uv, stride: rect.width.next_multiple_of(2) },
     )?;
     Ok(out.into())
 }

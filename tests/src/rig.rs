@@ -196,6 +196,8 @@ pub fn boot(programs: &Programs, options: &RigOptions, link: &Path) -> Result<Vm
     let images: Vec<&str> =
         ["sidecar"].into_iter().chain(options.desktops.iter().map(|desktop| desktop.image())).collect();
     let mut config = VmConfig::new(&options.name, &images);
+    // One for each stream of a rig's life: a bench starts two dozen.
+    config.ports = 40;
     config.gpu = options.gpu;
     config.payload = Some(programs.payload().to_owned());
     config.tap = options.tap.then(|| Tap {
@@ -255,6 +257,9 @@ impl Stream {
             .chain(["doctor".to_owned(), "--json".to_owned()])
             .chain(upstream)
             .collect();
+        // A container's log is both streams in one: its JSON must stand alone.
+        spec.env.retain(|(name, _)| name != "RUST_LOG");
+        spec.env.push(("RUST_LOG".to_owned(), "off".to_owned()));
         // A session of its own: one of the same stream would replace the sidecar's.
         if self.options.token.is_none() {
             let token = rig.host_agent.token(&format!("lab/{}", spec.name), &[])?;

@@ -122,6 +122,24 @@ fn without_3d_there_is_still_a_picture() -> Result<()> {
     expect(&rig, &stream, &case).with_context(|| stream.logs())
 }
 
+#[test]
+fn a_desktop_without_its_gpu_is_named() -> Result<()> {
+    let programs = Programs::build()?;
+    let mut rig = Rig::up(&programs, &RigOptions::new("llvmpipe", &[Desktop::Gnome]))?;
+    // GNOME says nothing when it can't open the node: it draws with llvmpipe and offers no DMA-BUF.
+    let mut options = StreamOptions::new(Desktop::Gnome, SIZE);
+    options.desktop_render = RenderAccess::WrongGroup;
+    let stream = rig.start("llvmpipe", options)?;
+    let case = Case {
+        name: "llvmpipe",
+        change: |_, _| Ok(()),
+        rung: "Pixels",
+        reason: "shared memory",
+        doctor: ("capture", "can the desktop open the render node"),
+    };
+    expect(&rig, &stream, &case).with_context(|| stream.logs())
+}
+
 fn expect(rig: &Rig, stream: &Stream, case: &Case) -> Result<()> {
     let status = stream.wait_for_rung(case.rung)?;
     let reason = status["rung_reason"].as_str().unwrap_or_default();

@@ -51,6 +51,20 @@ fn what_is_killed_comes_back() -> Result<()> {
     })
 }
 
+/// PipeWire dies under a desktop that lives: the desktop starts it again, the sidecar casts the screen anew.
+#[test]
+fn pipewire_may_die() -> Result<()> {
+    let programs = Programs::build()?;
+    let mut rig = Rig::up(&programs, &RigOptions::new("pipewire", &[Desktop::Gnome]))?;
+    let stream = rig.start("gnome", StreamOptions::new(Desktop::Gnome, SIZE))?;
+    stream.wait_for_rung("ResourceId")?;
+    for name in ["pipewire", "wireplumber"] {
+        rig.vm.guest().check(&format!("pkill -KILL -x {name}"))?;
+        back(&stream, name, Instant::now())?;
+    }
+    Ok(())
+}
+
 /// Waits until new frames flow by resource ID again.
 fn back(stream: &Stream, what: &str, since: Instant) -> Result<()> {
     // Starting a container takes seconds under emulation; the stream's own part is what is bounded.

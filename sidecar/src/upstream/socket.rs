@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::{Buf, BytesMut};
-use protocol::frame::{HEADER_BYTES, Header};
+use protocol::frame::Message as _;
 use protocol::stream::{ClientMessage, ServerMessage};
 use protocol::{DecodeError, Endpoint};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -60,19 +60,12 @@ impl Incoming {
     /// The next message; `None` at the end. Safe to drop half-way and call again: bytes stay buffered.
     pub async fn next(&mut self) -> Result<Option<ServerMessage>, SocketError> {
         loop {
-            if let Some((head, _)) = self.bytes.split_first_chunk::<HEADER_BYTES>() {
-                let header = Header::decode(*head, ServerMessage::limit)?;
-                let whole = HEADER_BYTES + header.len as usize;
-                if self.bytes.len() >= whole {
-                    self.bytes.advance(HEADER_BYTES);
-                    let payload = self.bytes.split_to(header.len as usize).freeze();
-                    self.traffic.received.fetch_add(whole as u64, Relaxed);
-                    return Ok(Some(ServerMessage::decode(header, payload)?));
-                }
-                self.bytes.reserve(whole - self.bytes.len());
-            } else {
-                self.bytes.reserve(16 << 10);
+            let before = self.bytes.len();
+            if let Some(message) = ServerMessage::take(&mut self.bytes)? {
+                self.traffic.received.fetch_add((before - self.bytes.len()) as u64, Relaxed);
+                return Ok(Some(message));
             }
+            self.bytes.reserve(16 << 10);
             if self.socket.read_buf(&mut self.bytes).await? == 0 {
                 return Ok(None);
             }

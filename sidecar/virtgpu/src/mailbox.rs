@@ -110,11 +110,6 @@ impl Mailbox {
         Ok(Self { page: Page::new(map), handle, resource_id, pacer: Pacer::new() })
     }
 
-    /// Numbers requests above `seq` from now on, for callers who count frames that went elsewhere too.
-    pub fn count_on_from(&mut self, seq: u64) {
-        self.page.last_seq = self.page.last_seq.max(seq);
-    }
-
     /// The mailbox's own resource ID; for logs.
     pub fn resource_id(&self) -> u32 {
         self.resource_id
