@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use clap::Args;
-use lab::arch::Arch;
 use lab::cache::{self, Size};
 use lab::image::{self, is_image};
 
@@ -18,7 +17,7 @@ pub struct Arguments {
 }
 
 pub fn run(Arguments { dry_run, stale }: &Arguments) -> Result<()> {
-    let current = image::current_ids(Arch::default())?;
+    let current = image::current_ids()?;
     let mut total = 0;
     for entry in cache::entries()? {
         let used = current.contains(&entry.id) && !entry.unfinished;

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use lab::arch::Arch;
 use lab::cache::{Size, disk_usage};
 use lab::image::{GuestImage, Image};
-use lab::{Container, Gpu, Spec, Tap, Vm, VmConfig};
+use lab::{Arch, Container, Gpu, Spec, Tap, Vm, VmConfig};
 
 /// A guest that takes longer to say what it runs is worth saying that of.
 const STATUS_PATIENCE: Duration = Duration::from_secs(20);
@@ -31,8 +30,8 @@ pub enum Command {
     Status,
     /// End a VM
     Down(Down),
-    /// Build all images that aren't there yet
-    Images,
+    /// Build images that aren't there yet
+    Images(Images),
 }
 
 /// Which VM
@@ -48,6 +47,9 @@ pub struct Name {
 pub struct Up {
     #[command(flatten)]
     name: Name,
+    /// Its processor: amd64, arm64 (a Mac's guest has that) [default: this machine's]
+    #[arg(long, default_value_t, hide_default_value = true)]
+    arch: Arch,
     /// The VM's GPU
     #[arg(long, value_enum, default_value = "virgl")]
     gpu: GpuChoice,
@@ -126,6 +128,16 @@ pub struct Down {
     all: bool,
 }
 
+/// Build images that aren't there yet
+#[derive(Args)]
+pub struct Images {
+    /// For which processor: amd64, arm64 [default: this machine's]
+    #[arg(long, default_value_t, hide_default_value = true)]
+    arch: Arch,
+    /// Which [default: the guest's and all]
+    names: Vec<String>,
+}
+
 pub fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Up(arguments) => up(arguments)?,
@@ -138,19 +150,21 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Status => status()?,
         Command::Down(Down { all: true, .. }) => Vm::running()?.into_iter().try_for_each(Vm::down)?,
         Command::Down(Down { name: Name { name }, all: false }) => Vm::attach(&name)?.down()?,
-        Command::Images => images()?,
+        Command::Images(arguments) => images(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn up(arguments: Up) -> Result<()> {
-    let Up { name: Name { name }, gpu, tap, tap_env, no_tap: _, payload, images, memory, cpus } = arguments;
+    let Up { name: Name { name }, arch, gpu, tap, tap_env, no_tap: _, payload, images, memory, cpus } =
+        arguments;
     if let Ok(vm) = Vm::attach(&name) {
         println!("{name} is up already");
         describe(&vm);
         return Ok(());
     }
     let mut config = VmConfig::new(&name, &[]);
+    config.arch = arch;
     config.gpu = match gpu {
         GpuChoice::Virgl => Gpu::Virgl,
         GpuChoice::No3d => Gpu::VirtioNo3d,
@@ -210,16 +224,21 @@ fn status() -> Result<()> {
             Err(_) => println!("  the guest doesn't answer; see serial.log and qemu.log in its folder"),
         }
     }
-    println!("images:");
-    let mut recipes = vec![("guest".to_owned(), GuestImage::recipe(Arch::default())?)];
-    for image in Image::all()? {
-        recipes.push((image.name().to_owned(), image.recipe(Arch::default())?));
-    }
-    for (name, recipe) in recipes {
-        let location = recipe.location()?;
-        let size =
-            if location.exists() { Size(disk_usage(&location)).to_string() } else { "not built".to_owned() };
-        println!("  {name:<16} {size:>10}");
+    for arch in Arch::ALL {
+        println!("images for {arch}:");
+        let mut recipes = vec![("guest".to_owned(), GuestImage::recipe(arch)?)];
+        for image in Image::all()? {
+            recipes.push((image.name().to_owned(), image.recipe(arch)?));
+        }
+        for (name, recipe) in recipes {
+            let location = recipe.location()?;
+            let size = if location.exists() {
+                Size(disk_usage(&location)).to_string()
+            } else {
+                "not built".to_owned()
+            };
+            println!("  {name:<16} {size:>10}");
+        }
     }
     Ok(())
 }
@@ -227,9 +246,10 @@ fn status() -> Result<()> {
 fn describe(vm: &Vm) {
     let config = vm.config();
     println!(
-        "{}: process {}, {}, {} MiB, {} CPUs, GPU {:?}, tap {}, booted in {:.1} s",
+        "{}: process {}, {} by {}, {} MiB, {} CPUs, GPU {:?}, tap {}, booted in {:.1} s",
         config.name,
         vm.qemu_pid(),
+        config.arch,
         vm.accelerator(),
         config.memory_mib,
         config.cpus,
@@ -244,10 +264,14 @@ fn describe(vm: &Vm) {
     println!("  ports   127.0.0.1: {}", ports.join(" "));
 }
 
-fn images() -> Result<()> {
-    GuestImage::build(Arch::default())?;
-    for image in Image::all()? {
-        image.disk(Arch::default())?;
+fn images(Images { arch, names }: &Images) -> Result<()> {
+    let images = match names.as_slice() {
+        [] => Image::all()?,
+        names => names.iter().map(|name| Image::named(name)).collect::<Result<_>>()?,
+    };
+    GuestImage::build(*arch)?;
+    for image in images {
+        image.disk(*arch)?;
     }
     Ok(())
 }

@@ -10,17 +10,35 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
-/// Runs to the end with all output in `log`. An error carries the log's last lines.
+use crate::progress::say;
+
+/// How often a long command's last words are shown.
+const REPORT_EVERY: Duration = Duration::from_secs(30);
+
+/// Runs to the end with all output in `log`, whose last line is shown now and then. An error carries its last lines.
 pub(crate) fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     let out = File::create(log).with_context(|| format!("creating {}", log.display()))?;
     let err = out.try_clone()?;
-    let status = command
+    let mut child = command
         .stdin(Stdio::null())
         .stdout(out)
         .stderr(err)
-        .status()
+        .spawn()
         .with_context(|| format!("starting {name}: is it installed? ./x installs what is missing"))?;
+    let (started, mut reports) = (Instant::now(), 1);
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if started.elapsed() > REPORT_EVERY * reports {
+            reports += 1;
+            // A script's commands may have nothing to say.
+            let words = Some(tail(log, 1)).filter(|line| !line.is_empty()).unwrap_or_else(|| "…".to_owned());
+            say!("{:5} s  {words}", started.elapsed().as_secs());
+        }
+        sleep(Duration::from_millis(50));
+    };
     if !status.success() {
         bail!("{name} ended with {status}; the end of its log:\n{}", tail(log, 30));
     }

@@ -13,9 +13,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::arch::Arch;
 use crate::cache::Recipe;
-use crate::{host, repository};
+use crate::{host, repository, sysroot};
 
-const SUITE: &str = "trixie";
+pub(crate) const SUITE: &str = "trixie";
 /// Raise it when what is in an entry, or what `vm` and `container` expect of it, changes.
 const FORMAT: u32 = 1;
 /// What the cache calls the first half of an image.
@@ -119,23 +119,27 @@ impl GuestImage {
     }
 }
 
-/// The names that today's recipes have in the cache.
-pub fn current_ids(arch: Arch) -> Result<Vec<String>> {
+/// The names that today's recipes have in the cache, for any processor.
+pub fn current_ids() -> Result<Vec<String>> {
     let mut ids = Vec::new();
-    let mut add = |source: &Source| {
-        ids.extend([source.root_recipe()?.id(), source.recipe()?.id()]);
-        anyhow::Ok(())
-    };
-    add(&GuestImage::source(arch)?)?;
-    Image::all()?.iter().try_for_each(|image| add(&image.source(arch)?))?;
+    for arch in Arch::ALL {
+        let mut sources = vec![GuestImage::source(arch)?];
+        for image in Image::all()? {
+            sources.push(image.source(arch)?);
+        }
+        for source in sources {
+            ids.extend([source.root_recipe()?.id(), source.recipe()?.id()]);
+        }
+        ids.push(sysroot::recipe(arch)?.id());
+    }
     Ok(ids)
 }
 
-/// Whether an entry of the cache is an image, or half of one, by its name.
+/// Whether an entry of the cache is an image, half of one, or a sysroot, by its name.
 pub fn is_image(id: &str) -> bool {
     let name = id.rsplit_once('-').map_or(id, |(name, _)| name);
     let name = name.strip_prefix(ROOT_PREFIX).unwrap_or(name);
-    name == "guest" || name == "sidecar" || name.starts_with("desktop-")
+    ["guest", "sidecar", "desktop", sysroot::NAME].contains(&name.split('-').next().unwrap_or_default())
 }
 
 /// Where the guest's recipe and files are.
@@ -155,7 +159,8 @@ struct Source {
 
 impl Source {
     fn root_recipe(&self) -> Result<Recipe> {
-        let recipe = Recipe::new(&format!("{ROOT_PREFIX}{}", self.name), FORMAT)
+        let name = self.arch.entry_name(&format!("{ROOT_PREFIX}{}", self.name));
+        let recipe = Recipe::new(&name, FORMAT)
             .input("suite", SUITE.as_bytes())
             .input("arch", self.arch.debian().as_bytes())
             .input("packages", self.packages.join(" ").as_bytes())
@@ -167,7 +172,7 @@ impl Source {
     }
 
     fn recipe(&self) -> Result<Recipe> {
-        let mut recipe = Recipe::new(&self.name, FORMAT)
+        let mut recipe = Recipe::new(&self.arch.entry_name(&self.name), FORMAT)
             .input("root", self.root_recipe()?.id().as_bytes())
             .path(&finish())?
             .path(&scripts().join("disk.sh"))?;
@@ -182,21 +187,16 @@ impl Source {
 
     fn build(&self) -> Result<PathBuf> {
         self.recipe()?.build(|out| {
+            if !self.arch.is_native() {
+                run_script("emulate.sh", vec![("ARCH", self.arch.debian().to_owned())], out)?;
+            }
             let root = self.root_recipe()?.build(|out| self.make_root(out))?;
             self.make_disk(&root, out)
         })
     }
 
     fn make_root(&self, out: &Path) -> Result<()> {
-        let apt = Apt::of_this_machine();
-        let mut environment = vec![
-            ("SUITE", SUITE.to_owned()),
-            ("ARCH", self.arch.debian().to_owned()),
-            ("PACKAGES", self.packages.join(",")),
-            ("MIRROR", apt.mirror),
-            ("KEYRING", apt.keyring),
-            ("APT_OPTIONS", apt.options),
-        ];
+        let mut environment = bootstrap_environment(self.arch, &self.packages);
         if self.modules.is_some() {
             environment.push(("KERNEL", self.arch.kernel_package().to_owned()));
         }
@@ -218,8 +218,21 @@ impl Source {
     }
 }
 
+/// What `root.sh` and `sysroot.sh` take a Debian from.
+pub(crate) fn bootstrap_environment(arch: Arch, packages: &[String]) -> Vec<(&'static str, String)> {
+    let apt = Apt::of_this_machine();
+    vec![
+        ("SUITE", SUITE.to_owned()),
+        ("ARCH", arch.debian().to_owned()),
+        ("PACKAGES", packages.join(",")),
+        ("MIRROR", apt.mirror),
+        ("KEYRING", apt.keyring),
+        ("APT_OPTIONS", apt.options),
+    ]
+}
+
 /// As root, by sudo if need be: other users' files can't be made otherwise.
-fn run_script(script: &str, mut environment: Vec<(&str, String)>, out: &Path) -> Result<()> {
+pub(crate) fn run_script(script: &str, mut environment: Vec<(&str, String)>, out: &Path) -> Result<()> {
     let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
     environment.push(("OUT", out.display().to_string()));
     environment.push(("OWNER", format!("{}:{}", uid.as_raw(), gid.as_raw())));
@@ -270,7 +283,7 @@ impl Apt {
     }
 }
 
-fn scripts() -> PathBuf {
+pub(crate) fn scripts() -> PathBuf {
     repository().join("tests/lab/image")
 }
 
@@ -279,7 +292,7 @@ fn finish() -> PathBuf {
 }
 
 /// A package list: one a line, `#` begins a comment.
-fn packages(file: &Path) -> Result<Vec<String>> {
+pub(crate) fn packages(file: &Path) -> Result<Vec<String>> {
     let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
     Ok(lines.filter(|line| !line.is_empty()).map(str::to_owned).collect())
@@ -296,8 +309,18 @@ mod tests {
         assert_eq!(names, ["desktop-gnome", "desktop-pattern", "desktop-sway", "sidecar"]);
         for image in &images {
             assert!(image.name().len() <= 20, "{}: virtio-blk serials end there", image.name());
-            image.recipe(Arch::Amd64).expect("all its inputs are readable");
+            let [amd64, arm64] =
+                Arch::ALL.map(|arch| image.recipe(arch).expect("all its inputs are readable").id());
+            assert_ne!(amd64, arm64);
         }
         assert!(Image::named("nothing").is_err());
+    }
+
+    #[test]
+    fn images_are_known_by_their_names_in_the_cache() {
+        for id in current_ids().expect("all inputs are readable") {
+            assert!(is_image(&id), "{id}");
+        }
+        assert!(!is_image("ssh-keys-3c417758bcc3aa2a"));
     }
 }

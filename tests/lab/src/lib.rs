@@ -11,7 +11,8 @@
 //! ```
 //!
 //! - [`cache`] keeps what is built, by the hash of what it was built from.
-//! - [`image`] builds the disks, [`payload`] the one with our own programs.
+//! - [`image`] builds the disks, [`payload`] the one with our own programs; [`sysroot`] is what programs for a guest with
+//!   another processor are linked against.
 //! - [`vm`] boots, finds and ends VMs; several can run, each is one folder of state.
 //! - [`guest`] runs commands in a VM, [`container`] containers.
 //!
@@ -28,9 +29,11 @@ mod host;
 pub mod image;
 pub mod payload;
 mod progress;
+pub mod sysroot;
 pub mod vm;
 
 pub use anyhow::Result;
+pub use arch::Arch;
 pub use container::{Container, RenderAccess, Spec};
 pub use guest::{Guest, Output};
 pub use vm::{Gpu, Tap, Vm, VmConfig};
