@@ -179,6 +179,30 @@ pub fn start(options: CaptureOptions) -> Capture {
     Capture { slot, bell, events, thread }
 }
 
+/// Where frames go that somebody else brings.
+#[derive(Debug, Clone)]
+pub struct Inlet(Arc<Slot>);
+
+impl Inlet {
+    /// Puts a frame in; one that nobody took yet goes back to its owner.
+    pub fn put(&self, frame: Frame) {
+        self.0.put(frame);
+    }
+
+    /// Whether the frame before was taken.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A capture without a desktop: its frames come in by the inlet, and no events do.
+pub fn by_hand() -> (Inlet, Capture) {
+    let slot = Arc::new(Slot::default());
+    let (_, events) = mpsc::sync_channel(1);
+    let capture = Capture { slot: Arc::clone(&slot), bell: Arc::new(Bell::broken()), events, thread: None };
+    (Inlet(slot), capture)
+}
+
 impl Capture {
     /// The newest frame not yet taken; waits for one at most `timeout`.
     pub fn recv_newest(&self, timeout: Duration) -> Option<Frame> {

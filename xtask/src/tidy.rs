@@ -7,10 +7,12 @@ use anyhow::{Result, ensure};
 
 /// Lines after which a file has more than one idea.
 const TOO_LONG: usize = 600;
-/// Folders where unsafe code may be: the product's fences, PipeWire's buffers, and the test pattern's GL.
-const FENCES: [&str; 5] = [
+/// Folders where unsafe code may be: the product's fences, PipeWire's buffers, a descriptor that GStreamer takes
+/// over, and the test pattern's GL.
+const FENCES: [&str; 6] = [
     "sidecar/virtgpu",
     "sidecar/src/capture/pipewire",
+    "sidecar/gst/src/dmabuf.rs",
     "host-agent/tap",
     "host-agent/videotoolbox",
     "tests/pattern",

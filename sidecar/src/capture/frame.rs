@@ -3,6 +3,7 @@
 //! It does not know which source it came from; a [`Lease`] does.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use protocol::{PixelFormat, Rect};
@@ -59,6 +60,16 @@ impl GpuBuffer {
     /// Bytes from row to row.
     pub fn stride(&self) -> u32 {
         self.stride
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> usize {
+        self.imported.size()
+    }
+
+    /// A descriptor of the DMA-BUF, for other libraries than ours.
+    pub fn export(&self) -> io::Result<OwnedFd> {
+        self.imported.export()
     }
 
     /// 0 for a classic resource, the only kind that the tap can read.

@@ -53,6 +53,11 @@ impl Slot {
         waited.unwrap_or_else(PoisonError::into_inner).0.frame.take()
     }
 
+    /// Whether a frame would replace none.
+    pub fn is_empty(&self) -> bool {
+        self.state().frame.is_none()
+    }
+
     /// Empties it.
     pub fn clear(&self) {
         let old = self.state().frame.take();
@@ -115,7 +120,7 @@ mod tests {
         let newest = slot.take(Duration::ZERO).expect("a frame");
         assert_eq!((newest.seq, slot.overwritten()), (3, 2));
         assert_eq!(newest.damage, Rect { x: 0, y: 0, width: 50, height: 10 });
-        assert!(slot.take(Duration::ZERO).is_none(), "taken once");
+        assert!(slot.take(Duration::ZERO).is_none() && slot.is_empty(), "taken once");
         drop(newest);
         assert_eq!(*returned.0.lock().expect("not poisoned"), [1, 2, 3]);
         // Damage of a picture of another size means nothing.

@@ -8,7 +8,7 @@
 //! the rectangle asked for. It does not know formats other than "four bytes a pixel".
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 
 use protocol::Rect;
@@ -74,6 +74,11 @@ impl Imported {
     /// 0 for a classic resource, else `VIRTGPU_BLOB_MEM_*`: 1 guest, 2 host, 3 host and guest.
     pub fn blob_mem(&self) -> u32 {
         self.blob_mem
+    }
+
+    /// A descriptor of the DMA-BUF, to be handed to others.
+    pub fn export(&self) -> io::Result<OwnedFd> {
+        sys::prime_export(self.fd(), self.handle.raw())
     }
 
     /// Waits until the host is through with what was queued for it; at most 15 s.

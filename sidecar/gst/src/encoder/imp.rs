@@ -1,0 +1,295 @@
+//! The element: its properties and pads, and what its two threads share.
+//!
+//! Upstream's thread turns buffers into frames and waits until there is room for another ([`sink`]); the source
+//! pad's own task pushes what comes back, and sees when the rung changes ([`src`]). Who waits, waits on
+//! `changed`, never with `session` or `input` locked.
+
+mod sink;
+mod src;
+
+use std::path::PathBuf;
+use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use gstreamer as gst;
+use gstreamer::glib;
+use gstreamer::prelude::*;
+use gstreamer::subclass::prelude::*;
+use protocol::Endpoint;
+use protocol::pixel::MAX_SIDE;
+use sidecar::cli::HostAgent;
+use sidecar::ladder::Rung;
+use sidecar::run::upstream_options;
+use sidecar::upstream::UpstreamOptions;
+
+use super::Require;
+use super::input::Input;
+use super::ledger::Ledger;
+use super::session::Session;
+use crate::caps;
+
+/// How often a wait looks whether it is to end.
+const TICK: Duration = Duration::from_millis(20);
+/// How long the host-agent may be away.
+const AWAY: Duration = Duration::from_secs(5);
+/// Frame to access unit, told to live pipelines.
+const LATENCY: gst::ClockTime = gst::ClockTime::from_mseconds(50);
+/// Frame rate to expect when the caps name none.
+const USUAL_FPS: u16 = 60;
+
+static CAT: LazyLock<gst::DebugCategory> =
+    LazyLock::new(|| caps::category("desktopstreamenc", "encoding on the VM's host"));
+
+#[derive(Debug, Clone)]
+struct Settings {
+    host_agent: Option<String>,
+    token: Option<String>,
+    token_file: Option<String>,
+    bitrate: u32,
+    keyframe_interval: u32,
+    render_node: String,
+    require: Require,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            host_agent: None,
+            token: None,
+            token_file: None,
+            bitrate: 6000,
+            keyframe_interval: 10_000,
+            render_node: "/dev/dri/renderD128".to_owned(),
+            require: Require::Any,
+        }
+    }
+}
+
+/// What upstream's thread and the task share.
+#[derive(Debug)]
+struct Flow {
+    ledger: Ledger,
+    /// What downstream said last, or that we failed.
+    last: Result<gst::FlowSuccess, gst::FlowError>,
+    flushing: bool,
+    /// EOS went out: nothing may follow.
+    ended: bool,
+    rung: Option<Rung>,
+    /// Since when the host-agent is away.
+    away: Option<Instant>,
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        Self {
+            ledger: Ledger::default(),
+            last: Ok(gst::FlowSuccess::Ok),
+            flushing: false,
+            ended: false,
+            rung: None,
+            away: None,
+        }
+    }
+}
+
+#[derive(Debug, glib::Properties)]
+#[properties(wrapper_type = super::Encoder)]
+pub struct Encoder {
+    #[property(name = "host-agent", get, set, type = Option<String>, member = host_agent, mutable_ready,
+        blurb = "tcp://HOST:PORT, unix:/PATH or vsock://CID:PORT; default $DESKTOPSTREAM_UPSTREAM")]
+    #[property(name = "token", set, type = Option<String>, member = token, mutable_ready,
+        blurb = "Token for the host-agent; default $DESKTOPSTREAM_TOKEN")]
+    #[property(name = "token-file", get, set, type = Option<String>, member = token_file, mutable_ready,
+        blurb = "File with the token, read anew for every connection; default $DESKTOPSTREAM_TOKEN_FILE")]
+    #[property(name = "bitrate", get, set, type = u32, member = bitrate, minimum = 100, maximum = 200_000,
+        default = 6000, mutable_ready, blurb = "Bit rate, kbit/s")]
+    #[property(name = "keyframe-interval", get, set, type = u32, member = keyframe_interval, default = 10_000,
+        mutable_ready, blurb = "Longest time between keyframes, ms; 0 means only on demand")]
+    #[property(name = "render-node", get, set, type = String, member = render_node, mutable_ready,
+        blurb = "DRM render node that the desktop draws with")]
+    #[property(name = "require", get, set, type = Require, member = require, mutable_ready,
+        blurb = "How frames must at least travel", builder(Require::Any))]
+    settings: Mutex<Settings>,
+    #[property(name = "rung", get = Self::rung_text, type = String,
+        blurb = "How frames travel: ResourceId or Pixels; empty before the first")]
+    #[property(name = "lost", get = Self::lost, type = u64, blurb = "Frames that were not encoded")]
+    flow: Mutex<Flow>,
+    changed: Condvar,
+    input: Mutex<Option<Input>>,
+    session: Mutex<Option<Session>>,
+    sink: gst::Pad,
+    src: gst::Pad,
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for Encoder {
+    const NAME: &'static str = "GstDesktopStreamEnc";
+    type Type = super::Encoder;
+    type ParentType = gst::Element;
+
+    fn with_class(class: &Self::Class) -> Self {
+        let templates = Self::pad_templates();
+        let template = |name| class.pad_template(name).unwrap_or_else(|| templates[0].clone());
+        let sink = gst::Pad::builder_from_template(&template("sink"))
+            .chain_function(|_, parent, buffer| {
+                Self::catch_panic_pad_function(parent, || Err(gst::FlowError::Error), |it| it.chain(buffer))
+            })
+            .event_function(|pad, parent, event| {
+                Self::catch_panic_pad_function(parent, || false, |it| it.sink_event(pad, event))
+            })
+            .query_function(|pad, parent, query| {
+                Self::catch_panic_pad_function(parent, || false, |it| it.sink_query(pad, query))
+            })
+            .build();
+        let src = gst::Pad::builder_from_template(&template("src"))
+            .activatemode_function(|pad, _, _, active| {
+                // The task is started by the first caps.
+                if active { Ok(()) } else { pad.stop_task().map_err(Into::into) }
+            })
+            .event_function(|pad, parent, event| {
+                Self::catch_panic_pad_function(parent, || false, |it| it.src_event(pad, event))
+            })
+            .query_function(|pad, parent, query| {
+                Self::catch_panic_pad_function(parent, || false, |it| it.src_query(pad, query))
+            })
+            .build();
+        Self {
+            settings: Mutex::default(),
+            flow: Mutex::default(),
+            changed: Condvar::new(),
+            input: Mutex::default(),
+            session: Mutex::default(),
+            sink,
+            src,
+        }
+    }
+}
+
+#[glib::derived_properties]
+impl ObjectImpl for Encoder {
+    fn constructed(&self) {
+        self.parent_constructed();
+        for pad in [&self.sink, &self.src] {
+            if let Err(error) = self.obj().add_pad(pad) {
+                gst::error!(CAT, imp = self, "{error}");
+            }
+        }
+    }
+}
+
+impl GstObjectImpl for Encoder {}
+
+impl ElementImpl for Encoder {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "Encoder on the VM's host",
+                "Codec/Encoder/Video",
+                "Hands virtio-gpu buffers to the VM's host by resource ID, where they are encoded to H.264",
+                "desktopstream",
+            )
+        });
+        Some(&METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            let side = gst::IntRange::new(1, MAX_SIDE as i32);
+            let h264 = gst::Caps::builder("video/x-h264")
+                .field("stream-format", "byte-stream")
+                .field("alignment", "au")
+                .field("width", side)
+                .field("height", side)
+                .build();
+            let always = gst::PadPresence::Always;
+            let sink = gst::PadTemplate::new("sink", gst::PadDirection::Sink, always, &caps::template());
+            let src = gst::PadTemplate::new("src", gst::PadDirection::Src, always, &h264);
+            sink.into_iter().chain(src).collect()
+        });
+        &TEMPLATES
+    }
+
+    fn change_state(
+        &self,
+        transition: gst::StateChange,
+    ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        match transition {
+            gst::StateChange::ReadyToPaused => {
+                // Wrong settings are told before anything runs.
+                if let Err(text) = self.upstream() {
+                    gst::element_imp_error!(self, gst::ResourceError::Settings, ("{text}"));
+                    return Err(gst::StateChangeError);
+                }
+                *self.flow() = Flow::default();
+            }
+            gst::StateChange::PausedToReady => {
+                self.flow().flushing = true;
+                self.changed.notify_all();
+            }
+            _ => {}
+        }
+        let result = self.parent_change_state(transition);
+        if transition == gst::StateChange::PausedToReady {
+            // After the pads, whose threads use them.
+            *lock(&self.session) = None;
+            *lock(&self.input) = None;
+        }
+        result
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is behind these is whole between any two statements.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Encoder {
+    fn flow(&self) -> MutexGuard<'_, Flow> {
+        lock(&self.flow)
+    }
+
+    fn settings(&self) -> Settings {
+        lock(&self.settings).clone()
+    }
+
+    fn rung_text(&self) -> String {
+        self.flow().rung.map(|rung| format!("{rung:?}")).unwrap_or_default()
+    }
+
+    fn lost(&self) -> u64 {
+        self.flow().ledger.lost()
+    }
+
+    /// Where the host-agent is, and what to tell it.
+    fn upstream(&self) -> Result<UpstreamOptions, String> {
+        let Settings { host_agent, token, token_file, .. } = self.settings();
+        let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
+        let url = host_agent.or_else(|| variable("DESKTOPSTREAM_UPSTREAM")).ok_or(
+            "desktopstreamenc does not know its host-agent: set host-agent=tcp://HOST:PORT, unix:/PATH or \
+             vsock://CID:PORT, or the variable DESKTOPSTREAM_UPSTREAM",
+        )?;
+        let endpoint: Endpoint = url.parse().map_err(|error| format!("host-agent={url}: {error}"))?;
+        let (token, token_file) = match (token, token_file) {
+            (None, None) => (variable("DESKTOPSTREAM_TOKEN"), variable("DESKTOPSTREAM_TOKEN_FILE")),
+            given => given,
+        };
+        let token_file = token_file.map(PathBuf::from);
+        upstream_options(&HostAgent { upstream: Some(endpoint), token_file, token })
+            .ok_or_else(|| "no host-agent".to_owned())
+    }
+
+    /// Ends the pipeline with an error, once.
+    fn fail(&self, text: &str) {
+        let failed = std::mem::replace(&mut self.flow().last, Err(gst::FlowError::Error));
+        self.changed.notify_all();
+        if failed != Err(gst::FlowError::Error) {
+            gst::element_imp_error!(self, gst::ResourceError::Failed, ("{text}"));
+        }
+    }
+
+    fn want_idr(&self) {
+        if let Some(session) = &*lock(&self.session) {
+            session.want_idr();
+        }
+    }
+}
