@@ -1,5 +1,7 @@
 //! Compiles our programs, once per run, and lays out the folder that goes into the VM.
 
+mod plugin;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 

@@ -39,7 +39,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         let begin = Instant::now();
         let passed = match suite {
             Suite::Unit => unit(),
-            Suite::Lab => e2e(&["path", "rights"], &[]),
+            Suite::Lab => e2e(&["path", "rights", "gst"], &[]),
             Suite::Browser => e2e(&["browser"], &[]),
             Suite::Faults => e2e(&["path", "ladder", "recovery", "browser"], &["--include-ignored"]),
             Suite::Slow => crate::fuzz::run(Duration::from_secs(10 * 60)),

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Each works without the other: the source's frames go to any element that takes DMA-BUFs, and the encoder
-//! takes those of any element whose buffers are virtio-gpu's (`pipewiresrc`). Capture, resolving, mailbox and
-//! connection are the sidecar library's; what is here is GStreamer's side of them.
+//! takes those of any element whose buffers are virtio-gpu's. Capture, resolving, mailbox and connection are
+//! the sidecar library's; what is here is GStreamer's side of them.
 
 mod caps;
 mod dmabuf;
