@@ -25,6 +25,8 @@ if [ -x "$root/usr/bin/gst-inspect-1.0" ]; then
 	mkdir -p "$root/usr/share/desktopstream"
 	chroot "${root:-/}" env GST_REGISTRY=/usr/share/desktopstream/gstreamer-registry.bin GST_REGISTRY_FORK=no \
 		/usr/bin/gst-inspect-1.0 >/dev/null 2>&1
+	# Written for its maker alone; without it every first use of GStreamer takes a minute again.
+	chmod 644 "$root/usr/share/desktopstream/gstreamer-registry.bin"
 fi
 
 # Kept: copyright files, as licences ask.

@@ -14,6 +14,8 @@ use e2e::rig::{Rig, RigOptions, Stream, StreamOptions};
 use e2e::{Desktop, Programs, wait};
 use serde_json::{Value, json};
 
+use crate::stop;
+
 /// Measure
 #[derive(Subcommand)]
 pub enum Command {
@@ -33,6 +35,12 @@ pub struct Frame {
     /// Sizes
     #[arg(long, value_parser = crate::demo::size, value_delimiter = ',', default_values = ["640x360", "1280x720", "1920x1080"])]
     sizes: Vec<(u32, u32)>,
+    /// Ways for frames
+    #[arg(long, value_delimiter = ',', default_values = WAYS.map(|way| way.path))]
+    paths: Vec<String>,
+    /// Encoders
+    #[arg(long, value_delimiter = ',', default_values = ["null", "x264enc"])]
+    encoders: Vec<String>,
 }
 
 /// A way for frames: its name in the report, the sidecar's arguments, and the encoder.
@@ -43,7 +51,7 @@ struct Way {
 }
 
 /// The incumbent captures shared memory and pushes NV12.
-const WAYS: &[Way] = &[
+const WAYS: [Way; 4] = [
     Way { path: "resource-id", arguments: &["--rung", "resource-id"], encoders: &["null", "x264enc"] },
     Way { path: "pixels-nv12", arguments: &["--rung", "pixels"], encoders: &["null", "x264enc"] },
     Way { path: "pixels-bgrx", arguments: &["--rung", "pixels", "--push", "native"], encoders: &["null"] },
@@ -55,15 +63,18 @@ const WAYS: &[Way] = &[
 ];
 
 pub fn run(command: &Command) -> Result<ExitCode> {
-    let Command::Frame(Frame { out, seconds, sizes }) = command;
+    let Command::Frame(Frame { out, seconds, sizes, paths, encoders }) = command;
+    stop::listen()?;
     fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
     let programs = Programs::build()?;
     let mut rig = Rig::up(&programs, &RigOptions::new("bench", &[Desktop::Pattern]))?;
     let (mut rows, mut reads) = (Vec::new(), Vec::new());
-    for encoder in ["null", "x264enc"] {
+    for encoder in encoders.iter().map(String::as_str) {
         rig.host_agent.restart_with(&["--encoder", encoder])?;
         for &size in sizes {
-            for way in WAYS.iter().filter(|way| way.encoders.contains(&encoder)) {
+            let asked = |way: &&Way| paths.iter().any(|path| path == way.path);
+            for way in WAYS.iter().filter(asked).filter(|way| way.encoders.contains(&encoder)) {
+                stop::check()?;
                 let (row, read) = measure(&mut rig, way, encoder, size, Duration::from_secs(*seconds))
                     .with_context(|| format!("{} with {encoder} at {}x{}", way.path, size.0, size.1))?;
                 eprintln!("x: {row}");
@@ -118,13 +129,13 @@ fn watch(
     encoder: &str,
     time: Duration,
 ) -> Result<(Value, Option<Value>)> {
-    wait::until("frames", Duration::from_secs(30), || {
+    wait::until("frames", Duration::from_secs(60), || {
         ensure!(number(&stream.status()?, "/frames/encoded")? > 20.0, "no frames yet");
         Ok(())
     })?;
     let (before, begin) = (stream.status()?, Instant::now());
     let cpu = Cpu::now(rig, stream)?;
-    std::thread::sleep(time);
+    stop::sleep(time)?;
     let (after, seconds) = (stream.status()?, begin.elapsed().as_secs_f64());
     let cpu = Cpu::now(rig, stream)?.since(&cpu, seconds);
     let rise = |what| -> Result<f64> { Ok(number(&after, what)? - number(&before, what)?) };

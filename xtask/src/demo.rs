@@ -4,8 +4,6 @@ use std::fs::File;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,6 +13,8 @@ use e2e::http::number;
 use e2e::rig::{Rig, RigOptions, Stream, StreamOptions, VIEWER_TOKEN};
 use e2e::{Desktop, Programs};
 use serde_json::{Value, json};
+
+use crate::stop;
 
 /// Which desktop to show
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -64,11 +64,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         DesktopChoice::Sway => Desktop::Sway,
         DesktopChoice::Pattern => Desktop::Pattern,
     };
-    let stop = Arc::new(AtomicBool::new(false));
-    ctrlc::set_handler({
-        let stop = Arc::clone(&stop);
-        move || stop.store(true, Ordering::Relaxed)
-    })?;
+    stop::listen()?;
 
     say("building our programs");
     let programs = Programs::build()?;
@@ -77,26 +73,26 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     options.host_agent = vec!["--encoder".to_owned(), encoder.clone()];
     options.tap = !no_tap;
     let mut rig = Rig::up(&programs, &options)?;
-    check(&stop)?;
+    stop::check()?;
     say(&format!("starting the {} desktop and its sidecar", desktop.image()));
     let stream = rig.start("demo", StreamOptions::new(desktop, *size))?;
-    let first = wait_for_frames(&stream, &stop)?;
+    let first = wait_for_frames(&stream)?;
     say(&format!("frames flow by rung {}", first["rung"].as_str().unwrap_or("?")));
     println!("\n    {}\n", stream.page());
     if seconds.is_none() {
         println!("    Ctrl-C ends it.\n");
     }
 
-    let recording = record.as_deref().map(|file| record_to(file, &stream.url, &stop)).transpose()?;
+    let recording = record.as_deref().map(|file| record_to(file, &stream.url)).transpose()?;
     let (before, begin) = (stream.status()?, Instant::now());
     let limit = seconds.map(Duration::from_secs);
-    while !stop.load(Ordering::Relaxed) && limit.is_none_or(|limit| begin.elapsed() < limit) {
+    while !stop::wanted() && limit.is_none_or(|limit| begin.elapsed() < limit) {
         std::thread::sleep(Duration::from_millis(200));
         show(&stream.status()?)?;
     }
     println!();
     let report = report(&before, &stream.status()?, begin.elapsed())?;
-    stop.store(true, Ordering::Relaxed);
+    stop::now();
     if let Some(recording) = recording {
         let bytes = recording.join().map_err(|_| anyhow::anyhow!("the recording failed"))??;
         say(&format!("recorded {bytes} bytes"));
@@ -117,17 +113,10 @@ fn say(what: &str) {
     eprintln!("x: {what}");
 }
 
-fn check(stop: &AtomicBool) -> Result<()> {
-    if stop.load(Ordering::Relaxed) {
-        bail!("interrupted");
-    }
-    Ok(())
-}
-
-fn wait_for_frames(stream: &Stream, stop: &AtomicBool) -> Result<Value> {
+fn wait_for_frames(stream: &Stream) -> Result<Value> {
     let begin = Instant::now();
     loop {
-        check(stop)?;
+        stop::check()?;
         if let Ok(status) = stream.status()
             && status["frames"]["encoded"].as_u64() > Some(2)
         {
@@ -185,7 +174,7 @@ pub(crate) fn report(before: &Value, after: &Value, time: Duration) -> Result<Va
 }
 
 /// Copies the live MP4 to a file until told to stop.
-fn record_to(file: &Path, url: &str, stop: &Arc<AtomicBool>) -> Result<JoinHandle<Result<u64>>> {
+fn record_to(file: &Path, url: &str) -> Result<JoinHandle<Result<u64>>> {
     let mut out = File::create(file).with_context(|| format!("creating {}", file.display()))?;
     let agent: ureq::Agent =
         ureq::Agent::config_builder().timeout_connect(Some(Duration::from_secs(5))).build().into();
@@ -194,12 +183,11 @@ fn record_to(file: &Path, url: &str, stop: &Arc<AtomicBool>) -> Result<JoinHandl
         .header("Authorization", format!("Bearer {VIEWER_TOKEN}"))
         .call()
         .context("asking for the live MP4")?;
-    let stop = Arc::clone(stop);
     Ok(std::thread::spawn(move || {
         let mut body = response.into_body().into_reader();
         let mut buffer = vec![0; 64 << 10];
         let mut total = 0;
-        while !stop.load(Ordering::Relaxed) {
+        while !stop::wanted() {
             let read = io::Read::read(&mut body, &mut buffer)?;
             if read == 0 {
                 break;

@@ -5,6 +5,7 @@ mod clean;
 mod demo;
 mod fuzz;
 mod lab;
+mod stop;
 mod test;
 mod tidy;
 
