@@ -69,12 +69,25 @@ const CASES: &[Case] = &[
         reason: "expired",
         doctor: ("host-agent", "new token"),
     },
+    // What sway does silently when it can't use the GPU. (GNOME falls to llvmpipe, which emulation makes too slow
+    // for a first frame within minutes; the sidecar sees the same: no DMA-BUF on offer.)
+    Case {
+        name: "drawn-by-cpu",
+        change: |options, _| {
+            options.desktop = Desktop::Sway;
+            options.desktop_env = vec![("WLR_RENDERER".to_owned(), "pixman".to_owned())];
+            Ok(())
+        },
+        rung: "Pixels",
+        reason: "shared memory",
+        doctor: ("capture", "can the desktop open the render node"),
+    },
 ];
 
 #[test]
 fn each_cause_has_its_rung_and_its_remedy() -> Result<()> {
     let programs = Programs::build()?;
-    let mut rig = Rig::up(&programs, &RigOptions::new("ladder", &[Desktop::Pattern]))?;
+    let mut rig = Rig::up(&programs, &RigOptions::new("ladder", &[Desktop::Pattern, Desktop::Sway]))?;
     for case in CASES {
         let mut options = StreamOptions::new(Desktop::Pattern, SIZE);
         (case.change)(&mut options, &rig)?;
@@ -118,24 +131,6 @@ fn without_3d_there_is_still_a_picture() -> Result<()> {
         rung: "Pixels",
         reason: "no 3D",
         doctor: ("render node", "virtio-gpu device that has GL"),
-    };
-    expect(&rig, &stream, &case).with_context(|| stream.logs())
-}
-
-#[test]
-fn a_desktop_without_its_gpu_is_named() -> Result<()> {
-    let programs = Programs::build()?;
-    let mut rig = Rig::up(&programs, &RigOptions::new("llvmpipe", &[Desktop::Gnome]))?;
-    // GNOME says nothing when it can't open the node: it draws with llvmpipe and offers no DMA-BUF.
-    let mut options = StreamOptions::new(Desktop::Gnome, SIZE);
-    options.desktop_render = RenderAccess::WrongGroup;
-    let stream = rig.start("llvmpipe", options)?;
-    let case = Case {
-        name: "llvmpipe",
-        change: |_, _| Ok(()),
-        rung: "Pixels",
-        reason: "shared memory",
-        doctor: ("capture", "can the desktop open the render node"),
     };
     expect(&rig, &stream, &case).with_context(|| stream.logs())
 }

@@ -231,7 +231,8 @@ impl Session {
         if cycle.no_gpu.is_none() {
             cycle.no_gpu = match (offer.dmabuf, &self.state.dmabuf) {
                 (None, _) => {
-                    Some("the compositor offers no linux_dmabuf: it draws without the GPU".to_owned())
+                    Some("the compositor offers no linux_dmabuf: it draws without the GPU; can the desktop open the \
+                          render node (its group), and is WLR_RENDERER gles2?".to_owned())
                 }
                 (_, None) => Some("the compositor has no zwp_linux_dmabuf_v1".to_owned()),
                 _ => None,
