@@ -30,7 +30,6 @@ fn the_numbers_are_right_by_resource_id() -> Result<()> {
 }
 
 #[test]
-#[ignore = "not reliable under emulation yet; run by ./x test faults"]
 fn every_desktop_and_every_moment() -> Result<()> {
     let programs = Programs::build()?;
     let desktops = [Desktop::Pattern, Desktop::Sway, Desktop::Gnome];

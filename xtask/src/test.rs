@@ -16,8 +16,6 @@ enum Suite {
     Lab,
     /// The same as seen by a real Chromium
     Browser,
-    /// What breaks, in real VMs: not part of the default until it is reliable under emulation
-    Faults,
     /// Long extras: fuzzers; not part of the default
     Slow,
 }
@@ -39,9 +37,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         let begin = Instant::now();
         let passed = match suite {
             Suite::Unit => unit(),
-            Suite::Lab => e2e(&["path", "rights", "gst"], &[]),
-            Suite::Browser => e2e(&["browser"], &[]),
-            Suite::Faults => e2e(&["path", "ladder", "recovery", "browser"], &["--include-ignored"]),
+            Suite::Lab => e2e(&["path", "rights", "ladder", "recovery", "gst"]),
+            Suite::Browser => e2e(&["browser"]),
             Suite::Slow => crate::fuzz::run(Duration::from_secs(10 * 60)),
         }
         .with_context(|| format!("suite {suite:?}"))?;
@@ -77,13 +74,12 @@ fn unit() -> Result<u32> {
 }
 
 /// Suites that boot VMs: one after the other, each in a process of its own.
-fn e2e(names: &[&str], more: &[&str]) -> Result<u32> {
+fn e2e(names: &[&str]) -> Result<u32> {
     let mut arguments = vec!["test", "--release", "-p", "e2e"];
     for name in names {
         arguments.extend(["--test", name]);
     }
     arguments.extend(["--", "--nocapture", "--test-threads=1"]);
-    arguments.extend(more);
     counted(&arguments)
 }
 
