@@ -74,6 +74,19 @@ pub fn numbers(file: &Path, (width, height): (u32, u32), decoder: Decoder) -> Re
     Ok(numbers)
 }
 
+/// The number in a still picture.
+pub fn still(file: &Path, size: (u32, u32)) -> Result<Result<u32, Torn>> {
+    let file = file.display().to_string();
+    let output = Command::new("ffmpeg")
+        .args(["-hide_banner", "-loglevel", "error", "-i", &file, "-pix_fmt", "nv12", "-f", "rawvideo", "-"])
+        .stdin(Stdio::null())
+        .output()
+        .context("starting ffmpeg")?;
+    ensure!(output.status.success(), "ffmpeg: {}", String::from_utf8_lossy(&output.stderr));
+    ensure!(output.stdout.len() == PixelFormat::Nv12.bytes(size.0, size.1), "{file} is of another size");
+    Ok(read_number(&output.stdout, size.0, size.1, size.0, PixelFormat::Nv12))
+}
+
 /// What is wrong with a row of numbers: torn pictures, and numbers that are lower than one before.
 pub fn wrong(numbers: &[Result<u32, Torn>]) -> Vec<String> {
     let mut last = 0;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::http::{self, number};
-use e2e::rig::{RigOptions, Stream, StreamOptions};
+use e2e::rig::{RigOptions, Stream, StreamOptions, VIEWER_TOKEN};
 use e2e::video::{self, Decoder};
 use e2e::{Desktop, Programs, Rig, wait};
 use pattern::layout::Torn;
@@ -38,6 +38,7 @@ fn every_desktop_and_every_moment() -> Result<()> {
     options.desktop_args = vec!["--log".to_owned()];
     let stream = rig.start("pattern", options)?;
     stream.wait_for_rung("ResourceId")?;
+    a_snapshot_shows_a_number(&stream)?;
     doctor_finds_nothing(&rig, &stream)?;
     a_still_screen_lives_and_costs_nothing(&rig, &stream)?;
     stream.stop()?;
@@ -102,10 +103,28 @@ fn a_stranger_sees_nothing(stream: &Stream) -> Result<()> {
     Ok(())
 }
 
+fn a_snapshot_shows_a_number(stream: &Stream) -> Result<()> {
+    let url = format!("{}/snapshot.png", stream.url);
+    let (status, body) = http::status(&url, Some(VIEWER_TOKEN))?;
+    ensure!(status == 200, "/snapshot.png: {status}: {}", String::from_utf8_lossy(&body));
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("snapshot.png");
+    std::fs::write(&file, body)?;
+    let numbers = video::still(&file, SIZE)?;
+    ensure!(numbers.is_ok(), "the snapshot is {numbers:?}");
+    Ok(())
+}
+
 fn doctor_finds_nothing(rig: &Rig, stream: &Stream) -> Result<()> {
     let (code, out) = stream.doctor(rig)?;
     ensure!(code == 0, "doctor: {code}\n{out}");
-    ensure!(out.contains("\"read\"") && !out.contains("\"failed\""), "{out}");
+    let report: serde_json::Value = serde_json::from_str(&out).with_context(|| out.clone())?;
+    let legs = report["legs"].as_array().context("no legs")?;
+    for leg in ["render node", "tap", "host-agent", "bind", "capture", "import", "read", "encode", "decode"] {
+        let found =
+            legs.iter().find(|it| it["leg"] == leg).with_context(|| format!("no leg {leg}: {out}"))?;
+        ensure!(found["outcome"] == "ok", "{found}");
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use protocol::mailbox::{FrameRequest, Operation, Status};
 use protocol::stream::{ClientMessage, Codec, Config, Path, ServerMessage};
 use virtgpu::{CallError, Device, Mailbox, OpenError};
@@ -13,11 +14,14 @@ use crate::cli::{Desktop, HostAgent};
 use crate::pump::explain;
 use crate::run::{capture_options, upstream_options};
 use crate::upstream::{Event, Session, Upstream};
+use crate::viewers::snapshot::{self, SnapshotError};
 
 /// How long the desktop may take to give a first frame.
 const CAPTURE: Duration = Duration::from_secs(15);
 /// How long the tap, and the host-agent, may take to answer.
 const ANSWER: Duration = Duration::from_secs(3);
+/// How long one picture may take to decode, loading the decoder included.
+const DECODE: Duration = Duration::from_secs(15);
 
 /// Walks the path.
 pub async fn walk(desktop: &Desktop, host_agent: &HostAgent) -> Vec<Leg> {
@@ -365,14 +369,29 @@ fn carry(
         ServerMessage::AccessUnit(unit) => Some(unit),
         _ => None,
     });
-    legs.push(match (encoder, unit) {
+    match (encoder, unit) {
         (Ok(encoder), Ok(unit)) => {
             let codec = encode::codec_string(&unit.data).unwrap_or_else(|| "no parameter sets".into());
-            Leg::ok("encode", format!("{encoder}: {} bytes, {codec}, {} us", unit.data.len(), unit.encode_us))
+            let detail = format!("{encoder}: {} bytes, {codec}, {} us", unit.data.len(), unit.encode_us);
+            legs.push(Leg::ok("encode", detail));
+            legs.push(decode(unit.data));
         }
         (Err(error), _) | (_, Err(error)) => {
-            Leg::failed("encode", error, "see host-agent doctor: which encoders work on that host?")
+            let remedy = "see host-agent doctor: which encoders work on that host?";
+            legs.push(Leg::failed("encode", error, remedy));
         }
-    });
+    }
     reached.upstream.send(ClientMessage::Bye);
+}
+
+/// What a viewer would make of the access unit.
+fn decode(unit: Bytes) -> Leg {
+    let begin = Instant::now();
+    match snapshot::last_picture_as_png(vec![unit], DECODE) {
+        Ok(_) => Leg::ok("decode", format!("a picture after {:.1?}", begin.elapsed())),
+        Err(error @ SnapshotError::NoDecoder) => Leg::skipped("decode", error.to_string()),
+        Err(error) => {
+            Leg::failed("decode", error.to_string(), "try another encoder: host-agent serve --encoder")
+        }
+    }
 }

@@ -13,6 +13,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 
+pub(crate) use decode::last_picture_as_png;
+
 use super::hub::{Hub, Unit};
 
 /// Longest that a snapshot may take.
@@ -87,7 +89,7 @@ impl GopSnapshot {
             return Ok(png.clone());
         }
         let data = units.into_iter().map(|unit| unit.au.data).collect();
-        let png = tokio::task::spawn_blocking(move || decode::last_picture_as_png(data, DEADLINE))
+        let png = tokio::task::spawn_blocking(move || last_picture_as_png(data, DEADLINE))
             .await
             .map_err(|error| SnapshotError::Failed(error.to_string()))??;
         *last = Some((newest, png.clone()));

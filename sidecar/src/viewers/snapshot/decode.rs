@@ -32,7 +32,8 @@ impl Drop for Running {
     }
 }
 
-pub(super) fn last_picture_as_png(units: Vec<Bytes>, within: Duration) -> Result<Bytes, SnapshotError> {
+/// The last picture of a closed GOP's access units.
+pub(crate) fn last_picture_as_png(units: Vec<Bytes>, within: Duration) -> Result<Bytes, SnapshotError> {
     let deadline = Instant::now() + within;
     gst::init().map_err(failed)?;
     let decoder = DECODERS

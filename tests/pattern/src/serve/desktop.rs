@@ -20,7 +20,7 @@ use crate::pace::Pace;
 use crate::painter::{Painter, Part, Target};
 
 /// How late `--fault ready-before-draw` draws.
-const LATE: Duration = Duration::from_millis(5);
+const LATE: Duration = Duration::from_millis(500);
 
 /// All that the compositor knows.
 pub struct Desktop {
