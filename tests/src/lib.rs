@@ -2,6 +2,7 @@
 //! sidecar in containers. The demo, the benches and the tests are what they do with a [`Rig`].
 //!
 //! - [`build`] compiles our programs and lays out what goes into the VM.
+//! - [`checks`] holds what is true of every stream.
 //! - [`host_agent`] runs a host-agent on the host.
 //! - [`rig`] joins host-agent, VM, desktop and sidecar.
 //! - [`http`] asks programs for their status.
@@ -11,6 +12,7 @@
 //! Errors are [`anyhow`]'s: those who call are tests and people, who read them and never decide by them.
 
 pub mod build;
+pub mod checks;
 pub mod host_agent;
 pub mod http;
 pub mod rig;

@@ -137,7 +137,7 @@ pub struct Stream {
 }
 
 impl Rig {
-    /// Puts up host-agent and VM.
+    /// Puts up host-agent and VM; the VM has the processor that the programs are for.
     pub fn up(programs: &Programs, options: &RigOptions) -> Result<Self> {
         let extra: Vec<&str> = options.host_agent.iter().map(String::as_str).collect();
         let host_agent = HostAgent::start(&programs.host_agent, &extra)?;
@@ -198,6 +198,7 @@ pub fn boot(programs: &Programs, options: &RigOptions, link: &Path) -> Result<Vm
     let mut config = VmConfig::new(&options.name, &images);
     // One for each stream of a rig's life: a bench starts two dozen.
     config.ports = 40;
+    config.arch = programs.arch;
     config.gpu = options.gpu;
     config.payload = Some(programs.payload().to_owned());
     config.tap = options.tap.then(|| Tap {

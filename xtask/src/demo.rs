@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use e2e::http::number;
 use e2e::rig::{Rig, RigOptions, Stream, StreamOptions, VIEWER_TOKEN};
 use e2e::{Desktop, Programs};
+use lab::Arch;
 use serde_json::{Value, json};
 
 use crate::stop;
@@ -30,6 +31,9 @@ pub struct Arguments {
     /// Which desktop
     #[arg(long, value_enum, default_value = "gnome")]
     desktop: DesktopChoice,
+    /// The VM's processor: amd64, arm64 (a Mac's guest has that) [default: this machine's]
+    #[arg(long, default_value_t, hide_default_value = true)]
+    arch: Arch,
     /// Its size
     #[arg(long, default_value = "1280x720", value_parser = size)]
     size: (u32, u32),
@@ -58,7 +62,7 @@ pub(crate) fn size(text: &str) -> Result<(u32, u32), String> {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let Arguments { desktop, size, seconds, record, json, encoder, no_tap } = arguments;
+    let Arguments { desktop, arch, size, seconds, record, json, encoder, no_tap } = arguments;
     let desktop = match desktop {
         DesktopChoice::Gnome => Desktop::Gnome,
         DesktopChoice::Sway => Desktop::Sway,
@@ -67,7 +71,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     stop::listen()?;
 
     say("building our programs");
-    let programs = Programs::build()?;
+    let programs = Programs::build_for(*arch)?;
     say("booting the VM (its images are built first if they are not cached yet)");
     let mut options = RigOptions::new("demo", &[desktop]);
     options.host_agent = vec!["--encoder".to_owned(), encoder.clone()];

@@ -79,6 +79,14 @@ impl Arch {
         }
     }
 
+    /// The script in `image/` that takes the place of `docker/common/finish.sh`, which it ends with.
+    pub(crate) fn finish(self) -> Option<&'static str> {
+        match self {
+            Self::Amd64 => None,
+            Self::Arm64 => Some("finish-arm64.sh"),
+        }
+    }
+
     pub(crate) fn machine(self) -> &'static str {
         match self {
             Self::Amd64 => "q35",

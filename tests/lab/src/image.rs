@@ -176,6 +176,9 @@ impl Source {
             .input("root", self.root_recipe()?.id().as_bytes())
             .path(&finish())?
             .path(&scripts().join("disk.sh"))?;
+        if let Some(script) = self.arch.finish() {
+            recipe = recipe.path(&scripts().join(script))?;
+        }
         for overlay in &self.overlays {
             recipe = recipe.path(overlay)?;
         }
@@ -208,7 +211,7 @@ impl Source {
         let mut environment = vec![
             ("ROOT_TAR", root.join("root.tar.zst").display().to_string()),
             ("OVERLAYS", overlays.join("\n")),
-            ("FINISH", finish().display().to_string()),
+            ("FINISH", self.arch.finish().map_or_else(finish, |it| scripts().join(it)).display().to_string()),
         ];
         if let Some(modules) = &self.modules {
             environment.push(("KERNEL_DEB", root.join("kernel.deb").display().to_string()));

@@ -1,0 +1,46 @@
+//! What must hold of a stream wherever it comes from: few bytes a frame to the host, and whole pictures in order.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::http::number;
+use crate::rig::Stream;
+use crate::video::{self, Decoder};
+use crate::wait;
+
+/// What may cross the VM boundary per frame (DESIGN, "Speed that we promise ourselves").
+const MOST_BYTES: f64 = 128.0;
+
+/// 30 frames by rung `ResourceId`, for the bytes that we promise.
+pub fn frames_cost_few_bytes(stream: &Stream) -> Result<()> {
+    let before = stream.wait_for_rung("ResourceId")?;
+    let frames = number(&before, "/frames/encoded")? + 30.0;
+    let after = wait::until("30 more frames", Duration::from_secs(60), || {
+        let status = stream.status()?;
+        ensure!(number(&status, "/frames/encoded")? >= frames, "{status}");
+        Ok(status)
+    })?;
+    let rise = |what| -> Result<f64> { Ok(number(&after, what)? - number(&before, what)?) };
+    let bytes = rise("/bytes_to_host")? / rise("/frames/encoded")?;
+    println!("{}: {bytes:.1} bytes a frame, {}", stream.name, after["capture"]["taken"]);
+    ensure!(bytes <= MOST_BYTES, "{bytes} bytes a frame: {after}");
+    ensure!(after["rung"] == "ResourceId", "{after}");
+    Ok(())
+}
+
+/// The pattern's numbers in what a viewer gets, as two decoders see them: none torn, none older than one before.
+pub fn numbers_are_right(stream: &Stream) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("live.h264");
+    std::fs::write(&file, video::take(stream, "/stream.h264", Duration::from_secs(6))?)?;
+    for decoder in [Decoder::Ffmpeg, Decoder::GStreamer] {
+        let numbers = video::numbers(&file, stream.options.size, decoder)?;
+        let wrong = video::wrong(&numbers);
+        let distinct = video::distinct(&numbers);
+        println!("{decoder:?}: {} pictures, {distinct} different numbers", numbers.len());
+        ensure!(wrong.is_empty(), "{decoder:?}: {wrong:?}");
+        ensure!(distinct > 30, "{decoder:?}: only {distinct} different pictures in 6 s");
+    }
+    Ok(())
+}
