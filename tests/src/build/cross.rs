@@ -8,15 +8,15 @@ use anyhow::{Context as _, Result, ensure};
 use lab::sysroot::Sysroot;
 use lab::{Arch, repository};
 
-/// Compiles `programs`, each the binary of the package of its name; where they are, stripped.
-pub(super) fn build(arch: Arch, programs: &[&str], target_folder: &Path) -> Result<PathBuf> {
+/// Compiles `packages`; the folder with their binaries and libraries, stripped.
+pub(super) fn build(arch: Arch, packages: &[&str], target_folder: &Path) -> Result<PathBuf> {
     let target = arch.rust_target();
     ensure_standard_library(target)?;
     let sysroot = Sysroot::build(arch)?;
     let folder = target_folder.join(arch.debian());
     let mut cargo = super::cargo();
     cargo.args(["build", "--release", "--quiet", "--target", target]).arg("--target-dir").arg(&folder);
-    cargo.args(programs.iter().flat_map(|program| ["-p", program]));
+    cargo.args(packages.iter().flat_map(|package| ["-p", package]));
     // The machine's own strip doesn't know the format, the linker does.
     cargo.envs(sysroot.cargo_environment()).env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
     let status = cargo.status().context("starting cargo")?;

@@ -1,27 +1,28 @@
 //! The GStreamer plugin, which only the suite that tests it needs.
 
-use std::process::{Command, Stdio};
-
 use anyhow::{Context as _, Result, ensure};
-use lab::repository;
 
-use super::{Programs, strip, target};
+use super::{Programs, cargo, cross, strip, target};
 
 /// Package, and library.
 const PLUGIN: (&str, &str) = ("gst-plugin-desktopstream", "libgstdesktopstream.so");
 
 impl Programs {
-    /// Compiles the GStreamer plugin for guests with the machine's own processor, into the payload.
+    /// Compiles the GStreamer plugin for the payload's guests, into it.
     pub fn with_plugin(self) -> Result<Self> {
         let (package, library) = PLUGIN;
-        let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .current_dir(repository())
+        let to = self.payload().join(library);
+        if !self.arch.is_native() {
+            let built = cross::build(self.arch, &[package], &target()?)?.join(library);
+            std::fs::copy(&built, &to).with_context(|| format!("copying {}", built.display()))?;
+            return Ok(self);
+        }
+        let status = cargo()
             .args(["build", "--release", "--quiet", "-p", package])
-            .stdin(Stdio::null())
             .status()
             .context("starting cargo")?;
         ensure!(status.success(), "cargo could not build {package}; its messages are above");
-        strip(&target()?.join("release").join(library), &self.payload().join(library))?;
+        strip(&target()?.join("release").join(library), &to)?;
         Ok(self)
     }
 }
