@@ -80,7 +80,7 @@ pub fn convert(picture: &Picture, into: &mut Planes<'_>) -> Result<(), EncodeErr
     } else {
         match into {
             Planes::Nv12(y, uv) => rgb_to_nv12(picture.into(), y, uv)?,
-            Planes::I420(y, u, v) => rgb_to_i420(picture.into(), y, u, v).map_err(refused)?,
+            Planes::I420(y, u, v) => rgb_to_i420(picture.into(), y, u, v).map_err(|error| refused(&error))?,
         }
     }
     let (Planes::Nv12(y, _) | Planes::I420(y, _, _)) = into;
@@ -88,7 +88,7 @@ pub fn convert(picture: &Picture, into: &mut Planes<'_>) -> Result<(), EncodeErr
     Ok(())
 }
 
-fn refused(error: YuvError) -> EncodeError {
+fn refused(error: &YuvError) -> EncodeError {
     tracing::debug!(%error, "conversion refused a picture");
     EncodeError::BadPicture("it can't be converted: its rows or planes are too short")
 }
@@ -109,7 +109,7 @@ pub fn rgb_to_nv12(picture: Rgb<'_>, y: &mut Plane<'_>, uv: &mut Plane<'_>) -> R
         _ => yuv::bgra_to_yuv_nv12,
     };
     convert(&mut image, picture.rows(), picture.stride, YuvRange::Limited, YuvStandardMatrix::Bt709, MODE)
-        .map_err(refused)
+        .map_err(|error| refused(&error))
 }
 
 fn rgb_to_i420(

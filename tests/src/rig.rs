@@ -51,6 +51,8 @@ pub struct RigOptions {
     pub tap: bool,
     /// The VM's GPU.
     pub gpu: lab::Gpu,
+    /// Whose QEMU runs the VM.
+    pub qemu: lab::Qemu,
     /// More arguments for the host-agent.
     pub host_agent: Vec<String>,
 }
@@ -63,6 +65,7 @@ impl RigOptions {
             desktops: desktops.to_vec(),
             tap: true,
             gpu: lab::Gpu::Virgl,
+            qemu: lab::Qemu::Installed,
             host_agent: Vec::new(),
         }
     }
@@ -200,6 +203,7 @@ pub fn boot(programs: &Programs, options: &RigOptions, link: &Path) -> Result<Vm
     config.ports = 40;
     config.arch = programs.arch;
     config.gpu = options.gpu;
+    config.qemu = options.qemu;
     config.payload = Some(programs.payload().to_owned());
     config.tap = options.tap.then(|| Tap {
         library: programs.tap.clone(),

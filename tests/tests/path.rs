@@ -16,8 +16,21 @@ const MOST_BYTES: f64 = 128.0;
 
 #[test]
 fn the_numbers_are_right_by_resource_id() -> Result<()> {
+    right_by_resource_id(&RigOptions::new("path", &[Desktop::Pattern]))
+}
+
+#[test]
+#[ignore = "slow: ./x test slow"]
+fn the_numbers_are_right_with_a_newer_qemu_and_virglrenderer() -> Result<()> {
+    right_by_resource_id(&RigOptions {
+        qemu: lab::Qemu::Trixie,
+        ..RigOptions::new("path-qemu10", &[Desktop::Pattern])
+    })
+}
+
+fn right_by_resource_id(options: &RigOptions) -> Result<()> {
     let programs = Programs::build()?;
-    let mut rig = Rig::up(&programs, &RigOptions::new("path", &[Desktop::Pattern]))?;
+    let mut rig = Rig::up(&programs, options)?;
 
     let mut options = StreamOptions::new(Desktop::Pattern, SIZE);
     options.desktop_args = vec!["--log".to_owned()];

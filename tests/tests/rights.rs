@@ -7,6 +7,7 @@ use e2e::http::number;
 use e2e::rig::{RigOptions, StreamOptions};
 use e2e::video::{self, Decoder};
 use e2e::{Desktop, Programs, Rig};
+use lab::Qemu;
 use lab::container::{Container, Spec};
 use serde_json::Value;
 
@@ -14,8 +15,18 @@ const SIZE: (u32, u32) = (640, 360);
 
 #[test]
 fn a_tenant_gets_no_other_tenants_pictures() -> Result<()> {
+    refused(&RigOptions::new("rights", &[Desktop::Pattern]))
+}
+
+#[test]
+#[ignore = "slow: ./x test slow"]
+fn nor_with_a_newer_qemu_and_virglrenderer() -> Result<()> {
+    refused(&RigOptions { qemu: Qemu::Trixie, ..RigOptions::new("rights-qemu10", &[Desktop::Pattern]) })
+}
+
+fn refused(options: &RigOptions) -> Result<()> {
     let programs = Programs::build()?;
-    let mut rig = Rig::up(&programs, &RigOptions::new("rights", &[Desktop::Pattern]))?;
+    let mut rig = Rig::up(&programs, options)?;
     let stream = rig.start("victim", StreamOptions::new(Desktop::Pattern, SIZE))?;
     stream.wait_for_rung("ResourceId")?;
     let before = rig.host_agent.status()?;

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use lab::cache::{Size, disk_usage};
 use lab::image::{GuestImage, Image};
-use lab::{Arch, Container, Gpu, Spec, Tap, Vm, VmConfig};
+use lab::{Arch, Container, Gpu, Qemu, Spec, Tap, Vm, VmConfig};
 
 /// A guest that takes longer to say what it runs is worth saying that of.
 const STATUS_PATIENCE: Duration = Duration::from_secs(20);
@@ -53,6 +53,9 @@ pub struct Up {
     /// The VM's GPU
     #[arg(long, value_enum, default_value = "virgl")]
     gpu: GpuChoice,
+    /// Whose QEMU
+    #[arg(long, value_enum, default_value = "installed")]
+    qemu: QemuChoice,
     /// A shared library to load into QEMU
     #[arg(long, conflicts_with = "no_tap")]
     tap: Option<PathBuf>,
@@ -74,6 +77,14 @@ pub struct Up {
     /// Processors
     #[arg(long)]
     cpus: Option<u32>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum QemuChoice {
+    /// this machine's own
+    Installed,
+    /// Debian trixie's, version 10, unpacked into the cache
+    Trixie,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -156,7 +167,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
 }
 
 fn up(arguments: Up) -> Result<()> {
-    let Up { name: Name { name }, arch, gpu, tap, tap_env, no_tap: _, payload, images, memory, cpus } =
+    let Up { name: Name { name }, arch, gpu, qemu, tap, tap_env, no_tap: _, payload, images, memory, cpus } =
         arguments;
     if let Ok(vm) = Vm::attach(&name) {
         println!("{name} is up already");
@@ -169,6 +180,10 @@ fn up(arguments: Up) -> Result<()> {
         GpuChoice::Virgl => Gpu::Virgl,
         GpuChoice::No3d => Gpu::VirtioNo3d,
         GpuChoice::None => Gpu::None,
+    };
+    config.qemu = match qemu {
+        QemuChoice::Installed => Qemu::Installed,
+        QemuChoice::Trixie => Qemu::Trixie,
     };
     if let Some(library) = tap {
         let split = |variable: &String| {

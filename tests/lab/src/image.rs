@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::arch::Arch;
 use crate::cache::Recipe;
-use crate::{host, repository, sysroot};
+use crate::{emulator, host, repository, sysroot};
 
 pub(crate) const SUITE: &str = "trixie";
 /// Raise it when what is in an entry, or what `vm` and `container` expect of it, changes.
@@ -130,7 +130,7 @@ pub fn current_ids() -> Result<Vec<String>> {
         for source in sources {
             ids.extend([source.root_recipe()?.id(), source.recipe()?.id()]);
         }
-        ids.push(sysroot::recipe(arch)?.id());
+        ids.extend([sysroot::recipe(arch)?.id(), emulator::recipe(arch)?.id()]);
     }
     Ok(ids)
 }
@@ -139,7 +139,8 @@ pub fn current_ids() -> Result<Vec<String>> {
 pub fn is_image(id: &str) -> bool {
     let name = id.rsplit_once('-').map_or(id, |(name, _)| name);
     let name = name.strip_prefix(ROOT_PREFIX).unwrap_or(name);
-    ["guest", "sidecar", "desktop", sysroot::NAME].contains(&name.split('-').next().unwrap_or_default())
+    ["guest", "sidecar", "desktop", sysroot::NAME, emulator::NAME]
+        .contains(&name.split('-').next().unwrap_or_default())
 }
 
 /// Where the guest's recipe and files are.

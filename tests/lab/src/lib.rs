@@ -13,6 +13,7 @@
 //! - [`cache`] keeps what is built, by the hash of what it was built from.
 //! - [`image`] builds the disks, [`payload`] the one with our own programs; [`sysroot`] is what programs for a guest with
 //!   another processor are linked against.
+//! - [`Qemu`] says whose QEMU: the machine's, or a newer Debian's.
 //! - [`vm`] boots, finds and ends VMs; several can run, each is one folder of state.
 //! - [`guest`] runs commands in a VM, [`container`] containers.
 //!
@@ -24,6 +25,7 @@ pub mod arch;
 pub mod cache;
 pub mod container;
 mod cpio;
+mod emulator;
 pub mod guest;
 mod host;
 pub mod image;
@@ -35,6 +37,7 @@ pub mod vm;
 pub use anyhow::Result;
 pub use arch::Arch;
 pub use container::{Container, RenderAccess, Spec};
+pub use emulator::Qemu;
 pub use guest::{Guest, Output};
 pub use vm::{Gpu, Tap, Vm, VmConfig};
 

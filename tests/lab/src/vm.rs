@@ -33,6 +33,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::arch::Arch;
+use crate::emulator::Qemu;
 use crate::guest::Guest;
 use crate::host;
 use crate::progress::say;
@@ -71,6 +72,9 @@ pub struct VmConfig {
     pub name: String,
     /// Its processor.
     pub arch: Arch,
+    /// Whose QEMU runs it.
+    #[serde(default)]
+    pub qemu: Qemu,
     /// Its GPU.
     pub gpu: Gpu,
     /// What to load into QEMU.
@@ -95,6 +99,7 @@ impl VmConfig {
         Self {
             name: name.to_owned(),
             arch: Arch::default(),
+            qemu: Qemu::default(),
             gpu: Gpu::default(),
             tap: None,
             memory_mib: 4096,

@@ -280,11 +280,13 @@ impl Encoder {
 
     /// Ends the pipeline with an error, once.
     fn fail(&self, text: &str) {
-        let failed = std::mem::replace(&mut self.flow().last, Err(gst::FlowError::Error));
-        self.changed.notify_all();
-        if failed != Err(gst::FlowError::Error) {
+        // Told before the flow ends: upstream's own "internal data stream error" must not be the first that is heard.
+        let failed = self.flow().last == Err(gst::FlowError::Error);
+        if !failed {
             gst::element_imp_error!(self, gst::ResourceError::Failed, ("{text}"));
         }
+        self.flow().last = Err(gst::FlowError::Error);
+        self.changed.notify_all();
     }
 
     fn want_idr(&self) {

@@ -9,6 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::arch::Arch;
+use crate::emulator::Emulator;
 
 /// How long a machine must have run to be trusted.
 const TRIAL: Duration = Duration::from_secs(6);
@@ -31,24 +32,12 @@ impl Accelerator {
 /// How many of the `asked` processors the machine gets. Emulated ones of QEMU before 8.1 can't be had in numbers: while one
 /// patches code that another runs (which Linux does whenever a feature is switched on), the other may execute a mix of both
 /// (QEMU commit deba78709ae8), and the guest's kernel panics, in the middle of a test.
-pub(super) fn cpus(accelerator: Accelerator, arch: Arch, asked: u32) -> u32 {
-    if accelerator == Accelerator::Tcg && version(arch).is_none_or(|version| version < (8, 1)) {
+pub(super) fn cpus(accelerator: Accelerator, emulator: &Emulator, asked: u32) -> u32 {
+    if accelerator == Accelerator::Tcg && emulator.version().is_none_or(|version| version < (8, 1)) {
         1
     } else {
         asked
     }
-}
-
-fn version(arch: Arch) -> Option<(u32, u32)> {
-    let output = Command::new(arch.qemu()).arg("--version").stdin(Stdio::null()).output().ok()?;
-    parse_version(&String::from_utf8_lossy(&output.stdout))
-}
-
-/// `QEMU emulator version 7.2.22 (…)`
-fn parse_version(text: &str) -> Option<(u32, u32)> {
-    let (_, version) = text.split_once("version ")?;
-    let mut numbers = version.split(|letter: char| !letter.is_ascii_digit()).map(str::parse);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 impl fmt::Display for Accelerator {
@@ -99,16 +88,4 @@ fn kvm_runs(arch: Arch) -> bool {
     }
     super::end_child(&mut child);
     alive
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_read() {
-        assert_eq!(parse_version("QEMU emulator version 7.2.22 (Debian 1:7.2)\nCopyright"), Some((7, 2)));
-        assert_eq!(parse_version("QEMU emulator version 10.0.13"), Some((10, 0)));
-        assert_eq!(parse_version("something else"), None);
-    }
 }

@@ -4,13 +4,14 @@ use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
 use super::state::State;
 use super::{Forward, Gpu, Vm, VmConfig, accelerator, display, end_child, initramfs, qemu};
+use crate::emulator::Emulator;
 use crate::guest::{Guest, Keys};
 use crate::host::ProcessId;
 use crate::image::{GuestImage, Image};
@@ -28,6 +29,7 @@ pub(super) struct Plan {
     image: GuestImage,
     disks: Vec<(String, PathBuf)>,
     keys: Keys,
+    emulator: Emulator,
 }
 
 impl Plan {
@@ -37,10 +39,11 @@ impl Plan {
         if let Some(tap) = &config.tap {
             ensure!(tap.library.is_file(), "no tap at {}", tap.library.display());
         }
+        let emulator = Emulator::get(config.qemu, config.arch)?;
         let image = GuestImage::build(config.arch)?;
         let disk = |name: &String| Ok((name.clone(), Image::named(name)?.disk(config.arch)?));
         let disks = config.images.iter().map(disk).collect::<Result<_>>()?;
-        Ok(Self { image, disks, keys: Keys::make()?, config })
+        Ok(Self { image, disks, keys: Keys::make()?, emulator, config })
     }
 
     pub(super) fn carry_out(self) -> Result<Vm> {
@@ -56,7 +59,7 @@ impl Plan {
     }
 
     fn attempt(&self) -> Result<Vm> {
-        let Self { config, image, disks, keys } = self;
+        let Self { config, image, disks, keys, emulator } = self;
         let started = Instant::now();
         let folder = State::create_folder(&config.name)?;
         let initramfs = folder.join("initramfs");
@@ -82,6 +85,8 @@ impl Plan {
         let launch = qemu::Launch {
             config,
             accelerator,
+            cpus: accelerator::cpus(accelerator, emulator, config.cpus),
+            preload: emulator.preload_variable(),
             kernel: &image.kernel,
             initramfs: &initramfs,
             root: &image.disk,
@@ -90,7 +95,7 @@ impl Plan {
             forwards: &forwards,
         };
         // Without its display QEMU would end with an error of X's, so it comes, and ends, first.
-        children.0.insert(0, start(&launch, display, &folder)?);
+        children.0.insert(0, start(emulator, &launch, display, &folder)?);
 
         let processes = children.0.iter().map(|child| ProcessId::of(child.id())).collect::<Result<_>>()?;
         let state = State {
@@ -125,10 +130,15 @@ fn is_bad_luck(error: &str) -> bool {
     error.contains(qemu::PORT_IS_TAKEN) || error.contains(KERNEL_PANIC)
 }
 
-fn start(launch: &qemu::Launch<'_>, display: Option<u32>, folder: &Path) -> Result<Child> {
+fn start(
+    emulator: &Emulator,
+    launch: &qemu::Launch<'_>,
+    display: Option<u32>,
+    folder: &Path,
+) -> Result<Child> {
     let program = launch.config.arch.qemu();
     let log = File::create(folder.join("qemu.log"))?;
-    let mut command = Command::new(program);
+    let mut command = emulator.command();
     command
         .args(launch.arguments())
         .envs(launch.environment(display))

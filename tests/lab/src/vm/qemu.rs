@@ -16,6 +16,9 @@ pub(super) const PORT_IS_TAKEN: &str = "Could not set up host forwarding rule";
 pub(super) struct Launch<'a> {
     pub(super) config: &'a VmConfig,
     pub(super) accelerator: Accelerator,
+    pub(super) cpus: u32,
+    /// The variable by which the tap is loaded.
+    pub(super) preload: &'static str,
     pub(super) kernel: &'a Path,
     pub(super) initramfs: &'a Path,
     pub(super) root: &'a Path,
@@ -27,14 +30,13 @@ pub(super) struct Launch<'a> {
 
 impl Launch<'_> {
     pub(super) fn arguments(&self) -> Vec<OsString> {
-        let Self { config, accelerator, kernel, initramfs, root, disks, ssh_port, forwards } = self;
+        let Self { config, accelerator, cpus, kernel, initramfs, root, disks, ssh_port, forwards, .. } = self;
         let arch = config.arch;
         let cpu = if *accelerator == Accelerator::Kvm { "host" } else { arch.emulated_cpu() };
         let mut line = Line::default();
         line.add("-nodefaults").add("-no-user-config");
         line.option("-name", &format!("desktopstream-{}", config.name));
         line.option("-machine", arch.machine()).option("-accel", accelerator.argument()).option("-cpu", cpu);
-        let cpus = super::accelerator::cpus(self.accelerator, config.arch, config.cpus);
         line.option("-smp", &cpus.to_string()).option("-m", &config.memory_mib.to_string());
 
         line.add("-kernel").add(kernel).add("-initrd").add(initramfs);
@@ -78,7 +80,7 @@ impl Launch<'_> {
             environment.push(("SDL_AUDIODRIVER".into(), "dummy".into()));
         }
         if let Some(tap) = &self.config.tap {
-            environment.push(("LD_PRELOAD".into(), tap.library.clone().into()));
+            environment.push((self.preload.into(), tap.library.clone().into()));
             environment.extend(tap.env.iter().map(|(name, value)| (name.into(), value.into())));
         }
         environment
@@ -117,6 +119,8 @@ mod tests {
         let launch = Launch {
             config,
             accelerator: Accelerator::Tcg,
+            cpus: 1,
+            preload: "LD_PRELOAD",
             kernel: Path::new("/k"),
             initramfs: Path::new("/i"),
             root: Path::new("/r"),
