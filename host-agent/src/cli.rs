@@ -107,13 +107,7 @@ impl Command {
                 tokio::runtime::Runtime::new().context("can't start the runtime")?.block_on(run(settings))
             }
             Self::Doctor { json, config, options } => {
-                let report = doctor::examine(&merged(*options, config)?);
-                if json {
-                    println!("{}", serde_json::to_string_pretty(&report)?);
-                } else {
-                    println!("{report}");
-                }
-                Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+                Ok(doctor::examine(&merged(*options, config)?).print(json))
             }
             Self::Keygen { file } => {
                 let public = token::generate(&file)?;

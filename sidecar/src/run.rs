@@ -43,7 +43,7 @@ pub fn main() -> ExitCode {
     };
     let result = match command {
         Command::Run(options) => runtime.block_on(run(*options)).map(|()| ExitCode::SUCCESS),
-        Command::Doctor(options) => runtime.block_on(crate::doctor::run(*options)),
+        Command::Doctor(options) => Ok(runtime.block_on(crate::doctor::run(*options))),
     };
     runtime.shutdown_timeout(Duration::from_secs(1));
     result.unwrap_or_else(|error| {

@@ -4,11 +4,11 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use doctor::Leg;
 use protocol::mailbox::{FrameRequest, Operation, Status};
 use protocol::stream::{ClientMessage, Codec, Config, Path, ServerMessage};
 use virtgpu::{CallError, Device, Mailbox, OpenError};
 
-use super::Leg;
 use crate::capture::{self, Capture, CaptureEvent, Frame, FrameBuffer, Negotiated};
 use crate::cli::{Desktop, HostAgent};
 use crate::pump::explain;
