@@ -16,7 +16,7 @@ enum Suite {
     Lab,
     /// The same as seen by a real Chromium
     Browser,
-    /// Long extras: an arm64 guest, fuzzers; not part of the default
+    /// Long extras: an arm64 guest, a newer QEMU, fuzzers; not part of the default
     Slow,
 }
 
@@ -86,7 +86,7 @@ fn e2e(names: &[&str], more: &[&str]) -> Result<u32> {
 
 /// The short one first: it fails sooner.
 fn slow() -> Result<u32> {
-    Ok(e2e(&["arm64"], &["--ignored"])? + crate::fuzz::run(Duration::from_secs(10 * 60))?)
+    Ok(e2e(&["arm64", "path", "rights"], &["--ignored"])? + crate::fuzz::run(Duration::from_secs(10 * 60))?)
 }
 
 /// Runs tests, shows what they print, and counts those that passed.
