@@ -130,7 +130,7 @@ fn watch(
     time: Duration,
 ) -> Result<(Value, Option<Value>)> {
     wait::until("frames", Duration::from_secs(60), || {
-        ensure!(number(&stream.status()?, "/frames/encoded")? > 20.0, "no frames yet");
+        ensure!(number(&stream.status()?, "/frames/encoded")? > 4.0, "no frames yet");
         Ok(())
     })?;
     let (before, begin) = (stream.status()?, Instant::now());
