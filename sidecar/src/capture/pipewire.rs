@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! connect ─▶ Connecting ─▶ Paused ─▶ Format agreed ─▶ buffers added ─▶ Streaming ─▶ frames
-//!   access: wireplumber      linked?    offer.rs         lent.rs            picture.rs
+//!   access: wireplumber      linked?    offer.rs         pwlent             picture.rs
 //! ```
 //!
 //! The negotiation is our own: DMA-BUF first, shared memory as fallback; a modifier whose buffers can't be
@@ -12,8 +12,6 @@
 //! Callbacks only note facts in [`stream::Facts`]; this loop acts on them. It does not know where the node
 //! comes from.
 
-mod config;
-mod lent;
 mod offer;
 mod picture;
 mod stream;
@@ -61,7 +59,7 @@ pub fn run(
         UnixStream::connect(&path).map_err(|source| CaptureError::Connect { path: path.clone(), source })?;
     pipewire::init();
     let main = MainLoopRc::new(None).map_err(|error| failed("cannot make a loop", &error))?;
-    let context = config::context(&main).map_err(|error| CaptureError::PipeWire(error.to_string()))?;
+    let context = pwlent::context(&main).map_err(|error| CaptureError::PipeWire(error.to_string()))?;
     let core = context
         .connect_fd_rc(socket.into(), None)
         .map_err(|error| failed(&format!("{} is no PipeWire socket", path.display()), &error))?;

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use protocol::Rect;
 use protocol::pixel::MAX_SIDE;
+use pwlent::{Added, Filled, Kind};
 use virtgpu::{Imported, SharedMap, duplicate_raw};
 
-use super::lent::{Added, Filled, Kind};
 use super::offer::Agreed;
 use super::stream::Stream;
 use crate::capture::CaptureOptions;

@@ -16,9 +16,9 @@ use pipewire::spa::pod::Pod;
 use pipewire::spa::utils::Direction;
 use pipewire::stream::{StreamFlags, StreamRc, StreamState};
 use pipewire::types::ObjectType;
+use pwlent::{Lent, Watch};
 
 use super::failed;
-use super::lent::{Lent, Watch};
 use super::offer::{self, Agreed, MODIFIERS};
 use crate::capture::error::CaptureError;
 
