@@ -79,6 +79,8 @@ struct State {
     video: Option<Video>,
     /// Why there are no frames, or no DMA-BUFs, by the newest word.
     reason: String,
+    /// Why there is no render node; the cause of all else, then.
+    no_device: Option<String>,
     last_pts: Option<gst::ClockTime>,
 }
 
@@ -174,8 +176,9 @@ impl BaseSrcImpl for Source {
         if let Err(error) = &device {
             gst::warning!(CAT, imp = self, "no DMA-BUFs can be captured: {error}");
         }
-        let reason = device.as_ref().err().map(ToString::to_string).unwrap_or_default();
-        *self.state() = State { device: device.ok(), reason, ..State::default() };
+        let no_device = device.as_ref().err().map(ToString::to_string);
+        let reason = no_device.clone().unwrap_or_default();
+        *self.state() = State { device: device.ok(), reason, no_device, ..State::default() };
         self.reconfigure.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -361,7 +364,8 @@ impl Source {
                 return Ok(false);
             }
             let remedy = if !gpu && !takes_system(&downstream) {
-                format!("it takes only DMA-BUF, and capture has none: {}", state.reason)
+                let why = state.no_device.as_ref().unwrap_or(&state.reason);
+                format!("it takes only DMA-BUF, and capture has none: {why}")
             } else {
                 "put videoconvert behind desktopstreamsrc, or videorate if a fixed frame rate is asked for"
                     .to_owned()
