@@ -47,7 +47,7 @@ fn legs(report: &Output) -> Vec<(String, String)> {
         .as_array()
         .expect("legs")
         .iter()
-        .map(|leg| (word(leg, "name"), word(leg, "outcome")))
+        .map(|leg| (word(leg, "leg"), word(leg, "outcome")))
         .collect()
 }
 
