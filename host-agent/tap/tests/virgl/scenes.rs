@@ -264,6 +264,10 @@ fn hostile_host_agents() {
         link.babble(&[*byte]);
     }
     let _uninvited = link.attach(1, context, 4096);
+    // By the second word of the tap's from here it has heard that.
+    for _ in 0..2 {
+        link.stats(|_| true);
+    }
     sidecar.bind([9; 16]);
     let (context, _) = link.bound([9; 16]);
     let screen = Screen::new(200, 2, 32, 32, 0);
