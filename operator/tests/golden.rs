@@ -1,0 +1,69 @@
+//! What becomes of the samples: their objects, letter by letter, in `tests/golden`. With UPDATE_GOLDEN=1
+//! the files are written.
+
+use std::path::PathBuf;
+
+use operator::api::DesktopStream;
+use operator::plan::kubernetes::{HostAgentSecret, SidecarImage, host_agent_secret, objects, pod};
+use operator::plan::pair::Pairing;
+use operator::plan::validate::validate;
+use operator::plan::workload::workload;
+use serde::Serialize;
+
+fn document<T: Serialize>(object: &T) -> String {
+    format!("---\n{}", serde_yaml_ng::to_string(object).expect("YAML"))
+}
+
+fn rendered(mut stream: DesktopStream) -> String {
+    stream.metadata.namespace = Some("team".to_owned());
+    stream.metadata.uid = Some("0-1-2".to_owned());
+    let stream = validate(&stream).expect("a good sample");
+    let pairing =
+        Pairing::Paired { host_agent: "default".to_owned(), endpoint: Some("vsock://2:15937".to_owned()) };
+    let workload = workload(&stream, Some(105));
+    let objects = objects(&stream);
+    let secret = HostAgentSecret {
+        host_agent: "default".to_owned(),
+        endpoint: "vsock://2:15937".to_owned(),
+        token: "header.claims.signature".to_owned(),
+        issued: 1000,
+        expires: 4600,
+    };
+    let mut text = String::new();
+    text += &document(&objects.service);
+    text += &objects.ingress.iter().map(document).collect::<String>();
+    text += &objects.network_policy.iter().map(document).collect::<String>();
+    text += &objects.home.iter().map(document).collect::<String>();
+    if workload.uses_host_agent {
+        text += &document(&host_agent_secret(&stream, Some(&secret)));
+    }
+    text +=
+        &pod(&stream, &workload, &pairing, &SidecarImage::default()).iter().map(document).collect::<String>();
+    text
+}
+
+#[test]
+fn samples_become_these_objects() {
+    let crate_folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let mut stale = Vec::new();
+    for entry in std::fs::read_dir(crate_folder.join("../docs/samples")).expect("docs/samples") {
+        let path = entry.expect("an entry").path();
+        let text = std::fs::read_to_string(&path).expect("reads");
+        if !text.contains("kind: DesktopStream") {
+            continue;
+        }
+        let stream: DesktopStream = serde_yaml_ng::from_str(&text).expect("a stream");
+        let golden = crate_folder.join("tests/golden").join(path.file_name().expect("a name"));
+        let text = rendered(stream);
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&golden, &text).expect("writes");
+        }
+        if std::fs::read_to_string(&golden).unwrap_or_default() != text {
+            stale.push(golden);
+        }
+    }
+    assert!(
+        stale.is_empty(),
+        "UPDATE_GOLDEN=1 cargo test --release -p operator --test golden; read the diff: {stale:?}"
+    );
+}

@@ -1,0 +1,126 @@
+//! What is refused, by whom and with which words; what is accepted. The cluster suite sends the same specs to
+//! a real apiserver; here its rules are evaluated by kube-cel, and its types by ours.
+
+use std::path::PathBuf;
+
+use kube_cel::Validator;
+use operator::api::{DesktopStream, HostAgent, crds};
+use operator::plan::validate::{validate, validate_update};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+#[derive(Deserialize)]
+struct Bad {
+    case: String,
+    by: String,
+    says: String,
+    name: Option<String>,
+    old: Option<Value>,
+    spec: Value,
+}
+
+fn bad_specs() -> Vec<Bad> {
+    serde_yaml_ng::from_str(include_str!("data/bad-specs.yaml")).expect("YAML")
+}
+
+fn samples() -> Vec<(String, Value)> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/samples");
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("docs/samples") {
+        let path = entry.expect("an entry").path();
+        let text = std::fs::read_to_string(&path).expect("reads");
+        all.push((path.display().to_string(), serde_yaml_ng::from_str(&text).expect("YAML")));
+    }
+    all
+}
+
+fn object(name: &str, spec: &Value) -> Value {
+    json!({
+        "apiVersion": "desktopstream.dev/v1alpha1", "kind": "DesktopStream",
+        "metadata": {"name": name, "namespace": "n"}, "spec": spec,
+    })
+}
+
+/// With defaults, as the apiserver would store it.
+fn typed(object: &Value) -> Option<DesktopStream> {
+    serde_json::from_value(object.clone()).ok()
+}
+
+fn rules_say(at: usize, object: &Value, old: Option<&Value>) -> Vec<String> {
+    let crd = serde_json::to_value(&crds::all().expect("prints")[at]).expect("JSON");
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    match Validator::new().validate(schema, object, old) {
+        Ok(()) => Vec::new(),
+        Err(errors) => errors.into_iter().map(|error| error.to_string()).collect(),
+    }
+}
+
+#[test]
+fn bad_specs_are_refused_with_a_word_on_what_to_write() {
+    let all = bad_specs();
+    assert!(all.len() >= 25);
+    for Bad { case, by, says, name, old, spec } in all {
+        let new = object(name.as_deref().unwrap_or("x"), &spec);
+        let stored = typed(&new);
+        let stored_old = old.as_ref().map(|old| typed(&object("x", old)).expect("the old one is good"));
+        let json = |stream: &DesktopStream| serde_json::to_value(stream).expect("JSON");
+        match (by.as_str(), stored) {
+            // Limits are the real apiserver's to check; what isn't even of our types can't be more refused.
+            ("schema", _) => {}
+            ("cel", Some(stored)) => {
+                let old = stored_old.as_ref().map(json);
+                let said = rules_say(0, &json(&stored), old.as_ref());
+                assert!(said.iter().any(|line| line.contains(&says)), "{case}: rules say {said:?}");
+            }
+            ("webhook", Some(stored)) => {
+                let said = rules_say(0, &json(&stored), None);
+                assert!(said.is_empty(), "{case}: refused by rules already: {said:?}");
+            }
+            (by, stored) => panic!("{case}: by {by}, of our types: {}", stored.is_some()),
+        }
+        // Whoever says it first in a cluster: the validator says it, too, as Docker mode has nobody else.
+        let Some(stored) = typed(&new) else { continue };
+        let said = validate(&stored).and_then(|_| match &stored_old {
+            Some(old) => validate_update(old, &stored),
+            None => Ok(()),
+        });
+        match said {
+            Ok(()) => assert!(by == "schema", "{case}: the validator says nothing"),
+            Err(said) if by == "webhook" => assert!(said.to_string().contains(&says), "{case}: {said}"),
+            Err(_) => {}
+        }
+    }
+}
+
+#[test]
+fn samples_are_good() {
+    for (file, sample) in samples() {
+        let (at, back) = if sample["kind"] == "HostAgent" {
+            let agent: HostAgent = serde_json::from_value(sample.clone()).expect(&file);
+            (1, serde_json::to_value(agent).expect("JSON"))
+        } else {
+            let stream: DesktopStream = serde_json::from_value(sample.clone()).expect(&file);
+            validate(&stream).expect(&file);
+            (0, serde_json::to_value(stream).expect("JSON"))
+        };
+        let said = rules_say(at, &back, None);
+        assert!(said.is_empty(), "{file}: {said:?}");
+        written_is_kept(&file, &sample["spec"], &back["spec"]);
+    }
+}
+
+/// Nothing that a sample says is lost on the way through our types: a typo would be.
+fn written_is_kept(file: &str, written: &Value, kept: &Value) {
+    match (written, kept) {
+        (Value::Object(written), Value::Object(kept)) => {
+            for (key, value) in written {
+                let kept = kept
+                    .get(key)
+                    .map_or_else(|| Err(format!("{file}: {key} is not ours")), Ok)
+                    .expect("ours");
+                written_is_kept(file, value, kept);
+            }
+        }
+        (written, kept) => assert_eq!(written, kept, "{file}"),
+    }
+}
