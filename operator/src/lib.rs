@@ -1,10 +1,16 @@
 //! Runs DesktopStreams: turns what users write into pods, tokens and Services, and says what became of it.
 //!
 //! ```text
-//! api ◀── plan
+//! api ◀── plan ◀── kube, webhook        node
 //! ```
-//! `api` is what users write, `plan` decides and does no IO. Neither knows our other crates.
+//! `api` is what users write, `plan` decides and does no IO, the others talk: `kube` to the apiserver,
+//! `webhook` is talked to by it, `node` to the kubelet and the device files of its node. None knows our other
+//! crates: sidecars and host-agents are spoken to by command line, HTTP and Secrets.
 
 pub mod api;
+pub mod check;
 pub mod cli;
+pub mod kube;
+pub mod node;
 pub mod plan;
+pub mod webhook;

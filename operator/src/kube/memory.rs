@@ -1,0 +1,115 @@
+//! What the operator knows and no object says: who has which host-agent right now, which tokens are out, what
+//! sidecars said last. Lost with the process, and found again: nothing in it is the only copy.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::plan::kubernetes::HostAgentSecret;
+use crate::plan::status::report::Report;
+
+/// Of one stream, by its UID.
+#[derive(Debug, Default, Clone)]
+pub struct Stream {
+    /// `namespace/name`, for sweeping.
+    pub id: String,
+    /// The host-agent that it has, for others' choices.
+    pub host_agent: Option<String>,
+    /// Its host-agent Secret, as far as we know.
+    pub host_agent_secret: Written,
+    /// The viewers' token.
+    pub viewer_token: Option<String>,
+    /// What its sidecar said last, and when.
+    pub report: Option<(Instant, Result<Report, String>)>,
+    /// Failures in a row.
+    pub failures: u32,
+    /// When numbers in its status were last renewed.
+    pub stats_written: Option<Instant>,
+}
+
+/// A Secret of ours, as far as we know.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub enum Written {
+    /// We have not looked.
+    #[default]
+    Unknown,
+    /// There is none.
+    Absent,
+    /// It says that there is no host-agent.
+    Empty,
+    /// It says this.
+    With(HostAgentSecret),
+}
+
+/// Of all streams.
+#[derive(Debug, Default)]
+pub struct Memory(Mutex<HashMap<String, Stream>>);
+
+impl Memory {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Stream>> {
+        // Whoever panicked left whole entries: every change is one assignment.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of one.
+    pub fn get(&self, uid: &str) -> Stream {
+        self.lock().get(uid).cloned().unwrap_or_default()
+    }
+
+    /// Changes what is known of one.
+    pub fn update<T>(&self, uid: &str, change: impl FnOnce(&mut Stream) -> T) -> T {
+        change(self.lock().entry(uid.to_owned()).or_default())
+    }
+
+    /// Chooses for one stream while nobody else chooses: `choose` is given how many others each host-agent
+    /// has, and says which it takes.
+    pub fn choose<T>(
+        &self,
+        uid: &str,
+        choose: impl FnOnce(&HashMap<String, u32>) -> (Option<String>, T),
+    ) -> T {
+        let mut all = self.lock();
+        let mut loads = HashMap::new();
+        for stream in all.iter().filter(|(other, _)| *other != uid).map(|(_, stream)| stream) {
+            if let Some(host_agent) = &stream.host_agent {
+                *loads.entry(host_agent.clone()).or_insert(0) += 1;
+            }
+        }
+        let (host_agent, choice) = choose(&loads);
+        all.entry(uid.to_owned()).or_default().host_agent = host_agent;
+        choice
+    }
+
+    /// How many streams a host-agent has.
+    pub fn load(&self, host_agent: &str) -> u32 {
+        let all = self.lock();
+        all.values().filter(|stream| stream.host_agent.as_deref() == Some(host_agent)).count() as u32
+    }
+
+    /// Forgets those that aren't there any more.
+    pub fn keep(&self, exists: impl Fn(&str) -> bool) {
+        self.lock().retain(|uid, _| exists(uid));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_that_choose_see_each_other() {
+        let memory = Memory::default();
+        let take = |uid: &str| {
+            memory.choose(uid, |loads| {
+                let free = loads.get("a").copied().unwrap_or(0) < 1;
+                (free.then(|| "a".to_owned()), free)
+            })
+        };
+        assert!(take("1"));
+        assert!(take("1"), "its own share is no load");
+        assert!(!take("2"));
+        assert_eq!(memory.load("a"), 1);
+        memory.keep(|uid| uid == "2");
+        assert!(take("2"));
+    }
+}

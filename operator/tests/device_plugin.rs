@@ -1,0 +1,206 @@
+//! The device plugin against a fake kubelet: one that speaks the kubelet's side of the API over its socket, and
+//! restarts as kubelets do. The cluster suite has a real one.
+
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use operator::api::GpuClass;
+use operator::node::gpus::{self, Found, Roots};
+use operator::node::kubelet;
+use operator::node::plugin::{Dealing, Resource};
+use operator::node::wire::device_plugin::device_plugin_client::DevicePluginClient;
+use operator::node::wire::registration::registration_server::{Registration, RegistrationServer};
+use operator::node::wire::{
+    AllocateRequest, ContainerAllocateRequest, ContainerPreferredAllocationRequest, Empty,
+    PreferredAllocationRequest, RegisterRequest,
+};
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Request, Response, Status};
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// Remembers who registered.
+struct FakeKubelet(mpsc::UnboundedSender<RegisterRequest>);
+
+#[tonic::async_trait]
+impl Registration for FakeKubelet {
+    async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<Empty>, Status> {
+        self.0.send(request.into_inner()).map_err(|_| Status::unavailable("the test is over"))?;
+        Ok(Response::new(Empty {}))
+    }
+}
+
+/// Starts as kubelets do: empties the folder, makes its socket.
+fn start(folder: &Path) -> (JoinHandle<()>, mpsc::UnboundedReceiver<RegisterRequest>) {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        std::fs::remove_file(entry.expect("an entry").path()).expect("removes");
+    }
+    let listener = UnixListener::bind(folder.join("kubelet.sock")).expect("listens");
+    let (heard_in, heard) = mpsc::unbounded_channel();
+    let serving = Server::builder()
+        .add_service(RegistrationServer::new(FakeKubelet(heard_in)))
+        .serve_with_incoming(UnixListenerStream::new(listener));
+    (tokio::spawn(async move { serving.await.expect("serves") }), heard)
+}
+
+/// A made-up node with two virtio GPUs, the second without a card node.
+fn roots(root: &Path) -> Roots {
+    let (sys, dev) = (root.join("sys"), root.join("dev"));
+    std::fs::create_dir_all(dev.join("dri")).expect("a folder");
+    let driver = sys.join("bus/virtio/drivers/virtio_gpu");
+    std::fs::create_dir_all(&driver).expect("a folder");
+    for (at, minors) in [("0000:00:02.0", &["card0", "renderD128"][..]), ("0000:00:03.0", &["renderD129"])] {
+        let device = sys.join("devices/pci0000:00").join(at).join("virtio0");
+        std::fs::create_dir_all(&device).expect("a folder");
+        symlink(&driver, device.join("driver")).expect("links");
+        for minor in minors {
+            let class = sys.join("class/drm").join(minor);
+            std::fs::create_dir_all(&class).expect("a folder");
+            symlink(&device, class.join("device")).expect("links");
+            symlink("/dev/null", dev.join("dri").join(minor)).expect("links");
+        }
+    }
+    Roots { dev, sys, more_drivers: Vec::new() }
+}
+
+struct Node {
+    folder: tempfile::TempDir,
+    found: watch::Sender<Vec<Found>>,
+    agent: JoinHandle<()>,
+}
+
+impl Node {
+    fn new(cdi: bool) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(folder.path().join("plugins")).expect("a folder");
+        let (found, watched) = watch::channel(gpus::find(&roots(folder.path())).expect("looks"));
+        let dealing = Dealing { shares: 4, cdi: cdi.then(|| PathBuf::from("/nowhere")) };
+        let agent = tokio::spawn(kubelet::keep_all(folder.path().join("plugins"), watched, dealing));
+        Self { folder, found, agent }
+    }
+
+    fn plugins(&self) -> PathBuf {
+        self.folder.path().join("plugins")
+    }
+
+    async fn call(&self, resource: Resource) -> DevicePluginClient<Channel> {
+        let path = self.plugins().join(resource.socket());
+        let endpoint = Endpoint::from_shared(format!("unix://{}", path.display())).expect("a path");
+        DevicePluginClient::new(endpoint.connect().await.expect("connects"))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.agent.abort();
+    }
+}
+
+const DRI: Resource = Resource { class: GpuClass::Any, card: false };
+const CARD: Resource = Resource { class: GpuClass::Virtio, card: true };
+
+async fn registered(heard: &mut mpsc::UnboundedReceiver<RegisterRequest>) -> Vec<String> {
+    let mut names = Vec::new();
+    for _ in 0..4 {
+        let request = tokio::time::timeout(LONG, heard.recv()).await.expect("in time").expect("a request");
+        assert_eq!(request.version, "v1beta1");
+        names.push(request.resource_name);
+    }
+    names.sort();
+    names
+}
+
+fn share(gpu: &str, at: u32) -> String {
+    operator::node::shares::id(gpu, at)
+}
+
+fn allocate(ids: &[String]) -> AllocateRequest {
+    AllocateRequest { container_requests: vec![ContainerAllocateRequest { device_ids: ids.to_vec() }] }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_resource_registers_and_does_so_again_when_the_kubelet_restarts() {
+    let node = Node::new(false);
+    let all =
+        ["dri", "dri-card", "dri-virtio", "dri-virtio-card"].map(|it| format!("desktopstream.dev/{it}"));
+    let (first, mut heard) = start(&node.plugins());
+    assert_eq!(registered(&mut heard).await, all);
+    first.abort();
+    let (_second, mut heard) = start(&node.plugins());
+    assert_eq!(registered(&mut heard).await, all, "to the new one");
+    let mut list = node.call(DRI).await.list_and_watch(Empty {}).await.expect("lists").into_inner();
+    let devices = list.message().await.expect("a list").expect("one").devices;
+    assert_eq!(devices.len(), 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_are_handed_out_as_asked_and_no_others() {
+    let node = Node::new(false);
+    let (_kubelet, mut heard) = start(&node.plugins());
+    registered(&mut heard).await;
+    let mut dri = node.call(DRI).await;
+    let answer = dri.allocate(allocate(&[share("pci-0000-00-03.0", 2)])).await.expect("gives").into_inner();
+    let given = &answer.container_responses[0];
+    assert_eq!(given.devices.len(), 1, "the render node and nothing else");
+    assert_eq!(given.devices[0].container_path, "/dev/dri/renderD129");
+    assert!(given.devices[0].host_path.starts_with(&node.folder.path().display().to_string()));
+    assert_eq!(given.devices[0].permissions, "rw");
+    assert_eq!(given.envs["DESKTOPSTREAM_RENDER_NODE"], "/dev/dri/renderD129");
+
+    let mut card = node.call(CARD).await;
+    let answer = card.allocate(allocate(&[share("pci-0000-00-02.0", 0)])).await.expect("gives").into_inner();
+    let paths: Vec<_> =
+        answer.container_responses[0].devices.iter().map(|it| it.container_path.as_str()).collect();
+    assert_eq!(paths, ["/dev/dri/renderD128", "/dev/dri/card0"]);
+    card.allocate(allocate(&[share("pci-0000-00-03.0", 0)])).await.expect_err("has no card node");
+    dri.allocate(allocate(&["../../etc::0".to_owned()])).await.expect_err("no GPU of ours");
+    dri.allocate(allocate(&["nonsense".to_owned()])).await.expect_err("no share of ours");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_told_as_it_changes() {
+    let node = Node::new(false);
+    let (_kubelet, mut heard) = start(&node.plugins());
+    registered(&mut heard).await;
+    let mut list = node.call(DRI).await.list_and_watch(Empty {}).await.expect("lists").into_inner();
+    let healthy =
+        |devices: &[operator::node::wire::Device]| devices.iter().filter(|it| it.health == "Healthy").count();
+    assert_eq!(healthy(&list.message().await.expect("a list").expect("one").devices), 8);
+    node.found.send_modify(|found| found[0].healthy = false);
+    let next =
+        tokio::time::timeout(LONG, list.message()).await.expect("in time").expect("a list").expect("one");
+    assert_eq!((healthy(&next.devices), next.devices.len()), (4, 8));
+    let name = node.found.borrow()[0].gpu.name.clone();
+    node.call(DRI).await.allocate(allocate(&[share(&name, 0)])).await.expect_err("it is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn preferences_and_cdi() {
+    let node = Node::new(true);
+    let (_kubelet, mut heard) = start(&node.plugins());
+    registered(&mut heard).await;
+    let mut dri = node.call(DRI).await;
+    let available =
+        [share("pci-0000-00-02.0", 1), share("pci-0000-00-02.0", 2), share("pci-0000-00-02.0", 3)];
+    let request = PreferredAllocationRequest {
+        container_requests: vec![ContainerPreferredAllocationRequest {
+            available_device_ids: available
+                .into_iter()
+                .chain((0..4).map(|at| share("pci-0000-00-03.0", at)))
+                .collect(),
+            must_include_device_ids: Vec::new(),
+            allocation_size: 1,
+        }],
+    };
+    let answer = dri.get_preferred_allocation(request).await.expect("prefers").into_inner();
+    assert!(answer.container_responses[0].device_ids[0].starts_with("pci-0000-00-02.0"), "the odd one");
+    let answer = dri.allocate(allocate(&[share("pci-0000-00-02.0", 1)])).await.expect("gives").into_inner();
+    let given = &answer.container_responses[0];
+    assert!(given.devices.is_empty());
+    assert_eq!(given.cdi_devices[0].name, "desktopstream.dev/gpu=pci-0000-00-02.0");
+}
