@@ -145,9 +145,9 @@ pub fn condition(
     }
 }
 
-/// The schema allows 32768 bytes; nobody reads more than this.
+/// The schema allows 32768 bytes, an Event's note 1024.
 fn clip(message: &str) -> String {
-    const MAX: usize = 1024;
+    const MAX: usize = 1000;
     if message.len() <= MAX {
         return message.to_owned();
     }

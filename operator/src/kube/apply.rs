@@ -83,11 +83,19 @@ pub async fn ensure<K: Kind>(
     let live = find(store, &stream.namespace, &name);
     let force = match &live {
         Some(live) if !is_ours(live.as_ref(), stream) => return Ok(Err(taken::<K>(&name))),
-        Some(live) if drift::covers(live.as_ref(), desired) => return Ok(Ok(Applied::Unchanged)),
+        Some(live) if drift::covers(live.as_ref(), desired) && !should_be_free(live.as_ref(), desired) => {
+            return Ok(Ok(Applied::Unchanged));
+        }
         live => live.is_some(),
     };
     let outcome = if force { Applied::Repaired } else { Applied::Made };
     Ok(apply(context, stream, desired, force).await?.map(|_| outcome))
+}
+
+/// It is owned and shouldn't be: a home folder that is to be kept from now on. What we no longer say, applying
+/// takes away.
+fn should_be_free<K: Kind>(live: &K, desired: &K) -> bool {
+    desired.owner_references().is_empty() && !live.owner_references().is_empty()
 }
 
 /// Applies without looking.
@@ -123,7 +131,7 @@ fn obstacle<K: Kind>(name: &str, error: &kube::Error) -> Option<Obstacle> {
     let kube::Error::Api(status) = error else { return None };
     let text = || format!("{} {name}: {}", K::kind(&()), status.message);
     let reason = match status.code {
-        409 if status.message.contains("conflict with") => return Some(taken::<K>(name)),
+        409 if status.message.starts_with("Apply failed with") => return Some(taken::<K>(name)),
         403 if status.message.contains("exceeded quota") || status.message.contains("failed quota") => {
             reasons::QUOTA
         }
@@ -194,7 +202,10 @@ mod tests {
             Some("ObjectRefused")
         );
         assert_eq!(says(422, "Pod \"p\" is invalid"), Some("ObjectRefused"));
-        assert_eq!(says(409, "Apply failed with 1 conflict: conflict with \"kubectl\""), Some("NameTaken"));
+        for conflicts in ["1 conflict: conflict with \"kubectl\"", "2 conflicts: conflicts with \"kubectl\""]
+        {
+            assert_eq!(says(409, &format!("Apply failed with {conflicts}")), Some("NameTaken"));
+        }
         for (code, message) in [(409, "the object has been modified"), (500, "x"), (503, "x"), (404, "x")] {
             assert_eq!(says(code, message), None);
         }
@@ -202,6 +213,18 @@ mod tests {
             says(403, "unable to create new content in namespace n because it is being terminated"),
             None
         );
+    }
+
+    #[test]
+    fn a_home_that_is_to_be_kept_loses_its_owner() {
+        let claim = |on_delete: &str| {
+            let changes = json!({"spec": {"desktop": {"home": {"size": "1Gi", "onDelete": on_delete}}}});
+            crate::plan::kubernetes::objects(&validated(&changes)).home.expect("a claim")
+        };
+        let (owned, kept) = (claim("Delete"), claim("Keep"));
+        assert!(drift::covers(&owned, &kept), "nothing is missing");
+        assert!(should_be_free(&owned, &kept));
+        assert!(!should_be_free(&kept, &kept) && !should_be_free(&kept, &owned));
     }
 
     #[test]

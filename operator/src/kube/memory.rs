@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use crate::api::DesktopStreamStatus;
 use crate::plan::kubernetes::HostAgentSecret;
 use crate::plan::status::report::Report;
 
@@ -21,6 +22,8 @@ pub struct Stream {
     pub viewer_token: Option<String>,
     /// What its sidecar said last, and when.
     pub report: Option<(Instant, Result<Report, String>)>,
+    /// The status that we wrote last, and when: the watch may not have told yet.
+    pub status: Option<(Instant, DesktopStreamStatus)>,
     /// Failures in a row.
     pub failures: u32,
     /// When numbers in its status were last renewed.

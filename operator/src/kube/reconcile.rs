@@ -32,6 +32,8 @@ use crate::plan::workload::{self, Workload};
 const STATS_EVERY: Duration = Duration::from_secs(60);
 /// A pod that is starting is looked at so often, besides what the watch says.
 const STARTING: Duration = Duration::from_secs(3);
+/// How long our own last word on a status counts more than the watch's.
+const ECHO: Duration = Duration::from_secs(5);
 /// What nobody tells us of (a quota raised, a Secret made) is tried again so often.
 const OBSTRUCTED: Duration = Duration::from_secs(10);
 
@@ -53,7 +55,7 @@ pub async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<A
     let action = match validate(stream) {
         Ok(valid) => Work { context: &context, stream, valid }.run().await?,
         Err(problems) => {
-            let before = stream.status.clone().unwrap_or_default();
+            let before = before(&context, stream);
             let after = status::invalid(&before, stream.metadata.generation, &problems, Timestamp::now());
             write_status(&context, stream, &before, after).await?;
             Action::await_change()
@@ -90,7 +92,7 @@ impl Work<'_> {
     async fn run(&self) -> Result<Action, Error> {
         let Self { context, stream, valid } = self;
         context.memory.update(&valid.uid, |known| known.id = valid.id());
-        let before = stream.status.clone().unwrap_or_default();
+        let before = before(context, stream);
         let now = Timestamp::now();
         let pods = self.pods();
         let pod = status::choose_pod(&pods).cloned();
@@ -381,6 +383,15 @@ fn candidates(context: &Context, loads: &HashMap<String, u32>) -> Vec<Candidate>
     all
 }
 
+/// The status until now: what we wrote, until the watch has had time to tell.
+fn before(context: &Context, stream: &DesktopStream) -> DesktopStreamStatus {
+    let uid = stream.uid().unwrap_or_default();
+    match context.memory.get(&uid).status {
+        Some((at, status)) if at.elapsed() < ECHO => status,
+        _ => stream.status.clone().unwrap_or_default(),
+    }
+}
+
 /// Writes the status if it says something new, and tells of it.
 async fn write_status(
     context: &Context,
@@ -410,5 +421,7 @@ async fn write_status(
     for (warning, reason, note) in events::news(before, &after) {
         events::say(context, stream, warning, &reason, note).await;
     }
+    let uid = stream.uid().unwrap_or_default();
+    context.memory.update(&uid, |known| known.status = Some((Instant::now(), after)));
     Ok(())
 }

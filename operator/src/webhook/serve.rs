@@ -66,6 +66,8 @@ pub async fn run(client: Client, options: Options) -> anyhow::Result<()> {
     let router = Router::new()
         .route("/validate", post(judge))
         .route("/inject", post(mutate))
+        // Old and new object of 1.5 MiB each, and what the apiserver adds.
+        .layer(axum::extract::DefaultBodyLimit::max(8 << 20))
         .with_state(Arc::new(shared));
     let own = Own { client, namespace, service, configuration };
     let (config, keep) = if let Some(folder) = cert_dir {

@@ -67,6 +67,9 @@ fn unplaced(stream: &Validated, seen: Seen<'_>, text: &str) -> Verdict {
         let resource = names::resource(gpu.class, gpu.nodes == GpuNodes::RenderAndCard);
         return Verdict::no(reasons::NO_DEVICE, format!("no node offers {} of {resource}", gpu.count));
     }
+    if gpu.count == 0 {
+        return Verdict::no(reasons::UNSCHEDULABLE, text);
+    }
     let capable = seen.nodes.iter().filter(|node| pair::can_run(stream, node)).count();
     Verdict::no(
         reasons::UNSCHEDULABLE,
