@@ -34,7 +34,7 @@ impl Desktop {
     /// How long it may take from start to its first frame, under emulation.
     const fn patience(self) -> Duration {
         match self {
-            Self::Gnome => Duration::from_secs(150),
+            Self::Gnome => Duration::from_secs(300),
             Self::Sway | Self::Pattern => Duration::from_secs(60),
         }
     }
