@@ -16,7 +16,7 @@ use crate::progress::say;
 const REPORT_EVERY: Duration = Duration::from_secs(30);
 
 /// Runs to the end with all output in `log`, whose last line is shown now and then. An error carries its last lines.
-pub(crate) fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
+pub fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     let out = File::create(log).with_context(|| format!("creating {}", log.display()))?;
     let err = out.try_clone()?;
@@ -46,7 +46,7 @@ pub(crate) fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
 }
 
 /// Runs to the end and returns what it wrote to stdout.
-pub(crate) fn run(command: &mut Command) -> Result<String> {
+pub fn run(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command
         .stdin(Stdio::null())
@@ -59,7 +59,7 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
 }
 
 /// The last lines of a text file, or why there are none.
-pub(crate) fn tail(file: &Path, lines: usize) -> String {
+pub fn tail(file: &Path, lines: usize) -> String {
     match fs::read(file) {
         Ok(bytes) => {
             let text = String::from_utf8_lossy(&bytes);
@@ -72,28 +72,30 @@ pub(crate) fn tail(file: &Path, lines: usize) -> String {
 
 /// A process that stays the same one: IDs are reused, the time of birth isn't.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ProcessId {
+pub struct ProcessId {
     pid: u32,
     born: u64,
 }
 
 impl ProcessId {
     /// Of a process that runs now.
-    pub(crate) fn of(pid: u32) -> Result<Self> {
+    pub fn of(pid: u32) -> Result<Self> {
         let (_, born) = stat(pid).with_context(|| format!("process {pid} is gone"))?;
         Ok(Self { pid, born })
     }
 
-    pub(crate) fn pid(self) -> u32 {
+    /// Its number.
+    pub fn pid(self) -> u32 {
         self.pid
     }
 
-    pub(crate) fn is_alive(self) -> bool {
+    /// Whether it runs still; one that only waits to be reaped doesn't.
+    pub fn is_alive(self) -> bool {
         stat(self.pid).is_some_and(|(state, born)| born == self.born && state != 'Z' && state != 'X')
     }
 
     /// Asks it to end; makes it end when it hasn't after `grace`.
-    pub(crate) fn end(self, grace: Duration) {
+    pub fn end(self, grace: Duration) {
         for (signal, patience) in [(Signal::TERM, grace), (Signal::KILL, Duration::from_secs(5))] {
             let Some(pid) = Pid::from_raw(self.pid.cast_signed()) else { return };
             if !self.is_alive() || kill_process(pid, signal).is_err() {

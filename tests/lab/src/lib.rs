@@ -27,7 +27,7 @@ pub mod container;
 mod cpio;
 mod emulator;
 pub mod guest;
-mod host;
+pub mod host;
 pub mod image;
 pub mod payload;
 mod progress;

@@ -1,0 +1,199 @@
+//! Container images made of folders and programs, without a registry: `imagePullPolicy: Never`.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+/// What holds a pod's namespaces; in each node from the start.
+pub(crate) const PAUSE: &str = "docker.io/local/pause:1";
+/// A small program that tests run in pods (`tools/images/probe`); in each node from the start.
+pub const PROBE: &str = "docker.io/local/probe:1";
+
+/// An image to import.
+#[derive(Debug, Clone)]
+pub struct Image {
+    reference: String,
+    content: Content,
+    entrypoint: Vec<String>,
+    env: Vec<String>,
+    user: String,
+}
+
+#[derive(Debug, Clone)]
+enum Content {
+    Folder(PathBuf),
+    Program(PathBuf),
+}
+
+impl Image {
+    /// A root file system as it lies there, owners included.
+    pub fn of_folder(reference: &str, folder: &Path) -> Self {
+        Self::new(reference, Content::Folder(folder.to_owned()), Vec::new())
+    }
+
+    /// Nothing but one static program, `/NAME`, which is the entrypoint.
+    pub fn of_program(reference: &str, program: &Path) -> Self {
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        Self::new(reference, Content::Program(program.to_owned()), vec![format!("/{name}")])
+    }
+
+    fn new(reference: &str, content: Content, entrypoint: Vec<String>) -> Self {
+        Self { reference: reference.to_owned(), content, entrypoint, env: Vec::new(), user: String::new() }
+    }
+
+    /// Sets what is run.
+    #[must_use]
+    pub fn entrypoint(mut self, words: &[&str]) -> Self {
+        self.entrypoint = words.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// Sets a variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push(format!("{name}={value}"));
+        self
+    }
+
+    /// Sets who runs it: a number, as `runAsNonRoot` can't judge names.
+    #[must_use]
+    pub fn user(mut self, uid: u32) -> Self {
+        self.user = uid.to_string();
+        self
+    }
+
+    /// What pods call it.
+    pub fn reference(&self) -> &str {
+        &self.reference
+    }
+
+    /// Writes it as `docker save` would.
+    pub(crate) fn write(&self, archive: &Path) -> Result<()> {
+        let full = self.reference.split_once('/').is_some_and(|(host, _)| host.contains(['.', ':']));
+        let tagged = self.reference.rsplit('/').next().is_some_and(|name| name.contains(':'));
+        ensure!(full && tagged, "{}: write it out, as docker.io/local/NAME:TAG", self.reference);
+
+        let layer = archive.with_extension("layer");
+        let digest = self.write_layer(&layer).with_context(|| format!("packing image {}", self.reference))?;
+        let config = serde_json::to_vec(&self.config(&digest))?;
+        let manifest = json!([
+            {"Config": "config.json", "RepoTags": [self.reference], "Layers": ["layer.tar"]}
+        ]);
+        let mut out = tar::Builder::new(File::create(archive)?);
+        append(&mut out, "config.json", 0o644, &config)?;
+        append(&mut out, "manifest.json", 0o644, &serde_json::to_vec(&manifest)?)?;
+        out.append_file("layer.tar", &mut File::open(&layer)?)?;
+        out.into_inner()?.flush()?;
+        fs::remove_file(layer)?;
+        Ok(())
+    }
+
+    fn write_layer(&self, file: &Path) -> Result<String> {
+        let mut layer = tar::Builder::new(Hashing { file: File::create(file)?, hash: Sha256::new() });
+        layer.follow_symlinks(false);
+        match &self.content {
+            Content::Folder(folder) => {
+                layer.append_dir_all(".", folder).with_context(|| format!("reading {}", folder.display()))?;
+            }
+            Content::Program(program) => {
+                let bytes = fs::read(program).with_context(|| format!("reading {}", program.display()))?;
+                let name = program.file_name().unwrap_or_default().to_string_lossy();
+                append(&mut layer, &name, 0o755, &bytes)?;
+            }
+        }
+        let Hashing { hash, .. } = layer.into_inner()?;
+        Ok(hex(&hash.finalize()))
+    }
+
+    fn config(&self, digest: &str) -> Value {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        json!({
+            "architecture": architecture,
+            "os": "linux",
+            "config": {"Entrypoint": self.entrypoint, "Env": self.env, "User": self.user},
+            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
+        })
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+fn append(out: &mut tar::Builder<impl Write>, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(bytes.len() as u64);
+    header.set_mode(mode);
+    header.set_cksum();
+    out.append_data(&mut header, name, bytes)
+}
+
+/// A file that knows the hash of what was written.
+struct Hashing {
+    file: File,
+    hash: Sha256,
+}
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+
+    #[test]
+    fn a_folder_becomes_an_archive_whose_layer_has_the_hash_it_claims() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let root = folder.path().join("root");
+        fs::create_dir_all(root.join("bin")).expect("writable");
+        fs::write(root.join("bin/program"), "program").expect("writable");
+        std::os::unix::fs::symlink("program", root.join("bin/link")).expect("writable");
+        let archive = folder.path().join("image.tar");
+        let image = Image::of_folder("docker.io/local/t:1", &root).entrypoint(&["/bin/link"]).user(7);
+        image.write(&archive).expect("it is packed");
+
+        let mut files = std::collections::BTreeMap::new();
+        for entry in tar::Archive::new(File::open(&archive).expect("written")).entries().expect("a tar") {
+            let mut entry = entry.expect("whole");
+            let name = entry.path().expect("a name").display().to_string();
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).expect("whole");
+            files.insert(name, bytes);
+        }
+        let digest = hex(&Sha256::digest(&files["layer.tar"]));
+        let config: Value = serde_json::from_slice(&files["config.json"]).expect("JSON");
+        assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{digest}"));
+        assert_eq!(config["config"]["User"], "7");
+        let mut layer = tar::Archive::new(&files["layer.tar"][..]);
+        let link =
+            layer.entries().expect("a tar").flatten().find(|it| it.path().is_ok_and(|p| p.ends_with("link")));
+        assert!(link.expect("it is there").header().entry_type().is_symlink());
+    }
+
+    #[test]
+    fn half_a_name_is_refused() {
+        for name in ["probe", "local/probe:1", "docker.io/local/probe"] {
+            let error =
+                Image::of_program(name, Path::new("/bin/true")).write(Path::new("/nowhere")).unwrap_err();
+            assert!(error.to_string().contains("docker.io/local/NAME:TAG"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What runs in a node: containerd, kubelet, kube-proxy, and the files that tell them how.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::addresses::{self, DOMAIN, HUB, PODS};
+use crate::control_plane::flag;
+use crate::daemon::{Daemon, Launch};
+use crate::image::PAUSE;
+use crate::machine::Machine;
+use crate::pki::Pki;
+use crate::tools::Tools;
+
+/// Within each node.
+pub(crate) const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
+
+/// A node and what it needs to know.
+pub(crate) struct Node<'a> {
+    pub(crate) machine: &'a Machine,
+    pub(crate) number: u8,
+    pub(crate) cgroup: &'a str,
+}
+
+impl Node<'_> {
+    /// What runs without an apiserver.
+    pub(crate) fn containerd(&self, tools: &Tools) -> Result<Launch> {
+        let network = self.machine.folder.join("cni");
+        fs::create_dir_all(&network)?;
+        write_json(&network.join("10-pods.conflist"), &network_of_pods(self.number))?;
+        let config = self.machine.folder.join("containerd.toml");
+        let text = containerd_config(tools.folder("cni")?, &network);
+        fs::write(&config, text)?;
+        let arguments = [flag("config", config.display())];
+        Ok(Launch::new(Daemon::Containerd(self.number), self.machine, &arguments))
+    }
+
+    /// What makes it one of the cluster's nodes.
+    pub(crate) fn members(&self, pki: &Pki) -> Result<[Launch; 2]> {
+        let name = &self.machine.name;
+        let folder = &self.machine.folder;
+        let own = addresses::node(self.number);
+        // Pods with the node's own DNS have the cluster's, too: there is no other.
+        let resolv = folder.join("resolv.conf");
+        fs::write(&resolv, format!("nameserver {HUB}\n"))?;
+
+        let config = folder.join("kubelet.json");
+        write_json(&config, &kubelet_config(pki, self.cgroup, &resolv.display().to_string()))?;
+        let user = pki.kubeconfig(&format!("system:node:{name}"), Some("system:nodes"))?;
+        let kubelet = [
+            flag("kubeconfig", user.display()),
+            flag("config", config.display()),
+            flag("node-ip", own),
+            flag("hostname-override", name),
+        ];
+
+        let config = folder.join("kube-proxy.json");
+        let user = pki.kubeconfig("system:kube-proxy", None)?;
+        write_json(&config, &proxy_config(&user.display().to_string(), name, &own.to_string()))?;
+        let proxy = [flag("config", config.display())];
+        Ok([
+            Launch::new(Daemon::Kubelet(self.number), self.machine, &kubelet),
+            Launch::new(Daemon::Proxy(self.number), self.machine, &proxy),
+        ])
+    }
+}
+
+fn containerd_config(plugins: &Path, network: &Path) -> String {
+    // Its own default reads images by way of erofs, needs a new mkfs.erofs for it, and without one leaves out the whole
+    // interface that kubelets use.
+    format!(
+        r#"version = 3
+root = "/var/lib/containerd"
+state = "/run/containerd"
+disabled_plugins = ["io.containerd.differ.v1.erofs", "io.containerd.snapshotter.v1.erofs", "io.containerd.mount-handler.v1.erofs"]
+[grpc]
+address = "{CONTAINERD_SOCKET}"
+[plugins.'io.containerd.internal.v1.opt']
+path = "/var/lib/containerd/opt"
+[plugins.'io.containerd.transfer.v1.local']
+unpack_config = [{{platform = "linux", snapshotter = "overlayfs", differ = "walking"}}]
+[plugins.'io.containerd.cri.v1.images']
+snapshotter = "overlayfs"
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+sandbox = "{PAUSE}"
+[plugins.'io.containerd.cri.v1.runtime']
+restrict_oom_score_adj = true
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+bin_dirs = ["{}"]
+conf_dir = "{}"
+"#,
+        plugins.display(),
+        network.display()
+    )
+}
+
+/// Each pod is routed to by itself. On a bridge, packets between a node's own pods would bypass kube-proxy's rules unless
+/// the kernel has br_netfilter.
+fn network_of_pods(number: u8) -> Value {
+    json!({
+        "cniVersion": "1.0.0",
+        "name": "pods",
+        "plugins": [
+            {
+                "type": "ptp",
+                "ipMasq": false,
+                "ipam": {
+                    "type": "host-local",
+                    "ranges": [[{"subnet": addresses::pods(number)}]],
+                    "routes": [{"dst": "0.0.0.0/0"}],
+                },
+            },
+            {"type": "portmap", "capabilities": {"portMappings": true}},
+        ],
+    })
+}
+
+fn kubelet_config(pki: &Pki, cgroup: &str, resolv: &str) -> Value {
+    json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "authentication": {
+            "anonymous": {"enabled": false},
+            "webhook": {"enabled": true},
+            "x509": {"clientCAFile": pki.file("ca.crt")},
+        },
+        "authorization": {"mode": "Webhook"},
+        "containerRuntimeEndpoint": format!("unix://{CONTAINERD_SOCKET}"),
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": format!("/{cgroup}"),
+        "failCgroupV1": false,
+        "failSwapOn": false,
+        "enforceNodeAllocatable": [],
+        // A developer's disk is fuller than a server's, and its images are not a kubelet's to delete.
+        "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+        "imageGCHighThresholdPercent": 100,
+        "clusterDNS": [HUB],
+        "clusterDomain": DOMAIN,
+        "resolvConf": resolv,
+        "nodeStatusUpdateFrequency": "5s",
+        // Its default is a folder in /usr, which it would make.
+        "volumePluginDir": "/var/lib/kubelet/volume-plugins",
+    })
+}
+
+fn proxy_config(kubeconfig: &str, name: &str, own: &str) -> Value {
+    json!({
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "mode": "iptables",
+        "clientConnection": {"kubeconfig": kubeconfig},
+        "clusterCIDR": PODS,
+        "hostnameOverride": name,
+        "bindAddress": own,
+        "healthzBindAddress": format!("{own}:10256"),
+        // The computer's, not ours to set.
+        "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+        "iptables": {"minSyncPeriod": "0.2s"},
+    })
+}
+
+/// Has a node's containerd load an image.
+pub(crate) fn import(machine: &Machine, tools: &Tools, archive: &Path, reference: &str) -> Result<()> {
+    let ctr = tools.program("ctr")?.display().to_string();
+    let archive = archive.display().to_string();
+    machine.run(&[&ctr, "--address", CONTAINERD_SOCKET, "-n", "k8s.io", "images", "import", &archive])?;
+    let listed =
+        machine.run(&[&ctr, "--address", CONTAINERD_SOCKET, "-n", "k8s.io", "images", "list", "-q"])?;
+    ensure!(
+        listed.lines().any(|line| line == reference),
+        "{reference} was imported as something else:\n{listed}"
+    );
+    Ok(())
+}
+
+fn write_json(file: &Path, value: &Value) -> Result<()> {
+    fs::write(file, serde_json::to_vec_pretty(value)?).with_context(|| format!("writing {}", file.display()))
+}

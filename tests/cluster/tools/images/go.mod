@@ -1,0 +1,3 @@
+module desktopstream/tools/images
+
+go 1.26.0
