@@ -20,8 +20,6 @@ use crate::viewers::snapshot::{self, SnapshotError};
 const CAPTURE: Duration = Duration::from_secs(15);
 /// How long the tap, and the host-agent, may take to answer.
 const ANSWER: Duration = Duration::from_secs(3);
-/// How long one picture may take to decode, loading the decoder included.
-const DECODE: Duration = Duration::from_secs(15);
 
 /// Walks the path.
 pub async fn walk(desktop: &Desktop, host_agent: &HostAgent) -> Vec<Leg> {
@@ -387,7 +385,7 @@ fn carry(
 /// What a viewer would make of the access unit.
 fn decode(unit: Bytes) -> Leg {
     let begin = Instant::now();
-    match snapshot::last_picture_as_png(vec![unit], DECODE) {
+    match snapshot::last_picture_as_png(&[unit]) {
         Ok(_) => Leg::ok("decode", format!("a picture after {:.1?}", begin.elapsed())),
         Err(error @ SnapshotError::NoDecoder) => Leg::skipped("decode", error.to_string()),
         Err(error) => {

@@ -88,8 +88,8 @@ impl GopSnapshot {
         {
             return Ok(png.clone());
         }
-        let data = units.into_iter().map(|unit| unit.au.data).collect();
-        let png = tokio::task::spawn_blocking(move || last_picture_as_png(data, DEADLINE))
+        let data: Vec<Bytes> = units.into_iter().map(|unit| unit.au.data).collect();
+        let png = tokio::task::spawn_blocking(move || last_picture_as_png(&data))
             .await
             .map_err(|error| SnapshotError::Failed(error.to_string()))??;
         *last = Some((newest, png.clone()));

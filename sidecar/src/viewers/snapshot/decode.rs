@@ -4,7 +4,7 @@
 //! is not.
 
 use std::io::Cursor;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use gstreamer as gst;
@@ -12,9 +12,10 @@ use gstreamer::prelude::*;
 use gstreamer_app::{AppSink, AppSrc};
 use gstreamer_video::{VideoConverter, VideoFormat, VideoFrame, VideoInfo};
 
-use super::SnapshotError;
+use super::{DEADLINE, SnapshotError};
 
-const DECODERS: [&str; 2] = ["avdec_h264", "openh264dec"];
+/// The first is a tenth of the second to load, which is what one picture costs; the second decodes every profile.
+const DECODERS: [&str; 2] = ["openh264dec", "avdec_h264"];
 /// Longest wait for one picture; also how late an end is noticed.
 const STEP: gst::ClockTime = gst::ClockTime::from_mseconds(500);
 
@@ -32,14 +33,26 @@ impl Drop for Running {
     }
 }
 
-/// The last picture of a closed GOP's access units.
-pub(crate) fn last_picture_as_png(units: Vec<Bytes>, within: Duration) -> Result<Bytes, SnapshotError> {
-    let deadline = Instant::now() + within;
+/// The last picture of a closed GOP's access units, by the first decoder that can.
+pub(crate) fn last_picture_as_png(units: &[Bytes]) -> Result<Bytes, SnapshotError> {
+    let deadline = Instant::now() + DEADLINE;
     gst::init().map_err(failed)?;
-    let decoder = DECODERS
-        .iter()
-        .find_map(|name| gst::ElementFactory::make(name).build().ok())
-        .ok_or(SnapshotError::NoDecoder)?;
+    let mut result = Err(SnapshotError::NoDecoder);
+    for name in DECODERS {
+        let Ok(decoder) = gst::ElementFactory::make(name).build() else { continue };
+        result = last_sample(&decoder, units, deadline);
+        if !matches!(result, Err(SnapshotError::Failed(_))) {
+            break;
+        }
+    }
+    png(&result?)
+}
+
+fn last_sample(
+    decoder: &gst::Element,
+    units: &[Bytes],
+    deadline: Instant,
+) -> Result<gst::Sample, SnapshotError> {
     let caps = gst::Caps::builder("video/x-h264")
         .field("stream-format", "byte-stream")
         .field("alignment", "au")
@@ -47,22 +60,21 @@ pub(crate) fn last_picture_as_png(units: Vec<Bytes>, within: Duration) -> Result
     let source = AppSrc::builder().caps(&caps).format(gst::Format::Time).build();
     let sink = AppSink::builder().sync(false).max_buffers(2).build();
     let running = Running(gst::Pipeline::new());
-    running.0.add_many([source.upcast_ref(), &decoder, sink.upcast_ref()]).map_err(failed)?;
-    gst::Element::link_many([source.upcast_ref(), &decoder, sink.upcast_ref()]).map_err(failed)?;
+    running.0.add_many([source.upcast_ref(), decoder, sink.upcast_ref()]).map_err(failed)?;
+    gst::Element::link_many([source.upcast_ref(), decoder, sink.upcast_ref()]).map_err(failed)?;
     running.0.set_state(gst::State::Playing).map_err(failed)?;
-    for (unit, index) in units.into_iter().zip(0_u64..) {
-        let mut buffer = gst::Buffer::from_slice(unit);
+    for (unit, index) in units.iter().zip(0_u64..) {
+        let mut buffer = gst::Buffer::from_slice(unit.clone());
         if let Some(buffer) = buffer.get_mut() {
             buffer.set_pts(gst::ClockTime::from_mseconds(index));
         }
         source.push_buffer(buffer).map_err(failed)?;
     }
     source.end_of_stream().map_err(failed)?;
-    let sample = last_sample(&running.0, &sink, deadline)?;
-    png(&sample)
+    pull_last(&running.0, &sink, deadline)
 }
 
-fn last_sample(
+fn pull_last(
     pipeline: &gst::Pipeline,
     sink: &AppSink,
     deadline: Instant,
