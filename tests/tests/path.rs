@@ -41,10 +41,9 @@ fn right_by_resource_id(options: &RigOptions) -> Result<()> {
 }
 
 #[test]
-fn every_desktop_and_every_moment() -> Result<()> {
+fn every_moment() -> Result<()> {
     let programs = Programs::build()?;
-    let desktops = [Desktop::Pattern, Desktop::Sway, Desktop::Gnome];
-    let mut rig = Rig::up(&programs, &RigOptions::new("moments", &desktops))?;
+    let mut rig = Rig::up(&programs, &RigOptions::new("moments", &[Desktop::Pattern, Desktop::Sway]))?;
     let mut options = StreamOptions::new(Desktop::Pattern, SIZE);
     options.desktop_args = vec!["--log".to_owned()];
     let stream = rig.start("pattern", options)?;
@@ -57,12 +56,9 @@ fn every_desktop_and_every_moment() -> Result<()> {
     for fault in ["ready-before-draw", "tear"] {
         a_broken_order_is_noticed(&mut rig, fault)?;
     }
-    for desktop in [Desktop::Sway, Desktop::Gnome] {
-        let stream = rig.start(desktop.image(), StreamOptions::new(desktop, SIZE))?;
-        checks::frames_cost_few_bytes(&stream).with_context(|| format!("{desktop:?}\n{}", stream.logs()))?;
-        stream.stop()?;
-    }
-    Ok(())
+    let stream = rig.start("sway", StreamOptions::new(Desktop::Sway, SIZE))?;
+    checks::frames_cost_few_bytes(&stream).with_context(|| stream.logs())?;
+    stream.stop()
 }
 
 fn recordings_play(stream: &Stream) -> Result<()> {
