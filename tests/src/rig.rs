@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use lab::container::{Container, Spec};
 use lab::{RenderAccess, Tap, Vm, VmConfig};
 use serde_json::Value;
@@ -231,9 +231,6 @@ impl Stream {
     pub fn wait_for_rung(&self, rung: &str) -> Result<Value> {
         let limit = self.options.desktop.patience();
         wait::until(&format!("stream {} on rung {rung}", self.name), limit, || {
-            if let Some(status) = self.sidecar.exit_status()? {
-                bail!("the sidecar ended with {status}");
-            }
             let status = self.status()?;
             ensure!(status["rung"] == rung && status["frames"]["encoded"].as_u64() > Some(2), "{status}");
             Ok(status)

@@ -91,7 +91,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let (before, begin) = (stream.status()?, Instant::now());
     let limit = seconds.map(Duration::from_secs);
     while !stop::wanted() && limit.is_none_or(|limit| begin.elapsed() < limit) {
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(Duration::from_millis(500));
         show(&stream.status()?)?;
     }
     println!();
