@@ -107,6 +107,9 @@ pub struct HostAgent {
     /// The host-agent: tcp://HOST:PORT, unix:/PATH or vsock://CID:PORT. Without it the sidecar encodes.
     #[arg(long, env = "DESKTOPSTREAM_UPSTREAM")]
     pub upstream: Option<Endpoint>,
+    /// File that names the host-agent, as --upstream does; the sidecar follows it to another.
+    #[arg(long, env = "DESKTOPSTREAM_UPSTREAM_FILE", conflicts_with = "upstream")]
+    pub upstream_file: Option<PathBuf>,
     /// File with the token for the host-agent; read anew for every connection.
     #[arg(long, env = "DESKTOPSTREAM_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,

@@ -18,7 +18,7 @@ use crate::gate::{Gate, Source};
 use crate::ladder::Rung;
 use crate::pump::{Parts, Pump, PumpOptions};
 use crate::report::Report;
-use crate::upstream::{Event, TokenSource, Upstream, UpstreamOptions};
+use crate::upstream::{EndpointSource, Event, TokenSource, Upstream, UpstreamOptions};
 use crate::viewers::{Hub, HubOptions, Server, ServerOptions, StreamInfo};
 
 /// How often viewers are told of a change of rung or encoder.
@@ -90,13 +90,14 @@ pub fn capture_options(desktop: &Desktop, device: Option<Device>, max_fps: u16) 
 
 /// What `upstream` is told, from the command line.
 pub fn upstream_options(host_agent: &HostAgent) -> Option<UpstreamOptions> {
-    let HostAgent { upstream, token_file, token } = host_agent.clone();
+    let HostAgent { upstream, upstream_file, token_file, token } = host_agent.clone();
     let token = match (token_file, token) {
         (Some(path), _) => TokenSource::File(path),
         (None, Some(text)) => TokenSource::Text(text),
         (None, None) => TokenSource::None,
     };
-    upstream.map(|endpoint| UpstreamOptions { endpoint, token })
+    let endpoint = upstream.map(EndpointSource::Fixed).or(upstream_file.map(EndpointSource::File))?;
+    Some(UpstreamOptions { endpoint, token })
 }
 
 async fn run(options: Run) -> anyhow::Result<()> {

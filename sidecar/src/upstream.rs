@@ -5,6 +5,8 @@
 //! pictures limits itself to two in flight. This module does not know rungs, mailboxes or viewers.
 
 mod socket;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -33,9 +35,34 @@ const QUEUE: usize = 16;
 #[derive(Debug, Clone)]
 pub struct UpstreamOptions {
     /// Where the host-agent listens.
-    pub endpoint: Endpoint,
+    pub endpoint: EndpointSource,
     /// Where the token is read from, anew for every attempt: it is rotated.
     pub token: TokenSource,
+}
+
+/// Where the endpoint comes from.
+#[derive(Debug, Clone)]
+pub enum EndpointSource {
+    /// An endpoint.
+    Fixed(Endpoint),
+    /// A file that names one, and another one when the stream is given another host-agent.
+    File(std::path::PathBuf),
+}
+
+impl EndpointSource {
+    /// The endpoint that is named now.
+    pub fn read(&self) -> Result<Endpoint, UpstreamError> {
+        let path = match self {
+            Self::Fixed(endpoint) => return Ok(endpoint.clone()),
+            Self::File(path) => path,
+        };
+        let unknown = |reason: String| UpstreamError::Unnamed { path: path.clone(), reason };
+        let text = std::fs::read_to_string(path).map_err(|error| unknown(error.to_string()))?;
+        match text.trim() {
+            "" => Err(unknown("it is empty".to_owned())),
+            text => text.parse().map_err(|error| unknown(format!("{error}"))),
+        }
+    }
 }
 
 /// Where the token comes from.
@@ -71,6 +98,20 @@ pub enum UpstreamError {
         path: std::path::PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// No endpoint in the file.
+    #[error("no host-agent yet: {path} names none ({reason}); it is looked at again")]
+    Unnamed {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The file names another host-agent now.
+    #[error("the stream moves from the host-agent at {from} to another")]
+    Moved {
+        /// The one that was left.
+        from: Endpoint,
     },
     /// Nobody answers.
     #[error("cannot reach the host-agent at {endpoint}: {source}; is it running, and listening there?")]
@@ -175,15 +216,16 @@ async fn run(
     let mut pause = BACK_OFF.0;
     loop {
         let error = match connect(&options, &traffic).await {
-            Ok((incoming, outgoing, session)) => {
-                tracing::info!(endpoint = %options.endpoint, session = session.session, "connected to host-agent");
+            Ok((endpoint, incoming, outgoing, session)) => {
+                tracing::info!(%endpoint, session = session.session, "connected to host-agent");
                 pause = BACK_OFF.0;
                 // What was queued for the session before means nothing to this one.
                 while waiting.try_recv().is_ok() {}
                 if !on_event(Event::Connected(session)) {
                     return;
                 }
-                match serve(incoming, outgoing, &mut waiting, &options.endpoint, &on_event).await {
+                let place = (&options.endpoint, &endpoint);
+                match serve(incoming, outgoing, &mut waiting, place, &on_event).await {
                     Some(error) => error,
                     None => return,
                 }
@@ -201,11 +243,11 @@ async fn run(
 async fn connect(
     options: &UpstreamOptions,
     traffic: &Arc<Traffic>,
-) -> Result<(Incoming, Outgoing, Session), UpstreamError> {
-    let endpoint = &options.endpoint;
+) -> Result<(Endpoint, Incoming, Outgoing, Session), UpstreamError> {
+    let endpoint = options.endpoint.read()?;
     let token = options.token.read()?;
     let silent = |what| UpstreamError::Silent { endpoint: endpoint.clone(), what };
-    let (mut incoming, mut outgoing) = timeout(HANDSHAKE, socket::connect(endpoint, traffic))
+    let (mut incoming, mut outgoing) = timeout(HANDSHAKE, socket::connect(&endpoint, traffic))
         .await
         .map_err(|_| silent("connect"))?
         .map_err(|source| UpstreamError::Connect { endpoint: endpoint.clone(), source })?;
@@ -215,7 +257,7 @@ async fn connect(
     match answer {
         Some(ServerMessage::HelloAck { version, session, nonce, taps, max_pixels, server }) => {
             choose_version(version, version).map_err(SocketError::from)?;
-            Ok((incoming, outgoing, Session { session, nonce, taps, max_pixels, server }))
+            Ok((endpoint, incoming, outgoing, Session { session, nonce, taps, max_pixels, server }))
         }
         Some(ServerMessage::Error { code, message }) => Err(UpstreamError::Refused { code, message }),
         Some(_) => Err(UpstreamError::Silent { endpoint: endpoint.clone(), what: "HELLO" }),
@@ -229,7 +271,7 @@ async fn serve(
     mut incoming: Incoming,
     mut outgoing: Outgoing,
     waiting: &mut mpsc::Receiver<ClientMessage>,
-    endpoint: &Endpoint,
+    (source, endpoint): (&EndpointSource, &Endpoint),
     on_event: &(impl Fn(Event) -> bool + Send + Sync),
 ) -> Option<UpstreamError> {
     let read = async {
@@ -254,7 +296,13 @@ async fn serve(
         loop {
             let message = tokio::select! {
                 message = waiting.recv() => message?,
-                _ = ping.tick() => ClientMessage::Ping(0),
+                // A file that can't be read for a moment moves nobody.
+                _ = ping.tick() => match source.read() {
+                    Ok(named) if named != *endpoint => {
+                        return Some(UpstreamError::Moved { from: endpoint.clone() });
+                    }
+                    _ => ClientMessage::Ping(0),
+                },
             };
             if let Err(error) = outgoing.send(&message).await {
                 return Some(error.into());

@@ -155,7 +155,7 @@ async fn reach(host_agent: &HostAgent, legs: &mut Vec<Leg>) -> Option<Reached> {
         return None;
     };
     let (event_in, events) = channel();
-    let endpoint = options.endpoint.clone();
+    let endpoint = options.endpoint.read().map_or_else(|_| "?".to_owned(), |it| it.to_string());
     let upstream = Upstream::start(options, move |event| event_in.send(event).is_ok());
     let first = tokio::task::spawn_blocking(move || (events.recv_timeout(2 * ANSWER), events)).await;
     match first {
@@ -173,6 +173,9 @@ async fn reach(host_agent: &HostAgent, legs: &mut Vec<Leg>) -> Option<Reached> {
                 }
                 E::Refused { code: C::BadToken, .. } | E::Token { .. } => {
                     "give the sidecar a token signed by the key whose public half the host-agent knows"
+                }
+                E::Unnamed { .. } => {
+                    "pair the stream with a host-agent: the operator writes its endpoint there"
                 }
                 E::Refused { code: C::Capacity, .. } => "raise --max-sessions, or use another host-agent",
                 E::Refused { code: C::Version, .. } | E::Socket(_) => {
