@@ -59,6 +59,9 @@ struct Run {
     /// The operator's own namespace: its signing key and its Lease are there
     #[arg(long, env = "POD_NAMESPACE", default_value = "desktopstream")]
     namespace: String,
+    /// The Deployment that this is a pod of: the operator's key, certificate and Lease go when it goes
+    #[arg(long, env = "OPERATOR_DEPLOYMENT")]
+    deployment: Option<String>,
     /// Serve the streams of this namespace only
     #[arg(long, env = "OPERATOR_WATCH_NAMESPACE")]
     watch_namespace: Option<String>,
@@ -204,6 +207,7 @@ impl Run {
     async fn run(self) -> Result<()> {
         let Self {
             namespace,
+            deployment,
             watch_namespace,
             sidecar_image,
             sidecar_pull_policy,
@@ -237,7 +241,8 @@ impl Run {
             cert_dir: webhook_cert_dir,
             sidecar: sidecar.clone(),
         });
-        let settings = Settings { namespace, watch_namespace, sidecar, poll, token_life, concurrency };
+        let settings =
+            Settings { namespace, deployment, watch_namespace, sidecar, poll, token_life, concurrency };
         let controls = controllers::run(client.clone(), Options { settings, metrics, identity, lease });
         // Every replica serves the webhook, one leads.
         match hooks {

@@ -7,6 +7,7 @@
 //! No finalizers: all that a stream has is in its namespace and owned by it, and a host-agent's session ends
 //! with its sidecar. Nothing of ours is left to clean up when the operator isn't there to do it.
 
+mod anchor;
 pub mod apply;
 mod context;
 mod error;
@@ -20,7 +21,7 @@ pub(crate) mod nodes;
 mod reconcile;
 mod run;
 mod secrets;
-mod sidecar;
+pub(crate) mod sidecar;
 mod stores;
 
 pub use context::Settings;

@@ -18,6 +18,8 @@ use crate::plan::kubernetes::SidecarImage;
 pub struct Settings {
     /// Its own namespace: signing key and Lease are there.
     pub namespace: String,
+    /// The Deployment that we are a pod of.
+    pub deployment: Option<String>,
     /// Watch only this namespace's streams; all if absent.
     pub watch_namespace: Option<String>,
     /// The sidecar.

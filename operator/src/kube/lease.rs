@@ -16,7 +16,7 @@ use super::error::Error;
 use crate::api::names;
 
 /// The Lease's name.
-const NAME: &str = "desktopstream-operator";
+pub const NAME: &str = "desktopstream-operator";
 
 /// Our claim to it.
 pub struct Claim {

@@ -19,7 +19,7 @@ use super::context::{Context, Settings};
 use super::lease::Claim;
 use super::metrics::{self, Metrics};
 use super::stores::{Guarded, Stores};
-use super::{host_agents, keys, reconcile};
+use super::{anchor, host_agents, keys, reconcile};
 
 /// How the operator runs.
 #[derive(Debug, Clone)]
@@ -77,6 +77,13 @@ async fn work(
     tasks: &mut JoinSet<&'static str>,
 ) -> anyhow::Result<()> {
     let signer = keys::ensure(&client, &settings.namespace).await?;
+    if let Some(deployment) = settings.deployment.clone() {
+        let (client, namespace) = (client.clone(), settings.namespace.clone());
+        tasks.spawn(async move {
+            anchor::hold(client, namespace, deployment).await;
+            "anchor"
+        });
+    }
     let (queue, queued) = mpsc::unbounded_channel();
     let stores = Stores::start(&client, settings.watch_namespace.as_deref(), &queue, tasks);
     tokio::select! {

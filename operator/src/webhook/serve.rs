@@ -123,6 +123,7 @@ impl Own {
         let written = match found {
             Some(found) => {
                 secret.metadata.resource_version = found.metadata.resource_version;
+                secret.metadata.owner_references = found.metadata.owner_references;
                 secrets.replace(cert::SECRET, &PostParams::default(), &secret).await
             }
             None => secrets.create(&PostParams::default(), &secret).await,
@@ -191,8 +192,11 @@ impl Own {
                 .await?;
         }
         let mutating: Api<MutatingWebhookConfiguration> = Api::all(self.client.clone());
-        let found =
-            mutating.get(name).await.with_context(|| format!("MutatingWebhookConfiguration {name}"))?;
+        let found = mutating.get_opt(name).await;
+        // Without injection there is none.
+        let Some(found) = found.with_context(|| format!("MutatingWebhookConfiguration {name}"))? else {
+            return Ok(());
+        };
         let hooks = found.webhooks.unwrap_or_default();
         let names: Vec<_> =
             hooks.iter().filter(|it| stale(it.client_config.ca_bundle.as_ref())).map(|it| &it.name).collect();

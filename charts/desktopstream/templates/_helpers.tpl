@@ -1,0 +1,47 @@
+{{/* Names and labels that all templates share. */}}
+{{- define "ds.name" -}}
+{{- if contains "desktopstream" .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ else }}{{ printf "%s-desktopstream" (.Release.Name | trunc 26 | trimSuffix "-") }}{{ end -}}
+{{- end }}
+{{- define "ds.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+{{- define "ds.labels" -}}
+app.kubernetes.io/name: desktopstream
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: desktopstream
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+{{/* Labels that select a component's pods; call with (list . "component"). */}}
+{{- define "ds.selector" -}}
+app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+{{/* What the Pod Security Standard `restricted` asks of a container, and a root file system that nobody writes. */}}
+{{- define "ds.restricted" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities: {drop: [ALL]}
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+{{/* Where a role holds: in the one namespace that is served, or in all. Call with (list . "role" "account"). */}}
+{{- define "ds.binding" -}}
+{{- $ := index . 0 -}}
+apiVersion: rbac.authorization.k8s.io/v1
+{{- if $.Values.operator.watchNamespace }}
+kind: RoleBinding
+metadata:
+  name: {{ index . 1 }}
+  namespace: {{ $.Values.operator.watchNamespace }}
+{{- else }}
+kind: ClusterRoleBinding
+metadata:
+  name: {{ index . 1 }}
+{{- end }}
+  labels: {{- include "ds.labels" $ | nindent 4 }}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {{ index . 1 }}}
+subjects:
+  - {kind: ServiceAccount, name: {{ index . 2 }}, namespace: {{ $.Release.Namespace }}}
+{{- end }}
