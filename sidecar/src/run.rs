@@ -96,7 +96,7 @@ pub fn upstream_options(host_agent: &HostAgent) -> Option<UpstreamOptions> {
         (None, Some(text)) => TokenSource::Text(text),
         (None, None) => TokenSource::None,
     };
-    let endpoint = upstream.map(EndpointSource::Fixed).or(upstream_file.map(EndpointSource::File))?;
+    let endpoint = upstream.map(EndpointSource::Fixed).or_else(|| upstream_file.map(EndpointSource::File))?;
     Some(UpstreamOptions { endpoint, token })
 }
 

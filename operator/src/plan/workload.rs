@@ -21,8 +21,6 @@ pub const TOKEN_FILE: &str = "token";
 pub const HOST_AGENT_DIR: &str = "/run/desktopstream/host-agent";
 /// Where the sidecar finds the viewers' token.
 pub const VIEWER_DIR: &str = "/run/desktopstream/viewer";
-/// The sidecar's variable for the host-agent's endpoint.
-pub const UPSTREAM_ENV: &str = "DESKTOPSTREAM_UPSTREAM";
 
 /// What shall run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,6 +107,7 @@ fn sidecar_args(stream: &Validated) -> Vec<String> {
     if spec.encode.place == EncodeWhere::Sidecar {
         flag("rung", "local".to_owned());
     } else {
+        flag("upstream-file", format!("{HOST_AGENT_DIR}/{ENDPOINT_FILE}"));
         flag("token-file", format!("{HOST_AGENT_DIR}/{TOKEN_FILE}"));
     }
     match spec.viewers.auth.kind {

@@ -6,11 +6,10 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Affinity, Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction,
-    HTTPGetAction, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
-    PersistentVolumeClaimVolumeSource, Pod, PodSecurityContext, PodSpec, PodTemplateSpec,
-    PreferredSchedulingTerm, Probe, ResourceRequirements, SeccompProfile, SecretKeySelector,
-    SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+    Affinity, Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, HTTPGetAction,
+    NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolumeClaimVolumeSource,
+    Pod, PodSecurityContext, PodSpec, PodTemplateSpec, PreferredSchedulingTerm, Probe, ResourceRequirements,
+    SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -20,7 +19,7 @@ use super::{labels, metadata};
 use crate::api::{AuthKind, Desktop, names};
 use crate::plan::pair::{self, Pairing};
 use crate::plan::validate::Validated;
-use crate::plan::workload::{ENDPOINT_FILE, HOST_AGENT_DIR, UPSTREAM_ENV, VIEWER_DIR, Workload};
+use crate::plan::workload::{HOST_AGENT_DIR, VIEWER_DIR, Workload};
 
 const HOST_AGENT_VOLUME: &str = "desktopstream-host-agent";
 const VIEWER_VOLUME: &str = "desktopstream-viewer";
@@ -238,7 +237,7 @@ pub fn inject(
     }
     let position =
         container.and_then(|name| spec.containers.iter().position(|it| it.name == name)).unwrap_or(0);
-    let mut sidecar = sidecar(stream, workload, image);
+    let mut sidecar = sidecar(workload, image);
     if let Some(desktop) = spec.containers.get_mut(position) {
         join_desktop(workload, desktop);
         // The runtime folder's sockets let in their own user only.
@@ -283,22 +282,9 @@ fn ask_for_device(workload: &Workload, resources: &mut ResourceRequirements) {
     resources.limits.get_or_insert_default().insert(resource, count);
 }
 
-fn sidecar(stream: &Validated, workload: &Workload, image: &SidecarImage) -> Container {
-    let mut env = Vec::new();
+fn sidecar(workload: &Workload, image: &SidecarImage) -> Container {
     let mut mounts = vec![mount(names::RUNTIME_VOLUME, names::RUNTIME_DIR), mount(TMP_VOLUME, "/tmp")];
     if workload.uses_host_agent {
-        env.push(EnvVar {
-            name: UPSTREAM_ENV.to_owned(),
-            value_from: Some(EnvVarSource {
-                secret_key_ref: Some(SecretKeySelector {
-                    name: stream.names.host_agent_secret(),
-                    key: ENDPOINT_FILE.to_owned(),
-                    optional: Some(true),
-                }),
-                ..EnvVarSource::default()
-            }),
-            ..EnvVar::default()
-        });
         mounts.push(read_only(mount(HOST_AGENT_VOLUME, HOST_AGENT_DIR)));
     }
     if workload.uses_viewer_token {
@@ -319,7 +305,6 @@ fn sidecar(stream: &Validated, workload: &Workload, image: &SidecarImage) -> Con
         image_pull_policy: image.pull_policy.clone(),
         restart_policy: Some("Always".to_owned()),
         args: Some(workload.sidecar_args.clone()),
-        env: (!env.is_empty()).then_some(env),
         ports: Some(vec![ContainerPort {
             name: Some("viewers".to_owned()),
             container_port: names::VIEWER_PORT.into(),
@@ -331,7 +316,7 @@ fn sidecar(stream: &Validated, workload: &Workload, image: &SidecarImage) -> Con
         // The desktop starts once the sidecar answers.
         startup_probe: Some(http_probe("/healthz", 1, 120)),
         // No readiness probe: viewers may come before there is a picture, and are told so.
-        liveness_probe: workload.uses_host_agent.then(endpoint_probe),
+        liveness_probe: Some(http_probe("/healthz", 10, 6)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             capabilities: Some(no_capabilities()),
@@ -354,20 +339,6 @@ fn http_probe(path: &str, period: i32, failures: i32) -> Probe {
         period_seconds: Some(period),
         failure_threshold: Some(failures),
         timeout_seconds: Some(2),
-        ..Probe::default()
-    }
-}
-
-/// Fails once the operator has chosen another host-agent than the sidecar was started with: the kubelet then
-/// starts the sidecar again, and the desktop lives on.
-fn endpoint_probe() -> Probe {
-    let compare =
-        format!("[ \"${{{UPSTREAM_ENV}:-}}\" = \"$(cat {HOST_AGENT_DIR}/{ENDPOINT_FILE} 2>/dev/null)\" ]");
-    Probe {
-        exec: Some(ExecAction { command: Some(vec!["sh".to_owned(), "-c".to_owned(), compare]) }),
-        period_seconds: Some(20),
-        failure_threshold: Some(2),
-        timeout_seconds: Some(5),
         ..Probe::default()
     }
 }

@@ -15,8 +15,8 @@ fn the_sidecars_command_line() {
         args,
         "run --name=team/desk --listen=0.0.0.0:8080 --max-viewers=16 --source=wayland --max-fps=30 --bitrate=2000 \
          --keyframe-ms=2000 --runtime-dir=/run/desktop --require=zero-copy \
-         --token-file=/run/desktopstream/host-agent/token --viewer-token-file=/run/desktopstream/viewer/token \
-         --hide-cursor"
+         --upstream-file=/run/desktopstream/host-agent/endpoint --token-file=/run/desktopstream/host-agent/token \
+         --viewer-token-file=/run/desktopstream/viewer/token --hide-cursor"
     );
     let local = validated(&json!({"spec": {
         "gpu": {"count": 0}, "capture": {"source": "TestPattern", "width": 640, "height": 360},
