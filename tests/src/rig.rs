@@ -53,6 +53,8 @@ pub struct RigOptions {
     pub gpu: lab::Gpu,
     /// Whose QEMU runs the VM.
     pub qemu: lab::Qemu,
+    /// Who runs its containers.
+    pub runtime: lab::Runtime,
     /// More arguments for the host-agent.
     pub host_agent: Vec<String>,
 }
@@ -66,6 +68,7 @@ impl RigOptions {
             tap: true,
             gpu: lab::Gpu::Virgl,
             qemu: lab::Qemu::Installed,
+            runtime: lab::Runtime::default(),
             host_agent: Vec::new(),
         }
     }
@@ -120,6 +123,7 @@ pub struct Rig {
     pub vm: Vm,
     /// The host-agent.
     pub host_agent: HostAgent,
+    runtime: lab::Runtime,
     next_port: u16,
 }
 
@@ -145,7 +149,7 @@ impl Rig {
         let extra: Vec<&str> = options.host_agent.iter().map(String::as_str).collect();
         let host_agent = HostAgent::start(&programs.host_agent, &extra)?;
         let vm = boot(programs, options, &host_agent.link())?;
-        Ok(Self { vm, host_agent, next_port: 8080 })
+        Ok(Self { vm, host_agent, runtime: options.runtime, next_port: 8080 })
     }
 
     /// Starts a desktop and its sidecar; returns when both containers run.
@@ -168,7 +172,7 @@ impl Rig {
             desktop.argv.extend(options.desktop_args.iter().cloned());
         }
         desktop.env.extend(options.desktop_env.iter().cloned());
-        let desktop = desktop.render(options.desktop_render);
+        let desktop = desktop.render(options.desktop_render).runtime(self.runtime);
         let program = format!("{}/sidecar", lab::payload::IN_CONTAINER);
         let mut sidecar = Spec::sidecar(&format!("{name}-sidecar"), name, &[&program, "run"]);
         sidecar.argv.extend(["--name", name, "--listen", &format!("0.0.0.0:{port}")].map(str::to_owned));
@@ -178,6 +182,7 @@ impl Rig {
         sidecar.argv.extend(options.sidecar_args.iter().cloned());
         let sidecar = sidecar
             .render(options.sidecar_render)
+            .runtime(self.runtime)
             .env("DESKTOPSTREAM_TOKEN", &token)
             .env("DESKTOPSTREAM_VIEWER_TOKEN", VIEWER_TOKEN)
             .env("RUST_LOG", "info");

@@ -1,4 +1,4 @@
-//! The path of a frame, from three desktops to decoded pictures: by resource ID, in order, whole.
+//! The path of a frame, from desktops to decoded pictures: by resource ID, in order, whole.
 
 use std::time::Duration;
 
@@ -19,9 +19,10 @@ fn the_numbers_are_right_by_resource_id() -> Result<()> {
 
 #[test]
 #[ignore = "slow: ./x test slow"]
-fn the_numbers_are_right_with_a_newer_qemu_and_virglrenderer() -> Result<()> {
+fn the_numbers_are_right_with_a_newer_qemu_and_containerd() -> Result<()> {
     right_by_resource_id(&RigOptions {
         qemu: lab::Qemu::Trixie,
+        runtime: lab::Runtime::Containerd,
         ..RigOptions::new("path-qemu10", &[Desktop::Pattern])
     })
 }

@@ -8,7 +8,7 @@ use e2e::rig::{RigOptions, StreamOptions};
 use e2e::video::{self, Decoder};
 use e2e::{Desktop, Programs, Rig};
 use lab::Qemu;
-use lab::container::{Container, Spec};
+use lab::container::{Container, Runtime, Spec};
 use serde_json::Value;
 
 const SIZE: (u32, u32) = (640, 360);
@@ -20,8 +20,12 @@ fn a_tenant_gets_no_other_tenants_pictures() -> Result<()> {
 
 #[test]
 #[ignore = "slow: ./x test slow"]
-fn nor_with_a_newer_qemu_and_virglrenderer() -> Result<()> {
-    refused(&RigOptions { qemu: Qemu::Trixie, ..RigOptions::new("rights-qemu10", &[Desktop::Pattern]) })
+fn nor_with_a_newer_qemu_and_containerd() -> Result<()> {
+    refused(&RigOptions {
+        qemu: Qemu::Trixie,
+        runtime: Runtime::Containerd,
+        ..RigOptions::new("rights-qemu10", &[Desktop::Pattern])
+    })
 }
 
 fn refused(options: &RigOptions) -> Result<()> {
@@ -35,7 +39,7 @@ fn refused(options: &RigOptions) -> Result<()> {
     let (width, height) = (SIZE.0.to_string(), SIZE.1.to_string());
     let argv = [&attacker, "--upstream", &rig.host_agent.upstream(), "--width", &width, "--height", &height];
     let token = rig.host_agent.token("other/attacker", &[])?;
-    let spec = Spec::new("attacker", "sidecar", &argv).env("ATTACKER_TOKEN", &token);
+    let spec = Spec::new("attacker", "sidecar", &argv).env("ATTACKER_TOKEN", &token).runtime(options.runtime);
     let (code, out) = Container::run(rig.vm.guest(), &spec, Duration::from_secs(180))?;
     ensure!(code == 0, "the attacker failed: {code}\n{out}");
     println!("attacker: {}", out.trim());

@@ -39,6 +39,16 @@ pub enum RenderAccess {
     WrongGroup,
 }
 
+/// Who runs a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Runtime {
+    /// runc alone: starts in under half the time under emulation, and what it runs is the same.
+    #[default]
+    Runc,
+    /// containerd, as on Kubernetes nodes; it is started for the first one.
+    Containerd,
+}
+
 /// A host folder or file of the guest in a container.
 #[derive(Debug, Clone)]
 pub struct Mount {
@@ -57,6 +67,8 @@ pub struct Spec {
     pub name: String,
     /// The image whose disk it runs over; the VM must have it.
     pub image: String,
+    /// Who runs it.
+    pub runtime: Runtime,
     /// The command.
     pub argv: Vec<String>,
     /// Its environment, beside `PATH`, `HOME` and `XDG_RUNTIME_DIR`.
@@ -83,6 +95,7 @@ impl Spec {
         Self {
             name: name.to_owned(),
             image: image.to_owned(),
+            runtime: Runtime::default(),
             argv: argv.iter().map(ToString::to_string).collect(),
             env: Vec::new(),
             uid: DESKTOP_UID,
@@ -126,6 +139,13 @@ impl Spec {
         self
     }
 
+    /// Sets who runs it.
+    #[must_use]
+    pub fn runtime(mut self, runtime: Runtime) -> Self {
+        self.runtime = runtime;
+        self
+    }
+
     /// Sets what it has of the render node.
     #[must_use]
     pub fn render(mut self, render: RenderAccess) -> Self {
@@ -154,7 +174,11 @@ impl Container {
         if let Some(folder) = &spec.runtime_dir {
             words.extend([quote(folder), spec.uid.to_string(), spec.gid.to_string()]);
         }
-        let command = format!("container start {}", words.join(" "));
+        let runtime = match spec.runtime {
+            Runtime::Runc => "runc",
+            Runtime::Containerd => "containerd",
+        };
+        let command = format!("CONTAINER_RUNTIME={runtime} container start {}", words.join(" "));
         let output = guest.exec_with_input(RUNC_TIMEOUT, &command, &config)?;
         output.ok().with_context(|| format!("starting container {}", spec.name))?;
         Ok(Self { guest: guest.clone(), name: spec.name.clone() })
@@ -189,12 +213,12 @@ impl Container {
     /// Runs a command in it, as its user and with its environment.
     pub fn exec_in(&self, argv: &[&str]) -> Result<Output> {
         let words: Vec<String> = argv.iter().map(|word| quote(word)).collect();
-        self.guest.exec(&format!("runc exec {} {}", quote(&self.name), words.join(" ")))
+        self.guest.exec(&format!("{} exec {} {}", self.runc(), quote(&self.name), words.join(" ")))
     }
 
     /// Sends a signal to its first process.
     pub fn kill(&self, signal: Signal) -> Result<()> {
-        self.guest.check(&format!("runc kill {} {}", quote(&self.name), signal.as_raw()))?;
+        self.guest.check(&format!("{} kill {} {}", self.runc(), quote(&self.name), signal.as_raw()))?;
         Ok(())
     }
 
@@ -254,8 +278,18 @@ impl Container {
     }
 
     fn bundle(&self) -> String {
-        format!("/run/containers/{}", self.name)
+        bundle(&self.name)
     }
+
+    /// runc, looking where its starter has put it.
+    fn runc(&self) -> String {
+        format!("runc --root \"$(cat {}/root)\"", self.bundle())
+    }
+}
+
+/// A container's folder in the guest.
+fn bundle(name: &str) -> String {
+    format!("/run/containers/{name}")
 }
 
 /// Where containers find the payload.

@@ -36,7 +36,7 @@ pub mod vm;
 
 pub use anyhow::Result;
 pub use arch::Arch;
-pub use container::{Container, RenderAccess, Spec};
+pub use container::{Container, RenderAccess, Runtime, Spec};
 pub use emulator::Qemu;
 pub use guest::{Guest, Output};
 pub use vm::{Gpu, Tap, Vm, VmConfig};

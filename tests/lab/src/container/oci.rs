@@ -18,7 +18,7 @@ pub(super) fn config(spec: &Spec) -> Value {
     json!({
         "ociVersion": "1.0.2",
         "hostname": spec.name,
-        "root": {"path": "rootfs", "readonly": false},
+        "root": {"path": format!("{}/rootfs", super::bundle(&spec.name)), "readonly": false},
         "process": {
             "terminal": false,
             "user": {"uid": spec.uid, "gid": spec.gid, "additionalGids": groups},
