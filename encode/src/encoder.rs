@@ -1,6 +1,7 @@
 //! The encoder trait.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -8,6 +9,9 @@ use bytes::Bytes;
 pub use protocol::PixelFormat;
 /// The codec, as the wire names it.
 pub use protocol::stream::Codec;
+
+/// How long an encoder may take for one picture: a thousand times what a slow one needs at 4K.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A picture to encode. Its memory may belong to a ring slot or a compositor: whoever holds the last
 /// clone of `data` holds the slot.

@@ -12,7 +12,6 @@ pub mod elements;
 mod output;
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use bytes::Bytes;
 use gstreamer as gst;
@@ -24,14 +23,11 @@ use gstreamer_video::{
 };
 
 use crate::convert::{self, Plane, Planes, coded_side};
-use crate::encoder::{Codec, EncodeError, Encoder, Output, Picture, PixelFormat, Settings, Sink};
+use crate::encoder::{Codec, EncodeError, Encoder, Output, PATIENCE, Picture, PixelFormat, Settings, Sink};
 use crate::null::keyframe_due;
 use crate::picture;
 use elements::Element;
 use output::Pending;
-
-/// How long an encoder may take for one picture: a thousand times what a slow one needs at 4K.
-pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Starts GStreamer once per process.
 pub(crate) fn init() -> Result<(), EncodeError> {

@@ -73,7 +73,7 @@ impl Encoder for Null {
 
 /// Whether the picture at `pts_us` must be an IDR for the keyframe interval's sake. Counted in time and
 /// not in frames: a still desktop sends few frames, a busy one many.
-pub(crate) fn keyframe_due(last_idr_us: Option<u64>, pts_us: u64, keyframe_ms: u32) -> bool {
+pub fn keyframe_due(last_idr_us: Option<u64>, pts_us: u64, keyframe_ms: u32) -> bool {
     match last_idr_us {
         None => true,
         Some(last) => keyframe_ms > 0 && pts_us.saturating_sub(last) >= u64::from(keyframe_ms) * 1000,

@@ -122,6 +122,14 @@ fn remembered_trial(element: &'static Element) -> Result<(), EncodeError> {
 }
 
 fn trial(element: &'static Element) -> Result<Duration, EncodeError> {
+    try_out(element.name, |settings, sink| Ok(Box::new(Gst::new(element, settings, sink)?)))
+}
+
+/// Has an encoder encode [`TRIAL_PICTURES`] pictures; how long that took, start included.
+pub fn try_out(
+    name: &str,
+    open: impl FnOnce(Settings, Sink) -> Result<Box<dyn Encoder>, EncodeError>,
+) -> Result<Duration, EncodeError> {
     let start = Instant::now();
     let settings = Settings {
         width: 320,
@@ -138,7 +146,7 @@ fn trial(element: &'static Element) -> Result<Duration, EncodeError> {
             collected.lock().unwrap_or_else(PoisonError::into_inner).push(output);
         }
     });
-    let mut encoder = Gst::new(element, settings, sink)?;
+    let mut encoder = open(settings, sink)?;
     let picture = Picture {
         format: PixelFormat::Bgrx,
         width: settings.width,
@@ -155,7 +163,7 @@ fn trial(element: &'static Element) -> Result<Duration, EncodeError> {
         Some(first) if outputs.len() as u64 == TRIAL_PICTURES && annexb::is_entry_point(&first.data) => {
             Ok(start.elapsed())
         }
-        _ => Err(EncodeError::Broken(format!("{} gave no usable video in a trial", element.name))),
+        _ => Err(EncodeError::Broken(format!("{name} gave no usable video in a trial"))),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,7 +10,8 @@ use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{DEFAULT_NAME, Options};
-use crate::{doctor, serve, token};
+use crate::run::Run;
+use crate::{doctor, selftest, serve, token};
 
 /// Pairs sidecars with the GPU contexts of their VMs and encodes their pictures.
 ///
@@ -44,6 +46,27 @@ enum Command {
         config: Option<PathBuf>,
         #[command(flatten)]
         options: Box<Options>,
+    },
+    /// Try what can be tried without a VM: sockets, shared memory, every encoder; exits with 1 if something fails
+    Selftest {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Start a VMM with the tap inserted: host-agent run -- qemu-system-x86_64 …
+    Run {
+        /// The tap [default: beside host-agent, or in ../lib]
+        #[arg(long, value_name = "FILE", env = "HOST_AGENT_TAP")]
+        tap: Option<PathBuf>,
+        /// The daemon's --link
+        #[arg(long, value_name = "PATH", env = "HOST_AGENT_LINK")]
+        link: Option<PathBuf>,
+        /// What the VM is called, here and in status [default: QEMU's -name]
+        #[arg(long)]
+        name: Option<String>,
+        /// The VMM and its arguments
+        #[arg(last = true, required = true, value_name = "VMM")]
+        command: Vec<OsString>,
     },
     /// Make a key pair: FILE and FILE.pub
     Keygen {
@@ -108,6 +131,11 @@ impl Command {
             }
             Self::Doctor { json, config, options } => {
                 Ok(doctor::examine(&merged(*options, config)?).print(json))
+            }
+            Self::Selftest { json } => Ok(selftest::examine().print(json)),
+            Self::Run { tap, link, name, command } => {
+                let link = Options { link, ..Options::default() }.link_path();
+                Err(Run { tap, link, name, command }.exec().into())
             }
             Self::Keygen { file } => {
                 let public = token::generate(&file)?;

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use clap::Args;
 use ed25519_dalek::VerifyingKey;
-use encode::Choice;
 use protocol::endpoint::Endpoint;
 use protocol::pixel::MAX_SIDE;
 use serde::Deserialize;
 
 use crate::auth::{self, KeyError};
+use crate::encoders::Choice;
 use crate::listen;
 
 /// Where sidecars find us unless told otherwise.
@@ -38,7 +38,8 @@ pub struct Options {
     #[arg(long, value_name = "URL", env = "HOST_AGENT_HXFR", value_delimiter = ',')]
     #[serde(deserialize_with = "endpoints")]
     pub hxfr: Vec<Endpoint>,
-    /// The Unix socket where taps connect [default: $XDG_RUNTIME_DIR/desktopstream/link.sock]
+    /// The Unix socket where taps connect [default: $XDG_RUNTIME_DIR/desktopstream/link.sock, on a Mac
+    /// ~/Library/Application Support/desktopstream/link.sock]
     #[arg(long, value_name = "PATH", env = "HOST_AGENT_LINK")]
     pub link: Option<PathBuf>,
     /// Where /healthz, /readyz, /metrics and /status are [default: 127.0.0.1:15938]
@@ -53,7 +54,7 @@ pub struct Options {
     /// Take sidecars without a token. Only with listeners that this machine alone can reach
     #[arg(long, env = "HOST_AGENT_INSECURE_NO_AUTH")]
     pub insecure_no_auth: bool,
-    /// auto, x264enc, openh264enc, …, or null, which makes no video [default: auto]
+    /// auto, videotoolbox (on a Mac), x264enc, openh264enc, …, or null, which makes no video [default: auto]
     #[arg(long, value_name = "NAME", env = "HOST_AGENT_ENCODER")]
     pub encoder: Option<String>,
     /// How often a still picture is encoded again, per second; 0 is never [default: 10]
@@ -278,10 +279,9 @@ impl Options {
 
 /// In the user's runtime folder, which nobody else can enter; without one in a folder named for the user.
 fn default_link() -> PathBuf {
-    let folder = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty()).map_or_else(
-        || std::env::temp_dir().join(format!("desktopstream-{}", rustix::process::getuid().as_raw())),
-        |folder| PathBuf::from(folder).join("desktopstream"),
-    );
+    let folder = std::env::var_os("XDG_RUNTIME_DIR")
+        .filter(|folder| !folder.is_empty())
+        .map_or_else(crate::sys::default_folder, |folder| PathBuf::from(folder).join("desktopstream"));
     folder.join("link.sock")
 }
 

@@ -129,7 +129,7 @@ fn taps(daemon: Option<&Status>) -> Vec<Leg> {
 }
 
 fn encoders() -> Vec<Leg> {
-    let found = encode::available();
+    let found = crate::encoders::available();
     let works = found.iter().any(|found| found.trial.is_ok());
     let mut legs: Vec<_> = found
         .into_iter()

@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use encode::{Choice, Codec, EncodeError, Encoder, Output, Picture, Settings};
+use encode::{Codec, EncodeError, Encoder, Output, Picture, Settings};
 use protocol::DecodeError;
 use protocol::hxfr::{
     Config, FRAME_BYTES, Frame, HEADER_BYTES, Header, Reply, Request, error_code, request_limit,
@@ -19,6 +19,7 @@ use tokio::io::{AsyncReadExt, BufReader};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::encoders::Choice;
 use crate::listen::{Connection, Reader};
 use crate::meter::{Count, Meter, Numbers, Time};
 use crate::wire::ReadError;
@@ -222,7 +223,7 @@ impl Coder {
             keyframe || self.keyframe,
         );
         let output = submitted.and_then(|()| {
-            let output = made.outputs.recv_timeout(encode::gst::PATIENCE);
+            let output = made.outputs.recv_timeout(encode::encoder::PATIENCE);
             output.map_err(|_| EncodeError::Broken("it gave nothing".to_owned()))?
         });
         if matches!(output, Ok(_) | Err(EncodeError::BadPicture(_))) {
@@ -242,7 +243,7 @@ impl Made {
             // Nobody waits any more once the connection is gone.
             let _waits = sender.send(outcome.map_err(|(_, error)| error));
         };
-        let encoder = encode::open(choice, settings, Box::new(sink))?;
+        let encoder = crate::encoders::open(choice, settings, Box::new(sink))?;
         Ok(Self { settings, encoder, outputs })
     }
 }

@@ -14,10 +14,13 @@
 //! | [`hub`]        | which session is bound to which context of which VM                 |
 //! | [`link`]       | taps' connections, with descriptors                                 |
 //! | [`worker`]     | a session's encoder thread                                          |
+//! | [`encoders`]   | VideoToolbox on a Mac, and all that `encode` knows                  |
 //! | [`outbox`]     | what waits for a sidecar: bounded, whatever it does                 |
 //! | [`hxfr`]       | the predecessor's protocol, off unless asked for                    |
 //! | [`admin`]      | `/healthz`, `/readyz`, `/metrics`, `/status`                        |
 //! | [`doctor`]     | which leg of the path fails                                         |
+//! | [`selftest`]   | what can be tried without a VM                                      |
+//! | [`run`]        | a VMM with the tap inserted                                         |
 //!
 //! It does not capture, does not know resources or GPUs, and never decides from what a guest claims which
 //! pictures a session may have: the tap's answer about the kernel's context ID does.
@@ -31,6 +34,7 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod doctor;
+pub mod encoders;
 pub mod hub;
 pub mod hxfr;
 pub mod inbox;
@@ -40,6 +44,8 @@ pub mod meter;
 pub mod metrics;
 pub mod outbox;
 pub mod rate;
+pub mod run;
+pub mod selftest;
 pub mod serve;
 pub mod status;
 mod sys;

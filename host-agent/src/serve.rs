@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use encode::Choice;
 use protocol::endpoint::Endpoint;
 use protocol::stream::{ErrorCode, ServerMessage};
 use tokio::net::TcpListener;
@@ -123,7 +122,7 @@ pub async fn start(settings: Settings) -> Result<Running, ServeError> {
     let endpoints: Vec<_> = listeners.iter().map(|listener| listener.endpoint().clone()).collect();
     let identity = Arc::new(Identity {
         name,
-        makes_video: encoder != Choice::Null,
+        makes_video: encoder.makes_video(),
         started: Instant::now(),
         listeners: endpoints.clone(),
         link: link_path.display().to_string(),
@@ -177,7 +176,8 @@ pub async fn start(settings: Settings) -> Result<Running, ServeError> {
     });
     // Not waited for: a chip's driver may take seconds.
     tokio::task::spawn_blocking(move || {
-        let found: Vec<EncoderStatus> = encode::available().into_iter().map(EncoderStatus::from).collect();
+        let found: Vec<EncoderStatus> =
+            crate::encoders::available().into_iter().map(EncoderStatus::from).collect();
         let working: Vec<_> =
             found.iter().filter(|found| found.ok).map(|found| found.name.as_str()).collect();
         tracing::info!(?working, "encoders tried");

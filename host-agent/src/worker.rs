@@ -21,10 +21,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use encode::Choice;
 use protocol::stream::{Config, ErrorCode, Path, ServerMessage};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use crate::encoders::Choice;
 use crate::inbox::{InboxReader, Orders, RingEnd};
 use crate::meter::{Count, Meter, Time};
 use crate::outbox::Outbox;
@@ -55,7 +55,7 @@ pub fn spawn(
     waker: crate::waker::Waker,
 ) -> std::io::Result<JoinHandle<()>> {
     let engine = Engine::new(
-        Box::new(move |settings, sink| encode::open(&policy.encoder, settings, sink)),
+        Box::new(move |settings, sink| crate::encoders::open(&policy.encoder, settings, sink)),
         outbox.clone(),
         meter.clone(),
         waker,

@@ -26,15 +26,7 @@ pub struct Element {
 }
 
 /// In the order in which `auto` tries them.
-pub static ELEMENTS: [Element; 8] = [
-    Element {
-        name: "vtenc_h264_hw",
-        hardware: true,
-        package: "GStreamer's applemedia plugin (Homebrew: gstreamer)",
-        format: VideoFormat::Nv12,
-        configure: video_toolbox,
-        set_bitrate: kilobits,
-    },
+pub static ELEMENTS: [Element; 6] = [
     Element {
         name: "nvh264enc",
         hardware: true,
@@ -82,14 +74,6 @@ pub static ELEMENTS: [Element; 8] = [
         format: VideoFormat::I420,
         configure: openh264,
         set_bitrate: bits,
-    },
-    Element {
-        name: "vtenc_h264",
-        hardware: false,
-        package: "GStreamer's applemedia plugin (Homebrew: gstreamer)",
-        format: VideoFormat::Nv12,
-        configure: video_toolbox,
-        set_bitrate: kilobits,
     },
 ];
 
@@ -216,19 +200,6 @@ fn quick_sync(element: &gst::Element, settings: &Settings) {
             ("b-frames", "0"),
             ("ref-frames", "1"),
             ("gop-size", NEVER),
-        ],
-    );
-    kilobits(element, settings.bitrate_kbps);
-}
-
-fn video_toolbox(element: &gst::Element, settings: &Settings) {
-    set(
-        element,
-        &[
-            ("realtime", "true"),
-            ("allow-frame-reordering", "false"),
-            ("max-keyframe-interval", NEVER),
-            ("max-keyframe-interval-duration", "9223372036854775807"),
         ],
     );
     kilobits(element, settings.bitrate_kbps);

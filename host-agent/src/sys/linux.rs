@@ -1,10 +1,21 @@
-//! vsock by `AF_VSOCK`.
+//! vsock by `AF_VSOCK`; no place of a user's own without a session.
 
 use std::io;
+use std::path::PathBuf;
 
 use tokio_vsock::VsockAddr;
 
 use crate::listen::{Connection, Writer};
+
+/// The variable that has the dynamic linker insert libraries.
+pub const INSERT: &str = "LD_PRELOAD";
+/// What the tap is called.
+pub const TAP_FILE: &str = "libtap.so";
+
+/// The folder of the link's socket without XDG_RUNTIME_DIR.
+pub fn default_folder() -> PathBuf {
+    std::env::temp_dir().join(format!("desktopstream-{}", rustix::process::getuid().as_raw()))
+}
 
 /// A listening vsock.
 #[derive(Debug)]

@@ -3,6 +3,8 @@
 //! Each calls the real one and books what happened; what takes something away is booked first, so that
 //! nothing of it is held when it is gone. A function that this virglrenderer lacks answers ENOSYS.
 //!
+//! On macOS they may be in an interpose table instead of being exported: build.rs says when.
+//!
 //! Signatures: `virglrenderer.h` of virglrenderer 0.10.4, the same in 1.1.0. Each function here has the
 //! preconditions of its namesake there; the VMM keeps them, as it does not know that we are between.
 
@@ -14,8 +16,8 @@ use crate::memory::{Page, context_name};
 use crate::real;
 use crate::vmm::Vmm;
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn virgl_renderer_init(
+#[cfg_attr(exported, unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn virgl_renderer_init(
     cookie: *mut c_void,
     flags: c_int,
     callbacks: *mut Callbacks,
@@ -32,8 +34,8 @@ unsafe extern "C" fn virgl_renderer_init(
     failed
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn virgl_renderer_cleanup(cookie: *mut c_void) {
+#[cfg_attr(exported, unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn virgl_renderer_cleanup(cookie: *mut c_void) {
     let entry = Entry::enter();
     entry.book(Vmm::reset);
     if let Some(cleanup) = real::get().cleanup {
@@ -42,8 +44,8 @@ unsafe extern "C" fn virgl_renderer_cleanup(cookie: *mut c_void) {
     }
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn virgl_renderer_reset() {
+#[cfg_attr(exported, unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn virgl_renderer_reset() {
     let entry = Entry::enter();
     entry.book(Vmm::reset);
     if let Some(reset) = real::get().reset {
@@ -52,8 +54,8 @@ unsafe extern "C" fn virgl_renderer_reset() {
     }
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn virgl_renderer_resource_create(
+#[cfg_attr(exported, unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn virgl_renderer_resource_create(
     args: *mut CreateArgs,
     iov: *mut IoVec,
     count: u32,
@@ -73,8 +75,8 @@ unsafe extern "C" fn virgl_renderer_resource_create(
     failed
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn virgl_renderer_resource_create_blob(args: *const CreateBlobArgs) -> c_int {
+#[cfg_attr(exported, unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn virgl_renderer_resource_create_blob(args: *const CreateBlobArgs) -> c_int {
     let entry = Entry::enter();
     let Some(create) = real::get().resource_create_blob else { return -libc::ENOSYS };
     // SAFETY: the caller's arguments, unchanged.
@@ -87,8 +89,8 @@ unsafe extern "C" fn virgl_renderer_resource_create_blob(args: *const CreateBlob
     failed
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn virgl_renderer_resource_unref(resource: u32) {
+#[cfg_attr(exported, unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn virgl_renderer_resource_unref(resource: u32) {
     let entry = Entry::enter();
     entry.book(|vmm| vmm.resource_unref(resource));
     if let Some(unref) = real::get().resource_unref {
@@ -97,8 +99,8 @@ unsafe extern "C" fn virgl_renderer_resource_unref(resource: u32) {
     }
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn virgl_renderer_resource_attach_iov(
+#[cfg_attr(exported, unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn virgl_renderer_resource_attach_iov(
     resource: c_int,
     iov: *mut IoVec,
     count: c_int,
@@ -115,8 +117,8 @@ unsafe extern "C" fn virgl_renderer_resource_attach_iov(
     failed
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn virgl_renderer_resource_detach_iov(
+#[cfg_attr(exported, unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn virgl_renderer_resource_detach_iov(
     resource: c_int,
     iov: *mut *mut IoVec,
     count: *mut c_int,
@@ -129,8 +131,8 @@ unsafe extern "C" fn virgl_renderer_resource_detach_iov(
     }
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn virgl_renderer_context_create(
+#[cfg_attr(exported, unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn virgl_renderer_context_create(
     context: u32,
     name_len: u32,
     name: *const c_char,
@@ -147,8 +149,8 @@ unsafe extern "C" fn virgl_renderer_context_create(
     failed
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn virgl_renderer_context_create_with_flags(
+#[cfg_attr(exported, unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn virgl_renderer_context_create_with_flags(
     context: u32,
     flags: u32,
     name_len: u32,
@@ -166,8 +168,8 @@ unsafe extern "C" fn virgl_renderer_context_create_with_flags(
     failed
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn virgl_renderer_context_destroy(context: u32) {
+#[cfg_attr(exported, unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn virgl_renderer_context_destroy(context: u32) {
     let entry = Entry::enter();
     entry.book(|vmm| vmm.context_destroy(context));
     if let Some(destroy) = real::get().context_destroy {
@@ -176,8 +178,8 @@ unsafe extern "C" fn virgl_renderer_context_destroy(context: u32) {
     }
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn virgl_renderer_ctx_attach_resource(context: c_int, resource: c_int) {
+#[cfg_attr(exported, unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn virgl_renderer_ctx_attach_resource(context: c_int, resource: c_int) {
     let entry = Entry::enter();
     if let Some(attach) = real::get().ctx_attach_resource {
         // SAFETY: the caller's arguments, unchanged.
@@ -186,8 +188,8 @@ unsafe extern "C" fn virgl_renderer_ctx_attach_resource(context: c_int, resource
     entry.book(|vmm| vmm.attach(context.cast_unsigned(), resource.cast_unsigned()));
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn virgl_renderer_ctx_detach_resource(context: c_int, resource: c_int) {
+#[cfg_attr(exported, unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn virgl_renderer_ctx_detach_resource(context: c_int, resource: c_int) {
     let entry = Entry::enter();
     entry.book(|vmm| vmm.detach(context.cast_unsigned(), resource.cast_unsigned()));
     if let Some(detach) = real::get().ctx_detach_resource {
@@ -196,8 +198,8 @@ unsafe extern "C" fn virgl_renderer_ctx_detach_resource(context: c_int, resource
     }
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn virgl_renderer_transfer_write_iov(
+#[cfg_attr(exported, unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn virgl_renderer_transfer_write_iov(
     resource: u32,
     context: u32,
     level: c_int,

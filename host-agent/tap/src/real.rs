@@ -4,15 +4,12 @@
 //! without it must not get it from us. Looked up once, at the first call, which can only come from
 //! somebody who has it.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::sync::OnceLock;
 
 use crate::abi::{Box3, Callbacks, CreateArgs, CreateBlobArgs, IoVec};
 use crate::reader::{Job, ReadError};
 use crate::sys;
-
-/// The library's name for the dynamic linker.
-const LIBRARY: &CStr = sys::VIRGLRENDERER;
 
 macro_rules! functions {
     ($($field:ident = $symbol:literal: fn($($arg:ty),*) $(-> $ret:ty)?;)*) => {
@@ -24,7 +21,7 @@ macro_rules! functions {
 
         impl Real {
             fn look_up() -> Self {
-                let library = sys::Library::loaded(LIBRARY);
+                let library = sys::Originals::find();
                 Self {
                     $($field: {
                         let symbol: *mut c_void = library.symbol($symbol);

@@ -22,15 +22,16 @@ pub struct Settings {
 impl Settings {
     /// Reads them.
     pub fn from_environment() -> Self {
-        let arguments = std::fs::read("/proc/self/cmdline").unwrap_or_default();
+        let arguments = crate::sys::arguments();
         let uid = rustix::process::getuid().as_raw();
         Self::from(|name| std::env::var_os(name), &arguments, std::process::id(), uid)
     }
 
     fn from(variable: impl Fn(&str) -> Option<OsString>, arguments: &[u8], pid: u32, uid: u32) -> Self {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
-        let runtime = || set("XDG_RUNTIME_DIR").unwrap_or_else(|| format!("/run/user/{uid}").into());
-        let standard = || PathBuf::from(runtime()).join("desktopstream/link.sock");
+        let runtime =
+            || set("XDG_RUNTIME_DIR").map_or_else(|| crate::sys::default_folder(uid), PathBuf::from);
+        let standard = || runtime().join("desktopstream/link.sock");
         let link = set(LINK).map_or_else(standard, PathBuf::from);
         let named = set(VM).map(|name| name.to_string_lossy().into_owned());
         let vm = named.or_else(|| qemu_name(arguments)).unwrap_or_else(|| format!("vm-{pid}"));

@@ -1,12 +1,10 @@
-//! Linux: the library's soname, MSG_NOSIGNAL, close-on-exec from the start.
+//! Linux: MSG_NOSIGNAL, close-on-exec from the start.
 
-use std::ffi::CStr;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socket_with};
 
-/// virglrenderer for the dynamic linker.
-pub(crate) const VIRGLRENDERER: &CStr = c"libvirglrenderer.so.1";
 /// How the link sends.
 pub(crate) const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 /// How the link receives.
@@ -16,4 +14,14 @@ pub(crate) const RECEIVE: RecvFlags = RecvFlags::DONTWAIT.union(RecvFlags::CMSG_
 pub(crate) fn new_socket() -> rustix::io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+}
+
+/// The process's command line, each argument ended by a zero.
+pub(crate) fn arguments() -> Vec<u8> {
+    std::fs::read("/proc/self/cmdline").unwrap_or_default()
+}
+
+/// Where the host-agent's socket is when nothing in the environment says.
+pub(crate) fn default_folder(uid: u32) -> PathBuf {
+    format!("/run/user/{uid}").into()
 }

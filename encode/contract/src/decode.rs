@@ -9,7 +9,9 @@ use gstreamer_video::{VideoFormat, VideoFrame, VideoFrameExt, VideoInfo};
 /// A decoded picture.
 #[derive(Debug)]
 pub struct Seen {
+    /// In pixels.
     pub width: u32,
+    /// In pixels.
     pub height: u32,
     /// Means of Y, Cb and Cr.
     pub yuv: [f64; 3],

@@ -1,8 +1,20 @@
-//! No vsock here.
+//! macOS: no vsock; a user's own folder.
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::listen::Connection;
+
+/// The variable that has the dynamic linker insert libraries.
+pub const INSERT: &str = "DYLD_INSERT_LIBRARIES";
+/// What the tap is called.
+pub const TAP_FILE: &str = "libtap.dylib";
+
+/// The folder of the link's socket without XDG_RUNTIME_DIR: the one that the tap has by default.
+pub fn default_folder() -> PathBuf {
+    let standard = "Library/Application Support/desktopstream";
+    std::env::home_dir().map_or_else(std::env::temp_dir, |home| home.join(standard))
+}
 
 /// Never exists.
 #[derive(Debug)]

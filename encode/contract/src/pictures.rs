@@ -1,0 +1,43 @@
+//! Pictures to encode: flat, moving, and some that cost bits.
+
+use bytes::Bytes;
+use encode::{Picture, PixelFormat};
+
+/// A flat picture whose rows are followed by `padding` bytes of another colour.
+pub fn flat([r, g, b]: [u8; 3], format: PixelFormat, (width, height): (u32, u32), padding: u32) -> Picture {
+    let pixel = match format {
+        PixelFormat::Rgba | PixelFormat::Rgbx => [r, g, b, 0xFF],
+        _ => [b, g, r, 0xFF],
+    };
+    let mut row = pixel.repeat(width as usize);
+    row.extend((0..padding).map(|at| (at * 37) as u8));
+    let stride = row.len() as u32;
+    Picture { format, width, height, stride, data: Bytes::from(row.repeat(height as usize)) }
+}
+
+/// A picture with something moving in it.
+pub fn moving(number: u64, (width, height): (u32, u32)) -> Picture {
+    let mut data = Vec::with_capacity(PixelFormat::Bgrx.bytes(width, height));
+    for y in 0..height {
+        for x in 0..width {
+            let at = (u64::from(x + y) + number * 3) as u8;
+            data.extend([at, at.wrapping_mul(3), (x * 5) as u8 ^ (y * 7) as u8, 0]);
+        }
+    }
+    Picture { format: PixelFormat::Bgrx, width, height, stride: 4 * width, data: data.into() }
+}
+
+/// Blocks of changing brightness: costs bits at any rate.
+pub fn noise(number: u64, (width, height): (u32, u32)) -> Picture {
+    let mut data = Vec::with_capacity(PixelFormat::Bgrx.bytes(width, height));
+    for y in 0..height {
+        for x in 0..width {
+            let mut at = u64::from(x / 4) << 40 ^ u64::from(y / 4) << 20 ^ number;
+            at = at.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ at >> 29;
+            at = at.wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            let grey = (at >> 56) as u8;
+            data.extend([grey, grey, grey, 0]);
+        }
+    }
+    Picture { format: PixelFormat::Bgrx, width, height, stride: 4 * width, data: data.into() }
+}

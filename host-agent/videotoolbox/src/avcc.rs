@@ -1,0 +1,77 @@
+//! From VideoToolbox's framing (ISO/IEC 14496-15: a length before each NAL unit, parameter sets elsewhere) to the byte
+//! stream (Annex B), each IDR with its parameter sets before it.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// Why a sample is no access unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Malformed(pub &'static str);
+
+const START_CODE: &[u8] = &[0, 0, 0, 1];
+/// More parameter sets than any stream has: SPS, PPS, VPS, a few times.
+pub const MAX_SETS: usize = 32;
+
+/// Rewrites a sample.
+pub fn to_annex_b(sets: &[Bytes], data: &[u8], length_bytes: usize) -> Result<Bytes, Malformed> {
+    if !matches!(length_bytes, 1 | 2 | 4) {
+        return Err(Malformed("its lengths have neither 1, 2 nor 4 bytes"));
+    }
+    let before: usize = sets.iter().map(|set| set.len() + START_CODE.len()).sum();
+    // Enough for lengths of four bytes, which is what there is.
+    let mut out = BytesMut::with_capacity(before + data.len() + 16);
+    for set in sets {
+        out.put_slice(START_CODE);
+        out.put_slice(set);
+    }
+    let mut rest = data;
+    let mut units = 0;
+    while !rest.is_empty() {
+        let (length, after) =
+            rest.split_at_checked(length_bytes).ok_or(Malformed("it ends in the middle of a length"))?;
+        let length = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+        let (unit, after) =
+            after.split_at_checked(length).ok_or(Malformed("a NAL unit is longer than what is left"))?;
+        if !unit.is_empty() {
+            out.put_slice(START_CODE);
+            out.put_slice(unit);
+            units += 1;
+        }
+        rest = after;
+    }
+    if units == 0 {
+        return Err(Malformed("it has no NAL unit"));
+    }
+    Ok(out.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_become_start_codes() {
+        let sets = [Bytes::from_static(&[0x67, 1]), Bytes::from_static(&[0x68])];
+        let out = to_annex_b(&sets, &[0, 0, 0, 2, 0x65, 9, 0, 0, 0, 1, 0x06], 4).expect("well formed");
+        assert_eq!(&out[..], [0, 0, 0, 1, 0x67, 1, 0, 0, 0, 1, 0x68, 0, 0, 0, 1, 0x65, 9, 0, 0, 0, 1, 6]);
+        assert_eq!(
+            &to_annex_b(&[], &[1, 0x41, 2, 0x41, 5], 1).expect("short lengths")[..],
+            [0, 0, 0, 1, 0x41, 0, 0, 0, 1, 0x41, 5]
+        );
+        assert_eq!(&to_annex_b(&[], &[0, 1, 0x41], 2).expect("two bytes")[..], [0, 0, 0, 1, 0x41]);
+    }
+
+    #[test]
+    fn what_does_not_add_up_is_refused() {
+        for (data, length_bytes) in [
+            (&[][..], 4),
+            (&[0, 0, 0, 0], 4),
+            (&[0, 0, 0, 5, 1, 2], 4),
+            (&[0, 0], 4),
+            (&[0xFF, 0xFF, 0xFF, 0xFF, 1], 4),
+            (&[1, 0x41], 3),
+            (&[1, 0x41], 0),
+        ] {
+            assert!(to_annex_b(&[], data, length_bytes).is_err(), "{data:?} with {length_bytes}");
+        }
+    }
+}
