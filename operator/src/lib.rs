@@ -13,4 +13,5 @@ pub mod cli;
 pub mod kube;
 pub mod node;
 pub mod plan;
+pub mod plugin;
 pub mod webhook;
