@@ -1,6 +1,7 @@
 //! What `./x` runs: one module per subcommand, each with its arguments and a `run`.
 
 mod bench;
+mod check_macos;
 mod clean;
 mod demo;
 mod fuzz;
@@ -32,6 +33,8 @@ enum Command {
     /// Boot VMs and look into them
     #[command(subcommand)]
     Lab(lab::Command),
+    /// Type-check, link and inspect what ships on a Mac
+    CheckMacos,
     /// Show what the cache holds, and remove it
     Clean(clean::Arguments),
 }
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Bench(command) => bench::run(&command),
         Command::Lab(command) => lab::run(command),
+        Command::CheckMacos => check_macos::run(),
         Command::Clean(arguments) => clean::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

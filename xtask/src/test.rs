@@ -16,6 +16,8 @@ enum Suite {
     Lab,
     /// The same as seen by a real Chromium
     Browser,
+    /// What ships on a Mac: linted, linked, inspected, and each of its checks seen to fail
+    Macos,
     /// Long extras: an arm64 guest, a newer QEMU, fuzzers; not part of the default
     Slow,
 }
@@ -23,13 +25,13 @@ enum Suite {
 /// Run test suites
 #[derive(Args)]
 pub struct Arguments {
-    /// Which [default: unit, lab, browser]
+    /// Which [default: unit, lab, browser, macos]
     suites: Vec<Suite>,
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let suites = match arguments.suites.as_slice() {
-        [] => &[Suite::Unit, Suite::Lab, Suite::Browser][..],
+        [] => &[Suite::Unit, Suite::Lab, Suite::Browser, Suite::Macos][..],
         named => named,
     };
     let mut done = Vec::new();
@@ -39,6 +41,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             Suite::Unit => unit(),
             Suite::Lab => e2e(&["path", "rights", "ladder", "recovery", "gst"], &[]),
             Suite::Browser => e2e(&["browser"], &[]),
+            Suite::Macos => macos(),
             Suite::Slow => slow(),
         }
         .with_context(|| format!("suite {suite:?}"))?;
@@ -70,7 +73,7 @@ fn unit() -> Result<u32> {
     check("format", &["fmt", "--all", "--check"])?;
     crate::tidy::run()?;
     check("lints", &["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
-    counted(&["test", "--release", "--workspace", "--exclude", "e2e"])
+    counted(&["test", "--release", "--workspace", "--exclude", "e2e", "--exclude", "check-macos"])
 }
 
 /// Suites that boot VMs: one after the other, each in a process of its own.
@@ -82,6 +85,11 @@ fn e2e(names: &[&str], more: &[&str]) -> Result<u32> {
     arguments.extend(["--", "--nocapture", "--test-threads=1"]);
     arguments.extend(more);
     counted(&arguments)
+}
+
+fn macos() -> Result<u32> {
+    check("what ships on a Mac", &["run", "--quiet", "--release", "-p", "check-macos"])?;
+    counted(&["test", "--release", "-p", "check-macos"])
 }
 
 /// The short one first: it fails sooner.
