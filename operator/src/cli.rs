@@ -4,20 +4,22 @@ use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
-use ::kube::Client;
+use ::kube::{Client, Config};
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 
 use crate::api::crds;
+use crate::kube::calls::{self, Calls};
 use crate::kube::{Options, Settings};
 use crate::node::gpus::Roots;
 use crate::node::kubelet::FOLDER;
 use crate::node::plugin::Dealing;
 use crate::plan::kubernetes::SidecarImage;
 use crate::plan::validate::duration;
-use crate::{kube as controllers, node, webhook};
+use crate::{install, kube as controllers, node, webhook};
 
 /// Runs DesktopStreams on Kubernetes.
 ///
@@ -41,6 +43,8 @@ enum Command {
     /// Print the CustomResourceDefinitions, for `kubectl apply -f -`
     #[command(alias = "crd")]
     Crds,
+    /// Print all that an installation without Helm is made of, for `kubectl apply --server-side -f -`
+    InstallManifests(Box<Install>),
     /// Look at an installation from inside: API, leader, webhook, nodes; exit code 1 if a part fails
     Check(Check),
 }
@@ -51,6 +55,38 @@ struct Check {
     /// The operator's own namespace
     #[arg(long, env = "POD_NAMESPACE", default_value = "desktopstream")]
     namespace: String,
+}
+
+/// Options of `install-manifests`.
+#[derive(Debug, Args)]
+struct Install {
+    /// The namespace to install to
+    #[arg(long, default_value = "desktopstream")]
+    namespace: String,
+    /// Image of operator and node-agent
+    #[arg(long, default_value = concat!("desktopstream/operator:", env!("CARGO_PKG_VERSION")))]
+    image: String,
+    /// Image of the sidecar
+    #[arg(long, default_value = concat!("desktopstream/sidecar:", env!("CARGO_PKG_VERSION")))]
+    sidecar_image: String,
+    /// When images are pulled: Always, IfNotPresent, Never
+    #[arg(long)]
+    pull_policy: Option<String>,
+    /// How many operators; one leads
+    #[arg(long, default_value_t = 1)]
+    replicas: u32,
+    /// One more argument of `operator run`; may be given again
+    #[arg(long = "operator-arg", allow_hyphen_values = true)]
+    operator_args: Vec<String>,
+    /// One more argument of `operator node`; may be given again
+    #[arg(long = "node-arg", allow_hyphen_values = true)]
+    node_args: Vec<String>,
+    /// The nodes' /dev
+    #[arg(long, default_value = "/dev")]
+    dev: String,
+    /// The nodes' /sys
+    #[arg(long, default_value = "/sys")]
+    sys: String,
 }
 
 /// Options of `run`.
@@ -184,6 +220,10 @@ impl Command {
                 print!("{}", crds::stream()?);
                 Ok(())
             }
+            Self::InstallManifests(options) => {
+                print!("{}", install::stream(&options.options())?);
+                Ok(())
+            }
             Self::Run(options) => block_on(options.run()),
             Self::Node(options) => block_on(options.run()),
             Self::Check(Check { namespace }) => {
@@ -198,9 +238,39 @@ fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
 }
 
 async fn client() -> Result<Client> {
-    Client::try_default()
-        .await
-        .context("no way to the apiserver; run in a pod with a service account, or set KUBECONFIG")
+    client_counted(&Arc::default()).await
+}
+
+async fn client_counted(calls: &Arc<Calls>) -> Result<Client> {
+    let remedy = "no way to the apiserver; run in a pod with a service account, or set KUBECONFIG";
+    calls::client(Config::infer().await.context(remedy)?, calls).context(remedy)
+}
+
+impl Install {
+    fn options(self) -> install::Options {
+        let Self {
+            namespace,
+            image,
+            sidecar_image,
+            pull_policy,
+            replicas,
+            operator_args,
+            node_args,
+            dev,
+            sys,
+        } = self;
+        install::Options {
+            namespace,
+            image,
+            sidecar_image,
+            pull_policy,
+            replicas,
+            operator_args,
+            node_args,
+            dev,
+            sys,
+        }
+    }
 }
 
 impl Run {
@@ -232,7 +302,8 @@ impl Run {
             memory: sidecar_memory,
             memory_limit: sidecar_memory_limit,
         };
-        let client = client().await?;
+        let calls = Arc::default();
+        let client = client_counted(&calls).await?;
         let hooks = webhook.map(|listen| webhook::Options {
             listen,
             namespace: namespace.clone(),
@@ -243,7 +314,8 @@ impl Run {
         });
         let settings =
             Settings { namespace, deployment, watch_namespace, sidecar, poll, token_life, concurrency };
-        let controls = controllers::run(client.clone(), Options { settings, metrics, identity, lease });
+        let controls =
+            controllers::run(client.clone(), Options { settings, metrics, identity, lease, calls });
         // Every replica serves the webhook, one leads.
         match hooks {
             Some(hooks) => tokio::select! {

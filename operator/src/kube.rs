@@ -9,6 +9,7 @@
 
 mod anchor;
 pub mod apply;
+pub mod calls;
 mod context;
 mod error;
 mod events;

@@ -10,6 +10,7 @@
 pub mod api;
 pub mod check;
 pub mod cli;
+pub mod install;
 pub mod kube;
 pub mod node;
 pub mod plan;

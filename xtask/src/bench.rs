@@ -1,4 +1,4 @@
-//! `./x bench frame`: the path against pushing pixels, in one run, on one VM.
+//! `./x bench frame`: the path against pushing pixels, in one run, on one VM. `./x bench control` is tests/cluster's.
 
 mod report;
 
@@ -21,6 +21,19 @@ use crate::stop;
 pub enum Command {
     /// The path of a frame against pushing pixels
     Frame(Frame),
+    /// The operator with a thousand streams, against a real apiserver: needs root
+    Control(Control),
+}
+
+/// Where to write it
+#[derive(Args)]
+pub struct Control {
+    /// Folder for control.json, control.md and control.svg
+    #[arg(long, default_value = "bench")]
+    out: PathBuf,
+    /// How many streams
+    #[arg(long, default_value_t = 1000)]
+    streams: usize,
 }
 
 /// What to measure, and where to write it
@@ -63,7 +76,26 @@ const WAYS: [Way; 4] = [
 ];
 
 pub fn run(command: &Command) -> Result<ExitCode> {
-    let Command::Frame(Frame { out, seconds, sizes, paths, encoders }) = command;
+    match command {
+        Command::Frame(options) => frame(options),
+        Command::Control(options) => control(options),
+    }
+}
+
+/// A program of its own: not everybody who measures frames has to compile it.
+fn control(Control { out, streams }: &Control) -> Result<ExitCode> {
+    let out = std::path::absolute(out)?;
+    let status = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(lab::repository())
+        .args(["run", "--quiet", "--release", "-p", "cluster", "--example", "control", "--", "--out"])
+        .arg(out)
+        .args(["--streams", &streams.to_string()])
+        .status()
+        .context("starting cargo")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn frame(Frame { out, seconds, sizes, paths, encoders }: &Frame) -> Result<ExitCode> {
     stop::listen()?;
     fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
     let programs = Programs::build()?;

@@ -18,6 +18,8 @@ enum Suite {
     Browser,
     /// What ships on a Mac: linted, linked, inspected, and each of its checks seen to fail
     Macos,
+    /// The operator in a real Kubernetes: needs root; not part of the default yet
+    Cluster,
     /// Long extras: an arm64 guest, a newer QEMU, fuzzers; not part of the default
     Slow,
 }
@@ -42,6 +44,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             Suite::Lab => e2e(&["path", "rights", "ladder", "recovery", "gst"], &[]),
             Suite::Browser => e2e(&["browser"], &[]),
             Suite::Macos => macos(),
+            Suite::Cluster => cluster(),
             Suite::Slow => slow(),
         }
         .with_context(|| format!("suite {suite:?}"))?;
@@ -90,6 +93,12 @@ fn e2e(names: &[&str], more: &[&str]) -> Result<u32> {
 fn macos() -> Result<u32> {
     check("what ships on a Mac", &["run", "--quiet", "--release", "-p", "check-macos"])?;
     counted(&["test", "--release", "-p", "check-macos"])
+}
+
+/// Each file brings up a cluster; they are told apart from plain `cargo test` by being ignored there.
+fn cluster() -> Result<u32> {
+    let only = ["--", "--ignored", "--nocapture", "--test-threads=1"];
+    counted(&[&["test", "--release", "-p", "cluster", "--tests"], &only[..]].concat())
 }
 
 /// The short one first: it fails sooner.

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
     derive = "PartialEq",
     doc = "A host-agent: encodes the streams of the VMs on its machine. Its name is its --name.",
     shortname = "hagent",
-    category = "desktopstream",
+    category = "streaming",
     printcolumn(
         name = "READY",
         type_ = "string",

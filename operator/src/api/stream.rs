@@ -21,7 +21,7 @@ use super::{Attach, Capture, Desktop, DesktopStreamStatus, Encode, Gpu, HostAgen
     doc = "A desktop in a pod, streamed to browsers.",
     shortname = "dstream",
     shortname = "dst",
-    category = "desktopstream",
+    category = "streaming",
     printcolumn(name = "PHASE", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "RUNG", type_ = "string", json_path = ".status.capture.rung"),
     printcolumn(name = "FPS", type_ = "number", json_path = ".status.stats.fps"),

@@ -13,6 +13,8 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
+use super::calls::Calls;
+
 /// Upper bounds of the buckets of reconciliation times, seconds.
 const BUCKETS: [f64; 7] = [0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0];
 
@@ -33,12 +35,19 @@ pub struct Metrics {
     pub polls: AtomicU64,
     /// Streams now.
     pub streams: AtomicU64,
+    /// All that is asked of the apiserver.
+    pub calls: Arc<Calls>,
     seconds: [AtomicU64; BUCKETS.len() + 1],
     microseconds: AtomicU64,
     failures: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Metrics {
+    /// With the client's counts.
+    pub fn with(calls: Arc<Calls>) -> Self {
+        Self { calls, ..Self::default() }
+    }
+
     /// A reconciliation took so long and went well.
     pub fn reconciled(&self, took: Duration) {
         self.reconciled.fetch_add(1, Relaxed);
@@ -68,6 +77,12 @@ impl Metrics {
         one("api_writes_total", "counter", "Changing calls to the apiserver.", load(&self.writes));
         one("api_reads_total", "counter", "Single reads from the apiserver.", load(&self.reads));
         one("sidecar_polls_total", "counter", "Sidecars asked for their status.", load(&self.polls));
+        let name = "desktopstream_operator_api_requests_total";
+        let _infallible =
+            write!(text, "# HELP {name} All requests to the apiserver.\n# TYPE {name} counter\n");
+        for (kind, count) in self.calls.all() {
+            let _infallible = writeln!(text, "{name}{{kind=\"{kind}\"}} {count}");
+        }
         let name = "desktopstream_operator_reconcile_seconds";
         let _infallible =
             write!(text, "# HELP {name} Reconciliations that went well.\n# TYPE {name} histogram\n");

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
+use super::calls::Calls;
 use super::context::{Context, Settings};
 use super::lease::Claim;
 use super::metrics::{self, Metrics};
@@ -32,12 +33,14 @@ pub struct Options {
     pub identity: String,
     /// How long a Lease is good.
     pub lease: Duration,
+    /// What the client counts.
+    pub calls: Arc<Calls>,
 }
 
 /// Runs until told to stop.
 pub async fn run(client: Client, options: Options) -> anyhow::Result<()> {
-    let Options { settings, metrics: address, identity, lease } = options;
-    let counts = Arc::new(Metrics::default());
+    let Options { settings, metrics: address, identity, lease, calls } = options;
+    let counts = Arc::new(Metrics::with(calls));
     let mut tasks = JoinSet::new();
     tasks.spawn({
         let counts = Arc::clone(&counts);

@@ -141,17 +141,17 @@ fn verdicts(stream: &Validated, seen: Seen<'_>) -> [Verdict; 5] {
     let paired = paired(stream, seen);
     let (capturing, streaming) = match seen.report {
         _ if devices.holds != Some(true) => (waiting("for the pod"), waiting("for the pod")),
-        Some(Ok(report)) => (capturing(report), streaming(stream, report)),
-        Some(Err(why)) => {
-            let silent =
-                || Verdict::unknown(reasons::SIDECAR_SILENT, format!("the sidecar does not answer: {why}"));
-            let why = pod::trouble(seen).unwrap_or_else(silent);
-            (why.clone(), why)
-        }
-        None => {
-            let why = pod::trouble(seen).unwrap_or_else(|| waiting("for the sidecar"));
-            (why.clone(), why)
-        }
+        // A crashing desktop has no picture, whatever its sidecar makes of it.
+        report => match (pod::trouble(seen), report) {
+            (Some(why), _) => (why.clone(), why),
+            (None, Some(Ok(report))) => (capturing(report), streaming(stream, report)),
+            (None, Some(Err(why))) => {
+                let why =
+                    Verdict::unknown(reasons::SIDECAR_SILENT, format!("the sidecar does not answer: {why}"));
+                (why.clone(), why)
+            }
+            (None, None) => (waiting("for the sidecar"), waiting("for the sidecar")),
+        },
     };
     let ready = ready([&devices, &paired, &capturing, &streaming], stream);
     [devices, paired, capturing, streaming, ready]

@@ -22,11 +22,10 @@
 //!   is mounted in a machine ends with its first process, so nothing can be left behind.
 //! - [`pki`], [`control_plane`], [`node`] are what runs there, [`daemon`] how.
 //! - [`Cluster`] brings it up and is what tests use; [`image`] makes images of folders.
+//! - [`product`] puts our programs into one: the only module that knows of desktops and streams.
 //!
 //! As networks are the clusters' own, several run side by side with the same addresses. No packet leaves the machine: there
 //! is no way out of the bridge.
-//!
-//! What is not here: anything about desktops or streams.
 
 mod addresses;
 mod cgroup;
@@ -38,6 +37,7 @@ pub mod image;
 mod machine;
 mod node;
 mod pki;
+pub mod product;
 mod state;
 pub mod tools;
 

@@ -33,6 +33,10 @@ pub(super) fn devices(stream: &Validated, seen: Seen<'_>) -> Verdict {
             Verdict::unknown(reasons::POD_CREATED, "the pod is being made")
         };
     };
+    // An evicted pod is on its way out, too: why is worth more.
+    if let Some((true, text)) = condition(pod, "DisruptionTarget") {
+        return Verdict::no(reasons::NODE_GONE, format!("the pod is taken off its node: {text}"));
+    }
     if pod.metadata.deletion_timestamp.is_some() {
         return Verdict::no(reasons::REPLACING, "the pod is going away");
     }
@@ -42,9 +46,6 @@ pub(super) fn devices(stream: &Validated, seen: Seen<'_>) -> Verdict {
     let placed = condition(pod, "PodScheduled");
     if let Some((false, text)) = placed {
         return unplaced(stream, seen, text);
-    }
-    if let Some((true, text)) = condition(pod, "DisruptionTarget") {
-        return Verdict::no(reasons::NODE_GONE, format!("the pod is taken off its node: {text}"));
     }
     if pod.spec.as_ref().is_none_or(|spec| spec.node_name.is_none()) {
         return Verdict::unknown(reasons::WAITING, "waiting for the scheduler");

@@ -17,7 +17,9 @@ probe wait                 says who it is, waits for its end
 probe serve :PORT TEXT     answers every request with TEXT
 probe get URL              prints what it answers
 probe lookup NAME          prints its addresses
-probe open FILE            opens it for reading and writing`
+probe open FILE            opens it for reading and writing
+probe list FOLDER          the names in it, one a line
+probe write FILE TEXT      writes it`
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -66,6 +68,14 @@ func run(args []string) error {
 			file.Close()
 		}
 		return err
+	case args[0] == "list" && len(args) == 2:
+		entries, err := os.ReadDir(args[1])
+		for _, entry := range entries {
+			fmt.Println(entry.Name())
+		}
+		return err
+	case args[0] == "write" && len(args) == 3:
+		return os.WriteFile(args[1], []byte(args[2]), 0o644)
 	}
 	return fmt.Errorf("what?\n%s", usage)
 }

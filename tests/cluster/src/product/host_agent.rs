@@ -1,0 +1,53 @@
+//! A real host-agent beside the cluster, at the nodes' default gateway: where node-agents look for one.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result};
+
+use super::{Bed, SYSTEM};
+use crate::forward::Forward;
+
+/// Where host-agents listen.
+const PORT: u16 = 15937;
+
+/// One that runs, and the way to it; both end with this.
+pub struct HostAgent {
+    child: Child,
+    _way: Forward,
+}
+
+impl HostAgent {
+    /// Starts one under that name, which takes tokens of the cluster's operator.
+    pub fn start(bed: &Bed, name: &str) -> Result<Self> {
+        let folder = bed.cluster.folder()?;
+        let key = folder.join("host-agent.pub");
+        let map = bed.get(&["-n", SYSTEM, "configmap", "desktopstream-public-key"])?;
+        std::fs::write(&key, map["data"]["key.pem.pub"].as_str().context("no key")?)?;
+        let free = |_| Ok::<_, anyhow::Error>(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?);
+        let (listen, admin): (SocketAddr, SocketAddr) = (free(())?, free(())?);
+        let log = File::options().create(true).append(true).open(folder.join("host-agent.log"))?;
+        let mut command = Command::new(&bed.programs.host_agent);
+        command.args(["serve", "--name", name, "--listen", &format!("tcp://{listen}")]);
+        command.args(["--admin", &admin.to_string(), "--encoder", "x264enc"]);
+        command.arg("--link").arg(folder.join("link.sock")).arg("--public-key").arg(&key);
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        let _way = bed.cluster.expose(PORT, listen)?;
+        let this = Self { child, _way };
+        bed.eventually("host-agent serves", || {
+            let (status, _) = super::http::get(admin, "/healthz", None)?;
+            anyhow::ensure!(status == 200, "{status}");
+            Ok(())
+        })?;
+        Ok(this)
+    }
+}
+
+impl Drop for HostAgent {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
