@@ -13,18 +13,18 @@ pub(super) fn objects(options: &Options) -> Vec<Value> {
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
             "metadata": everywhere(account), "rules": rules,
         }));
-        all.push(binding(options, "ClusterRole", account, everywhere(account)));
+        all.push(binding(options, "ClusterRole", account, &everywhere(account)));
     }
     all.push(json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
         "metadata": ours(options, OPERATOR), "rules": operator_at_home(),
     }));
-    all.push(binding(options, "Role", OPERATOR, ours(options, OPERATOR)));
+    all.push(binding(options, "Role", OPERATOR, &ours(options, OPERATOR)));
     all.extend(own_node_only(options));
     all
 }
 
-fn binding(options: &Options, role: &str, account: &str, metadata: Value) -> Value {
+fn binding(options: &Options, role: &str, account: &str, metadata: &Value) -> Value {
     json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": format!("{role}Binding"), "metadata": metadata,
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": role, "name": account},
@@ -69,7 +69,12 @@ fn operator_at_home() -> Value {
         named("coordination.k8s.io", "leases", &["desktopstream-operator"], &["get", "update", "patch"]),
         rule("", &["configmaps"], &["create"]),
         named("", "configmaps", &["desktopstream-public-key"], &["patch"]),
-        named("", "secrets", &["desktopstream-signing-key", "desktopstream-webhook-cert"], &["update", "patch"]),
+        named(
+            "",
+            "secrets",
+            &["desktopstream-signing-key", "desktopstream-webhook-cert"],
+            &["update", "patch"]
+        ),
         named("apps", "deployments", &[OPERATOR], &["get"]),
     ])
 }
@@ -93,9 +98,7 @@ fn own_node_only(options: &Options) -> [Value; 2] {
              && variables.{map}Before.all(k, k.contains('{GROUP}/') || k in variables.{map})"
         )
     };
-    let variable = |name: &str, object: &str, map: &str| {
-        json!({"name": name, "expression": format!("{object}.metadata.?{map}.orValue({{}})")})
-    };
+    let variable = |name: &str, object: &str, map: &str| json!({"name": name, "expression": format!("{object}.metadata.?{map}.orValue({{}})")});
     let policy = json!({
         "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
         "metadata": everywhere(NODE),

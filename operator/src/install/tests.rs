@@ -25,7 +25,7 @@ fn arguments_are_those_of_our_own_command_line() {
     for kind in ["Deployment", "DaemonSet"] {
         let container = &kinds(&objects, kind)[0]["spec"]["template"]["spec"]["containers"][0];
         let words = [&container["command"], &container["args"]].map(|it| it.as_array().expect("words"));
-        let mut words: Vec<&str> = words.into_iter().flatten().flat_map(Value::as_str).collect();
+        let mut words: Vec<&str> = words.into_iter().flatten().filter_map(Value::as_str).collect();
         if kind == "DaemonSet" {
             // As its environment says.
             words.push("--node=n1");

@@ -30,7 +30,7 @@ fn field(name: &str, path: &str) -> Value {
     json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}})
 }
 
-fn container(options: &Options, name: &str, args: Vec<String>) -> Value {
+fn container(options: &Options, name: &str, args: &[String]) -> Value {
     let mut container = json!({"name": name, "image": options.image, "command": ["operator"], "args": args});
     if let Some(policy) = &options.pull_policy {
         container["imagePullPolicy"] = policy.as_str().into();
@@ -50,7 +50,7 @@ fn operator(options: &Options) -> Value {
     ];
     args.extend(options.pull_policy.iter().map(|policy| format!("--sidecar-pull-policy={policy}")));
     args.extend(options.operator_args.iter().cloned());
-    let mut container = container(options, "operator", args);
+    let mut container = container(options, "operator", &args);
     container["env"] =
         json!([field("POD_NAMESPACE", "metadata.namespace"), field("POD_NAME", "metadata.name")]);
     container["ports"] = json!([
@@ -102,7 +102,7 @@ fn node(options: &Options) -> Value {
         format!("--plugin-dir={FOLDER}"),
     ];
     args.extend(options.node_args.iter().cloned());
-    let mut container = container(options, "node", args);
+    let mut container = container(options, "node", &args);
     container["env"] = json!([field("NODE_NAME", "spec.nodeName")]);
     container["resources"] =
         json!({"requests": {"cpu": "10m", "memory": "24Mi"}, "limits": {"memory": "128Mi"}});

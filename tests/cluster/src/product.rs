@@ -1,6 +1,7 @@
 //! A cluster with our programs in it, installed by `operator install-manifests`, and words for what tests say of it. The one
 //! module that knows what we ship.
 
+pub mod api;
 pub mod gpus;
 pub mod host_agent;
 pub mod http;
@@ -27,6 +28,8 @@ pub const SYSTEM: &str = "desktopstream";
 pub struct Bed {
     /// The cluster.
     pub cluster: Cluster,
+    /// Its apiserver.
+    pub api: api::Api,
     /// What runs in it, as files.
     pub programs: images::Programs,
 }
@@ -40,13 +43,14 @@ impl Bed {
             gpus::make(&cluster, node)?;
         }
         images::import(&cluster, &programs)?;
-        Ok(Self { cluster, programs })
+        Ok(Self { api: api::Api::of(&cluster)?, cluster, programs })
     }
 
     /// A cluster of one node without images, for operators that run beside it.
     pub fn control_plane(name: &str) -> Result<Self> {
         let programs = images::Programs::build(&[&["operator"]])?;
-        Ok(Self { cluster: Cluster::up(&Config::new(name))?, programs })
+        let cluster = Cluster::up(&Config::new(name))?;
+        Ok(Self { api: api::Api::of(&cluster)?, cluster, programs })
     }
 
     /// Installs operator and node-agent with these arguments, and waits until they work.
@@ -68,11 +72,7 @@ impl Bed {
         command.args(["install-manifests", "--namespace", SYSTEM, "--image", images::OPERATOR]);
         command.args(["--sidecar-image", images::SIDECAR, "--pull-policy", "Never"]);
         command.args(["--dev", gpus::DEV, "--sys", gpus::SYS]);
-        command.args([
-            "--operator-arg=--lease=6s",
-            "--operator-arg=--poll=3s",
-            "--node-arg=--reach-every=2s",
-        ]);
+        command.args(["--operator-arg=--poll=3s", "--node-arg=--reach-every=2s"]);
         let output = command.args(more).output().context("starting operator")?;
         ensure!(output.status.success(), "install-manifests: {}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8(output.stdout)?)
@@ -127,8 +127,17 @@ impl Bed {
         })
     }
 
-    /// `kubectl get … -o json`.
+    /// What `kubectl get … -o json` says.
     pub fn get(&self, what: &[&str]) -> Result<Value> {
+        match what {
+            [kind, name] if !name.starts_with('-') => return self.api.get("default", kind, name),
+            ["-n", namespace, kind, name] => return self.api.get(namespace, kind, name),
+            [kind, "-l", labels] => return Ok(json!({"items": self.api.list("default", kind, labels)?})),
+            ["-n", namespace, kind, "-l", labels] => {
+                return Ok(json!({"items": self.api.list(namespace, kind, labels)?}));
+            }
+            _ => {}
+        }
         let text = self.cluster.kubectl(&[&["get", "-o", "json"], what].concat())?;
         Ok(serde_json::from_str(&text)?)
     }
@@ -150,7 +159,7 @@ impl Bed {
     /// Waits until a stream's condition has this reason; its message.
     pub fn reason(&self, name: &str, condition: &str, reason: &str) -> Result<String> {
         self.eventually(&format!("{name}: {condition} because {reason}"), || {
-            let stream = self.get(&["desktopstream", name])?;
+            let stream = self.api.get("default", "desktopstream", name)?;
             let found = self::condition(&stream, condition);
             ensure!(found["reason"] == reason, "it is {}", stream["status"]);
             Ok(found["message"].as_str().unwrap_or_default().to_owned())
@@ -159,14 +168,13 @@ impl Bed {
 
     /// Waits until an object is there.
     pub fn object(&self, kind: &str, name: &str) -> Result<Value> {
-        self.eventually(&format!("{kind} {name}"), || self.get(&[kind, name]))
+        self.eventually(&format!("{kind} {name}"), || self.api.get("default", kind, name))
     }
 
     /// Waits until an object is gone.
     pub fn gone(&self, kind: &str, name: &str) -> Result<()> {
         self.eventually(&format!("{kind} {name} gone"), || {
-            let left = self.cluster.kubectl(&["get", kind, name, "--ignore-not-found", "-o", "name"])?;
-            ensure!(left.trim().is_empty(), "{left}");
+            ensure!(!self.api.exists("default", kind, name)?, "it is there");
             Ok(())
         })
     }
@@ -200,7 +208,7 @@ impl Bed {
 
     /// Who leads.
     pub fn leader(&self) -> Option<String> {
-        let lease = self.get(&["-n", SYSTEM, "lease", "desktopstream-operator"]).ok()?;
+        let lease = self.api.get(SYSTEM, "lease", "desktopstream-operator").ok()?;
         lease["spec"]["holderIdentity"].as_str().filter(|it| !it.is_empty()).map(ToOwned::to_owned)
     }
 
@@ -210,8 +218,7 @@ impl Bed {
         self.cluster.kubectl(&["-n", SYSTEM, "scale", "deployment/desktopstream-operator", &count])?;
         self.eventually("the Deployment has them", || {
             let selector = "app.kubernetes.io/component=operator";
-            let pods = self.get(&["-n", SYSTEM, "pods", "-l", selector])?;
-            let pods = pods["items"].as_array().context("no list")?.clone();
+            let pods = self.api.list(SYSTEM, "pods", selector)?;
             ensure!(pods.len() == replicas as usize, "{} pods", pods.len());
             ensure!(pods.iter().all(|pod| condition(pod, "Ready")["status"] == "True"), "not all ready");
             Ok(())

@@ -40,7 +40,7 @@ fn nodes_say_what_they_have(bed: &Bed) {
         bed.eventually("it offers shares", || {
             let node = bed.get(&["node", node])?;
             let labels = &node["metadata"]["labels"];
-            anyhow::ensure!(labels["desktopstream.dev/render-gid"] == GROUP.to_string(), "{labels}");
+            anyhow::ensure!(labels["desktopstream.dev/render-gid"] == GROUP.to_string().as_str(), "{labels}");
             anyhow::ensure!(labels["gpu.desktopstream.dev/virtio"] == "1", "{labels}");
             anyhow::ensure!(labels["gpu.desktopstream.dev/intel"] == "1", "{labels}");
             let has = &node["status"]["allocatable"];

@@ -103,7 +103,7 @@ impl Times {
     pub fn quantiles(&self) -> Value {
         let mut took: Vec<f64> = self.0.iter().map(|(_, took)| took.as_secs_f64() * 1000.0).collect();
         took.sort_by(f64::total_cmp);
-        let at = |part: f64| took.get((took.len() as f64 * part) as usize).or(took.last()).copied();
+        let at = |part: f64| took.get((took.len() as f64 * part) as usize).or_else(|| took.last()).copied();
         json!({"p50": at(0.5), "p99": at(0.99), "max": took.last()})
     }
 }

@@ -25,16 +25,14 @@ impl HostAgent {
         let key = folder.join("host-agent.pub");
         let map = bed.get(&["-n", SYSTEM, "configmap", "desktopstream-public-key"])?;
         std::fs::write(&key, map["data"]["key.pem.pub"].as_str().context("no key")?)?;
-        let free = |_| Ok::<_, anyhow::Error>(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?);
-        let (listen, admin): (SocketAddr, SocketAddr) = (free(())?, free(())?);
+        let (listen, admin) = (free()?, free()?);
         let log = File::options().create(true).append(true).open(folder.join("host-agent.log"))?;
         let mut command = Command::new(&bed.programs.host_agent);
         command.args(["serve", "--name", name, "--listen", &format!("tcp://{listen}")]);
         command.args(["--admin", &admin.to_string(), "--encoder", "x264enc"]);
         command.arg("--link").arg(folder.join("link.sock")).arg("--public-key").arg(&key);
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-        let _way = bed.cluster.expose(PORT, listen)?;
-        let this = Self { child, _way };
+        let this = Self { child, _way: bed.cluster.expose(PORT, listen)? };
         bed.eventually("host-agent serves", || {
             let (status, _) = super::http::get(admin, "/healthz", None)?;
             anyhow::ensure!(status == 200, "{status}");
@@ -42,6 +40,11 @@ impl HostAgent {
         })?;
         Ok(this)
     }
+}
+
+/// An address that nobody has now.
+fn free() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
 impl Drop for HostAgent {
