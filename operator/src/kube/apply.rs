@@ -110,7 +110,15 @@ pub async fn apply<K: Kind>(
     let api: Api<K> = Api::namespaced(context.client.clone(), &stream.namespace);
     let params = PatchParams { force, ..PatchParams::apply(names::FIELD_MANAGER) };
     context.metrics.writes.fetch_add(1, Relaxed);
-    match api.patch(&name, &params, &Patch::Apply(desired)).await {
+    let mut outcome = api.patch(&name, &params, &Patch::Apply(desired)).await;
+    if force && matches!(&outcome, Err(kube::Error::Api(status)) if status.code == 422) {
+        // Somebody else's entry of a list beside ours, such as a Service's port of the same name: a merge puts our list
+        // in the place of theirs.
+        context.metrics.writes.fetch_add(1, Relaxed);
+        let ours = PatchParams { field_manager: params.field_manager, ..PatchParams::default() };
+        outcome = api.patch(&name, &ours, &Patch::Merge(desired)).await;
+    }
+    match outcome {
         Ok(applied) => Ok(Ok(applied)),
         Err(error) => match obstacle::<K>(&name, &error) {
             Some(obstacle) => Ok(Err(obstacle)),
