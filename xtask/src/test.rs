@@ -98,7 +98,9 @@ fn macos() -> Result<u32> {
 /// Each file brings up a cluster; they are told apart from plain `cargo test` by being ignored there.
 fn cluster() -> Result<u32> {
     let only = ["--", "--ignored", "--nocapture", "--test-threads=1"];
-    counted(&[&["test", "--release", "-p", "cluster", "--tests"], &only[..]].concat())
+    // What needs helm and no cluster comes first: it fails sooner.
+    let helm = counted(&[&["test", "--release", "-p", "operator", "--test", "chart"], &only[..]].concat())?;
+    Ok(helm + counted(&[&["test", "--release", "-p", "cluster", "--tests"], &only[..]].concat())?)
 }
 
 /// The short one first: it fails sooner.

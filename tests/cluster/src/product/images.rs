@@ -17,8 +17,8 @@ pub const SIDECAR: &str = "docker.io/local/desktopstream-sidecar:dev";
 pub const DESKTOP: &str = crate::image::PROBE;
 
 /// What rung Local takes of GStreamer: encoder, parser, a decoder for snapshots.
-const PLUGINS: [&str; 6] =
-    ["app", "coreelements", "openh264", "videoparsersbad", "videoconvertscale", "x264"];
+const PLUGINS: [&str; 7] =
+    ["app", "coreelements", "libav", "openh264", "videoparsersbad", "videoconvertscale", "x264"];
 
 /// Compiled as they are shipped.
 pub struct Programs {
