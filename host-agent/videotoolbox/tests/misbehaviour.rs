@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use contract::{SETTINGS, SIZE, decode, pictures};
-use encode::{EncodeError, Encoder as _, Output, Settings, Sink, annexb};
+use encode::{EncodeError, Encoder as _, Output, Picture, PixelFormat, Settings, Sink, annexb};
 use videotoolbox::api::Status;
 use videotoolbox::simulator::{Fault, Handle, Simulator};
 use videotoolbox::{Admission, Limits, VideoToolbox};
@@ -98,7 +98,7 @@ fn idrs(outcomes: &[Outcome]) -> Vec<u64> {
 
 #[test]
 fn late_callbacks_keep_the_order() {
-    let mut rig = Rig::new([(2, Fault::Late(Duration::from_millis(300)))]);
+    let mut rig = Rig::new([(2, Fault::Late(Duration::from_millis(1500)))]);
     rig.push_all(6);
     assert!(rig.outcomes.lock().expect("not poisoned").len() < 6, "they came while the caller went on");
     holds(&rig.settled(), &[]);
@@ -332,4 +332,35 @@ fn teardown_with_pictures_under_way_delivers_them_and_no_more() {
         holds(&outcomes.lock().expect("not poisoned"), &[]);
         assert_eq!(outcomes.lock().expect("not poisoned").len(), 5);
     }
+}
+
+#[test]
+fn ten_thousand_pictures_with_all_faults_have_one_outcome_each_and_leave_nothing() {
+    const FAULTS: [Fault; 9] = [
+        Fault::Overtaken,
+        Fault::Dropped,
+        Fault::Failed(Status(-12912)),
+        Fault::Invalidated,
+        Fault::NoParameterSets,
+        Fault::Twice,
+        Fault::Haunting,
+        Fault::Cut,
+        Fault::NoIdr,
+    ];
+    let faulty = (1..10_000u64).filter(|number| number % 97 == 0);
+    let script = faulty.map(|number| (number, FAULTS[(number / 97) as usize % FAULTS.len()]));
+    let (width, height) = (64, 48);
+    let mut rig = Rig::with(Settings { width, height, ..SETTINGS }, script);
+    let data = bytes::Bytes::from(vec![90; PixelFormat::Nv12.bytes(width, height)]);
+    let picture = Picture { format: PixelFormat::Nv12, width, height, stride: width, data };
+    for number in 1..=10_000 {
+        rig.encoder.submit(&picture, number, number * 16_667, number % 500 == 0).expect("taken");
+    }
+    let Rig { simulator, encoder, outcomes, .. } = rig;
+    assert!(encoder.rebuilt() >= 10, "{} sessions were lost", encoder.rebuilt());
+    drop(encoder);
+    let tickets: Vec<_> = outcomes.lock().expect("not poisoned").iter().map(ticket).collect();
+    assert_eq!(tickets, (1..=10_000).collect::<Vec<_>>());
+    assert!(picture.data.is_unique(), "somebody still holds a picture");
+    assert_eq!((Arc::strong_count(&outcomes), simulator.sessions()), (1, 0));
 }
