@@ -22,8 +22,10 @@ pub const ALL: [(&str, &str, u32, (u32, u32)); 2] =
     [("0000:00:03.0", "virtio_gpu", 0, FUSE), ("0000:00:04.0", "i915", 1, TUN)];
 /// Opens for anybody.
 pub const FUSE: (u32, u32) = (10, 229);
-/// Opens for anybody, too.
+/// Opens for anybody, too; runtimes allow it by default, so it can't prove a refusal.
 pub const TUN: (u32, u32) = (10, 200);
+/// The card nodes': no container may open it that doesn't have it.
+pub const LOOP: (u32, u32) = (10, 237);
 
 /// Makes them on a node: `renderD128` is a virtio GPU's, `renderD129` an Intel one's.
 pub fn make(cluster: &Cluster, node: u8) -> Result<()> {
@@ -36,9 +38,7 @@ pub fn make(cluster: &Cluster, node: u8) -> Result<()> {
         fs::create_dir_all(sys.join("bus/drivers").join(driver))?;
         // Relative, as they are read where /sys is elsewhere.
         symlink(format!("../../../bus/drivers/{driver}"), device.join("driver"))?;
-        for (name, number) in
-            [(format!("renderD{}", 128 + minor), number), (format!("card{minor}"), (10, 237))]
-        {
+        for (name, number) in [(format!("renderD{}", 128 + minor), number), (format!("card{minor}"), LOOP)] {
             let class = sys.join("class/drm").join(&name);
             fs::create_dir_all(&class)?;
             symlink(format!("../../../devices/pci0000:00/{address}"), class.join("device"))?;
