@@ -16,9 +16,8 @@ pub const SIDECAR: &str = "docker.io/local/desktopstream-sidecar:dev";
 /// A desktop that draws nothing; the sidecar makes the picture.
 pub const DESKTOP: &str = crate::image::PROBE;
 
-/// What rung Local takes of GStreamer: encoder, parser, a decoder for snapshots.
-const PLUGINS: [&str; 7] =
-    ["app", "coreelements", "libav", "openh264", "videoparsersbad", "videoconvertscale", "x264"];
+/// What rung Local takes of GStreamer: encoder, parser, a decoder for snapshots (openh264's doesn't take what x264 makes).
+const PLUGINS: [&str; 6] = ["app", "coreelements", "libav", "videoparsersbad", "videoconvertscale", "x264"];
 
 /// Compiled as they are shipped.
 pub struct Programs {
@@ -107,7 +106,10 @@ impl Root {
             let from = folder.join(&name);
             let to = self.0.path().join("usr/lib/gstreamer-1.0").join(&name);
             fs::copy(&from, to).with_context(|| {
-                format!("no {}: apt install gstreamer1.0-plugins-{{base,bad,ugly}}", from.display())
+                format!(
+                    "no {}: apt install gstreamer1.0-plugins-{{base,bad,ugly}} gstreamer1.0-libav",
+                    from.display()
+                )
             })?;
             self.libraries(&from)?;
         }
