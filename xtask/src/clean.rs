@@ -5,6 +5,8 @@ use clap::Args;
 use lab::cache::{self, Size};
 use lab::image::{self, is_image};
 
+use crate::crates;
+
 /// Show what the cache holds, and remove it
 #[derive(Args)]
 pub struct Arguments {
@@ -17,16 +19,18 @@ pub struct Arguments {
 }
 
 pub fn run(Arguments { dry_run, stale }: &Arguments) -> Result<()> {
-    let current = image::current_ids()?;
+    let mut current = image::current_ids()?;
+    current.extend(crates::current_id());
+    let known = |id: &str| is_image(id) || crates::is_one(id);
     let mut total = 0;
     for entry in cache::entries()? {
         let used = current.contains(&entry.id) && !entry.unfinished;
-        if *stale && (used || !is_image(&entry.id)) {
+        if *stale && (used || !known(&entry.id)) {
             continue;
         }
         let note = match (entry.unfinished, used) {
             (true, _) => "  unfinished",
-            (false, false) if is_image(&entry.id) => "  stale",
+            (false, false) if known(&entry.id) => "  stale",
             _ => "",
         };
         println!("{:>10}  {}{note}", entry.size.to_string(), entry.id);

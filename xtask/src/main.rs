@@ -3,6 +3,7 @@
 mod bench;
 mod check_macos;
 mod clean;
+mod crates;
 mod demo;
 mod fuzz;
 mod lab;

@@ -51,6 +51,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         ensure!(passed > 0, "suite {suite:?} ran no test");
         done.push((*suite, passed, begin.elapsed()));
     }
+    if arguments.suites.is_empty() {
+        crate::crates::keep()?;
+    }
     println!();
     for (suite, passed, time) in &done {
         println!("x: suite {suite:?}: {passed} tests in {:.0} s", time.as_secs_f64());

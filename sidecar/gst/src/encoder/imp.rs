@@ -274,7 +274,7 @@ impl Encoder {
             given => given,
         };
         let token_file = token_file.map(PathBuf::from);
-        upstream_options(&HostAgent { upstream: Some(endpoint), token_file, token })
+        upstream_options(&HostAgent { upstream: Some(endpoint), upstream_file: None, token_file, token })
             .ok_or_else(|| "no host-agent".to_owned())
     }
 
