@@ -60,8 +60,15 @@ fn last_sample(
     let source = AppSrc::builder().caps(&caps).format(gst::Format::Time).build();
     let sink = AppSink::builder().sync(false).max_buffers(2).build();
     let running = Running(gst::Pipeline::new());
-    running.0.add_many([source.upcast_ref(), decoder, sink.upcast_ref()]).map_err(failed)?;
-    gst::Element::link_many([source.upcast_ref(), decoder, sink.upcast_ref()]).map_err(failed)?;
+    // Tells decoders the profile: openh264dec takes nothing without.
+    let parser = gst::ElementFactory::make("h264parse").build().ok();
+    let chain: Vec<&gst::Element> =
+        [Some(source.upcast_ref()), parser.as_ref(), Some(decoder), Some(sink.upcast_ref())]
+            .into_iter()
+            .flatten()
+            .collect();
+    running.0.add_many(&chain).map_err(failed)?;
+    gst::Element::link_many(&chain).map_err(failed)?;
     running.0.set_state(gst::State::Playing).map_err(failed)?;
     for (unit, index) in units.iter().zip(0_u64..) {
         let mut buffer = gst::Buffer::from_slice(unit.clone());
