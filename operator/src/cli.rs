@@ -44,7 +44,7 @@ enum Command {
     #[command(alias = "crd")]
     Crds,
     /// Print all that an installation without Helm is made of, for `kubectl apply --server-side -f -`
-    InstallManifests(Box<Install>),
+    InstallManifests(Box<install::Options>),
     /// Look at an installation from inside: API, leader, webhook, nodes; exit code 1 if a part fails
     Check(Check),
 }
@@ -55,38 +55,6 @@ struct Check {
     /// The operator's own namespace
     #[arg(long, env = "POD_NAMESPACE", default_value = "desktopstream")]
     namespace: String,
-}
-
-/// Options of `install-manifests`.
-#[derive(Debug, Args)]
-struct Install {
-    /// The namespace to install to
-    #[arg(long, default_value = "desktopstream")]
-    namespace: String,
-    /// Image of operator and node-agent
-    #[arg(long, default_value = concat!("desktopstream/operator:", env!("CARGO_PKG_VERSION")))]
-    image: String,
-    /// Image of the sidecar
-    #[arg(long, default_value = concat!("desktopstream/sidecar:", env!("CARGO_PKG_VERSION")))]
-    sidecar_image: String,
-    /// When images are pulled: Always, IfNotPresent, Never
-    #[arg(long)]
-    pull_policy: Option<String>,
-    /// How many operators; one leads
-    #[arg(long, default_value_t = 1)]
-    replicas: u32,
-    /// One more argument of `operator run`; may be given again
-    #[arg(long = "operator-arg", allow_hyphen_values = true)]
-    operator_args: Vec<String>,
-    /// One more argument of `operator node`; may be given again
-    #[arg(long = "node-arg", allow_hyphen_values = true)]
-    node_args: Vec<String>,
-    /// The nodes' /dev
-    #[arg(long, default_value = "/dev")]
-    dev: String,
-    /// The nodes' /sys
-    #[arg(long, default_value = "/sys")]
-    sys: String,
 }
 
 /// Options of `run`.
@@ -221,7 +189,7 @@ impl Command {
                 Ok(())
             }
             Self::InstallManifests(options) => {
-                print!("{}", install::stream(&options.options())?);
+                print!("{}", install::stream(&options)?);
                 Ok(())
             }
             Self::Run(options) => block_on(options.run()),
@@ -244,33 +212,6 @@ async fn client() -> Result<Client> {
 async fn client_counted(calls: &Arc<Calls>) -> Result<Client> {
     let remedy = "no way to the apiserver; run in a pod with a service account, or set KUBECONFIG";
     calls::client(Config::infer().await.context(remedy)?, calls).context(remedy)
-}
-
-impl Install {
-    fn options(self) -> install::Options {
-        let Self {
-            namespace,
-            image,
-            sidecar_image,
-            pull_policy,
-            replicas,
-            operator_args,
-            node_args,
-            dev,
-            sys,
-        } = self;
-        install::Options {
-            namespace,
-            image,
-            sidecar_image,
-            pull_policy,
-            replicas,
-            operator_args,
-            node_args,
-            dev,
-            sys,
-        }
-    }
 }
 
 impl Run {

@@ -5,30 +5,40 @@ mod rights;
 mod webhooks;
 mod workloads;
 
+use clap::Args;
 use serde_json::{Value, json};
 
 use crate::api::{crds, names};
 
-/// What is installed, and where.
-#[derive(Debug, Clone)]
+/// Options of `install-manifests`: what is installed, and where.
+#[derive(Debug, Clone, Args)]
 pub struct Options {
-    /// The namespace of all that isn't cluster-wide.
+    /// The namespace to install to
+    #[arg(long, default_value = "desktopstream")]
     pub namespace: String,
-    /// Image of operator and node-agent.
+    /// Image of operator and node-agent
+    #[arg(long, default_value = concat!("desktopstream/operator:", env!("CARGO_PKG_VERSION")))]
     pub image: String,
-    /// Image of the sidecar.
+    /// Image of the sidecar
+    #[arg(long, default_value = concat!("desktopstream/sidecar:", env!("CARGO_PKG_VERSION")))]
     pub sidecar_image: String,
-    /// When images are pulled: Always, IfNotPresent, Never.
+    /// When images are pulled: Always, IfNotPresent, Never
+    #[arg(long)]
     pub pull_policy: Option<String>,
-    /// How many operators; one leads.
+    /// How many operators; one leads
+    #[arg(long, default_value_t = 1)]
     pub replicas: u32,
-    /// More arguments of `operator run`.
+    /// One more argument of `operator run`; may be given again
+    #[arg(long = "operator-arg", allow_hyphen_values = true)]
     pub operator_args: Vec<String>,
-    /// More arguments of `operator node`.
+    /// One more argument of `operator node`; may be given again
+    #[arg(long = "node-arg", allow_hyphen_values = true)]
     pub node_args: Vec<String>,
-    /// The nodes' /dev.
+    /// The nodes' /dev
+    #[arg(long, default_value = "/dev")]
     pub dev: String,
-    /// The nodes' /sys.
+    /// The nodes' /sys
+    #[arg(long, default_value = "/sys")]
     pub sys: String,
 }
 

@@ -15,7 +15,7 @@ mod error;
 mod events;
 mod host_agents;
 pub mod keys;
-mod lease;
+pub(crate) mod lease;
 mod memory;
 mod metrics;
 pub(crate) mod nodes;

@@ -49,6 +49,15 @@ impl Rig {
         }
     }
 
+    /// One by one: the outcome of each is known when the next is submitted. An IDR is asked for at picture `idr`, if any.
+    fn push_each(&mut self, count: u64, idr: Option<u64>) -> Vec<Outcome> {
+        for number in 1..=count {
+            self.push(idr == Some(number)).expect("taken");
+            self.settled();
+        }
+        self.settled()
+    }
+
     /// What became of all pictures so far.
     fn settled(&self) -> Vec<Outcome> {
         let until = Instant::now() + Duration::from_secs(10);
@@ -123,12 +132,7 @@ fn a_dropped_picture_fails_alone() {
 #[test]
 fn a_dropped_keyframe_is_asked_for_again() {
     let mut rig = Rig::new([(1, Fault::Dropped), (5, Fault::Dropped)]);
-    for number in 1..=8 {
-        rig.push(number == 5).expect("taken");
-        // So that the outcome of each is known when the next is submitted.
-        rig.settled();
-    }
-    let outcomes = rig.settled();
+    let outcomes = rig.push_each(8, Some(5));
     holds(&outcomes, &[1, 5]);
     assert_eq!(idrs(&outcomes), [2, 6]);
 }
@@ -136,11 +140,7 @@ fn a_dropped_keyframe_is_asked_for_again() {
 #[test]
 fn an_error_costs_its_picture_and_an_idr() {
     let mut rig = Rig::new([(3, Fault::Failed(Status(-12912)))]);
-    for _ in 0..6 {
-        rig.push_all(1);
-        rig.settled();
-    }
-    let outcomes = rig.settled();
+    let outcomes = rig.push_each(6, None);
     holds(&outcomes, &[3]);
     assert_eq!(idrs(&outcomes), [1, 4]);
     assert_eq!(rig.simulator.made(), 1, "the session lives on");
@@ -150,11 +150,7 @@ fn an_error_costs_its_picture_and_an_idr() {
 fn an_invalid_session_is_made_anew_with_an_idr_and_its_rate() {
     let mut rig = Rig::new([(5, Fault::Invalidated)]);
     rig.encoder.set_rate(600, 30).expect("taken");
-    for _ in 0..10 {
-        rig.push_all(1);
-        rig.settled();
-    }
-    let outcomes = rig.settled();
+    let outcomes = rig.push_each(10, None);
     // The picture that found out is encoded by the new session: nothing is lost.
     holds(&outcomes, &[]);
     assert_eq!(idrs(&outcomes), [1, 5]);
@@ -178,11 +174,7 @@ fn a_session_lost_with_pictures_under_way_fails_those() {
 #[test]
 fn a_session_whose_callback_says_invalid_is_made_anew() {
     let mut rig = Rig::new([(3, Fault::Failed(Status::INVALID_SESSION))]);
-    for _ in 0..6 {
-        rig.push_all(1);
-        rig.settled();
-    }
-    let outcomes = rig.settled();
+    let outcomes = rig.push_each(6, None);
     holds(&outcomes, &[3]);
     assert_eq!((idrs(&outcomes), rig.simulator.made()), (vec![1, 4], 2));
 }
@@ -200,11 +192,7 @@ fn a_rate_survives_an_invalid_session() {
 #[test]
 fn missing_parameter_sets_are_the_last_known_ones() {
     let mut rig = Rig::new([(4, Fault::NoParameterSets)]);
-    for number in 1..=6 {
-        rig.push(number == 4).expect("taken");
-        rig.settled();
-    }
-    let outcomes = rig.settled();
+    let outcomes = rig.push_each(6, Some(4));
     holds(&outcomes, &[]);
     assert!(outcomes[3].as_ref().is_ok_and(|output| annexb::is_entry_point(&output.data)));
 }
@@ -212,11 +200,7 @@ fn missing_parameter_sets_are_the_last_known_ones() {
 #[test]
 fn a_first_keyframe_without_parameter_sets_is_of_no_use() {
     let mut rig = Rig::new([(1, Fault::NoParameterSets)]);
-    for _ in 0..4 {
-        rig.push_all(1);
-        rig.settled();
-    }
-    let outcomes = rig.settled();
+    let outcomes = rig.push_each(4, None);
     holds(&outcomes, &[1]);
     assert_eq!(idrs(&outcomes), [2]);
 }
@@ -247,11 +231,7 @@ fn callbacks_of_a_session_long_gone_are_harmless() {
 #[test]
 fn an_access_unit_that_is_cut_off_is_refused_and_an_idr_follows() {
     let mut rig = Rig::new([(3, Fault::Cut)]);
-    for _ in 0..6 {
-        rig.push_all(1);
-        rig.settled();
-    }
-    let outcomes = rig.settled();
+    let outcomes = rig.push_each(6, None);
     holds(&outcomes, &[3]);
     assert_eq!(idrs(&outcomes), [1, 4]);
 }
@@ -259,11 +239,7 @@ fn an_access_unit_that_is_cut_off_is_refused_and_an_idr_follows() {
 #[test]
 fn an_idr_that_did_not_come_is_asked_for_again() {
     let mut rig = Rig::new([(3, Fault::NoIdr)]);
-    for number in 1..=6 {
-        rig.push(number == 3).expect("taken");
-        rig.settled();
-    }
-    let outcomes = rig.settled();
+    let outcomes = rig.push_each(6, Some(3));
     holds(&outcomes, &[]);
     assert_eq!(idrs(&outcomes), [1, 4]);
 }

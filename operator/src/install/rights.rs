@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 
 use super::{CONFIGURATION, NODE, OPERATOR, Options, everywhere, labels, ours};
 use crate::api::GROUP;
+use crate::kube::{keys, lease};
+use crate::webhook::cert;
 
 pub(super) fn objects(options: &Options) -> Vec<Value> {
     let mut all = Vec::new();
@@ -66,15 +68,10 @@ fn operator_at_home() -> Value {
     };
     json!([
         rule("coordination.k8s.io", &["leases"], &["create"]),
-        named("coordination.k8s.io", "leases", &["desktopstream-operator"], &["get", "update", "patch"]),
+        named("coordination.k8s.io", "leases", &[lease::NAME], &["get", "update", "patch"]),
         rule("", &["configmaps"], &["create"]),
-        named("", "configmaps", &["desktopstream-public-key"], &["patch"]),
-        named(
-            "",
-            "secrets",
-            &["desktopstream-signing-key", "desktopstream-webhook-cert"],
-            &["update", "patch"]
-        ),
+        named("", "configmaps", &[keys::CONFIG_MAP], &["patch"]),
+        named("", "secrets", &[keys::SECRET, cert::SECRET], &["update", "patch"]),
         named("apps", "deployments", &[OPERATOR], &["get"]),
     ])
 }

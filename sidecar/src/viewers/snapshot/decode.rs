@@ -14,7 +14,7 @@ use gstreamer_video::{VideoConverter, VideoFormat, VideoFrame, VideoInfo};
 
 use super::{DEADLINE, SnapshotError};
 
-/// The first is a tenth of the second to load, which is what one picture costs; the second decodes every profile.
+/// The first loads in half the time, and loading is most of what one picture costs; the second decodes every profile.
 const DECODERS: [&str; 2] = ["openh264dec", "avdec_h264"];
 /// Longest wait for one picture; also how late an end is noticed.
 const STEP: gst::ClockTime = gst::ClockTime::from_mseconds(500);
