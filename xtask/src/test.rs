@@ -20,6 +20,8 @@ enum Suite {
     Macos,
     /// The operator in a real Kubernetes: needs root; not part of the default yet
     Cluster,
+    /// A real Docker Engine, our images and the compose file: needs root; not part of the default yet
+    Docker,
     /// Long extras: an arm64 guest, a newer QEMU, fuzzers; not part of the default
     Slow,
 }
@@ -45,6 +47,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             Suite::Browser => e2e(&["browser"], &[]),
             Suite::Macos => macos(),
             Suite::Cluster => cluster(),
+            Suite::Docker => docker(),
             Suite::Slow => slow(),
         }
         .with_context(|| format!("suite {suite:?}"))?;
@@ -104,6 +107,12 @@ fn cluster() -> Result<u32> {
     // What needs helm and no cluster comes first: it fails sooner.
     let helm = counted(&[&["test", "--release", "-p", "operator", "--test", "chart"], &only[..]].concat())?;
     Ok(helm + counted(&[&["test", "--release", "-p", "cluster", "--tests"], &only[..]].concat())?)
+}
+
+/// Each file brings up engines.
+fn docker() -> Result<u32> {
+    let only = ["--", "--ignored", "--nocapture", "--test-threads=1"];
+    counted(&[&["test", "--release", "-p", "engine", "--tests"], &only[..]].concat())
 }
 
 /// The short one first: it fails sooner.

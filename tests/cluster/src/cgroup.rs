@@ -13,7 +13,7 @@ const ROOT: &str = "/sys/fs/cgroup";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Makes it; a kubelet insists that its root exists.
-pub(crate) fn create(name: &str) -> Result<()> {
+pub fn create(name: &str) -> Result<()> {
     for folder in everywhere(name) {
         fs::create_dir_all(&folder).with_context(|| {
             format!(
@@ -26,7 +26,7 @@ pub(crate) fn create(name: &str) -> Result<()> {
 }
 
 /// Removes it with all under it.
-pub(crate) fn remove(name: &str) -> Result<()> {
+pub fn remove(name: &str) -> Result<()> {
     for folder in everywhere(name) {
         let deadline = Instant::now() + PATIENCE;
         loop {

@@ -23,7 +23,7 @@ use crate::daemon::{Daemon, Running};
 use crate::forward::Forward;
 use crate::image::Image;
 use crate::machine::Machine;
-use crate::state::State;
+use crate::state::{Kind, State};
 use crate::tools::Tools;
 use crate::{addresses, node, pki};
 
@@ -99,7 +99,7 @@ impl Cluster {
 
     /// A handle on one that runs. Dropping it changes nothing; [`Cluster::down`] ends the cluster.
     pub fn attach(name: &str) -> Result<Self> {
-        let Some(state) = State::find(name)? else {
+        let Some(state) = State::find(Kind::Cluster, name)? else {
             let running = Self::running()?;
             let running = if running.is_empty() { "none".to_owned() } else { running.join(", ") };
             bail!("no cluster {name} runs (running: {running}); ./x cluster up starts it");
@@ -120,7 +120,7 @@ impl Cluster {
 
     /// The names of all that run.
     pub fn running() -> Result<Vec<String>> {
-        Ok(State::all()?.into_iter().map(|state| state.name).collect())
+        Ok(State::all(Kind::Cluster)?.into_iter().map(|state| state.name).collect())
     }
 
     fn open_api(hub: &Machine, folder: &Path, kubeconfig: &Path) -> Result<Forward> {
@@ -336,7 +336,8 @@ impl Drop for Cluster {
     }
 }
 
-fn run(command: &mut Command, input: &[u8]) -> Result<Output> {
+/// Runs it to the end with that input.
+pub fn run(command: &mut Command, input: &[u8]) -> Result<Output> {
     let name = command.get_program().to_string_lossy().into_owned();
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.with_context(|| format!("starting {name}"))?;

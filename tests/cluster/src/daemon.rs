@@ -34,6 +34,8 @@ pub enum Daemon {
     Kubelet(u8),
     /// kube-proxy of a node.
     Proxy(u8),
+    /// dockerd, in an engine of tests/docker. Containers end with it.
+    Dockerd,
 }
 
 impl fmt::Display for Daemon {
@@ -47,31 +49,33 @@ impl fmt::Display for Daemon {
             Self::Containerd(_) => f.write_str("containerd"),
             Self::Kubelet(_) => f.write_str("kubelet"),
             Self::Proxy(_) => f.write_str("kube-proxy"),
+            Self::Dockerd => f.write_str("dockerd"),
         }
     }
 }
 
 /// How it is started; its program is called as it is.
-pub(crate) struct Launch {
-    pub(crate) daemon: Daemon,
-    pub(crate) machine: Machine,
-    pub(crate) arguments: Vec<OsString>,
+pub struct Launch {
+    daemon: Daemon,
+    machine: Machine,
+    arguments: Vec<OsString>,
 }
 
 /// One that was started.
-pub(crate) struct Running {
+pub struct Running {
     launch: Launch,
     path: OsString,
     child: Child,
 }
 
 impl Launch {
-    pub(crate) fn new(daemon: Daemon, machine: &Machine, arguments: &[String]) -> Self {
+    /// In that machine, with these arguments.
+    pub fn new(daemon: Daemon, machine: &Machine, arguments: &[String]) -> Self {
         Self { daemon, machine: machine.clone(), arguments: arguments.iter().map(OsString::from).collect() }
     }
 
     /// Starts it with this `PATH`. It can be on its way still.
-    pub(crate) fn start(self, path: &std::ffi::OsStr) -> Result<Running> {
+    pub fn start(self, path: &std::ffi::OsStr) -> Result<Running> {
         let child = self.spawn(path)?;
         Ok(Running { launch: self, path: path.to_owned(), child })
     }
@@ -96,23 +100,25 @@ impl Launch {
 }
 
 impl Running {
-    pub(crate) fn daemon(&self) -> Daemon {
+    /// Which one.
+    pub fn daemon(&self) -> Daemon {
         self.launch.daemon
     }
 
-    pub(crate) fn log(&self) -> PathBuf {
+    /// What it writes.
+    pub fn log(&self) -> PathBuf {
         self.launch.log()
     }
 
     /// An error, with the end of its log, if it has ended.
-    pub(crate) fn check(&mut self) -> Result<()> {
+    pub fn check(&mut self) -> Result<()> {
         let Some(status) = self.child.try_wait()? else { return Ok(()) };
         let log = self.log();
         bail!("{} ended with {status}; the end of {}:\n{}", self.daemon(), log.display(), end_of(&log))
     }
 
     /// Ends it as an operator of the machine would: asks, and insists after a while.
-    pub(crate) fn stop(&mut self) -> Result<()> {
+    pub fn stop(&mut self) -> Result<()> {
         for pid in children_of(self.child.id()) {
             if let Ok(process) = ProcessId::of(pid) {
                 process.end(GRACE);
@@ -125,7 +131,7 @@ impl Running {
     }
 
     /// Starts it again with the same arguments.
-    pub(crate) fn start_again(&mut self) -> Result<()> {
+    pub fn start_again(&mut self) -> Result<()> {
         if self.child.try_wait()?.is_none() {
             bail!("{} runs: stop it first", self.daemon());
         }
@@ -134,7 +140,7 @@ impl Running {
     }
 
     /// Reaps it after its machine ended.
-    pub(crate) fn reap(&mut self) {
+    pub fn reap(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -30,12 +30,12 @@ pub struct Forward {
 
 impl Forward {
     /// From a free port of the loopback to an address in that network.
-    pub(crate) fn inward(network: File, to: SocketAddr) -> Result<Self> {
+    pub fn inward(network: File, to: SocketAddr) -> Result<Self> {
         Self::start(None, (Ipv4Addr::LOCALHOST, 0).into(), Some(Arc::new(network)), to)
     }
 
     /// From an address in that network to one of the computer's.
-    pub(crate) fn outward(network: File, from: SocketAddr, to: SocketAddr) -> Result<Self> {
+    pub fn outward(network: File, from: SocketAddr, to: SocketAddr) -> Result<Self> {
         Self::start(Some(Arc::new(network)), from, None, to)
     }
 

@@ -72,7 +72,7 @@ impl Image {
     }
 
     /// Writes it as `docker save` would.
-    pub(crate) fn write(&self, archive: &Path) -> Result<()> {
+    pub fn write(&self, archive: &Path) -> Result<()> {
         let full = self.reference.split_once('/').is_some_and(|(host, _)| host.contains(['.', ':']));
         let tagged = self.reference.rsplit('/').next().is_some_and(|name| name.contains(':'));
         ensure!(full && tagged, "{}: write it out, as docker.io/local/NAME:TAG", self.reference);

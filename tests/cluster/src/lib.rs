@@ -28,17 +28,17 @@
 //! is no way out of the bridge.
 
 mod addresses;
-mod cgroup;
+pub mod cgroup;
 pub mod cluster;
 mod control_plane;
-mod daemon;
+pub mod daemon;
 pub mod forward;
 pub mod image;
-mod machine;
+pub mod machine;
 mod node;
 mod pki;
 pub mod product;
-mod state;
+pub mod state;
 pub mod tools;
 
 pub use cluster::{Cluster, Config, Output};

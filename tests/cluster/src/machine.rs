@@ -22,18 +22,18 @@ const INIT: &str = include_str!("machine/init.sh");
 
 /// Where to find one that runs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Machine {
+pub struct Machine {
     /// Its name, and its host name.
-    pub(crate) name: String,
+    pub name: String,
     /// What is its own, outside.
-    pub(crate) folder: PathBuf,
+    pub folder: PathBuf,
     /// Holds its namespaces; its only child is the first process within.
     holder: ProcessId,
 }
 
 impl Machine {
     /// Makes one; the child is for reaping.
-    pub(crate) fn start(name: &str, folder: &Path) -> Result<(Self, Child)> {
+    pub fn start(name: &str, folder: &Path) -> Result<(Self, Child)> {
         fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
         let init = folder.join("init.sh");
         fs::write(&init, INIT)?;
@@ -90,7 +90,7 @@ impl Machine {
     }
 
     /// A command in it.
-    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let pid = self.holder.pid();
         let mut command = Command::new("nsenter");
         command
@@ -103,29 +103,30 @@ impl Machine {
     }
 
     /// Runs a command in it to the end.
-    pub(crate) fn run(&self, words: &[&str]) -> Result<String> {
+    pub fn run(&self, words: &[&str]) -> Result<String> {
         let (program, arguments) = words.split_first().context("no command")?;
         host::run(self.command(program).args(arguments))
             .with_context(|| format!("{} on machine {}", words.join(" "), self.name))
     }
 
     /// Its network, for [`crate::forward`].
-    pub(crate) fn network(&self) -> Result<File> {
+    pub fn network(&self) -> Result<File> {
         let file = format!("/proc/{}/ns/net", self.holder.pid());
         File::open(&file).with_context(|| format!("opening the network of machine {}", self.name))
     }
 
     /// Where a path of its own folders is, outside.
-    pub(crate) fn outside(&self, path: &str) -> PathBuf {
+    pub fn outside(&self, path: &str) -> PathBuf {
         self.folder.join(path.trim_start_matches('/'))
     }
 
-    pub(crate) fn is_alive(&self) -> bool {
+    /// Whether its first process runs.
+    pub fn is_alive(&self) -> bool {
         self.holder.is_alive()
     }
 
     /// Ends it with all that is in it.
-    pub(crate) fn end(&self) {
+    pub fn end(&self) {
         let children = children_of(self.holder.pid());
         let children: Vec<ProcessId> =
             if self.is_alive() { children.into_iter().flat_map(ProcessId::of).collect() } else { Vec::new() };
@@ -140,7 +141,7 @@ impl Machine {
 }
 
 /// The hub's bridge.
-pub(crate) fn bridge(hub: &Machine) -> Result<()> {
+pub fn bridge(hub: &Machine) -> Result<()> {
     let address = format!("{}/{}", addresses::HUB, addresses::MACHINES_PREFIX);
     hub.run(&["ip", "link", "add", "br0", "type", "bridge"])?;
     hub.run(&["ip", "address", "add", &address, "dev", "br0"])?;
@@ -149,7 +150,7 @@ pub(crate) fn bridge(hub: &Machine) -> Result<()> {
 }
 
 /// A node's cable to the bridge; the hub knows where its pods are.
-pub(crate) fn connect(hub: &Machine, node: &Machine, number: u8) -> Result<()> {
+pub fn connect(hub: &Machine, node: &Machine, number: u8) -> Result<()> {
     let (cable, own) = (format!("to-{}", node.name), addresses::node(number));
     let (hub_pid, pid) = (hub.holder.pid().to_string(), node.holder.pid().to_string());
     // By its network alone, as the node's process ID is one of the outside.
@@ -166,7 +167,7 @@ pub(crate) fn connect(hub: &Machine, node: &Machine, number: u8) -> Result<()> {
 }
 
 /// The processes that a process started, by a look at all.
-pub(crate) fn children_of(parent: u32) -> Vec<u32> {
+pub fn children_of(parent: u32) -> Vec<u32> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| {

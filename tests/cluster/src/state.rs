@@ -13,36 +13,69 @@ use serde::{Deserialize, Serialize};
 use crate::machine::Machine;
 use crate::{cgroup, say};
 
-/// In the cache; hidden, as it is none of its entries.
-const FOLDER: &str = ".clusters";
 /// Folders that machines replace by their own: the state must not be hidden from them.
 const REPLACED: [&str; 3] = ["/var/lib", "/var/log", "/run"];
 
+/// What kind of thing lives in machines of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// A Kubernetes cluster.
+    #[default]
+    Cluster,
+    /// A Docker Engine, of tests/docker.
+    Engine,
+}
+
+impl Kind {
+    /// In the cache; hidden, as it is none of its entries.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Cluster => ".clusters",
+            Self::Engine => ".engines",
+        }
+    }
+
+    /// What people call it, and how they end it.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Cluster => ("cluster", "./x cluster down"),
+            Self::Engine => ("engine", "./x docker down"),
+        }
+    }
+}
+
 /// What is known of a cluster; `cluster.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct State {
-    pub(crate) name: String,
+pub struct State {
+    /// Its name among those of its kind.
+    pub name: String,
+    /// What it is.
+    #[serde(default)]
+    pub kind: Kind,
     /// The process with whose handle it ends; none when it was left running.
-    pub(crate) owner: Option<ProcessId>,
-    pub(crate) nodes: u8,
+    pub owner: Option<ProcessId>,
+    /// How many nodes it has.
+    pub nodes: u8,
     /// The hub first.
-    pub(crate) machines: Vec<Machine>,
+    pub machines: Vec<Machine>,
 }
 
 impl State {
-    /// A fresh folder for a cluster that doesn't run.
-    pub(crate) fn create(name: &str, nodes: u8) -> Result<Self> {
+    /// A fresh folder for one that doesn't run.
+    pub fn create(kind: Kind, name: &str, nodes: u8) -> Result<Self> {
+        let (word, down) = kind.words();
         ensure!(
             !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'),
-            "a cluster's name is letters, digits and -"
+            "names are letters, digits and -"
         );
-        sweep()?;
+        sweep(kind)?;
         ensure!(
-            Self::find(name)?.is_none(),
-            "cluster {name} is up already: take another name, or end it with ./x cluster down --name {name}"
+            Self::find(kind, name)?.is_none(),
+            "{word} {name} is up already: take another name, or end it with {down} --name {name}"
         );
         let state = Self {
             name: name.to_owned(),
+            kind,
             owner: Some(ProcessId::of(std::process::id())?),
             nodes,
             machines: Vec::new(),
@@ -64,20 +97,22 @@ impl State {
     }
 
     /// The one of that name, if it runs.
-    pub(crate) fn find(name: &str) -> Result<Option<Self>> {
-        Ok(Self::all()?.into_iter().find(|state| state.name == name))
+    pub fn find(kind: Kind, name: &str) -> Result<Option<Self>> {
+        Ok(Self::all(kind)?.into_iter().find(|state| state.name == name))
     }
 
     /// All that run.
-    pub(crate) fn all() -> Result<Vec<Self>> {
-        Ok(known()?.into_iter().filter(Self::is_running).collect())
+    pub fn all(kind: Kind) -> Result<Vec<Self>> {
+        Ok(known(kind)?.into_iter().filter(Self::is_running).collect())
     }
 
-    pub(crate) fn folder(&self) -> Result<PathBuf> {
-        Ok(root()?.join(&self.name))
+    /// Where its machines' folders are.
+    pub fn folder(&self) -> Result<PathBuf> {
+        Ok(root(self.kind)?.join(&self.name))
     }
 
-    pub(crate) fn save(&self) -> Result<()> {
+    /// Writes down what has changed.
+    pub fn save(&self) -> Result<()> {
         let file = self.folder()?.join("cluster.json");
         let new = file.with_extension("new");
         fs::write(&new, serde_json::to_vec_pretty(self)?)?;
@@ -85,12 +120,13 @@ impl State {
     }
 
     /// Its cgroup for the pods of a node.
-    pub(crate) fn cgroup(&self, number: u8) -> String {
-        format!("desktopstream-{}-n{number}", self.name)
+    pub fn cgroup(&self, number: u8) -> String {
+        let kind = if self.kind == Kind::Engine { "docker-" } else { "" };
+        format!("desktopstream-{kind}{}-n{number}", self.name)
     }
 
     /// Ends all that runs; its logs stay.
-    pub(crate) fn end(&self) -> Result<()> {
+    pub fn end(&self) -> Result<()> {
         // Nodes first: a node that lost its apiserver would only complain.
         for machine in self.machines.iter().rev() {
             machine.end();
@@ -102,7 +138,7 @@ impl State {
     }
 
     /// Forgets all of it.
-    pub(crate) fn remove(&self) -> Result<()> {
+    pub fn remove(&self) -> Result<()> {
         let folder = self.folder()?;
         fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))
     }
@@ -113,8 +149,8 @@ impl State {
 }
 
 /// Ends and forgets clusters whose owner died without doing so, and forgets what failed ones left.
-fn sweep() -> Result<()> {
-    for state in known()? {
+fn sweep(kind: Kind) -> Result<()> {
+    for state in known(kind)? {
         if state.owner.is_none_or(ProcessId::is_alive) && state.is_running() {
             continue;
         }
@@ -122,7 +158,7 @@ fn sweep() -> Result<()> {
             // On its way up, in another thread or process.
             continue;
         }
-        say!("cluster {} has lost its owner: ending it", state.name);
+        say!("{} {} has lost its owner: ending it", kind.words().0, state.name);
         state.end()?;
         state.remove()?;
     }
@@ -130,12 +166,12 @@ fn sweep() -> Result<()> {
 }
 
 /// All that have a `cluster.json` that we understand, running or not.
-fn known() -> Result<Vec<State>> {
-    let Ok(folders) = fs::read_dir(root()?) else { return Ok(Vec::new()) };
+fn known(kind: Kind) -> Result<Vec<State>> {
+    let Ok(folders) = fs::read_dir(root(kind)?) else { return Ok(Vec::new()) };
     let files = folders.flatten().filter_map(|folder| fs::read(folder.path().join("cluster.json")).ok());
     Ok(files.filter_map(|bytes| serde_json::from_slice(&bytes).ok()).collect())
 }
 
-fn root() -> Result<PathBuf> {
-    Ok(cache::folder()?.join(FOLDER))
+fn root(kind: Kind) -> Result<PathBuf> {
+    Ok(cache::folder()?.join(kind.folder()))
 }

@@ -17,32 +17,40 @@ use lab::host;
 const FORMAT: u32 = 1;
 
 /// Programs that share a go.mod.
-struct Product {
+#[derive(Debug, Clone, Copy)]
+pub struct Product {
     /// The folder under `tools/`.
-    name: &'static str,
+    pub name: &'static str,
     /// What to build: `tool` is go's word for the go.mod's tool lines.
-    packages: &'static str,
+    pub packages: &'static str,
     /// What its one program is called, where the package's name isn't good.
-    program: Option<&'static str>,
+    pub program: Option<&'static str>,
     /// Build tags.
-    tags: &'static str,
+    pub tags: &'static str,
     /// Only runc is partly C.
-    cgo: bool,
+    pub cgo: bool,
+    /// Variables that hold a version, and the module whose version it is: what only a linker tells a program.
+    pub stamps: &'static [(&'static str, &'static str)],
+    /// For its compiler, as `-gcflags` has it.
+    pub compiler: Option<&'static str>,
 }
 
-const fn product(name: &'static str) -> Product {
-    Product { name, packages: "tool", program: None, tags: "", cgo: false }
+impl Product {
+    /// All tools of `tools/NAME/go.mod`.
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, packages: "tool", program: None, tags: "", cgo: false, stamps: &[], compiler: None }
+    }
 }
 
 const PRODUCTS: [Product; 8] = [
-    Product { packages: "./...", ..product("images") },
-    product("cni"),
-    Product { cgo: true, tags: "seccomp", ..product("runc") },
-    Product { program: Some("etcd"), packages: "go.etcd.io/etcd/server/v3", ..product("etcd") },
-    product("containerd"),
-    Product { program: Some("coredns"), packages: ".", ..product("coredns") },
-    product("helm"),
-    product("kubernetes"),
+    Product { packages: "./...", ..Product::new("images") },
+    Product::new("cni"),
+    Product { cgo: true, tags: "seccomp", ..Product::new("runc") },
+    Product { program: Some("etcd"), packages: "go.etcd.io/etcd/server/v3", ..Product::new("etcd") },
+    Product::new("containerd"),
+    Product { program: Some("coredns"), packages: ".", ..Product::new("coredns") },
+    Product::new("helm"),
+    Product::new("kubernetes"),
 ];
 
 /// Where the programs are.
@@ -54,16 +62,38 @@ pub struct Tools {
 impl Tools {
     /// Builds what isn't built yet.
     pub fn build() -> Result<Self> {
-        let sources = lab::repository().join("tests/cluster/tools");
-        let made = PRODUCTS.iter().map(|product| {
+        Self::of("cluster", &PRODUCTS)
+    }
+
+    /// Builds some of them: for an engine that needs no cluster.
+    pub fn some(names: &[&str]) -> Result<Self> {
+        let products: Vec<Product> =
+            PRODUCTS.into_iter().filter(|product| names.contains(&product.name)).collect();
+        Self::of("cluster", &products)
+    }
+
+    /// Builds those of `tests/CRATE/tools`.
+    pub fn of(crate_name: &str, products: &[Product]) -> Result<Self> {
+        let sources = lab::repository().join("tests").join(crate_name).join("tools");
+        let made = products.iter().map(|product| {
             let source = sources.join(product.name);
             ensure!(source.is_dir(), "no {}: run it inside a clone of the repository", source.display());
-            let recipe = Recipe::new(&format!("cluster-{}", product.name), FORMAT)
-                .input("tags", product.tags.as_bytes())
-                .path(&source)?;
+            let mut recipe = Recipe::new(&format!("{crate_name}-{}", product.name), FORMAT)
+                .input("tags", product.tags.as_bytes());
+            if let Some(flags) = product.compiler {
+                recipe = recipe.input("compiler", flags.as_bytes());
+            }
+            let recipe = recipe.path(&source)?;
             Ok((product.name, recipe.build(|folder| product.build(&source.canonicalize()?, folder))?))
         });
         Ok(Self { folders: made.collect::<Result<_>>()? })
+    }
+
+    /// These and those.
+    #[must_use]
+    pub fn and(mut self, others: Self) -> Self {
+        self.folders.extend(others.folders);
+        self
     }
 
     /// One program's file.
@@ -71,7 +101,7 @@ impl Tools {
         let found = self.folders.iter().map(|(_, folder)| folder.join(name)).find(|file| file.is_file());
         found.with_context(|| {
             format!(
-                "no program {name} was built: remove the cluster-* folders with ./x clean, and build again"
+                "no program {name} was built: remove the cluster-* and docker-* folders with ./x clean, and build again"
             )
         })
     }
@@ -83,7 +113,7 @@ impl Tools {
     }
 
     /// A `PATH` with all of them first.
-    pub(crate) fn search_path(&self) -> Result<OsString> {
+    pub fn search_path(&self) -> Result<OsString> {
         let ours = self.folders.iter().map(|(_, folder)| folder.clone());
         // Debian keeps iptables where only root looks.
         let theirs = env::var_os("PATH").unwrap_or_default();
@@ -125,6 +155,7 @@ impl Product {
                 "-o",
             ])
             .arg(output)
+            .args(self.compiler.map(|flags| format!("-gcflags={flags}")))
             .arg(self.packages);
         host::run_logged(&mut go, &log)
             .context("if modules could not be downloaded: is GOPROXY set, is the network up?")?;
@@ -147,6 +178,13 @@ impl Product {
                     flags = format!("{flags} -X {package}.{name}={value}");
                 }
             }
+        }
+        let go_mod = fs::read_to_string(source.join("go.mod"))?;
+        for (variable, module) in self.stamps {
+            flags = format!(
+                "{flags} -X {variable}={}",
+                pinned(&go_mod, module)?.trim_end_matches("+incompatible")
+            );
         }
         Ok(flags)
     }

@@ -67,6 +67,12 @@ impl Image {
         Ok(self.source(arch)?.build()?.join("disk.ext4"))
     }
 
+    /// Its packages as a Debian root, without our files: `root.tar.zst`, built if need be.
+    pub fn root(&self, arch: Arch) -> Result<PathBuf> {
+        let source = self.source(arch)?;
+        Ok(source.root_recipe()?.build(|out| source.make_root(out))?.join("root.tar.zst"))
+    }
+
     fn source(&self, arch: Arch) -> Result<Source> {
         let docker = repository().join("docker");
         let folder = docker.join(&self.name);

@@ -14,7 +14,7 @@ use crate::image::{Image, PAUSE, PROBE};
 use crate::machine::{self, Machine};
 use crate::node::{CONTAINERD_SOCKET, Node};
 use crate::pki::Pki;
-use crate::state::State;
+use crate::state::{Kind, State};
 use crate::tools::Tools;
 use crate::{addresses, cgroup, control_plane, pki, say};
 
@@ -28,7 +28,7 @@ pub(super) fn run(config: &Config) -> Result<Cluster> {
     let tools = Tools::build()?;
     let started = Instant::now();
     let mut steps = Steps::default();
-    let state = State::create(&config.name, config.nodes)?;
+    let state = State::create(Kind::Cluster, &config.name, config.nodes)?;
     let folder = state.folder()?;
     let mut up = Unfinished { state, holders: Vec::new(), done: false };
 
