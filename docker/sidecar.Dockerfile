@@ -1,10 +1,12 @@
 # The sidecar, from the same folder that the lab builds its disk from: docker/sidecar.
 #   docker build -f docker/sidecar.Dockerfile -t desktopstream/sidecar .
 # BUILD and BASE must be of one Debian release: trixie's GStreamer and PipeWire are what it links.
+# PROGRAMS=prebuilt takes the program from the folder of --build-context programs=FOLDER instead of compiling it.
 ARG BUILD=rust:1.95-trixie
 ARG BASE=debian:trixie-slim
+ARG PROGRAMS=compiled
 
-FROM ${BUILD} AS build
+FROM ${BUILD} AS compile
 RUN apt-get update && apt-get install -y --no-install-recommends \
         pkg-config clang libclang-dev libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libpipewire-0.3-dev \
         libgbm-dev libdrm-dev libwayland-dev libegl-dev libgles-dev && \
@@ -13,15 +15,19 @@ WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
     cargo build --locked --release -p sidecar && \
-    install -D -t /out target/release/sidecar
+    install -D -s -t /out target/release/sidecar
 
-FROM ${BASE}
-COPY docker/sidecar/packages docker/common/finish.sh /tmp/image/
-RUN apt-get update && \
-    sed 's/#.*//' /tmp/image/packages | xargs apt-get install -y --no-install-recommends && \
-    sh /tmp/image/finish.sh / && rm -rf /tmp/image
-COPY docker/common/root/ /
-COPY --from=build /out/sidecar /usr/local/bin/sidecar
+FROM scratch AS compiled
+COPY --from=compile /out/ /
+
+FROM scratch AS prebuilt
+COPY --from=programs sidecar /
+
+FROM ${PROGRAMS} AS programs-in
+
+FROM ${BASE} AS image
+RUN --mount=type=bind,source=docker,target=/mnt sh /mnt/common/install.sh sidecar
+COPY --from=programs-in /sidecar /usr/local/bin/sidecar
 # finish.sh wrote it: looking at each plugin anew takes long, and its user may write nothing.
 ENV GST_REGISTRY=/usr/share/desktopstream/gstreamer-registry.bin GST_REGISTRY_UPDATE=no
 USER 1000:1000

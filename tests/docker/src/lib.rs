@@ -20,6 +20,7 @@
 
 mod bring_up;
 pub mod engine;
+pub mod images;
 pub mod tools;
 
 pub use cluster::cluster::Output;

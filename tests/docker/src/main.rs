@@ -32,6 +32,11 @@ enum Action {
     Down,
     /// Build the programs ahead
     Build,
+    /// Build our images on it, by docker/bake.hcl; it is brought up if need be
+    Images {
+        /// Which [default: all]
+        names: Vec<String>,
+    },
     /// Which ones run
     Status,
     /// Lead a port of this computer's loopback to a published one, until Ctrl-C
@@ -63,6 +68,14 @@ fn run(Arguments { name, command }: Arguments) -> Result<ExitCode> {
         }
         Action::Down => Engine::attach(&name)?.down()?,
         Action::Build => drop(engine::tools::build(Version::Current)?),
+        Action::Images { names } => {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            if !Engine::running()?.contains(&name) {
+                Engine::up(&name, Version::Current)?.detach()?;
+            }
+            engine::images::build(&Engine::attach(&name)?, &names)?;
+            println!("./x docker down ends the engine, and its images with it");
+        }
         Action::Status => {
             for name in Engine::running()? {
                 println!("{name}  DOCKER_HOST={}", Engine::attach(&name)?.host());

@@ -1,0 +1,147 @@
+//! Our images, as docker/*.Dockerfile make them, on an engine without a registry: bases from the lab's cached Debian roots,
+//! programs from cargo.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use lab::{Arch, repository};
+
+use crate::{Engine, say};
+
+/// What bake knows, and the lab's root that holds all its packages. The operator takes what is there.
+pub const ALL: [(&str, &str); 6] = [
+    ("operator", "sidecar"),
+    ("sidecar", "sidecar"),
+    ("host-agent", "sidecar"),
+    ("desktop-pattern", "desktop-pattern"),
+    ("desktop-sway", "desktop-sway"),
+    ("desktop-gnome", "desktop-gnome"),
+];
+/// Packages that are built together: what they share then is the same.
+const PACKAGES: [&[&str]; 3] = [&["operator"], &["sidecar", "host-agent"], &["pattern"]];
+const PROGRAMS: [&str; 5] = ["operator", "kubectl-desktopstream", "sidecar", "host-agent", "pattern"];
+
+/// Builds images by name (`sidecar`), all if none is named; they are `desktopstream/NAME:latest` on that engine.
+pub fn build(engine: &Engine, names: &[&str]) -> Result<()> {
+    let known = || ALL.map(|(name, _)| name).join(", ");
+    if let Some(name) = names.iter().find(|name| !ALL.iter().any(|(known, _)| known == *name)) {
+        anyhow::bail!("no image {name}; there are: {}", known());
+    }
+    let wanted: Vec<_> = ALL.iter().filter(|(name, _)| names.is_empty() || names.contains(name)).collect();
+    let programs = Programs::make(&engine.folder()?.join("programs"))?;
+    let mut bases = BTreeMap::new();
+    for (name, root) in &wanted {
+        let variable = format!("BASE_{}", name.to_uppercase().replace('-', "_"));
+        bases.insert(variable, base(engine, root)?);
+    }
+    let mut docker = engine.command("docker")?;
+    docker
+        .current_dir(repository())
+        .args(["buildx", "bake", "--file", "docker/bake.hcl", "--progress", "plain", "--load"])
+        // Our programs lie outside of what is built, and that is meant.
+        .args(["--allow", &format!("fs.read={}", programs.folder.display())])
+        .args(wanted.iter().map(|(name, _)| name))
+        .envs(bases)
+        .env("PROGRAMS", "prebuilt")
+        .env("PROGRAMS_FOLDER", &programs.folder)
+        // Where the programs come from is all that it could say, and it would ask a registry for more.
+        .env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1");
+    let log = engine.folder()?.join("bake.log");
+    lab::host::run_logged(&mut docker, &log).context("building our images")?;
+    for (name, _) in &wanted {
+        let reference = format!("desktopstream/{name}:latest");
+        let size = engine.docker(&["image", "inspect", "--format={{.Size}}", &reference])?;
+        let size = lab::cache::Size(size.trim().parse().with_context(|| format!("{reference}: {size}"))?);
+        say!("{reference}: {size}");
+    }
+    Ok(())
+}
+
+/// The lab's root as an image, imported once.
+fn base(engine: &Engine, root: &str) -> Result<String> {
+    let tar = lab::image::Image::named(root)?.root(Arch::default())?;
+    let id = tar.parent().and_then(Path::file_name).context("an entry has a name")?.to_string_lossy();
+    let reference = format!("docker.io/local/{id}:latest");
+    if !engine.try_docker(&["image", "inspect", &reference])?.success() {
+        say!("importing {id}");
+        engine.import(&tar, &reference)?;
+    }
+    Ok(reference)
+}
+
+/// A folder with our programs, without their debug information.
+struct Programs {
+    folder: PathBuf,
+}
+
+impl Programs {
+    /// Compiles what has changed; `DESKTOPSTREAM_PROGRAMS` is a folder where they lie already.
+    fn make(folder: &Path) -> Result<Self> {
+        let from = match std::env::var_os("DESKTOPSTREAM_PROGRAMS") {
+            Some(given) => PathBuf::from(given),
+            None => compile()?,
+        };
+        fs::create_dir_all(folder)?;
+        for name in PROGRAMS {
+            let mut strip = Command::new("strip");
+            strip.arg("-o").arg(folder.join(name)).arg(from.join(name));
+            lab::host::run(&mut strip).context("stripping our programs: apt install binutils")?;
+        }
+        Ok(Self { folder: folder.canonicalize()? })
+    }
+}
+
+/// The folder with what cargo made.
+fn compile() -> Result<PathBuf> {
+    for packages in PACKAGES {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(repository()).stdin(Stdio::null()).args([
+            "build",
+            "--release",
+            "--quiet",
+            "--bins",
+        ]);
+        cargo.args(packages.iter().flat_map(|package| ["-p", package]));
+        let status = cargo.status().context("starting cargo")?;
+        ensure!(status.success(), "cargo could not build {packages:?}; its messages are above");
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    Ok(repository().canonicalize()?.join(target).join("release"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bake_knows_what_we_know() {
+        let docker = repository().join("docker");
+        let bake = fs::read_to_string(docker.join("bake.hcl")).expect("it is there");
+        for (name, root) in ALL {
+            assert!(bake.contains(&format!("\ntarget \"{name}\" {{")), "{name}");
+            let variable = format!("variable \"BASE_{}\"", name.to_uppercase().replace('-', "_"));
+            assert!(bake.contains(&variable), "{variable}");
+            assert!(docker.join(root).join("packages").is_file(), "{root}");
+        }
+        assert_eq!(bake.matches("\n  dockerfile = ").count(), ALL.len(), "all are in the list");
+    }
+
+    /// The host-agent's image is built on the sidecar's root: offline it must find its packages there.
+    #[test]
+    fn the_host_agents_packages_are_among_the_sidecars() {
+        let words = |file: &str| -> Vec<String> {
+            let text = fs::read_to_string(repository().join("docker").join(file)).expect("it is there");
+            text.lines()
+                .filter(|line| !line.starts_with('#') && !line.is_empty())
+                .map(str::to_owned)
+                .collect()
+        };
+        let sidecars = words("sidecar/packages");
+        for package in words("host-agent.packages") {
+            assert!(sidecars.contains(&package), "{package}");
+        }
+    }
+}
