@@ -30,7 +30,7 @@ pub struct Cli {
 enum Command {
     /// Run the daemon until SIGINT or SIGTERM
     Serve {
-        /// A file with the same options, as YAML; flags and environment come first
+        /// A file with the same options, as TOML; flags and environment come first
         #[arg(long, value_name = "FILE", env = "HOST_AGENT_CONFIG")]
         config: Option<PathBuf>,
         #[command(flatten)]
@@ -52,6 +52,9 @@ enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// Write a report to send: what was tried, on which system and machine
+        #[arg(long, value_name = "FILE")]
+        report: Option<PathBuf>,
     },
     /// Start a VMM with the tap inserted: host-agent run -- qemu-system-x86_64 …
     Run {
@@ -132,7 +135,14 @@ impl Command {
             Self::Doctor { json, config, options } => {
                 Ok(doctor::examine(&merged(*options, config)?).print(json))
             }
-            Self::Selftest { json } => Ok(selftest::examine().print(json)),
+            Self::Selftest { json, report: file } => {
+                let report = selftest::examine();
+                if let Some(file) = file {
+                    selftest::Sent::new(&report).write(&file)?;
+                    eprintln!("host-agent: {} is the report to send", file.display());
+                }
+                Ok(report.print(json))
+            }
             Self::Run { tap, link, name, command } => {
                 let link = Options { link, ..Options::default() }.link_path();
                 Err(Run { tap, link, name, command }.exec().into())

@@ -130,7 +130,7 @@ pub enum ConfigError {
         /// Which.
         path: PathBuf,
         /// Where and why.
-        source: serde_yaml_ng::Error,
+        source: Box<toml::de::Error>,
     },
     /// Nobody could connect.
     #[error(
@@ -170,11 +170,12 @@ fn in_range(flag: &'static str, got: u64, min: u64, max: u64) -> Result<(), Conf
 }
 
 impl Options {
-    /// Reads a file (YAML, which JSON is part of).
+    /// Reads a file (TOML).
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        serde_yaml_ng::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })
+        toml::from_str(&text)
+            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })
     }
 
     /// What `self` says, and where it says nothing, what `other` says.
@@ -317,8 +318,8 @@ mod tests {
 
     #[test]
     fn a_file_says_what_flags_do_not() {
-        let file: Options = serde_yaml_ng::from_str(
-            "listen: [\"tcp://127.0.0.1:1\", \"unix:/x\"]\nname: mac\ninsecure-no-auth: true\nkeepalive-fps: 5\n",
+        let file: Options = toml::from_str(
+            "listen = ['tcp://127.0.0.1:1', 'unix:/x']\nname = 'mac'\ninsecure-no-auth = true\nkeepalive-fps = 5\n",
         )
         .expect("parses");
         let flags = Options { name: Some("other".to_owned()), ..Options::default() };
@@ -326,7 +327,7 @@ mod tests {
         assert_eq!((settings.name.as_str(), settings.keepalive_fps, settings.listen.len()), ("other", 5, 2));
         let keys = Options { public_key: vec!["/flag".into()], ..Options::default() };
         assert!(!keys.or(open()).insecure_no_auth, "a key on the command line closes a file's open gate");
-        assert!(serde_yaml_ng::from_str::<Options>("lisen: []").is_err(), "a typo is an error");
+        assert!(toml::from_str::<Options>("lisen = []").is_err(), "a typo is an error");
     }
 
     #[test]

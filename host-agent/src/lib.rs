@@ -21,6 +21,8 @@
 //! | [`doctor`]     | which leg of the path fails                                         |
 //! | [`selftest`]   | what can be tried without a VM                                      |
 //! | [`run`]        | a VMM with the tap inserted                                         |
+//! | [`binary`]     | what an ELF or Mach-O file says of itself                           |
+//! | [`renderer`]   | whether a virglrenderer is one that the tap knows                   |
 //!
 //! It does not capture, does not know resources or GPUs, and never decides from what a guest claims which
 //! pictures a session may have: the tap's answer about the kernel's context ID does.
@@ -29,6 +31,7 @@
 
 pub mod admin;
 pub mod auth;
+pub mod binary;
 pub mod canvas;
 pub mod cli;
 pub mod config;
@@ -44,6 +47,7 @@ pub mod meter;
 pub mod metrics;
 pub mod outbox;
 pub mod rate;
+pub mod renderer;
 pub mod run;
 pub mod selftest;
 pub mod serve;

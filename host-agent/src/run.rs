@@ -2,12 +2,13 @@
 //! process by the VMM: whoever supervises one supervises the other.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::binary::{Binary, Signing};
+use crate::renderer::{self, RendererError};
 use crate::sys::{INSERT, TAP_FILE};
 
 /// Why a VMM can't have the tap.
@@ -53,6 +54,21 @@ pub enum RunError {
         /// What it is.
         what: &'static str,
     },
+    /// Its makers had it protected.
+    #[error(
+        "{}: {what}, so that dyld would not insert the tap; sign a copy of it anew \
+         (`codesign --force --sign - FILE`), take a build without, or the drop-in: `host-agent tap install`",
+        path.display()
+    )]
+    Guarded {
+        /// Which.
+        path: PathBuf,
+        /// How.
+        what: &'static str,
+    },
+    /// Its virglrenderer is of no use.
+    #[error(transparent)]
+    Renderer(#[from] RendererError),
     /// The system would not start it.
     #[error("can't start {}: {source}", path.display())]
     Start {
@@ -139,51 +155,59 @@ fn inserted(tap: &Path, others: Option<OsString>) -> OsString {
     all
 }
 
+/// What belongs to macOS: System Integrity Protection has dyld ignore our variable there.
+fn is_apples(path: &Path) -> bool {
+    let own = ["/System", "/bin", "/sbin", "/usr"].iter().any(|own| path.starts_with(own));
+    own && !path.starts_with("/usr/local")
+}
+
+fn read(path: &Path) -> Result<Vec<Binary>, RunError> {
+    let bytes = std::fs::read(path).map_err(|source| RunError::Read { path: path.to_owned(), source })?;
+    Binary::read(&bytes).map_err(|what| RunError::NotDynamic { path: path.to_owned(), what })
+}
+
+fn targets(binaries: &[Binary]) -> String {
+    binaries.iter().map(|binary| binary.target.as_str()).collect::<Vec<_>>().join(" and ")
+}
+
 fn check(program: &Path, tap: &Path) -> Result<(), RunError> {
-    let read = |path: &Path| {
-        let mut head = [0; 64];
-        let count = std::fs::File::open(path).and_then(|mut file| file.read(&mut head));
-        let count = count.map_err(|source| RunError::Read { path: path.to_owned(), source })?;
-        Ok(head.get(..count).unwrap_or_default().to_vec())
-    };
     let path = program.to_owned();
     let mode = std::fs::metadata(program)
         .map_err(|source| RunError::Read { path: program.to_owned(), source })?
         .permissions()
         .mode();
+    let real = std::fs::canonicalize(program).unwrap_or_else(|_| program.to_owned());
+    let (binaries, taps) = (read(&real)?, read(tap)?);
+    let Some(binary) = binaries.iter().find(|binary| taps.iter().any(|tap| tap.target == binary.target))
+    else {
+        return Err(RunError::Architecture { path, program: targets(&binaries), tap: targets(&taps) });
+    };
     if mode & 0o6000 != 0 {
         return Err(RunError::Privileged { path, what: "set-user-ID or set-group-ID" });
     }
-    let real = std::fs::canonicalize(program).unwrap_or_else(|_| program.to_owned());
-    if cfg!(target_os = "macos")
-        && ["/System", "/usr/bin", "/usr/libexec", "/sbin", "/bin"].iter().any(|own| real.starts_with(own))
-    {
+    if binary.mac && is_apples(&real) {
         return Err(RunError::Privileged { path, what: "a part of macOS" });
     }
-    match (processor(&read(program)?), processor(&read(tap)?)) {
-        (Err(what), _) => Err(RunError::NotDynamic { path, what }),
-        (_, Err(what)) => Err(RunError::NotDynamic { path: tap.to_owned(), what }),
-        (Ok(program), Ok(tap)) if program != tap => Err(RunError::Architecture { path, program, tap }),
-        _ => Ok(()),
+    if !binary.program {
+        return Err(RunError::NotDynamic { path, what: "a library, or linked statically" });
     }
-}
-
-/// What a file's head says that it is for.
-fn processor(head: &[u8]) -> Result<String, &'static str> {
-    let half = |at: usize| head.get(at..at + 2).and_then(|two| two.try_into().ok()).map(u16::from_le_bytes);
-    match head {
-        [0x7F, b'E', b'L', b'F', ..] => match half(18) {
-            Some(62) => Ok("Linux on x86_64".to_owned()),
-            Some(183) => Ok("Linux on aarch64".to_owned()),
-            Some(other) => Ok(format!("ELF machine {other}")),
-            None => Err("cut off"),
-        },
-        [0xCF, 0xFA, 0xED, 0xFE, 0x0C, 0, 0, 1, ..] => Ok("macOS on arm64".to_owned()),
-        [0xCF, 0xFA, 0xED, 0xFE, 0x07, 0, 0, 1, ..] => Ok("macOS on x86_64".to_owned()),
-        [0xCA, 0xFE, 0xBA, 0xBE, ..] => Err("a universal file: take its part for this Mac with lipo -thin"),
-        [b'#', b'!', ..] => Err("a script"),
-        _ => Err("neither ELF nor Mach-O"),
+    if !binary.dynamic {
+        return Err(RunError::NotDynamic { path, what: "not linked dynamically" });
     }
+    if binary.restricted {
+        return Err(RunError::Guarded { path, what: "it has a __RESTRICT segment" });
+    }
+    if let Some(what) = binary.signing.as_ref().and_then(Signing::refuses) {
+        return Err(RunError::Guarded { path, what });
+    }
+    match renderer::of(&real, binary, &renderer::folders())? {
+        Some(library) => tracing::debug!(library = %library.display(), "its virglrenderer"),
+        None => tracing::warn!(
+            vmm = %path.display(),
+            "it names no virglrenderer that can be found from here; the tap waits for one to be loaded"
+        ),
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -199,10 +223,26 @@ mod tests {
         path
     }
 
+    /// A program: a header, and where the dynamic linker's name and the dynamic section are.
     fn elf(machine: u8) -> Vec<u8> {
         let mut head = b"\x7FELF\x02\x01\x01".to_vec();
-        head.resize(18, 0);
-        head.extend([machine, 0]);
+        head.resize(16, 0);
+        let halves = |head: &mut Vec<u8>, values: &[u16]| {
+            values.iter().for_each(|value| head.extend(value.to_le_bytes()));
+        };
+        let words = |head: &mut Vec<u8>, values: &[u64]| {
+            values.iter().for_each(|value| head.extend(value.to_le_bytes()));
+        };
+        halves(&mut head, &[3, machine.into(), 1, 0]);
+        words(&mut head, &[0, 64, 0]);
+        halves(&mut head, &[0, 0, 64, 56, 2, 64, 0, 0]);
+        for (kind, offset, size) in [(3u32, 176u64, 8u64), (2, 184, 16)] {
+            head.extend(kind.to_le_bytes());
+            head.extend(4u32.to_le_bytes());
+            words(&mut head, &[offset, offset, offset, size, size, 8]);
+        }
+        head.extend(b"/lib/ld\0");
+        words(&mut head, &[0, 0]);
         head
     }
 
@@ -232,10 +272,9 @@ mod tests {
             refusal(&file(at, "good", &elf(62), 0o755), &at.join("gone"))
                 .contains("cargo build --release -p tap")
         );
-        assert!(
-            refusal(&file(at, "mac", &[0xCF, 0xFA, 0xED, 0xFE, 0x0C, 0, 0, 1], 0o755), &tap)
-                .contains("macOS on arm64")
-        );
+        let mut mac = vec![0xCF, 0xFA, 0xED, 0xFE, 0x0C, 0, 0, 1, 0, 0, 0, 0, 2, 0, 0, 0];
+        mac.resize(32, 0);
+        assert!(refusal(&file(at, "mac", &mac, 0o755), &tap).contains("macOS on arm64"));
         assert!(refusal(&at.join("none"), &tap).contains("install it"));
     }
 
@@ -258,6 +297,16 @@ mod tests {
         assert_eq!(variable("DESKTOPSTREAM_LINK"), Some("/l/link.sock".into()));
         assert_eq!(variable("DESKTOPSTREAM_VM"), Some("dev".into()));
         assert_eq!(variable(INSERT), Some(inserted(&tap, std::env::var_os(INSERT))));
+    }
+
+    #[test]
+    fn what_belongs_to_macos_is_known() {
+        for own in ["/System/Applications/X", "/bin/sh", "/usr/bin/qemu", "/usr/libexec/x"] {
+            assert!(is_apples(Path::new(own)), "{own}");
+        }
+        for other in ["/usr/local/bin/qemu", "/opt/homebrew/bin/qemu", "/Applications/UTM.app/x", "/usrx"] {
+            assert!(!is_apples(Path::new(other)), "{other}");
+        }
     }
 
     #[test]

@@ -2,7 +2,10 @@
 //! tap and host-agent, and every encoder at the size of a desktop. Meant to be run first on a machine that nobody of
 //! ours has seen, and its report to be sent to us.
 //!
-//! What encoders give is looked at, not decoded: parameter sets, sizes, one access unit for each picture.
+//! Encoders get numbered pictures; what they give is decoded, and the numbers are read back ([`viewer`]).
+
+mod report;
+mod viewer;
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -20,6 +23,9 @@ use ring::{Meta, Producer, Ring, SLOTS};
 use crate::auth::Verifier;
 use crate::encoders::{self, Choice};
 use crate::token;
+
+pub use report::Sent;
+use viewer::Viewer;
 
 /// The desktop that everybody has.
 const SIZE: (u32, u32) = (1920, 1080);
@@ -121,16 +127,17 @@ fn encoder(found: Found) -> Leg {
     }
 }
 
-/// A moving picture: what is in it does not repeat itself within the test.
-fn moving(number: u64) -> Picture {
-    let (width, height) = (SIZE.0 as usize, SIZE.1 as usize);
-    let shift = number as usize * 8;
-    let mut data = Vec::with_capacity(PixelFormat::Nv12.bytes(SIZE.0, SIZE.1));
-    for y in 0..height {
-        data.extend((0..width).map(|x| (((x + shift) / 16 * 37) ^ (y / 16 * 11)) as u8 / 2 + 32));
-    }
-    data.resize(width * height * 3 / 2, 128);
-    Picture { format: PixelFormat::Nv12, width: SIZE.0, height: SIZE.1, stride: SIZE.0, data: data.into() }
+/// The numbered picture, moved from ours to the encoder's hands.
+fn picture(number: u64) -> Result<Picture> {
+    let mut data = vec![0; PixelFormat::Nv12.bytes(SIZE.0, SIZE.1)];
+    numbered::draw(number as u32, &mut data, SIZE.0, SIZE.1, SIZE.0, PixelFormat::Nv12)?;
+    Ok(Picture {
+        format: PixelFormat::Nv12,
+        width: SIZE.0,
+        height: SIZE.1,
+        stride: SIZE.0,
+        data: data.into(),
+    })
 }
 
 fn encoded(name: &str) -> Result<String> {
@@ -149,13 +156,14 @@ fn encoded(name: &str) -> Result<String> {
     };
     let choice: Choice = name.parse()?;
     let mut encoder = encoders::open(&choice, settings, Box::new(sink))?;
-    let pictures: Vec<_> = (0..8).map(moving).collect();
+    let mut viewer = Viewer::default();
     let mut times = Histogram::<u64>::new(3)?;
     let (mut bytes, mut idrs) = (0, 0);
     let until = Instant::now() + Duration::from_secs(30);
-    for (number, picture) in (0..PICTURES).zip(pictures.iter().cycle()) {
+    for number in 0..PICTURES {
+        let picture = picture(number)?;
         let submitted = Instant::now();
-        encoder.submit(picture, number, number * 16_667, number == PICTURES / 2)?;
+        encoder.submit(&picture, number, number * 16_667, number == PICTURES / 2)?;
         let (at, outcome) = outputs.recv_timeout(PATIENCE).context("an access unit did not come")?;
         let output = outcome.map_err(|(_, error): (u64, EncodeError)| error)?;
         ensure!(output.ticket == number, "access unit {} came for {number}", output.ticket);
@@ -164,6 +172,8 @@ fn encoded(name: &str) -> Result<String> {
             ensure!((sps.width, sps.height) == SIZE, "its size is {} x {}", sps.width, sps.height);
             ensure!(annexb::is_entry_point(&output.data), "no decoder can begin with the first access unit");
         }
+        let seen = viewer.number(&output.data).with_context(|| format!("picture {number}"))?;
+        ensure!(u64::from(seen) == number, "picture {number} came back as {seen}");
         idrs += u32::from(output.idr);
         bytes += output.data.len() as u64;
         times.record(at.duration_since(submitted).as_micros() as u64)?;
@@ -174,7 +184,7 @@ fn encoded(name: &str) -> Result<String> {
     let count = times.len();
     ensure!(count < PICTURES || idrs == 2, "{idrs} IDRs where two were asked for");
     Ok(format!(
-        "{count} pictures of {} x {}: p50 {:.1} ms, p99 {:.1} ms, {} kB, {idrs} IDRs",
+        "{count} pictures of {} x {}, all numbers read back: p50 {:.1} ms, p99 {:.1} ms, {} kB, {idrs} IDRs",
         SIZE.0,
         SIZE.1,
         times.value_at_quantile(0.5) as f64 / 1000.0,

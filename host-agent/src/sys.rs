@@ -7,6 +7,17 @@ mod linux;
 mod macos;
 
 #[cfg(target_os = "linux")]
-pub use linux::{INSERT, TAP_FILE, VsockListener, default_folder};
+pub use linux::{INSERT, LIBRARIES_VARIABLE, TAP_FILE, VsockListener, default_folder, describe, libraries};
 #[cfg(not(target_os = "linux"))]
-pub use macos::{INSERT, TAP_FILE, VsockListener, default_folder};
+pub use macos::{INSERT, LIBRARIES_VARIABLE, TAP_FILE, VsockListener, default_folder, describe, libraries};
+
+/// What this machine is, for reports; empty where it does not say.
+#[derive(Debug, serde::Serialize)]
+pub struct System {
+    /// The system and its version.
+    pub os: String,
+    /// The machine's model.
+    pub model: String,
+    /// Its processor.
+    pub processor: String,
+}

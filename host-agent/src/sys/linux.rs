@@ -6,15 +6,47 @@ use std::path::PathBuf;
 use tokio_vsock::VsockAddr;
 
 use crate::listen::{Connection, Writer};
+use crate::sys::System;
 
 /// The variable that has the dynamic linker insert libraries.
 pub const INSERT: &str = "LD_PRELOAD";
 /// What the tap is called.
 pub const TAP_FILE: &str = "libtap.so";
 
+/// The variable by which a user adds folders of libraries.
+pub const LIBRARIES_VARIABLE: &str = "LD_LIBRARY_PATH";
+
+/// Where distributions have libraries.
+pub fn libraries() -> Vec<PathBuf> {
+    let multiarch = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    [multiarch.as_str(), "/usr/local/lib", "/usr/lib64", "/usr/lib"].map(PathBuf::from).to_vec()
+}
+
 /// The folder of the link's socket without XDG_RUNTIME_DIR.
 pub fn default_folder() -> PathBuf {
     std::env::temp_dir().join(format!("desktopstream-{}", rustix::process::getuid().as_raw()))
+}
+
+/// From the files that say so.
+pub fn describe() -> System {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let after = |text: &str, key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key));
+        line.map(|value| value.trim_matches([':', '=', '"', ' ', '\t']).to_owned()).unwrap_or_default()
+    };
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let cpus = read("/proc/cpuinfo");
+    let named = after(&cpus, "model name");
+    System {
+        os: format!("{}, Linux {}", after(&read("/etc/os-release"), "PRETTY_NAME"), kernel.trim()),
+        model: read("/sys/class/dmi/id/product_name").trim().to_owned(),
+        // ARM kernels give numbers only.
+        processor: if named.is_empty() {
+            format!("{} {}", std::env::consts::ARCH, after(&cpus, "CPU part"))
+        } else {
+            named
+        },
+    }
 }
 
 /// A listening vsock.

@@ -79,11 +79,11 @@ async fn from_keygen_to_sigterm() {
     let listen = format!("tcp://127.0.0.1:{port}");
     // Half of it by file, half by flags.
     std::fs::write(
-        path("config.yaml"),
-        format!("public-key: [\"{public}\"]\nname: mac\nencoder: \"null\"\n"),
+        path("config.toml"),
+        format!("public-key = ['{public}']\nname = 'mac'\nencoder = 'null'\n"),
     )
     .expect("written");
-    let config = path("config.yaml");
+    let config = path("config.toml");
     let common = ["--config", &config, "--listen", &listen, "--admin", &admin, "--link", &link];
     let doctor = || run(&[&["doctor", "--json"], &common[..]].concat());
 

@@ -9,7 +9,7 @@ use crate::toolchain::{TARGET, Toolchain};
 use crate::{MINIMUM, repository, rules};
 
 /// The crates that ship on macOS.
-pub const CRATES: [&str; 7] = ["protocol", "doctor", "encode", "videotoolbox", "ring", "tap", "host-agent"];
+pub const CRATES: [&str; 8] = ["protocol", "doctor", "encode", "numbered", "videotoolbox", "ring", "tap", "host-agent"];
 
 /// A file that ships.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,6 +18,8 @@
 //!
 //! Nothing here knows how a picture got to where it is: GL, Wayland and encoders are elsewhere.
 
+#![forbid(unsafe_code)]
+
 use protocol::{PixelFormat, Rect};
 
 /// Cells from left to right.
