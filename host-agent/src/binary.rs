@@ -2,10 +2,13 @@
 //! [`run`](crate::run)'s and [`renderer`](crate::renderer)'s. Any system's files can be read on any other.
 
 mod signature;
+#[cfg(test)]
+pub mod testing;
 
 use std::collections::BTreeSet;
 
 use goblin::elf::Elf;
+use goblin::mach::load_command::CommandVariant;
 use goblin::mach::{Mach, MachO, MultiArch, cputype};
 
 pub use signature::Signing;
@@ -15,14 +18,14 @@ pub use signature::Signing;
 pub struct Binary {
     /// What it is for: `macOS on arm64`.
     pub target: String,
-    /// It is for a Mac.
-    pub mac: bool,
     /// It is a program and not a library.
     pub program: bool,
     /// The dynamic linker sees it.
     pub dynamic: bool,
     /// A library's own name: soname, or install name.
     pub name: Option<String>,
+    /// The oldest version that it says to stand in for; Macs compare it.
+    pub compatibility: u32,
     /// Libraries that it asks for, by their names.
     pub needs: Vec<String>,
     /// Symbols that it gives, as C names them.
@@ -34,6 +37,11 @@ pub struct Binary {
 }
 
 impl Binary {
+    /// Whether it is for a Mac.
+    pub fn is_macs(&self) -> bool {
+        self.target.starts_with("macOS")
+    }
+
     /// All that a file has: one, or one for each processor.
     pub fn read(bytes: &[u8]) -> Result<Vec<Self>, &'static str> {
         match bytes {
@@ -57,10 +65,10 @@ fn elf(bytes: &[u8]) -> Option<Binary> {
     let given = file.dynsyms.iter().filter(|symbol| symbol.st_shndx != 0);
     Some(Binary {
         target: format!("Linux on {processor}"),
-        mac: false,
         program: file.interpreter.is_some(),
         dynamic: file.dynamic.is_some(),
         name: file.soname.map(str::to_owned),
+        compatibility: 0,
         needs: file.libraries.iter().map(|&name| name.to_owned()).collect(),
         exports: given
             .filter_map(|symbol| file.dynstrtab.get_at(symbol.st_name))
@@ -89,16 +97,20 @@ fn mach(file: &MachO<'_>, bytes: &[u8]) -> Option<Binary> {
         other => format!("CPU type {other:#x}"),
     };
     let exports = file.exports().ok()?;
+    let compatibility = file.load_commands.iter().find_map(|command| match &command.command {
+        CommandVariant::IdDylib(own) => Some(own.dylib.compatibility_version),
+        _ => None,
+    });
     let mut restricted = false;
     for segment in &file.segments {
         restricted |= segment.name().ok()? == "__RESTRICT";
     }
     Some(Binary {
         target: format!("macOS on {processor}"),
-        mac: true,
         program: file.header.filetype == goblin::mach::header::MH_EXECUTE,
         dynamic: file.header.flags & goblin::mach::header::MH_DYLDLINK != 0,
         name: file.name.map(str::to_owned),
+        compatibility: compatibility.unwrap_or_default(),
         // The first is the file itself.
         needs: file.libs.iter().skip(1).map(|&name| name.to_owned()).collect(),
         exports: exports
@@ -118,7 +130,7 @@ mod tests {
     fn this_program_is_what_it_is() {
         let own = std::fs::read(std::env::current_exe().expect("known")).expect("read");
         let [binary] = &Binary::read(&own).expect("a program")[..] else { panic!("one processor") };
-        assert!(binary.target.ends_with(std::env::consts::ARCH) || binary.mac, "{}", binary.target);
+        assert!(binary.target.ends_with(std::env::consts::ARCH) || binary.is_macs(), "{}", binary.target);
         assert!(binary.program && binary.dynamic && !binary.restricted);
         assert!(!binary.needs.is_empty());
     }

@@ -1,12 +1,14 @@
 //! The command line.
 
+mod manage;
+
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{DEFAULT_NAME, Options};
@@ -58,7 +60,7 @@ enum Command {
     },
     /// Start a VMM with the tap inserted: host-agent run -- qemu-system-x86_64 …
     Run {
-        /// The tap [default: beside host-agent, or in ../lib]
+        /// The tap [default: beside host-agent, or in ../lib/desktopstream]
         #[arg(long, value_name = "FILE", env = "HOST_AGENT_TAP")]
         tap: Option<PathBuf>,
         /// The daemon's --link
@@ -71,6 +73,39 @@ enum Command {
         #[arg(last = true, required = true, value_name = "VMM")]
         command: Vec<OsString>,
     },
+    /// Define the daemon as a service of this user's (launchd, systemd) and start it; again after an upgrade
+    Install {
+        /// What is started [default: this program]
+        #[arg(long, value_name = "FILE")]
+        program: Option<PathBuf>,
+        /// What it reads [default: host-agent.toml in the user's own folder; see `host-agent status`]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Say what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Stop the service and forget it; config and logs stay
+    Uninstall {
+        /// Say what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Whether the service runs, what listens where, which VMs and sessions there are; exits with 1 if nothing runs
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// The daemon's file
+        #[arg(long, value_name = "FILE", env = "HOST_AGENT_CONFIG")]
+        config: Option<PathBuf>,
+    },
+    /// Make or check the daemon's config file
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Put the tap into an application that takes no inserted library, or take it out
+    #[command(subcommand)]
+    Tap(TapCommand),
     /// Make a key pair: FILE and FILE.pub
     Keygen {
         /// Where the private key goes
@@ -90,6 +125,52 @@ enum Command {
         /// How long it is good, seconds; less than 0 makes one that has expired
         #[arg(long, default_value_t = 3600, allow_negative_numbers = true)]
         seconds: i64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Write a file to begin with; one that is there stays as it is
+    Init {
+        /// Which [default: host-agent.toml in the user's own folder]
+        #[arg(long, value_name = "FILE", env = "HOST_AGENT_CONFIG")]
+        config: Option<PathBuf>,
+        /// A key that signs tokens; may be given again
+        #[arg(long, value_name = "FILE")]
+        public_key: Vec<PathBuf>,
+    },
+    /// Check all of it, keys included
+    Check {
+        /// Which [default: host-agent.toml in the user's own folder]
+        #[arg(long, value_name = "FILE", env = "HOST_AGENT_CONFIG")]
+        config: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Application {
+    /// Its name or path: UTM, /Applications/UTM.app
+    #[arg(long, value_name = "APP")]
+    app: String,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum TapCommand {
+    /// Put it in, with a backup of the application; again after an upgrade of ours
+    Install {
+        #[command(flatten)]
+        application: Application,
+        /// The drop-in [default: libvirglrenderer.1.dylib beside host-agent, or in ../lib/desktopstream]
+        #[arg(long, value_name = "FILE")]
+        drop_in: Option<PathBuf>,
+    },
+    /// Take it out: the application is again what it was
+    Uninstall {
+        #[command(flatten)]
+        application: Application,
     },
 }
 
@@ -146,6 +227,17 @@ impl Command {
             Self::Run { tap, link, name, command } => {
                 let link = Options { link, ..Options::default() }.link_path();
                 Err(Run { tap, link, name, command }.exec().into())
+            }
+            Self::Install { program, config, dry_run } => manage::install(program, config, dry_run),
+            Self::Uninstall { dry_run } => manage::uninstall(dry_run),
+            Self::Status { json, config } => manage::status(json, config),
+            Self::Config(ConfigCommand::Init { config, public_key }) => manage::init(config, &public_key),
+            Self::Config(ConfigCommand::Check { config }) => manage::check(config),
+            Self::Tap(TapCommand::Install { application, drop_in }) => {
+                manage::tap_in(&application.app, drop_in, application.dry_run)
+            }
+            Self::Tap(TapCommand::Uninstall { application }) => {
+                manage::tap_out(&application.app, application.dry_run)
             }
             Self::Keygen { file } => {
                 let public = token::generate(&file)?;

@@ -30,7 +30,7 @@ pub fn examine(options: &Options) -> Report {
 }
 
 /// The running daemon's `/status`.
-fn ask(options: &Options) -> Result<Status, String> {
+pub(crate) fn ask(options: &Options) -> Result<Status, String> {
     let url = format!("http://{}/status", options.admin_address());
     let agent: ureq::Agent =
         ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(3))).build().into();

@@ -21,6 +21,9 @@
 //! | [`doctor`]     | which leg of the path fails                                         |
 //! | [`selftest`]   | what can be tried without a VM                                      |
 //! | [`run`]        | a VMM with the tap inserted                                         |
+//! | [`app`]        | the tap in an application like UTM, and out of it                   |
+//! | [`service`]    | the daemon as a launchd agent or systemd unit                       |
+//! | [`steps`]      | what installing does, as a list                                     |
 //! | [`binary`]     | what an ELF or Mach-O file says of itself                           |
 //! | [`renderer`]   | whether a virglrenderer is one that the tap knows                   |
 //!
@@ -30,11 +33,13 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod app;
 pub mod auth;
 pub mod binary;
 pub mod canvas;
 pub mod cli;
 pub mod config;
+pub mod config_file;
 pub mod connection;
 pub mod doctor;
 pub mod encoders;
@@ -51,7 +56,9 @@ pub mod renderer;
 pub mod run;
 pub mod selftest;
 pub mod serve;
+pub mod service;
 pub mod status;
+pub mod steps;
 mod sys;
 pub mod token;
 pub mod waker;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::binary::Binary;
 
-/// The one ABI that there has been, as Linux and macOS name it.
-const NAMES: [&str; 2] = ["libvirglrenderer.so.1", "libvirglrenderer.1.dylib"];
+/// The one ABI that there has been, as Linux and macOS name it, and UTM, which makes a framework of it.
+const NAMES: [&str; 3] = ["libvirglrenderer.so.1", "libvirglrenderer.1.dylib", "virglrenderer.1"];
 /// Without one of these the tap can do nothing.
 const FUNCTIONS: [&str; 10] = [
     "virgl_renderer_init",
@@ -65,8 +65,11 @@ fn known(path: &Path, name: &str) -> Result<(), RendererError> {
 /// Gives where it is.
 pub fn of(path: &Path, program: &Binary, folders: &[PathBuf]) -> Result<Option<PathBuf>, RendererError> {
     let asked = |binary: &Binary| {
-        let is =
-            |name: &&String| name.rsplit('/').next().is_some_and(|leaf| leaf.starts_with("libvirglrenderer"));
+        let is = |name: &&String| {
+            name.rsplit('/')
+                .next()
+                .is_some_and(|leaf| leaf.trim_start_matches("lib").starts_with("virglrenderer"))
+        };
         binary.needs.iter().find(is).cloned()
     };
     let mut by = path.to_owned();

@@ -107,7 +107,7 @@ impl Run {
         let first = words.next().unwrap_or_default();
         let program = found(&first, std::env::var_os("PATH").as_deref())
             .ok_or_else(|| RunError::NoProgram(PathBuf::from(&first)))?;
-        let tap = tap.unwrap_or_else(|| beside(std::env::current_exe().ok().as_deref()));
+        let tap = tap.unwrap_or_else(|| beside(std::env::current_exe().ok().as_deref(), TAP_FILE));
         if !tap.is_file() {
             return Err(RunError::NoTap(tap));
         }
@@ -124,11 +124,11 @@ impl Run {
     }
 }
 
-/// The tap where it is installed or built: beside host-agent, or in `lib` beside its folder.
-fn beside(program: Option<&Path>) -> PathBuf {
+/// A library of ours where it is installed or built: beside host-agent, or in `lib/desktopstream` beside its folder.
+pub(crate) fn beside(program: Option<&Path>, file: &str) -> PathBuf {
     let folder = program.and_then(Path::parent).unwrap_or_else(|| Path::new("."));
-    let installed = folder.join("../lib").join(TAP_FILE);
-    if installed.is_file() { installed } else { folder.join(TAP_FILE) }
+    let installed = folder.join("../lib/desktopstream").join(file);
+    if installed.is_file() { installed } else { folder.join(file) }
 }
 
 /// As a shell finds it.
@@ -185,7 +185,7 @@ fn check(program: &Path, tap: &Path) -> Result<(), RunError> {
     if mode & 0o6000 != 0 {
         return Err(RunError::Privileged { path, what: "set-user-ID or set-group-ID" });
     }
-    if binary.mac && is_apples(&real) {
+    if binary.is_macs() && is_apples(&real) {
         return Err(RunError::Privileged { path, what: "a part of macOS" });
     }
     if !binary.program {
@@ -200,12 +200,11 @@ fn check(program: &Path, tap: &Path) -> Result<(), RunError> {
     if let Some(what) = binary.signing.as_ref().and_then(Signing::refuses) {
         return Err(RunError::Guarded { path, what });
     }
-    match renderer::of(&real, binary, &renderer::folders())? {
-        Some(library) => tracing::debug!(library = %library.display(), "its virglrenderer"),
-        None => tracing::warn!(
+    if renderer::of(&real, binary, &renderer::folders())?.is_none() {
+        tracing::warn!(
             vmm = %path.display(),
             "it names no virglrenderer that can be found from here; the tap waits for one to be loaded"
-        ),
+        );
     }
     Ok(())
 }
@@ -228,10 +227,14 @@ mod tests {
         let mut head = b"\x7FELF\x02\x01\x01".to_vec();
         head.resize(16, 0);
         let halves = |head: &mut Vec<u8>, values: &[u16]| {
-            values.iter().for_each(|value| head.extend(value.to_le_bytes()));
+            for value in values {
+                head.extend(value.to_le_bytes());
+            }
         };
         let words = |head: &mut Vec<u8>, values: &[u64]| {
-            values.iter().for_each(|value| head.extend(value.to_le_bytes()));
+            for value in values {
+                head.extend(value.to_le_bytes());
+            }
         };
         halves(&mut head, &[3, machine.into(), 1, 0]);
         words(&mut head, &[0, 64, 0]);

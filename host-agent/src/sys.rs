@@ -7,9 +7,13 @@ mod linux;
 mod macos;
 
 #[cfg(target_os = "linux")]
-pub use linux::{INSERT, LIBRARIES_VARIABLE, TAP_FILE, VsockListener, default_folder, describe, libraries};
+pub use linux::{
+    INSERT, LIBRARIES_VARIABLE, MANAGER, TAP_FILE, VsockListener, default_folder, describe, libraries,
+};
 #[cfg(not(target_os = "linux"))]
-pub use macos::{INSERT, LIBRARIES_VARIABLE, TAP_FILE, VsockListener, default_folder, describe, libraries};
+pub use macos::{
+    INSERT, LIBRARIES_VARIABLE, MANAGER, TAP_FILE, VsockListener, default_folder, describe, libraries,
+};
 
 /// What this machine is, for reports; empty where it does not say.
 #[derive(Debug, serde::Serialize)]

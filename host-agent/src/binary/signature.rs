@@ -119,7 +119,8 @@ mod tests {
     }
 
     fn refuses(flags: u32, granted: &[&str]) -> Option<&'static str> {
-        let list: String = granted.iter().map(|name| format!("<key>{name}</key>\n\t<true/>")).collect();
+        let list: Vec<_> = granted.iter().map(|name| format!("<key>{name}</key>\n\t<true/>")).collect();
+        let list = list.join("\n");
         read(&blob(flags, &format!("<plist><dict>{list}</dict></plist>"))).expect("a signature").refuses()
     }
 

@@ -28,9 +28,10 @@ impl Viewer {
 mod tests {
     use std::sync::mpsc;
 
-    use encode::{Choice, Codec, Picture, Settings};
+    use encode::{Codec, Picture, Settings};
 
     use super::*;
+    use crate::encoders::{self, Choice};
 
     /// Access units of pictures 7, 8 and 9.
     fn three() -> Vec<Vec<u8>> {
@@ -41,7 +42,7 @@ mod tests {
         let sink = move |outcome: Result<encode::Output, _>| {
             sender.send(outcome.expect("encodes").data.to_vec()).expect("waited for");
         };
-        let mut encoder = encode::open(&Choice::Auto, settings, Box::new(sink)).expect("an encoder");
+        let mut encoder = encoders::open(&Choice::Auto, settings, Box::new(sink)).expect("an encoder");
         for number in 7..10 {
             let mut data = vec![0; PixelFormat::Nv12.bytes(width, height)];
             numbered::draw(number, &mut data, width, height, width, PixelFormat::Nv12).expect("fits");

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use tokio_vsock::VsockAddr;
 
 use crate::listen::{Connection, Writer};
+use crate::service::Manager;
 use crate::sys::System;
 
 /// The variable that has the dynamic linker insert libraries.
@@ -13,6 +14,8 @@ pub const INSERT: &str = "LD_PRELOAD";
 /// What the tap is called.
 pub const TAP_FILE: &str = "libtap.so";
 
+/// What starts a user's services.
+pub const MANAGER: Manager = Manager::Systemd;
 /// The variable by which a user adds folders of libraries.
 pub const LIBRARIES_VARIABLE: &str = "LD_LIBRARY_PATH";
 

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::listen::Connection;
+use crate::service::Manager;
 use crate::sys::System;
 
 /// The variable that has the dynamic linker insert libraries.
@@ -11,6 +12,8 @@ pub const INSERT: &str = "DYLD_INSERT_LIBRARIES";
 /// What the tap is called.
 pub const TAP_FILE: &str = "libtap.dylib";
 
+/// What starts a user's services.
+pub const MANAGER: Manager = Manager::Launchd;
 /// The variable by which a user adds folders of libraries.
 pub const LIBRARIES_VARIABLE: &str = "DYLD_LIBRARY_PATH";
 

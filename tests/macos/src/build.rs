@@ -9,7 +9,8 @@ use crate::toolchain::{TARGET, Toolchain};
 use crate::{MINIMUM, repository, rules};
 
 /// The crates that ship on macOS.
-pub const CRATES: [&str; 8] = ["protocol", "doctor", "encode", "numbered", "videotoolbox", "ring", "tap", "host-agent"];
+pub const CRATES: [&str; 8] =
+    ["protocol", "doctor", "encode", "numbered", "videotoolbox", "ring", "tap", "host-agent"];
 
 /// A file that ships.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +63,11 @@ impl Product {
             Self::DropIn => vec![
                 "-install_name".into(),
                 rules::VIRGLRENDERER.into(),
+                // dyld refuses a library that is older than what its users were linked with.
+                "-compatibility_version".into(),
+                rules::COMPATIBILITY.into(),
+                "-current_version".into(),
+                rules::COMPATIBILITY.into(),
                 "-reexport_library".into(),
                 stub("virglrenderer-original"),
                 // Nothing of it is called by name: without this it would be stripped as dead.

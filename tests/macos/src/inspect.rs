@@ -54,6 +54,8 @@ pub struct Facts {
     pub minimum: Option<(u32, u32)>,
     /// A library's own name.
     pub id: Option<String>,
+    /// The oldest version that it says to stand in for.
+    pub compatibility: u32,
     /// Libraries that it asks for.
     pub needs: BTreeSet<(String, Need)>,
     /// Symbols that it gives.
@@ -82,6 +84,7 @@ pub fn facts(bytes: &[u8]) -> Result<Facts> {
         },
         minimum: None,
         id: file.name.map(str::to_owned),
+        compatibility: 0,
         needs: BTreeSet::new(),
         exports: file.exports()?.into_iter().map(|export| export.name).collect(),
         imports: BTreeSet::new(),
@@ -95,6 +98,7 @@ pub fn facts(bytes: &[u8]) -> Result<Facts> {
             CommandVariant::BuildVersion(version) => {
                 facts.minimum = Some((version.minos >> 16, version.minos >> 8 & 0xFF));
             }
+            CommandVariant::IdDylib(own) => facts.compatibility = own.dylib.compatibility_version,
             CommandVariant::CodeSignature(place) => {
                 let from = place.dataoff as usize;
                 let blob =

@@ -10,6 +10,8 @@ pub struct Rules {
     pub kind: Kind,
     /// A library's own name.
     pub id: Option<&'static str>,
+    /// The oldest version that it must stand in for.
+    pub compatibility: u32,
     /// What it may ask for: these, and nothing else.
     pub needs: &'static [(&'static str, Need)],
     /// What it must give.
@@ -20,6 +22,10 @@ pub struct Rules {
     pub imports: &'static [(&'static str, &'static str)],
 }
 
+/// The drop-in's version: beyond any that a VMM was linked with.
+pub const COMPATIBILITY: &str = "1000.0.0";
+/// The same as the file has it.
+const COMPATIBLE: u32 = 1000 << 16;
 /// What the tap calls itself.
 pub const TAP_ID: &str = "@rpath/libtap.dylib";
 /// Where the tap expects virglrenderer, and what the drop-in calls itself.
@@ -34,6 +40,7 @@ const VIDEO_TOOLBOX: &str = "/System/Library/Frameworks/VideoToolbox.framework/V
 pub const HOST_AGENT: Rules = Rules {
     kind: Kind::Executable,
     id: None,
+    compatibility: 0,
     needs: &[
         (SYSTEM, Need::Required),
         (CORE_FOUNDATION, Need::Required),
@@ -75,6 +82,7 @@ pub const ENTRIES: [&str; 14] = [
 pub const TAP: Rules = Rules {
     kind: Kind::Library,
     id: Some(TAP_ID),
+    compatibility: 0,
     needs: &[(SYSTEM, Need::Required), (VIRGLRENDERER, Need::Weak)],
     exports: &[],
     interposed: &ENTRIES,
@@ -88,6 +96,7 @@ pub const TAP: Rules = Rules {
 pub const DROP_IN: Rules = Rules {
     kind: Kind::Library,
     id: Some(VIRGLRENDERER),
+    compatibility: COMPATIBLE,
     needs: &[(SYSTEM, Need::Required), ("@loader_path/libvirglrenderer.original.dylib", Need::Reexported)],
     exports: &ENTRIES,
     interposed: &[],
@@ -110,6 +119,10 @@ impl Rules {
             format!("its oldest macOS is {:?}, not {MINIMUM:?}", facts.minimum),
         );
         must(facts.id.as_deref() == self.id, format!("it is called {:?}, not {:?}", facts.id, self.id));
+        must(
+            facts.compatibility >= self.compatibility,
+            format!("its compatibility version is {:#x}: dyld would refuse it", facts.compatibility),
+        );
         match &facts.signature {
             None => must(false, "it has no signature: a Mac kills it at once".to_owned()),
             Some(signature) => {

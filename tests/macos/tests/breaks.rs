@@ -145,6 +145,12 @@ fn a_missing_reexport_is_seen() {
 }
 
 #[test]
+fn an_old_version_is_seen() {
+    let facts = Facts { compatibility: 1 << 16, ..read(&drop_in()) };
+    assert!(rules::DROP_IN.broken(&facts).join("\n").contains("dyld would refuse it"));
+}
+
+#[test]
 fn a_missing_entry_is_seen() {
     let export = "_virgl_renderer_init";
     let mut facts = read(&drop_in());
