@@ -19,9 +19,9 @@ use crate::node::kubelet::FOLDER;
 use crate::node::plugin::Dealing;
 use crate::plan::kubernetes::SidecarImage;
 use crate::plan::validate::duration;
-use crate::{install, kube as controllers, node, webhook};
+use crate::{docker, install, kube as controllers, node, webhook};
 
-/// Runs DesktopStreams on Kubernetes.
+/// Runs DesktopStreams, on Kubernetes or on a Docker Engine.
 ///
 /// Exit codes: 0 it went well, 1 it failed, 2 the command line makes no sense.
 #[derive(Debug, Parser)]
@@ -40,6 +40,7 @@ enum Command {
     Run(Box<Run>),
     /// Run the node-agent: device plugin, node facts, discovery of host-agents
     Node(Box<Node>),
+    Docker(Box<docker::cli::Docker>),
     /// Print the CustomResourceDefinitions, for `kubectl apply -f -`
     #[command(alias = "crd")]
     Crds,
@@ -151,7 +152,7 @@ struct Node {
     no_cluster: bool,
 }
 
-fn span(text: &str) -> Result<Duration, String> {
+pub(crate) fn span(text: &str) -> Result<Duration, String> {
     let parsed = duration(text).filter(|span| !span.is_zero());
     parsed.ok_or_else(|| format!("{text:?} is no duration: write 90s, 30m or 1h30m"))
 }
@@ -162,7 +163,7 @@ impl Cli {
         let Self { command, log_json } = Self::parse();
         log(log_json);
         match command.run() {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(code) => code,
             Err(error) => {
                 eprintln!("operator: {error:#}");
                 ExitCode::FAILURE
@@ -182,26 +183,22 @@ fn log(json: bool) {
 }
 
 impl Command {
-    fn run(self) -> Result<()> {
+    fn run(self) -> Result<ExitCode> {
         match self {
-            Self::Crds => {
-                print!("{}", crds::stream()?);
-                Ok(())
-            }
-            Self::InstallManifests(options) => {
-                print!("{}", install::stream(&options)?);
-                Ok(())
-            }
-            Self::Run(options) => block_on(options.run()),
-            Self::Node(options) => block_on(options.run()),
+            Self::Crds => print!("{}", crds::stream()?),
+            Self::InstallManifests(options) => print!("{}", install::stream(&options)?),
+            Self::Run(options) => block_on(options.run())?,
+            Self::Node(options) => block_on(options.run())?,
+            Self::Docker(options) => return block_on(options.run()).map(ExitCode::from),
             Self::Check(Check { namespace }) => {
-                block_on(async move { crate::check::run(&client().await?, &namespace).await })
+                block_on(async move { crate::check::run(&client().await?, &namespace).await })?;
             }
         }
+        Ok(ExitCode::SUCCESS)
     }
 }
 
-fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Runtime::new().context("can't start the runtime")?.block_on(work)
 }
 

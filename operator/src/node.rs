@@ -12,7 +12,7 @@ pub mod gpus;
 pub mod kubelet;
 pub mod plugin;
 mod publish;
-mod reach;
+pub(crate) mod reach;
 mod run;
 pub mod shares;
 pub mod wire;

@@ -4,10 +4,10 @@
 //! the stream's sidecar, by a port that kubectl forwards, for pictures.
 
 mod cli;
-mod find;
+pub(crate) mod find;
 mod kubectl;
-mod list;
-mod open;
+pub(crate) mod list;
+pub(crate) mod open;
 mod reach;
 mod snapshot;
 

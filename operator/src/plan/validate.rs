@@ -362,7 +362,7 @@ fn is_label(text: &str, max: usize) -> bool {
 }
 
 /// A quantity in bytes.
-fn bytes(quantity: &Quantity) -> Option<f64> {
+pub(crate) fn bytes(quantity: &Quantity) -> Option<f64> {
     let text = quantity.0.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(digits);

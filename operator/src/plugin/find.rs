@@ -60,6 +60,15 @@ pub fn target(kubectl: &Kubectl, Stream { name, pod }: &Stream) -> Result<Target
     Ok(Target { stream, pod: found })
 }
 
+/// Of a sidecar's arguments, those that its doctor has, too.
+pub(crate) fn doctors(args: Vec<String>) -> Vec<String> {
+    let knows = |arg: &String| {
+        let name = arg.trim_start_matches("--").split('=').next().unwrap_or_default();
+        arg.starts_with("--") && DOCTORS.contains(&name)
+    };
+    args.into_iter().filter(knows).collect()
+}
+
 #[derive(Deserialize)]
 struct Secret {
     #[serde(default)]
@@ -93,11 +102,7 @@ impl Target {
             spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
         let sidecar = containers.find(|container| container.name == names::SIDECAR_CONTAINER);
         let args = sidecar.and_then(|sidecar| sidecar.args.clone()).unwrap_or_default();
-        let knows = |arg: &String| {
-            let name = arg.trim_start_matches("--").split('=').next().unwrap_or_default();
-            arg.starts_with("--") && DOCTORS.contains(&name)
-        };
-        args.into_iter().filter(knows).collect()
+        doctors(args)
     }
 
     /// What a viewer must show; `None` where nothing is asked for.

@@ -100,7 +100,7 @@ pub fn row(stream: &DesktopStream) -> Row {
     }
 }
 
-fn table(rows: &[Row], all: bool) -> String {
+pub(crate) fn table(rows: &[Row], all: bool) -> String {
     let mut heads = vec!["NAME", "PHASE", "RUNG", "FPS", "VIEWERS", "HOST-AGENT", "NODE", "PROBLEM"];
     if all {
         heads.insert(0, "NAMESPACE");

@@ -63,7 +63,7 @@ fn begin(kubectl: &Kubectl, options: &Open, port: u16) -> Result<(Way, String)> 
     Ok((way, url))
 }
 
-fn url(base: &str, token: Option<&str>) -> String {
+pub(crate) fn url(base: &str, token: Option<&str>) -> String {
     match token {
         // Of the characters that a token may have, these mean something in a query.
         Some(token) => {
@@ -74,7 +74,7 @@ fn url(base: &str, token: Option<&str>) -> String {
     }
 }
 
-fn browse(url: &str) -> bool {
+pub(crate) fn browse(url: &str) -> bool {
     let program = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
     let quiet = Command::new(program).arg(url).stdout(Stdio::null()).stderr(Stdio::null()).status();
     quiet.is_ok_and(|status| status.success())

@@ -1,0 +1,81 @@
+//! What becomes of the samples on Docker, letter by letter, in `tests/golden/docker`: objects, or a refusal.
+//! With UPDATE_GOLDEN=1 the files are written.
+
+use std::path::PathBuf;
+
+use operator::api::DesktopStream;
+use operator::docker::names::Place;
+use operator::docker::refuse::{Publish, check};
+use operator::docker::render::{Device, Setting, objects};
+use operator::plan::kubernetes::SidecarImage;
+use operator::plan::pair::Pairing;
+use operator::plan::workload::workload;
+use serde::Serialize;
+
+fn document<T: Serialize>(what: &str, object: &T) -> String {
+    // By way of a value, whose keys are sorted.
+    let value = serde_json::to_value(object).expect("JSON");
+    format!("--- # {what}\n{}", serde_yaml_ng::to_string(&value).expect("YAML"))
+}
+
+fn rendered(stream: &DesktopStream) -> String {
+    let valid = match check(stream, "team") {
+        Ok(valid) => valid,
+        Err(refused) => {
+            let lines: Vec<String> =
+                refused.0.iter().map(|problem| format!("# refused: {problem}\n")).collect();
+            return lines.concat();
+        }
+    };
+    let card = valid.spec.gpu.nodes == operator::api::GpuNodes::RenderAndCard;
+    let gpu = Device {
+        render: "/dev/dri/renderD128".to_owned(),
+        card: card.then(|| "/dev/dri/card0".to_owned()),
+        gids: vec![105],
+    };
+    let devices = vec![gpu; valid.spec.gpu.count as usize];
+    let place = Place::new("team", &valid.names.stream);
+    let pairing =
+        Pairing::Paired { host_agent: "default".to_owned(), endpoint: Some("vsock://2:15937".to_owned()) };
+    let setting = Setting {
+        place: &place,
+        sidecar: &SidecarImage::default(),
+        devices: &devices,
+        publish: &Publish::of(stream),
+        pairing: &pairing,
+        attached: None,
+    };
+    let objects = objects(&valid, &workload(&valid, Some(105)), setting);
+    let mut text = document("network", &objects.network);
+    text += &objects.volumes.iter().map(|volume| document("volume", volume)).collect::<String>();
+    text += &document("container team_*_sidecar", &objects.sidecar);
+    text +=
+        &objects.desktop.iter().map(|body| document("container team_*_desktop", body)).collect::<String>();
+    text
+}
+
+#[test]
+fn samples_become_these_objects_on_docker() {
+    let crate_folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let mut stale = Vec::new();
+    for entry in std::fs::read_dir(crate_folder.join("../docs/samples")).expect("docs/samples") {
+        let path = entry.expect("an entry").path();
+        let text = std::fs::read_to_string(&path).expect("reads");
+        if !text.contains("kind: DesktopStream") {
+            continue;
+        }
+        let stream: DesktopStream = serde_yaml_ng::from_str(&text).expect("a stream");
+        let golden = crate_folder.join("tests/golden/docker").join(path.file_name().expect("a name"));
+        let text = rendered(&stream);
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&golden, &text).expect("writes");
+        }
+        if std::fs::read_to_string(&golden).unwrap_or_default() != text {
+            stale.push(golden);
+        }
+    }
+    assert!(
+        stale.is_empty(),
+        "UPDATE_GOLDEN=1 cargo test --release -p operator --test docker_golden; read the diff: {stale:?}"
+    );
+}
