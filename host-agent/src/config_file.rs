@@ -23,7 +23,7 @@ pub fn text(public_keys: &[std::path::PathBuf]) -> String {
 const TEXT: &str = r#"# host-agent. Flags and environment variables come before what is said here.
 # After a change: `host-agent config check`, then `host-agent install` again.
 
-# Keys that sign the sidecars' tokens: PEM or base64. The operator's is in its Secret; see docs/macos.md.
+# Keys that sign the sidecars' tokens: PEM or base64. The operator's is in the ConfigMap desktopstream-public-key.
 {public-key}
 
 # Where sidecars connect: tcp://IP:PORT, unix:PATH or, on Linux, vsock://CID:PORT. Only this machine unless you say so;

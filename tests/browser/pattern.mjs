@@ -1,8 +1,8 @@
-// Reads the test pattern's frame number from the page's canvas. tests/pattern has the definition: 16 x 9
+// Reads the test pattern's frame number from a picture. encode/numbered has the definition: 16 x 9
 // cells, rows 0 and 1 the number in binary, rows 7 and 8 its complement.
 
-/** Runs inside the page, before its own script: every drawn frame is noted in `window.drawn`. */
-export function watch({ readPattern, limit }) {
+/** Runs inside the page, before its own script: gives it `readNumber(image)`. */
+export function reading() {
   const cells = Object.assign(document.createElement("canvas"), { width: 16, height: 9 });
   const context = cells.getContext("2d", { willReadFrequently: true, alpha: false });
   context.imageSmoothingEnabled = false;
@@ -18,15 +18,18 @@ export function watch({ readPattern, limit }) {
   }
 
   /** The number, or null when top and bottom disagree. */
-  function number() {
+  window.readNumber = (image) => {
     // Without smoothing each of the 16 x 9 pixels is the centre of its cell.
-    context.drawImage(document.getElementById("screen"), 0, 0, 16, 9);
+    context.drawImage(image, 0, 0, 16, 9);
     const pixels = context.getImageData(0, 0, 16, 9).data;
     const top = row(pixels, 0) * 65536 + row(pixels, 1);
     const bottom = row(pixels, 7) * 65536 + row(pixels, 8);
     return top === (0xffffffff - bottom) ? top : null;
-  }
+  };
+}
 
+/** The same, after `reading`: every drawn frame is noted in `window.drawn`. */
+export function watch({ readPattern, limit }) {
   window.drawn = [];
   window.torn = 0;
   const onframe = ({ seq, t, flags, latency, server, transit, decode }) => {
@@ -36,7 +39,7 @@ export function watch({ readPattern, limit }) {
       latency_ms: latency, server_ms: server, transit_ms: transit, decode_ms: decode,
     };
     if (readPattern) {
-      frame.number = number();
+      frame.number = window.readNumber(document.getElementById("screen"));
       if (frame.number === null) window.torn++;
     }
     if (window.drawn.length < limit) window.drawn.push(frame);

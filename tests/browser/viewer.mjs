@@ -11,7 +11,7 @@
 import { writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { withBrowser } from "./chromium.mjs";
-import { watch } from "./pattern.mjs";
+import { reading, watch } from "./pattern.mjs";
 
 const options = {
   url: { type: "string" }, token: { type: "string" },
@@ -29,6 +29,7 @@ export async function open(context, { url, token, readPattern = false }) {
   const log = [];
   page.on("console", (message) => log.push(`${message.type()}: ${message.text()}`));
   page.on("pageerror", (error) => log.push(`error: ${error.message}`));
+  await page.addInitScript(reading);
   await page.addInitScript(watch, { readPattern, limit: MOST_FRAMES });
   const target = new URL(url);
   if (token) target.searchParams.set("token", token);

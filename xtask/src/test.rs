@@ -44,7 +44,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         let passed = match suite {
             Suite::Unit => unit(),
             Suite::Lab => e2e(&["path", "rights", "ladder", "recovery", "gst"], &[]),
-            Suite::Browser => e2e(&["browser"], &[]),
+            Suite::Browser => browser(),
             Suite::Macos => macos(),
             Suite::Cluster => cluster(),
             Suite::Docker => docker(),
@@ -96,9 +96,46 @@ fn e2e(names: &[&str], more: &[&str]) -> Result<u32> {
     counted(&arguments)
 }
 
+/// The page on a VM's stream; then Chromium's decoder on a stream whose encoder lost its sessions.
+fn browser() -> Result<u32> {
+    let passed = e2e(&["browser"], &[])?;
+    let made = counted(&["test", "--release", "--workspace", "--test", "rebuilt"])?;
+    println!("x: the same stream in Chromium");
+    let tests = lab::repository().join("tests/browser");
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| lab::repository().join("target"), Into::into);
+    let stream = std::path::absolute(target.join("tmp/rebuilt.stream"))?;
+    let status = Command::new("node")
+        .current_dir(tests)
+        .args(["--test", "rebuilt.test.mjs"])
+        .env("REBUILT_STREAM", stream)
+        .stdin(Stdio::null())
+        .status()
+        .context("starting node")?;
+    ensure!(status.success(), "node --test rebuilt.test.mjs failed");
+    Ok(passed + made + 1)
+}
+
+/// The encoder of macOS over its simulator under valgrind and loom; then what ships.
 fn macos() -> Result<u32> {
+    let watched = valgrind("without_an_encoder", &[])?;
+    println!("x: a leak on purpose, which valgrind must find");
+    ensure!(valgrind("a_leak", &["--ignored"]).is_err(), "valgrind did not find a leak that is there");
+    // Of the whole workspace, so that other people's crates are built once for all suites.
+    let seam = ["test", "--release", "--workspace", "--features", "videotoolbox/loom", "--test", "loom"];
+    let modelled = counted(&seam)?;
     check("what ships on a Mac", &["run", "--quiet", "--release", "-p", "check-macos"])?;
-    counted(&["test", "--release", "-p", "check-macos"])
+    Ok(watched + modelled + counted(&["test", "--release", "-p", "check-macos"])?)
+}
+
+/// One test of the soak, which must leave nothing behind.
+fn valgrind(test: &str, more: &[&str]) -> Result<u32> {
+    let runner = "target.'cfg(unix)'.runner=['valgrind', '--quiet', '--leak-check=full', \
+                  '--show-leak-kinds=definite,indirect', '--errors-for-leak-kinds=definite,indirect', \
+                  '--error-exitcode=9']";
+    let cargo =
+        ["--config", runner, "test", "--release", "--workspace", "--test", "soak", "--", test, "--exact"];
+    counted(&[&cargo[..], more].concat())
 }
 
 /// Each file brings up a cluster; they are told apart from plain `cargo test` by being ignored there.

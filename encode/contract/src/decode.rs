@@ -31,8 +31,48 @@ fn decoder() -> gst::Element {
         .expect("a decoder: install gstreamer1.0-libav")
 }
 
-/// Decodes all of it.
+/// A decoded picture's brightness, row after row without padding.
+#[derive(Debug)]
+pub struct Luma {
+    /// In pixels.
+    pub width: u32,
+    /// In pixels.
+    pub height: u32,
+    /// A byte for each pixel.
+    pub bytes: Vec<u8>,
+}
+
+/// The means of all pictures.
 pub fn means(outputs: &[Output]) -> Vec<Seen> {
+    each(outputs, |frame| {
+        let mean = |plane: u32, width: u32, height: u32| {
+            let sum: u64 = rows(frame, plane, width, height).flatten().map(|byte| u64::from(*byte)).sum();
+            sum as f64 / f64::from(width * height)
+        };
+        let (width, height) = (frame.info().width(), frame.info().height());
+        let (half, low) = (width / 2, height / 2);
+        Seen { width, height, yuv: [mean(0, width, height), mean(1, half, low), mean(2, half, low)] }
+    })
+}
+
+/// The brightness of all pictures, pixel by pixel.
+pub fn lumas(outputs: &[Output]) -> Vec<Luma> {
+    each(outputs, |frame| {
+        let (width, height) = (frame.info().width(), frame.info().height());
+        Luma { width, height, bytes: rows(frame, 0, width, height).flatten().copied().collect() }
+    })
+}
+
+type Frame = VideoFrame<gstreamer_video::video_frame::Readable>;
+
+fn rows(frame: &Frame, plane: u32, width: u32, height: u32) -> impl Iterator<Item = &[u8]> {
+    let stride = frame.plane_stride()[plane as usize] as usize;
+    let rows = frame.plane_data(plane).expect("plane").chunks(stride).take(height as usize);
+    rows.map(move |row| &row[..width as usize])
+}
+
+/// Decodes all of it.
+fn each<T>(outputs: &[Output], see: impl Fn(&Frame) -> T) -> Vec<T> {
     gst::init().expect("GStreamer starts");
     let caps = gst::Caps::builder("video/x-h264")
         .field("stream-format", "byte-stream")
@@ -59,20 +99,7 @@ pub fn means(outputs: &[Output]) -> Vec<Seen> {
         let info = VideoInfo::from_caps(sample.caps().expect("caps")).expect("video");
         assert_eq!(info.format(), VideoFormat::I420);
         let buffer = sample.buffer_owned().expect("a buffer");
-        let frame = VideoFrame::from_buffer_readable(buffer, &info).expect("maps");
-        let mean = |plane: u32, width: u32, height: u32| {
-            let stride = frame.plane_stride()[plane as usize] as usize;
-            let rows = frame.plane_data(plane).expect("plane").chunks(stride).take(height as usize);
-            let sum: u64 = rows.flat_map(|row| &row[..width as usize]).map(|byte| u64::from(*byte)).sum();
-            sum as f64 / f64::from(width * height)
-        };
-        let (width, height) = (info.width(), info.height());
-        let (half, low) = (width / 2, height / 2);
-        seen.push(Seen {
-            width,
-            height,
-            yuv: [mean(0, width, height), mean(1, half, low), mean(2, half, low)],
-        });
+        seen.push(see(&VideoFrame::from_buffer_readable(buffer, &info).expect("maps")));
     }
     assert!(sink.is_eos(), "decoding ended by itself");
     pipeline.set_state(gst::State::Null).expect("stops");

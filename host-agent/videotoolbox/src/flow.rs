@@ -2,10 +2,11 @@
 //!
 //! Each picture has one outcome, and outcomes go to the sink in the order of the pictures, whatever the order and
 //! number of the callbacks. What belongs to an earlier session, or comes twice, or after the end, is counted and
-//! forgotten. The sink is called under no lock but [`Flow::delivering`], which keeps the order.
+//! forgotten. After one that failed, and that others may refer to, those others fail, too, until there is an IDR: what
+//! the sink gets decodes as it is. The sink is called under no lock but [`Flow::delivering`], which keeps the order.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use encode::{Codec, EncodeError, Output, Sink, is_idr};
 
 use crate::api::{Delivery, Sample, Status};
 use crate::avcc;
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// Pictures under way at once; more wait. VideoToolbox itself queues without end.
 const UNDER_WAY: usize = 8;
@@ -34,10 +36,10 @@ struct State {
     waiting: VecDeque<Waiting>,
     /// The session's last.
     parameter_sets: Vec<Bytes>,
-    /// The session has given no IDR yet.
-    fresh: bool,
     /// The next picture must be an IDR.
     wants_idr: bool,
+    /// What comes next in order refers to nothing that the sink got: a picture failed, or a session began.
+    broken: bool,
     lost: Option<Status>,
     /// Failures since the last access unit.
     failures: u32,
@@ -51,6 +53,8 @@ struct Waiting {
     ticket: u64,
     idr: bool,
     outcome: Option<Result<Output, EncodeError>>,
+    /// Nobody refers to it, for it was never encoded.
+    left_out: bool,
 }
 
 impl std::fmt::Debug for Flow {
@@ -74,7 +78,7 @@ impl Flow {
     pub fn begin_session(&self) -> u64 {
         let mut state = self.lock();
         state.generation += 1;
-        (state.fresh, state.wants_idr, state.lost) = (true, true, None);
+        (state.broken, state.wants_idr, state.lost) = (true, true, None);
         state.parameter_sets.clear();
         state.fail_all(&EncodeError::Broken("the session ended before its access unit came".to_owned()));
         let generation = state.generation;
@@ -124,7 +128,7 @@ impl Flow {
         if idr {
             state.wants_idr = false;
         }
-        state.waiting.push_back(Waiting { number, ticket, idr, outcome: None });
+        state.waiting.push_back(Waiting { number, ticket, idr, outcome: None, left_out: false });
         Ok(())
     }
 
@@ -156,16 +160,14 @@ impl Flow {
             };
             let (ticket, idr) =
                 state.waiting.get(at).map_or((0, false), |waiting| (waiting.ticket, waiting.idr));
+            let left_out = matches!(delivery, Delivery::Dropped);
             let outcome = state.judge(self.codec, ticket, idr, delivery);
-            match &outcome {
-                Ok(_) => state.failures = 0,
-                Err(error) => {
-                    tracing::debug!(number, %error, "a picture failed");
-                    state.failures += 1;
-                }
+            if let Err(error) = &outcome {
+                tracing::debug!(number, %error, "a picture failed");
+                state.failures += 1;
             }
             if let Some(waiting) = state.waiting.get_mut(at) {
-                waiting.outcome = Some(outcome);
+                (waiting.outcome, waiting.left_out) = (Some(outcome), left_out);
             }
         }
         self.drain();
@@ -180,9 +182,10 @@ impl Flow {
                 return;
             }
             let (Some(first), Some(sink)) = (state.waiting.pop_front(), state.sink.clone()) else { return };
+            let outcome = first.outcome.map(|outcome| state.in_order(outcome, first.left_out));
             drop(state);
             self.changed.notify_all();
-            if let Some(outcome) = first.outcome {
+            if let Some(outcome) = outcome {
                 sink(outcome.map_err(|error| (first.ticket, error)));
             }
         }
@@ -204,6 +207,27 @@ impl State {
         }
     }
 
+    /// What an outcome means after those before it.
+    fn in_order(
+        &mut self,
+        outcome: Result<Output, EncodeError>,
+        left_out: bool,
+    ) -> Result<Output, EncodeError> {
+        match &outcome {
+            Ok(output) if self.broken && !output.idr => {
+                // Unless the IDR is under way already.
+                if !self.waiting.iter().any(|waiting| waiting.idr) {
+                    self.wants_idr = true;
+                    self.failures += 1;
+                }
+                return Err(EncodeError::Broken("it refers to a picture that did not come".to_owned()));
+            }
+            Ok(_) => (self.broken, self.failures) = (false, 0),
+            Err(_) => self.broken |= !left_out,
+        }
+        outcome
+    }
+
     /// What a delivery means for its picture and for the next ones.
     fn judge(
         &mut self,
@@ -220,12 +244,7 @@ impl State {
                     self.wants_idr = true;
                     Err(error)
                 }
-                Ok(output) if self.fresh && !output.idr => {
-                    self.wants_idr = true;
-                    broken("a session began without an IDR")
-                }
                 Ok(output) => {
-                    self.fresh = false;
                     // It was asked for and did not come: asked for again.
                     self.wants_idr |= idr && !output.idr;
                     Ok(output)

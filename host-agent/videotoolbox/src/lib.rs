@@ -28,6 +28,7 @@ pub mod flow;
 pub mod registry;
 #[cfg(feature = "simulator")]
 pub mod simulator;
+mod sync;
 mod sys;
 
 use std::sync::{Arc, OnceLock};

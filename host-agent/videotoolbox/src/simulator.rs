@@ -41,6 +41,7 @@ pub enum Fault {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Simulator {
+    coder: Choice,
     script: Mutex<HashMap<u64, Fault>>,
     refuse: Mutex<Option<Status>>,
     shared: Arc<Shared>,
@@ -67,7 +68,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Simulator {
     /// One that does these things to the pictures of these numbers; the first is 1.
     pub fn new(script: impl IntoIterator<Item = (u64, Fault)>) -> Arc<Self> {
-        Arc::new(Self { script: Mutex::new(script.into_iter().collect()), ..Self::default() })
+        Self::with(Choice::Element("x264enc"), script)
+    }
+
+    /// The same with another encoder; with [`Choice::Null`] nothing but our own code runs, and nothing can be looked at.
+    pub fn with(coder: Choice, script: impl IntoIterator<Item = (u64, Fault)>) -> Arc<Self> {
+        Arc::new(Self { coder, script: Mutex::new(script.into_iter().collect()), ..Self::default() })
     }
 
     /// From now on sessions can't be made, or can be again.
@@ -124,11 +130,12 @@ impl Api for Handle {
         }
         let (jobs, todo) = mpsc::channel();
         let shared = Arc::clone(&self.0.shared);
+        let coder = self.0.coder.clone();
         shared.sessions.fetch_add(1, Ordering::AcqRel);
         shared.made.fetch_add(1, Ordering::AcqRel);
         let thread = std::thread::Builder::new()
             .name("simulated-vt".to_owned())
-            .spawn(move || work(shape, &todo, &deliver, &shared))
+            .spawn(move || work(shape, &coder, &todo, &deliver, &shared))
             .map_err(|_| Status::MALFUNCTION)?;
         Ok(Box::new(Simulated {
             simulator: Arc::clone(&self.0),
@@ -194,17 +201,17 @@ impl Drop for Simulated {
 }
 
 /// The session's thread: encodes, applies faults, delivers.
-fn work(shape: Shape, todo: &mpsc::Receiver<Job>, deliver: &Deliver, shared: &Shared) {
+fn work(shape: Shape, choice: &Choice, todo: &mpsc::Receiver<Job>, deliver: &Deliver, shared: &Shared) {
     let Shape { width, height, codec } = shape;
     let mut settings = Settings { width, height, codec, bitrate_kbps: 1000, max_fps: 60, keyframe_ms: 0 };
-    let mut x264 = None;
+    let mut coder = None;
     let mut overtaken: Option<(u64, Delivery)> = None;
     let mut broken = None;
     while let Ok(job) = todo.recv() {
         match job {
             Job::Rate(kbps, fps) => {
                 (settings.bitrate_kbps, settings.max_fps) = (kbps.max(1), fps.clamp(1, 240));
-                if let Some(X264 { encoder, .. }) = &mut x264 {
+                if let Some(Coder { encoder, .. }) = &mut coder {
                     encoder.set_rate(settings.bitrate_kbps, settings.max_fps).unwrap_or_else(|error| {
                         tracing::error!(%error, "the simulator's rate");
                     });
@@ -223,8 +230,7 @@ fn work(shape: Shape, todo: &mpsc::Receiver<Job>, deliver: &Deliver, shared: &Sh
                     (Some(status), _) | (None, Some(Fault::Failed(status))) => Delivery::Failed(status),
                     (None, Some(Fault::Dropped)) => Delivery::Dropped,
                     (None, fault) => {
-                        let encoder = x264.get_or_insert_with(|| X264::new(settings));
-                        encoder.encode(&frame, fault)
+                        coder.get_or_insert_with(|| Coder::new(choice, settings)).encode(&frame, fault)
                     }
                 };
                 drop(frame);
@@ -249,25 +255,22 @@ fn work(shape: Shape, todo: &mpsc::Receiver<Job>, deliver: &Deliver, shared: &Sh
     }
 }
 
-struct X264 {
+struct Coder {
     encoder: Box<dyn Encoder>,
     output: Arc<Mutex<Option<Output>>>,
     sets: Vec<Bytes>,
 }
 
-impl X264 {
-    #[expect(clippy::panic, reason = "part of a test: without x264 it can't run")]
-    fn new(settings: Settings) -> Self {
+impl Coder {
+    #[expect(clippy::panic, reason = "part of a test: without an encoder it can't run")]
+    fn new(choice: &Choice, settings: Settings) -> Self {
         let output: Arc<Mutex<Option<Output>>> = Arc::default();
         let taken = Arc::clone(&output);
         let settings = Settings { codec: encode::Codec::H264, ..settings };
-        let made = "x264enc".parse::<Choice>().and_then(|choice| {
-            let sink = move |outcome: Result<Output, _>| *lock(&taken) = outcome.ok();
-            encode::open(&choice, settings, Box::new(sink))
-        });
-        match made {
+        let sink = move |outcome: Result<Output, _>| *lock(&taken) = outcome.ok();
+        match encode::open(choice, settings, Box::new(sink)) {
             Ok(encoder) => Self { encoder, output, sets: Vec::new() },
-            Err(error) => panic!("the simulator needs x264: {error}"),
+            Err(error) => panic!("the simulator needs {choice}: {error}"),
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use contract::{SETTINGS, SIZE, decode, pictures};
-use encode::{EncodeError, Encoder as _, Output, Picture, PixelFormat, Settings, Sink, annexb};
+use encode::{EncodeError, Encoder as _, Output, Sink, annexb};
 use videotoolbox::api::Status;
 use videotoolbox::simulator::{Fault, Handle, Simulator};
 use videotoolbox::{Admission, Limits, VideoToolbox};
@@ -21,10 +21,6 @@ struct Rig {
 
 impl Rig {
     fn new(script: impl IntoIterator<Item = (u64, Fault)>) -> Self {
-        Self::with(SETTINGS, script)
-    }
-
-    fn with(settings: Settings, script: impl IntoIterator<Item = (u64, Fault)>) -> Self {
         let simulator = Simulator::new(script);
         let outcomes: Arc<Mutex<Vec<Outcome>>> = Arc::default();
         let collected = Arc::clone(&outcomes);
@@ -32,7 +28,7 @@ impl Rig {
             Box::new(move |outcome| collected.lock().unwrap_or_else(PoisonError::into_inner).push(outcome));
         let admission = Arc::new(Admission::new(Limits::default()));
         let api = Arc::new(Handle(Arc::clone(&simulator)));
-        let encoder = VideoToolbox::new(api, &admission, settings, sink).expect("opens");
+        let encoder = VideoToolbox::new(api, &admission, SETTINGS, sink).expect("opens");
         Self { simulator, encoder, outcomes, pushed: 0 }
     }
 
@@ -308,35 +304,4 @@ fn teardown_with_pictures_under_way_delivers_them_and_no_more() {
         holds(&outcomes.lock().expect("not poisoned"), &[]);
         assert_eq!(outcomes.lock().expect("not poisoned").len(), 5);
     }
-}
-
-#[test]
-fn ten_thousand_pictures_with_all_faults_have_one_outcome_each_and_leave_nothing() {
-    const FAULTS: [Fault; 9] = [
-        Fault::Overtaken,
-        Fault::Dropped,
-        Fault::Failed(Status(-12912)),
-        Fault::Invalidated,
-        Fault::NoParameterSets,
-        Fault::Twice,
-        Fault::Haunting,
-        Fault::Cut,
-        Fault::NoIdr,
-    ];
-    let faulty = (1..10_000u64).filter(|number| number % 97 == 0);
-    let script = faulty.map(|number| (number, FAULTS[(number / 97) as usize % FAULTS.len()]));
-    let (width, height) = (64, 48);
-    let mut rig = Rig::with(Settings { width, height, ..SETTINGS }, script);
-    let data = bytes::Bytes::from(vec![90; PixelFormat::Nv12.bytes(width, height)]);
-    let picture = Picture { format: PixelFormat::Nv12, width, height, stride: width, data };
-    for number in 1..=10_000 {
-        rig.encoder.submit(&picture, number, number * 16_667, number % 500 == 0).expect("taken");
-    }
-    let Rig { simulator, encoder, outcomes, .. } = rig;
-    assert!(encoder.rebuilt() >= 10, "{} sessions were lost", encoder.rebuilt());
-    drop(encoder);
-    let tickets: Vec<_> = outcomes.lock().expect("not poisoned").iter().map(ticket).collect();
-    assert_eq!(tickets, (1..=10_000).collect::<Vec<_>>());
-    assert!(picture.data.is_unique(), "somebody still holds a picture");
-    assert_eq!((Arc::strong_count(&outcomes), simulator.sessions()), (1, 0));
 }
