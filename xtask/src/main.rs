@@ -7,6 +7,8 @@ mod crates;
 mod demo;
 mod fuzz;
 mod lab;
+#[cfg(test)]
+mod packaging;
 mod stop;
 mod test;
 mod tidy;

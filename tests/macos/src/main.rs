@@ -1,9 +1,10 @@
-//! `./x check-macos`.
+//! `./x check-macos`; and `sdk DIR`, which writes the stubs only, for who links on a Mac without virglrenderer.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use check_macos::build::{Builder, Product, target_folder};
 use check_macos::inspect::facts;
 use check_macos::toolchain::Toolchain;
@@ -21,6 +22,15 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<bool> {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    match words.as_slice() {
+        [] => check(),
+        [sdk, folder] if sdk == "sdk" => sdk::write(&sdk::libraries()?, Path::new(folder)).map(|()| true),
+        _ => bail!("nothing, or: sdk DIR"),
+    }
+}
+
+fn check() -> Result<bool> {
     let begin = Instant::now();
     let toolchain = Toolchain::ready()?;
     let folder = target_folder().join("macos-sdk");
