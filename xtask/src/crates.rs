@@ -28,6 +28,11 @@ pub fn is_one(id: &str) -> bool {
     id.starts_with(PREFIX)
 }
 
+/// Where cargo puts what it makes.
+pub fn target() -> Result<PathBuf> {
+    Ok(Workspace::ask()?.target)
+}
+
 /// Makes the entry if it isn't there; older ones go.
 pub fn keep() -> Result<()> {
     let Some(entry) = std::env::var_os(ENTRY).map(PathBuf::from).filter(|it| !it.exists()) else {

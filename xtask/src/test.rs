@@ -78,11 +78,14 @@ fn check(what: &str, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// What one compilation of the workspace is for.
+const WORKSPACE: [&str; 5] = ["--workspace", "--exclude", "e2e", "--exclude", "check-macos"];
+
 fn unit() -> Result<u32> {
     check("format", &["fmt", "--all", "--check"])?;
     crate::tidy::run()?;
     check("lints", &["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
-    counted(&["test", "--release", "--workspace", "--exclude", "e2e", "--exclude", "check-macos"])
+    counted(cargo(&[&["test", "--release"], &WORKSPACE[..]].concat()))
 }
 
 /// Suites that boot VMs: one after the other, each in a process of its own.
@@ -93,13 +96,13 @@ fn e2e(names: &[&str], more: &[&str]) -> Result<u32> {
     }
     arguments.extend(["--", "--nocapture", "--test-threads=1"]);
     arguments.extend(more);
-    counted(&arguments)
+    counted(cargo(&arguments))
 }
 
 /// The page on a VM's stream; then Chromium's decoder on a stream whose encoder lost its sessions.
 fn browser() -> Result<u32> {
     let passed = e2e(&["browser"], &[])?;
-    let made = counted(&["test", "--release", "--workspace", "--test", "rebuilt"])?;
+    let made = counted(cargo(&["test", "--release", "--workspace", "--test", "rebuilt"]))?;
     println!("x: the same stream in Chromium");
     let tests = lab::repository().join("tests/browser");
     let target =
@@ -123,9 +126,9 @@ fn macos() -> Result<u32> {
     ensure!(valgrind("a_leak", &["--ignored"]).is_err(), "valgrind did not find a leak that is there");
     // Of the whole workspace, so that other people's crates are built once for all suites.
     let seam = ["test", "--release", "--workspace", "--features", "videotoolbox/loom", "--test", "loom"];
-    let modelled = counted(&seam)?;
+    let modelled = counted(cargo(&seam))?;
     check("what ships on a Mac", &["run", "--quiet", "--release", "-p", "check-macos"])?;
-    Ok(watched + modelled + counted(&["test", "--release", "-p", "check-macos"])?)
+    Ok(watched + modelled + counted(cargo(&["test", "--release", "-p", "check-macos"]))?)
 }
 
 /// One test of the soak, which must leave nothing behind.
@@ -135,15 +138,20 @@ fn valgrind(test: &str, more: &[&str]) -> Result<u32> {
                   '--error-exitcode=9']";
     let cargo =
         ["--config", runner, "test", "--release", "--workspace", "--test", "soak", "--", test, "--exact"];
-    counted(&[&cargo[..], more].concat())
+    counted(self::cargo(&[&cargo[..], more].concat()))
 }
 
-/// Each file brings up a cluster; they are told apart from plain `cargo test` by being ignored there.
+/// Each file of tests/cluster brings up a cluster; what needs helm and no cluster comes before: it fails sooner. They are
+/// told apart from the unit tests by being ignored there, and are built with the same features, so that nothing is
+/// compiled twice. `daemon` and `viewers_http` have no such test: for them cargo builds host-agent and sidecar.
 fn cluster() -> Result<u32> {
-    let only = ["--", "--ignored", "--nocapture", "--test-threads=1"];
-    // What needs helm and no cluster comes first: it fails sooner.
-    let helm = counted(&[&["test", "--release", "-p", "operator", "--test", "chart"], &only[..]].concat())?;
-    Ok(helm + counted(&[&["test", "--release", "-p", "cluster", "--tests"], &only[..]].concat())?)
+    let tests = ["chart", "cluster", "desktop", "operator", "daemon", "viewers_http"];
+    let mut arguments = [&["test", "--release"], &WORKSPACE[..]].concat();
+    arguments.extend(tests.iter().flat_map(|test| ["--test", test]));
+    arguments.extend(["--", "--ignored", "--nocapture", "--test-threads=1"]);
+    let mut command = cargo(&arguments);
+    command.env("DESKTOPSTREAM_PROGRAMS", crate::crates::target()?.join("release"));
+    counted(command)
 }
 
 /// Each file brings up engines.
@@ -158,8 +166,8 @@ fn slow() -> Result<u32> {
 }
 
 /// Runs tests, shows what they print, and counts those that passed.
-fn counted(arguments: &[&str]) -> Result<u32> {
-    let mut child = cargo(arguments).stdout(Stdio::piped()).spawn().context("starting cargo")?;
+fn counted(mut command: Command) -> Result<u32> {
+    let mut child = command.stdout(Stdio::piped()).spawn().context("starting cargo")?;
     let Some(out) = child.stdout.take() else { bail!("cargo has no output") };
     let mut passed = 0;
     for line in BufReader::new(out).lines() {
@@ -168,7 +176,7 @@ fn counted(arguments: &[&str]) -> Result<u32> {
         println!("{line}");
     }
     let status = child.wait()?;
-    ensure!(status.success(), "cargo {} failed", arguments.join(" "));
+    ensure!(status.success(), "{command:?} failed");
     Ok(passed)
 }
 

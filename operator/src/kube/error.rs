@@ -20,9 +20,6 @@ pub enum Error {
     /// A watch that everything depends on has ended.
     #[error("a watch ended; the operator stops, to be started anew")]
     Watch,
-    /// We don't lead any more.
-    #[error("another operator leads; this one stops, to be started anew")]
-    LostLease,
 }
 
 /// One line of an API error; its Debug form goes over pages.
@@ -53,7 +50,6 @@ impl Error {
             Self::Api { .. } => "unreachable",
             Self::Key(_) => "key",
             Self::Watch => "watch",
-            Self::LostLease => "lease",
         }
     }
 

@@ -1,6 +1,6 @@
 //! One operator works, the others wait: a Lease of coordination.k8s.io says which.
 //!
-//! Who holds it renews it at a third of its life, and ends when it can't: an operator that isn't sure that it
+//! Who holds it renews it at a third of its life, and stops working when it can't: an operator that isn't sure that it
 //! leads must not write. Ending gives the Lease back, so that the next one needn't wait.
 
 use std::time::Duration;
@@ -33,10 +33,10 @@ impl Claim {
     }
 
     /// Returns once the Lease is ours.
-    pub async fn acquire(&self) -> Result<(), Error> {
+    pub async fn acquire(&self) {
         loop {
             match self.try_once().await {
-                Ok(true) => return Ok(()),
+                Ok(true) => return,
                 Ok(false) => {}
                 // Before there is anything to lose, a wait is better than an end.
                 Err(error) => tracing::warn!(%error, "can't ask who leads; will try again"),
@@ -46,20 +46,20 @@ impl Claim {
     }
 
     /// Renews it; returns when it is lost.
-    pub async fn hold(&self) -> Error {
+    pub async fn hold(&self) {
         let mut good = tokio::time::Instant::now();
         loop {
             tokio::time::sleep(self.life / 3).await;
             let renewed = tokio::time::timeout(self.life / 3, self.try_once()).await;
             match renewed {
                 Ok(Ok(true)) => good = tokio::time::Instant::now(),
-                Ok(Ok(false)) => return Error::LostLease,
+                Ok(Ok(false)) => return,
                 // While it is ours by the clock, nobody else takes it.
                 Ok(Err(error)) => tracing::warn!(%error, "can't renew the Lease"),
                 Err(_) => tracing::warn!("the apiserver takes too long to renew the Lease"),
             }
             if good.elapsed() >= self.life * 5 / 6 {
-                return Error::LostLease;
+                return;
             }
         }
     }

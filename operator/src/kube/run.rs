@@ -1,4 +1,5 @@
-//! Starts everything and ends when something ends that shouldn't: a restart is better than a zombie.
+//! Starts everything and ends when something ends that shouldn't: a restart is better than a zombie. Who loses the Lease
+//! waits for it again: its webhook goes on.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -53,22 +54,40 @@ pub async fn run(client: Client, options: Options) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
     let claim = Claim::new(&client, &settings.namespace, format!("{identity}_{:08x}", random()?), lease);
-    tokio::select! {
-        leads = claim.acquire() => leads?,
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
-        Some(ended) = tasks.join_next() => anyhow::bail!("{} ended", ended.unwrap_or("a task")),
-    }
-    tracing::info!(identity, "leads");
-    counts.leader.store(true, Relaxed);
+    let leading = async {
+        loop {
+            claim.acquire().await;
+            tracing::info!(identity, "leads");
+            lead(&client, &settings, &counts, &claim).await?;
+            tracing::warn!(identity, "lost the Lease; waits for it with the others");
+        }
+    };
     let result = tokio::select! {
-        result = work(client, settings, Arc::clone(&counts), &mut tasks) => result,
-        lost = claim.hold() => Err(lost.into()),
+        result = leading => result,
+        Some(ended) = tasks.join_next() => Err(anyhow::anyhow!("{} ended", ended.unwrap_or("a task"))),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
-    tasks.shutdown().await;
     claim.release().await;
+    result
+}
+
+/// Leads until the Lease is lost. Whatever else ends is an error.
+async fn lead(
+    client: &Client,
+    settings: &Settings,
+    counts: &Arc<Metrics>,
+    claim: &Claim,
+) -> anyhow::Result<()> {
+    let mut tasks = JoinSet::new();
+    counts.leader.store(true, Relaxed);
+    let result = tokio::select! {
+        result = work(client.clone(), settings.clone(), Arc::clone(counts), &mut tasks) => result,
+        () = claim.hold() => Ok(()),
+    };
+    counts.leader.store(false, Relaxed);
+    counts.working.store(false, Relaxed);
+    tasks.shutdown().await;
     result
 }
 

@@ -1,6 +1,7 @@
 //! The chart without a cluster: it lints, what it renders are objects that Kubernetes and our command line know, its
 //! values are judged, and its rights are the ones that the documentation lists. tests/cluster installs it for real.
 
+mod manifests;
 mod objects;
 mod values;
 
@@ -153,31 +154,10 @@ fn injection_is_fail_open_and_never_its_own_namespace() {
     assert!(rendered_with("small").find("ValidatingWebhookConfiguration", "desktopstream").is_none());
 }
 
-/// The table under "Rights" has a line for each resource of each role.
-#[test]
-#[ignore = "needs helm; run by ./x test cluster"]
-fn every_right_is_documented() {
-    let text = fs::read_to_string(repository().join("docs/kubernetes.md")).expect("docs");
-    let table = text.split("## Rights").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a table");
-    let mut who = String::new();
-    let mut documented: BTreeSet<(String, String, String)> = BTreeSet::new();
-    for row in table.lines().filter(|line| line.starts_with('|')) {
-        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
-        let [name, verbs, resources, _why] = cells[..] else { panic_with(&[row], "four columns") };
-        if !name.is_empty() {
-            name.clone_into(&mut who);
-        }
-        for resource in resources.split(", ") {
-            for verb in verbs.split(", ") {
-                documented.insert((who.clone(), resource.to_owned(), verb.to_owned()));
-            }
-        }
-    }
+/// Who may do what on which resource, all roles together.
+fn rights(objects: &[Value]) -> BTreeSet<(String, String, String)> {
     let mut given = BTreeSet::new();
-    for object in rendered_with("default").objects {
-        if !matches!(object["kind"].as_str(), Some("Role" | "ClusterRole")) {
-            continue;
-        }
+    for object in objects.iter().filter(|it| matches!(it["kind"].as_str(), Some("Role" | "ClusterRole"))) {
         let name = object["metadata"]["name"].as_str().expect("a name").trim_start_matches("desktopstream-");
         let who = match name.split('-').next() {
             Some("node") => "node-agent",
@@ -198,6 +178,30 @@ fn every_right_is_documented() {
             }
         }
     }
+    given
+}
+
+/// The table under "Rights" has a line for each resource of each role.
+#[test]
+#[ignore = "needs helm; run by ./x test cluster"]
+fn every_right_is_documented() {
+    let text = fs::read_to_string(repository().join("docs/kubernetes.md")).expect("docs");
+    let table = text.split("## Rights").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a table");
+    let mut who = String::new();
+    let mut documented: BTreeSet<(String, String, String)> = BTreeSet::new();
+    for row in table.lines().filter(|line| line.starts_with('|')) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [name, verbs, resources, _why] = cells[..] else { panic_with(&[row], "four columns") };
+        if !name.is_empty() {
+            name.clone_into(&mut who);
+        }
+        for resource in resources.split(", ") {
+            for verb in verbs.split(", ") {
+                documented.insert((who.clone(), resource.to_owned(), verb.to_owned()));
+            }
+        }
+    }
+    let given = rights(&rendered_with("default").objects);
     let undocumented: Vec<_> = given.difference(&documented).collect();
     assert!(undocumented.is_empty(), "not in docs/kubernetes.md: {undocumented:#?}");
     documented.retain(|(who, ..)| ["operator", "node-agent", "helm test"].contains(&who.as_str()));

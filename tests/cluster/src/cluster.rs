@@ -23,6 +23,7 @@ use crate::daemon::{Daemon, Running};
 use crate::forward::Forward;
 use crate::image::Image;
 use crate::machine::Machine;
+use crate::pki::Pki;
 use crate::state::{Kind, State};
 use crate::tools::Tools;
 use crate::{addresses, node, pki};
@@ -86,6 +87,8 @@ pub struct Cluster {
     /// The machines' first processes, to be reaped.
     holders: Vec<Child>,
     kubeconfig: PathBuf,
+    /// None when another process brought it up.
+    pki: Option<Pki>,
     _api: Forward,
     owned: bool,
     steps: Vec<(String, Duration)>,
@@ -112,6 +115,7 @@ impl Cluster {
             daemons: Vec::new(),
             holders: Vec::new(),
             kubeconfig,
+            pki: None,
             _api: api,
             owned: false,
             steps: Vec::new(),
@@ -295,6 +299,14 @@ impl Cluster {
         found.with_context(|| {
             format!("{daemon:?} is not this process's: the one that brought the cluster up has it")
         })
+    }
+
+    pub(crate) fn hub(&self) -> &Machine {
+        &self.state.machines[0]
+    }
+
+    pub(crate) fn pki(&self) -> Result<&Pki> {
+        self.pki.as_ref().context("only the process that brought the cluster up can add nodes")
     }
 
     fn nodes(&self) -> &[Machine] {

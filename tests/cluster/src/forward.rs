@@ -6,14 +6,13 @@
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use lab::host::within_network;
 
 /// How long a connect may take: what is asked is on this computer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -40,7 +39,7 @@ impl Forward {
     }
 
     fn start(outer: Network, from: SocketAddr, inner: Network, to: SocketAddr) -> Result<Self> {
-        let listener = within(outer.clone(), move || TcpListener::bind(from))
+        let listener = within_network(outer.clone(), move || TcpListener::bind(from))
             .with_context(|| format!("listening on {from}: it may be in use"))?;
         let address = listener.local_addr()?;
         let ended = Arc::new(AtomicBool::new(false));
@@ -69,26 +68,12 @@ impl Drop for Forward {
         self.ended.store(true, Ordering::Release);
         // Wakes it from accept.
         let address = self.address;
-        let _ = within(self.network.take(), move || TcpStream::connect_timeout(&address, PATIENCE));
+        let _ = within_network(self.network.take(), move || TcpStream::connect_timeout(&address, PATIENCE));
     }
 }
 
-/// Runs `action` in a thread of its own that is in that network.
-fn within<T: Send + 'static>(
-    network: Network,
-    action: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    let Some(network) = network else { return action() };
-    let thread = thread::Builder::new().spawn(move || {
-        move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
-        drop(network);
-        action()
-    })?;
-    thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
-}
-
 fn serve(client: &TcpStream, network: Network, to: SocketAddr) -> io::Result<()> {
-    let server = within(network, move || TcpStream::connect_timeout(&to, PATIENCE))?;
+    let server = within_network(network, move || TcpStream::connect_timeout(&to, PATIENCE))?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let upward = (client.try_clone()?, server.try_clone()?);

@@ -13,10 +13,15 @@ pub(crate) const PAUSE: &str = "docker.io/local/pause:1";
 /// A small program that tests run in pods (`tools/images/probe`); in each node from the start.
 pub const PROBE: &str = "docker.io/local/probe:1";
 
+/// In the layer that stands for a VM's image disk: names it.
+pub(crate) const DISK: &str = ".image-disk";
+
 /// An image to import.
 #[derive(Debug, Clone)]
 pub struct Image {
     reference: String,
+    /// The image disk of a VM under it.
+    disk: Option<String>,
     content: Content,
     entrypoint: Vec<String>,
     env: Vec<String>,
@@ -25,6 +30,7 @@ pub struct Image {
 
 #[derive(Debug, Clone)]
 enum Content {
+    Nothing,
     Folder(PathBuf),
     Program(PathBuf),
 }
@@ -41,8 +47,22 @@ impl Image {
         Self::new(reference, Content::Program(program.to_owned()), vec![format!("/{name}")])
     }
 
+    /// What is on an image disk of a VM, which isn't copied: the image's lowest layer names the disk, and whoever imports
+    /// it there mounts that over the layer. In VMs only.
+    pub fn of_disk(reference: &str, disk: &str) -> Self {
+        Self { disk: Some(disk.to_owned()), ..Self::new(reference, Content::Nothing, Vec::new()) }
+    }
+
+    /// Puts a program over it, at `/NAME`, as the entrypoint.
+    #[must_use]
+    pub fn with_program(self, program: &Path) -> Self {
+        let Self { content, entrypoint, .. } = Self::of_program(&self.reference, program);
+        Self { content, entrypoint, ..self }
+    }
+
     fn new(reference: &str, content: Content, entrypoint: Vec<String>) -> Self {
-        Self { reference: reference.to_owned(), content, entrypoint, env: Vec::new(), user: String::new() }
+        let reference = reference.to_owned();
+        Self { reference, disk: None, content, entrypoint, env: Vec::new(), user: String::new() }
     }
 
     /// Sets what is run.
@@ -77,39 +97,36 @@ impl Image {
         let tagged = self.reference.rsplit('/').next().is_some_and(|name| name.contains(':'));
         ensure!(full && tagged, "{}: write it out, as docker.io/local/NAME:TAG", self.reference);
 
-        let layer = archive.with_extension("layer");
-        let digest = self.write_layer(&layer).with_context(|| format!("packing image {}", self.reference))?;
-        let config = serde_json::to_vec(&self.config(&digest))?;
+        let mut layers = Vec::new();
+        if let Some(disk) = &self.disk {
+            let name = |layer: &mut Layer| append(layer, DISK, 0o444, disk.as_bytes());
+            layers.push(write_layer(&archive.with_extension("disk"), name)?);
+        }
+        if !matches!(self.content, Content::Nothing) {
+            let all = |layer: &mut Layer| self.content.append_to(layer);
+            let layer = write_layer(&archive.with_extension("layer"), all);
+            layers.push(layer.with_context(|| format!("packing image {}", self.reference))?);
+        }
+        let names: Vec<String> = (0..layers.len()).map(|number| format!("layer{number}.tar")).collect();
+        let digests: Vec<&str> = layers.iter().map(|(_, digest)| digest.as_str()).collect();
+        let config = serde_json::to_vec(&self.config(&digests))?;
         let manifest = json!([
-            {"Config": "config.json", "RepoTags": [self.reference], "Layers": ["layer.tar"]}
+            {"Config": "config.json", "RepoTags": [self.reference], "Layers": names}
         ]);
         let mut out = tar::Builder::new(File::create(archive)?);
         append(&mut out, "config.json", 0o644, &config)?;
         append(&mut out, "manifest.json", 0o644, &serde_json::to_vec(&manifest)?)?;
-        out.append_file("layer.tar", &mut File::open(&layer)?)?;
+        for (name, (file, _)) in names.iter().zip(&layers) {
+            out.append_file(name, &mut File::open(file)?)?;
+        }
         out.into_inner()?.flush()?;
-        fs::remove_file(layer)?;
+        for (file, _) in layers {
+            fs::remove_file(file)?;
+        }
         Ok(())
     }
 
-    fn write_layer(&self, file: &Path) -> Result<String> {
-        let mut layer = tar::Builder::new(Hashing { file: File::create(file)?, hash: Sha256::new() });
-        layer.follow_symlinks(false);
-        match &self.content {
-            Content::Folder(folder) => {
-                layer.append_dir_all(".", folder).with_context(|| format!("reading {}", folder.display()))?;
-            }
-            Content::Program(program) => {
-                let bytes = fs::read(program).with_context(|| format!("reading {}", program.display()))?;
-                let name = program.file_name().unwrap_or_default().to_string_lossy();
-                append(&mut layer, &name, 0o755, &bytes)?;
-            }
-        }
-        let Hashing { hash, .. } = layer.into_inner()?;
-        Ok(hex(&hash.finalize()))
-    }
-
-    fn config(&self, digest: &str) -> Value {
+    fn config(&self, digests: &[&str]) -> Value {
         let architecture = match std::env::consts::ARCH {
             "x86_64" => "amd64",
             "aarch64" => "arm64",
@@ -119,9 +136,35 @@ impl Image {
             "architecture": architecture,
             "os": "linux",
             "config": {"Entrypoint": self.entrypoint, "Env": self.env, "User": self.user},
-            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
+            "rootfs": {"type": "layers", "diff_ids": digests},
         })
     }
+}
+
+impl Content {
+    fn append_to(&self, layer: &mut Layer) -> io::Result<()> {
+        match self {
+            Self::Nothing => Ok(()),
+            Self::Folder(folder) => layer.append_dir_all(".", folder).map_err(|error| {
+                io::Error::new(error.kind(), format!("reading {}: {error}", folder.display()))
+            }),
+            Self::Program(program) => {
+                let bytes = fs::read(program).map_err(|error| {
+                    io::Error::new(error.kind(), format!("reading {}: {error}", program.display()))
+                })?;
+                append(layer, &program.file_name().unwrap_or_default().to_string_lossy(), 0o755, &bytes)
+            }
+        }
+    }
+}
+
+/// The layer in `file`, and its digest.
+fn write_layer(file: &Path, fill: impl FnOnce(&mut Layer) -> io::Result<()>) -> Result<(PathBuf, String)> {
+    let mut layer = tar::Builder::new(Hashing { file: File::create(file)?, hash: Sha256::new() });
+    layer.follow_symlinks(false);
+    fill(&mut layer)?;
+    let Hashing { hash, .. } = layer.into_inner()?;
+    Ok((file.to_owned(), format!("sha256:{}", hex(&hash.finalize()))))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -135,6 +178,8 @@ fn append(out: &mut tar::Builder<impl Write>, name: &str, mode: u32, bytes: &[u8
     header.set_cksum();
     out.append_data(&mut header, name, bytes)
 }
+
+type Layer = tar::Builder<Hashing>;
 
 /// A file that knows the hash of what was written.
 struct Hashing {
@@ -178,11 +223,11 @@ mod tests {
             entry.read_to_end(&mut bytes).expect("whole");
             files.insert(name, bytes);
         }
-        let digest = hex(&Sha256::digest(&files["layer.tar"]));
+        let digest = hex(&Sha256::digest(&files["layer0.tar"]));
         let config: Value = serde_json::from_slice(&files["config.json"]).expect("JSON");
         assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{digest}"));
         assert_eq!(config["config"]["User"], "7");
-        let mut layer = tar::Archive::new(&files["layer.tar"][..]);
+        let mut layer = tar::Archive::new(&files["layer0.tar"][..]);
         let link =
             layer.entries().expect("a tar").flatten().find(|it| it.path().is_ok_and(|p| p.ends_with("link")));
         assert!(link.expect("it is there").header().entry_type().is_symlink());

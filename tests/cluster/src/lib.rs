@@ -21,6 +21,7 @@
 //! - [`machine`] makes hub and nodes: namespaces of their own for network, processes, mounts and host name. All that runs and
 //!   is mounted in a machine ends with its first process, so nothing can be left behind.
 //! - [`pki`], [`control_plane`], [`node`] are what runs there, [`daemon`] how.
+//! - [`vm`] adds VMs of the lab to the nodes.
 //! - [`Cluster`] brings it up and is what tests use; [`image`] makes images of folders.
 //! - [`product`] puts our programs into one: the only module that knows of desktops and streams.
 //!
@@ -40,6 +41,7 @@ mod pki;
 pub mod product;
 pub mod state;
 pub mod tools;
+pub mod vm;
 
 pub use cluster::{Cluster, Config, Output};
 pub use daemon::Daemon;

@@ -109,10 +109,15 @@ impl Machine {
             .with_context(|| format!("{} on machine {}", words.join(" "), self.name))
     }
 
+    /// Its network's namespace.
+    pub(crate) fn network_file(&self) -> PathBuf {
+        format!("/proc/{}/ns/net", self.holder.pid()).into()
+    }
+
     /// Its network, for [`crate::forward`].
     pub fn network(&self) -> Result<File> {
-        let file = format!("/proc/{}/ns/net", self.holder.pid());
-        File::open(&file).with_context(|| format!("opening the network of machine {}", self.name))
+        File::open(self.network_file())
+            .with_context(|| format!("opening the network of machine {}", self.name))
     }
 
     /// Where a path of its own folders is, outside.

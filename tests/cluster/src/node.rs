@@ -47,7 +47,10 @@ impl Node<'_> {
         fs::write(&resolv, format!("nameserver {HUB}\n"))?;
 
         let config = folder.join("kubelet.json");
-        write_json(&config, &kubelet_config(pki, self.cgroup, &resolv.display().to_string()))?;
+        write_json(
+            &config,
+            &kubelet_config(&pki.file("ca.crt"), self.cgroup, &resolv.display().to_string()),
+        )?;
         let user = pki.kubeconfig(&format!("system:node:{name}"), Some("system:nodes"))?;
         let kubelet = [
             flag("kubeconfig", user.display()),
@@ -67,7 +70,7 @@ impl Node<'_> {
     }
 }
 
-fn containerd_config(plugins: &Path, network: &Path) -> String {
+pub(crate) fn containerd_config(plugins: &Path, network: &Path) -> String {
     // Its own default reads images by way of erofs, needs a new mkfs.erofs for it, and without one leaves out the whole
     // interface that kubelets use.
     format!(
@@ -98,7 +101,7 @@ conf_dir = "{}"
 
 /// Each pod is routed to by itself. On a bridge, packets between a node's own pods would bypass kube-proxy's rules unless
 /// the kernel has br_netfilter.
-fn network_of_pods(number: u8) -> Value {
+pub(crate) fn network_of_pods(number: u8) -> Value {
     json!({
         "cniVersion": "1.0.0",
         "name": "pods",
@@ -117,14 +120,15 @@ fn network_of_pods(number: u8) -> Value {
     })
 }
 
-fn kubelet_config(pki: &Pki, cgroup: &str, resolv: &str) -> Value {
+/// Of a kubelet whose pods are under `cgroup`.
+pub(crate) fn kubelet_config(authority: &str, cgroup: &str, resolv: &str) -> Value {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "authentication": {
             "anonymous": {"enabled": false},
             "webhook": {"enabled": true},
-            "x509": {"clientCAFile": pki.file("ca.crt")},
+            "x509": {"clientCAFile": authority},
         },
         "authorization": {"mode": "Webhook"},
         "containerRuntimeEndpoint": format!("unix://{CONTAINERD_SOCKET}"),
@@ -145,7 +149,7 @@ fn kubelet_config(pki: &Pki, cgroup: &str, resolv: &str) -> Value {
     })
 }
 
-fn proxy_config(kubeconfig: &str, name: &str, own: &str) -> Value {
+pub(crate) fn proxy_config(kubeconfig: &str, name: &str, own: &str) -> Value {
     json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
@@ -175,6 +179,6 @@ pub(crate) fn import(machine: &Machine, tools: &Tools, archive: &Path, reference
     Ok(())
 }
 
-fn write_json(file: &Path, value: &Value) -> Result<()> {
+pub(crate) fn write_json(file: &Path, value: &Value) -> Result<()> {
     fs::write(file, serde_json::to_vec_pretty(value)?).with_context(|| format!("writing {}", file.display()))
 }

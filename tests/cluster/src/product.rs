@@ -43,13 +43,17 @@ impl Bed {
             gpus::make(&cluster, node)?;
         }
         images::import(&cluster, &programs)?;
-        Ok(Self { api: api::Api::of(&cluster)?, cluster, programs })
+        Self::of(cluster, programs)
     }
 
     /// A cluster of one node without images, for operators that run beside it.
     pub fn control_plane(name: &str) -> Result<Self> {
         let programs = images::Programs::build(&[&["operator"]])?;
-        let cluster = Cluster::up(&Config::new(name))?;
+        Self::of(Cluster::up(&Config::new(name))?, programs)
+    }
+
+    /// A cluster that has what it needs already.
+    pub fn of(cluster: Cluster, programs: images::Programs) -> Result<Self> {
         Ok(Self { api: api::Api::of(&cluster)?, cluster, programs })
     }
 

@@ -163,10 +163,16 @@ fn troubles_are_told(bed: &Bed) {
     let image = json!({"desktop": {"image": "docker.io/local/none:1"}});
     let crash = json!({"desktop": {"args": ["nonsense"]}});
     let frames = json!({"capture": {"source": "Wayland"}});
+    let idle = json!({"lifecycle": {"idleTimeout": "5s"}});
     let config = json!({"desktop": {"env": [{"name": "X", "valueFrom": {"configMapKeyRef": {"name": "none", "key": "x"}}}]}});
-    for (name, changes) in
-        [("none", none), ("image", image), ("crash", crash), ("frames", frames), ("config", config)]
-    {
+    for (name, changes) in [
+        ("none", none),
+        ("image", image),
+        ("crash", crash),
+        ("frames", frames),
+        ("config", config),
+        ("idle", idle),
+    ] {
         bed.stream(name, &pattern(&changes)).expect("taken");
     }
     let ends = json!({
@@ -190,6 +196,12 @@ fn troubles_are_told(bed: &Bed) {
     told("config", "DevicesReady", "ContainerConfigError", "configmap");
     told("ends", "DevicesReady", "DesktopEnded", "ended by itself");
     told("frames", "Capturing", "NoFrames", "sidecar doctor");
+    told("idle", "Ready", "Idle", "desktopstream.dev/wake");
+    bed.gone("pod", "idle-desktop").expect("it rests");
+    bed.cluster
+        .kubectl(&["annotate", "desktopstream", "idle", "desktopstream.dev/wake=1"])
+        .expect("as the message says");
+    bed.object("pod", "idle-desktop").expect("it woke");
 
     bed.reason("silent", "Ready", "AsAsked").expect("ready");
     let pid = pods::process(bed, "silent-desktop", SIDECAR).expect("it runs");
@@ -213,7 +225,8 @@ fn troubles_are_told(bed: &Bed) {
     let pod = bed.get(&["pod", "killed-desktop"]).expect("there");
     assert_eq!(pods::container(&pod, "desktop").expect("there")["restartCount"], 0, "the desktop lives on");
     told("crash", "Capturing", "DesktopCrashing", "exit code 1");
-    bed.remove(&["none", "image", "crash", "frames", "config", "ends", "killed", "silent"]).expect("they go");
+    bed.remove(&["none", "image", "crash", "frames", "config", "idle", "ends", "killed", "silent"])
+        .expect("they go");
 }
 
 fn host_agents_come_and_go(bed: &Bed) {

@@ -528,6 +528,9 @@ fn an_apiserver_that_was_away_is_caught_up_with(bed: &mut Bed) {
     let back = Instant::now();
     bed.eventually("a stream is taken", || bed.stream("late", &no_gpu())).expect("taken");
     bed.object("pod", "late-desktop").expect("made");
+    let pods = bed.get(&["-n", SYSTEM, "pods", "-l", "app.kubernetes.io/component=operator"]).expect("there");
+    let restarts = &pods["items"][0]["status"]["containerStatuses"][0]["restartCount"];
+    assert_eq!(*restarts, 0, "it lost the Lease and waited for it: its webhook goes on");
     println!("         caught up {:.1} s after the apiserver", back.elapsed().as_secs_f64());
     bed.remove(&["late", "patient"]).expect("they go");
 }

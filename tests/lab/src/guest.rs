@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::cache::Recipe;
 use crate::host;
+use crate::vm::Network;
 
 /// Long, as a busy machine makes an emulated guest slow: the limit is for what hangs.
 const EXEC_TIMEOUT: Duration = Duration::from_mins(5);
@@ -60,11 +61,13 @@ impl Output {
 pub struct Guest {
     state: PathBuf,
     port: u16,
+    /// Whose loopback the port is on, if not this process's.
+    namespace: Option<PathBuf>,
 }
 
 impl Guest {
-    pub(crate) fn new(state: PathBuf, port: u16) -> Self {
-        Self { state, port }
+    pub(crate) fn new(state: PathBuf, port: u16, network: Option<&Network>) -> Self {
+        Self { state, port, namespace: network.map(|network| network.namespace.clone()) }
     }
 
     /// The VM's state folder.
@@ -75,7 +78,9 @@ impl Guest {
     /// Whether an ssh server answers. The port alone says nothing: QEMU accepts for the guest before it listens.
     pub(crate) fn answers(&self) -> bool {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_millis(500)) else {
+        let connect = move || TcpStream::connect_timeout(&address, Duration::from_millis(500));
+        let namespace = self.namespace.as_deref().map(fs::File::open).transpose();
+        let Ok(mut stream) = namespace.and_then(|it| host::within_network(it, connect)) else {
             return false;
         };
         let mut banner = [0; 4];
@@ -88,7 +93,8 @@ impl Guest {
     pub(crate) fn connect(&self) -> Result<()> {
         // Without its own pipes it can't keep ours open, and the caller waiting for their end.
         let log = fs::File::create(self.state.join("ssh.log"))?;
-        let mut master = self.ssh("yes");
+        // Those that share it come by its socket, from any network.
+        let mut master = host::in_network(self.ssh("yes"), self.namespace.as_deref());
         master.args(["-o", "ConnectTimeout=30", "-o", "ServerAliveInterval=0", "-N", "-f", "guest"]);
         let status =
             master.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).status().context("starting ssh")?;

@@ -1,13 +1,16 @@
 //! Programs on the host: run to the end with an error that tells, or long-lived and found again by their ID.
 
 use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
 use crate::progress::say;
@@ -43,6 +46,38 @@ pub fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
         bail!("{name} ended with {status}; the end of its log:\n{}", tail(log, 30));
     }
     Ok(())
+}
+
+/// The same command in another network, given by its namespace's file. Its process is the command's own.
+pub fn in_network(command: Command, namespace: Option<&Path>) -> Command {
+    let Some(namespace) = namespace else { return command };
+    let mut there = Command::new("nsenter");
+    there.arg(format!("--net={}", namespace.display())).arg("--").arg(command.get_program());
+    there.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => there.env(name, value),
+            None => there.env_remove(name),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        there.current_dir(folder);
+    }
+    there
+}
+
+/// Runs `action` in a thread of its own that is in that network; in this process's if none is given.
+pub fn within_network<T: Send + 'static>(
+    namespace: Option<impl AsFd + Send + 'static>,
+    action: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let Some(namespace) = namespace else { return action() };
+    let thread = thread::Builder::new().spawn(move || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+        drop(namespace);
+        action()
+    })?;
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
 }
 
 /// Runs to the end and returns what it wrote to stdout.

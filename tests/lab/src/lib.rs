@@ -39,7 +39,7 @@ pub use arch::Arch;
 pub use container::{Container, RenderAccess, Runtime, Spec};
 pub use emulator::Qemu;
 pub use guest::{Guest, Output};
-pub use vm::{Gpu, Tap, Vm, VmConfig};
+pub use vm::{Gpu, Network, Tap, Vm, VmConfig};
 
 use std::path::PathBuf;
 

@@ -65,6 +65,17 @@ pub struct Tap {
     pub env: Vec<(String, String)>,
 }
 
+/// A network that the guest is in besides the lab's own, and that QEMU then runs in: one of a test cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// The namespace, as a file.
+    pub namespace: PathBuf,
+    /// The interface there that is the other end of the guest's cable; made beforehand (`ip tuntap`).
+    pub interface: String,
+    /// The hardware address at the guest's end, by which the guest knows it.
+    pub mac: String,
+}
+
 /// What to boot.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VmConfig {
@@ -79,6 +90,9 @@ pub struct VmConfig {
     pub gpu: Gpu,
     /// What to load into QEMU.
     pub tap: Option<Tap>,
+    /// A second cable. Ports are then forwarded from that network's loopback.
+    #[serde(default)]
+    pub network: Option<Network>,
     /// Its memory, in MiB; containers write into it, too.
     pub memory_mib: u32,
     /// Its processors.
@@ -102,6 +116,7 @@ impl VmConfig {
             qemu: Qemu::default(),
             gpu: Gpu::default(),
             tap: None,
+            network: None,
             memory_mib: 4096,
             cpus: std::thread::available_parallelism().map_or(2, |cpus| cpus.get().clamp(2, 4) as u32),
             images: images.iter().map(ToString::to_string).collect(),
@@ -144,7 +159,7 @@ impl Vm {
             let running = if running.is_empty() { "none".to_owned() } else { running.join(", ") };
             bail!("no VM {name} runs (running: {running}); ./x lab up boots it");
         };
-        let guest = Guest::new(state.folder()?, state.ssh_port);
+        let guest = Guest::new(state.folder()?, state.ssh_port, state.config.network.as_ref());
         Ok(Self { state, guest, children: Vec::new(), owned: false })
     }
 

@@ -97,6 +97,7 @@ pub(super) fn run(config: &Config) -> Result<Cluster> {
     steps.done("services and names");
     say!("cluster {} is up after {:.1} s", config.name, started.elapsed().as_secs_f64());
     cluster.steps = steps.done;
+    cluster.pki = Some(pki);
     Ok(cluster)
 }
 
@@ -125,6 +126,7 @@ impl Unfinished {
             daemons: Vec::new(),
             holders: std::mem::take(&mut self.holders),
             kubeconfig,
+            pki: None,
             _api: api,
             owned: true,
             steps: Vec::new(),

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result};
+use serde_json::Value;
 
 use super::{Bed, SYSTEM};
 use crate::forward::Forward;
@@ -15,6 +16,7 @@ const PORT: u16 = 15937;
 /// One that runs, and the way to it; both end with this.
 pub struct HostAgent {
     child: Child,
+    admin: SocketAddr,
     _way: Forward,
 }
 
@@ -32,13 +34,22 @@ impl HostAgent {
         command.args(["--admin", &admin.to_string(), "--encoder", "x264enc"]);
         command.arg("--link").arg(folder.join("link.sock")).arg("--public-key").arg(&key);
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-        let this = Self { child, _way: bed.cluster.expose(PORT, listen)? };
+        let this = Self { child, admin, _way: bed.cluster.expose(PORT, listen)? };
         bed.eventually("host-agent serves", || {
             let (status, _) = super::http::get(admin, "/healthz", None)?;
             anyhow::ensure!(status == 200, "{status}");
             Ok(())
         })?;
         Ok(this)
+    }
+}
+
+impl HostAgent {
+    /// What it says of itself.
+    pub fn status(&self) -> Result<Value> {
+        let (status, body) = super::http::get(self.admin, "/status", None)?;
+        anyhow::ensure!(status == 200, "{status}");
+        Ok(serde_json::from_slice(&body)?)
     }
 }
 

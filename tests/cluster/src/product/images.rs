@@ -57,11 +57,18 @@ impl Programs {
     }
 }
 
-/// Gives all nodes both images.
-pub fn import(cluster: &Cluster, programs: &Programs) -> Result<()> {
+/// The image of operator and node-agent, and the folder that it is made of.
+pub fn operator(programs: &Programs) -> Result<(TempDir, Image)> {
     let root = Root::new()?;
     root.program(&programs.operator)?;
-    cluster.import(&Image::of_folder(OPERATOR, root.0.path()).env("PATH", "/usr/bin").user(65532))?;
+    let image = Image::of_folder(OPERATOR, root.0.path()).env("PATH", "/usr/bin").user(65532);
+    Ok((root.0, image))
+}
+
+/// Gives all nodes both images.
+pub fn import(cluster: &Cluster, programs: &Programs) -> Result<()> {
+    let (_root, operator) = operator(programs)?;
+    cluster.import(&operator)?;
 
     let root = Root::new()?;
     root.program(&programs.sidecar)?;

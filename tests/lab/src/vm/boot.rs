@@ -13,7 +13,7 @@ use super::state::State;
 use super::{Forward, Gpu, Vm, VmConfig, accelerator, display, end_child, initramfs, qemu};
 use crate::emulator::Emulator;
 use crate::guest::{Guest, Keys};
-use crate::host::ProcessId;
+use crate::host::{self, ProcessId};
 use crate::image::{GuestImage, Image};
 use crate::payload;
 use crate::progress::say;
@@ -108,7 +108,7 @@ impl Plan {
             boot_seconds: 0.0,
         };
         state.save()?;
-        let guest = Guest::new(folder, state.ssh_port);
+        let guest = Guest::new(folder, state.ssh_port, config.network.as_ref());
         guest.write_config(keys)?;
         let mut vm = Vm { state, guest, children: std::mem::take(&mut children.0), owned: true };
         if let Err(error) = vm.wait_for_guest(started, 0) {
@@ -138,7 +138,8 @@ fn start(
 ) -> Result<Child> {
     let program = launch.config.arch.qemu();
     let log = File::create(folder.join("qemu.log"))?;
-    let mut command = emulator.command();
+    let mut command =
+        host::in_network(emulator.command(), launch.config.network.as_ref().map(|it| &*it.namespace));
     command
         .args(launch.arguments())
         .envs(launch.environment(display))

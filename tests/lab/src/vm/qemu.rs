@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::accelerator::Accelerator;
-use super::{Forward, Gpu, VmConfig};
+use super::{Forward, Gpu, Network, VmConfig};
 
 /// Relative to the state folder, QEMU's working directory.
 pub(super) const QMP_SOCKET: &str = "qmp.sock";
@@ -55,6 +55,10 @@ impl Launch<'_> {
             forwards.iter().map(|Forward { host, guest }| format!("hostfwd=tcp:127.0.0.1:{host}-:{guest}")),
         );
         line.option("-netdev", &network.join(",")).option("-device", "virtio-net-pci,netdev=net,romfile=");
+        if let Some(Network { interface, mac, .. }) = &config.network {
+            line.option("-netdev", &format!("tap,id=second,ifname={interface},script=no,downscript=no"));
+            line.option("-device", &format!("virtio-net-pci,netdev=second,mac={mac},romfile="));
+        }
         line.option("-device", "virtio-rng-pci");
 
         let (with_3d, without_3d) = arch.gpu_devices();

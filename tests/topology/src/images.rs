@@ -1,0 +1,49 @@
+//! The images that VMs have. What is large is on the lab's disks already and is not copied.
+
+use std::path::Path;
+
+use anyhow::Result;
+use cluster::Image;
+use cluster::product::images::{self, Programs, SIDECAR};
+use e2e::Desktop;
+
+/// A tenant that wants others' pictures (tests/attacker).
+pub const ATTACKER: &str = "docker.io/local/attacker:dev";
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The image of a desktop.
+pub fn desktop(desktop: Desktop) -> String {
+    format!("docker.io/local/{}:dev", desktop.image())
+}
+
+/// Adds all to a VM's payload; the disks that the VM must have.
+pub(crate) fn add(
+    payload: &Path,
+    cluster: &cluster::Cluster,
+    desktops: &[Desktop],
+    programs: &Programs,
+) -> Result<Vec<String>> {
+    // Its programs are those for the VM: built and stripped.
+    let program = |name: &str| payload.join(name);
+    let (_root, operator) = images::operator(programs)?;
+    let sidecar = Image::of_disk(SIDECAR, "sidecar")
+        .with_program(&program("sidecar"))
+        .env("PATH", PATH)
+        .env("GST_REGISTRY", "/usr/share/desktopstream/gstreamer-registry.bin")
+        .env("GST_REGISTRY_UPDATE", "no")
+        .user(1000);
+    let attacker = Image::of_disk(ATTACKER, "sidecar").with_program(&program("attacker")).env("PATH", PATH);
+    let mut all = vec![operator, sidecar, attacker];
+    let mut disks = vec!["sidecar".to_owned()];
+    for &kind in desktops {
+        let image = Image::of_disk(&desktop(kind), kind.image());
+        let image = match kind {
+            Desktop::Pattern => image.with_program(&program("pattern")),
+            Desktop::Gnome | Desktop::Sway => image.entrypoint(&["/usr/local/bin/desktop"]),
+        };
+        all.push(image.env("PATH", PATH));
+        disks.push(kind.image().to_owned());
+    }
+    cluster::vm::add_to_payload(payload, cluster.tools(), &all)?;
+    Ok(disks)
+}
