@@ -1,5 +1,6 @@
 //! Makes the parts and joins them: capture → pump → gate → hub → viewers, and the host-agent's connection.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -32,7 +33,7 @@ pub fn main() -> ExitCode {
     if log_json {
         log.json().init();
     } else {
-        log.init();
+        log.with_ansi(std::io::stderr().is_terminal()).init();
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,

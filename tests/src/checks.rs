@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 use crate::http::number;
 use crate::rig::Stream;
@@ -42,5 +43,35 @@ pub fn numbers_are_right(stream: &Stream) -> Result<()> {
         ensure!(wrong.is_empty(), "{decoder:?}: {wrong:?}");
         ensure!(distinct > 30, "{decoder:?}: only {distinct} different pictures in 6 s");
     }
+    Ok(())
+}
+
+/// What tests/attacker reports: it got nothing that isn't its own, and that it got.
+pub fn only_refusals(report: &Value) -> Result<()> {
+    let only = |section: &str, allowed: &[&str]| -> Result<()> {
+        let answers = report[section].as_object().with_context(|| section.to_owned())?;
+        ensure!(!answers.is_empty(), "{section}: no answers");
+        for what in answers.keys() {
+            ensure!(allowed.contains(&what.as_str()), "{section}: {what} among {answers:?}");
+        }
+        Ok(())
+    };
+    only("without_session", &["not_bound", "rate_limited"])?;
+    only("guessed_nonces", &["ok", "rate_limited"])?;
+    only("after_guessing", &["not_bound", "rate_limited"])?;
+    only("others", &["not_attached", "unknown_resource", "bad_format", "bad_box", "rate_limited"])?;
+    only(
+        "wrong",
+        &["bad_request", "bad_box", "bad_format", "unknown_resource", "not_attached", "rate_limited"],
+    )?;
+    // Who floods and does not read its socket loses its session, not more.
+    only("flood", &["ok", "rate_limited", "not_bound"])?;
+    only("bind_flood", &["ok", "rate_limited"])?;
+    // What it may do, it can: otherwise all these refusals would prove nothing.
+    ensure!(report["bound"] == true && report["own_buffer"]["ok"] == 1, "{report}");
+    for (what, answer) in report["forged"].as_object().context("forged")? {
+        ensure!(answer == "BadToken", "{what}: {answer}");
+    }
+    ensure!(report["garbage"] == "closed" || report["garbage"] == "Protocol", "{report}");
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use e2e::checks::only_refusals;
 use e2e::http::number;
 use e2e::rig::{RigOptions, StreamOptions};
 use e2e::video::{self, Decoder};
@@ -46,31 +47,7 @@ fn refused(options: &RigOptions) -> Result<()> {
     let report: Value =
         serde_json::from_str(out.lines().last().unwrap_or_default()).with_context(|| out.clone())?;
 
-    let only = |section: &str, allowed: &[&str]| -> Result<()> {
-        let answers = report[section].as_object().with_context(|| section.to_owned())?;
-        ensure!(!answers.is_empty(), "{section}: no answers");
-        for what in answers.keys() {
-            ensure!(allowed.contains(&what.as_str()), "{section}: {what} among {answers:?}");
-        }
-        Ok(())
-    };
-    only("without_session", &["not_bound", "rate_limited"])?;
-    only("guessed_nonces", &["ok", "rate_limited"])?;
-    only("after_guessing", &["not_bound", "rate_limited"])?;
-    only("others", &["not_attached", "unknown_resource", "bad_format", "bad_box", "rate_limited"])?;
-    only(
-        "wrong",
-        &["bad_request", "bad_box", "bad_format", "unknown_resource", "not_attached", "rate_limited"],
-    )?;
-    // Who floods and does not read its socket loses its session, not more.
-    only("flood", &["ok", "rate_limited", "not_bound"])?;
-    only("bind_flood", &["ok", "rate_limited"])?;
-    // What it may do, it can: otherwise all these refusals would prove nothing.
-    ensure!(report["bound"] == true && report["own_buffer"]["ok"] == 1, "{report}");
-    for (what, answer) in report["forged"].as_object().context("forged")? {
-        ensure!(answer == "BadToken", "{what}: {answer}");
-    }
-    ensure!(report["garbage"] == "closed" || report["garbage"] == "Protocol", "{report}");
+    only_refusals(&report)?;
 
     let after = rig.host_agent.status()?;
     let refused = |status: &Value, what| number(status, &format!("/vms/0/stats/answers/{what}"));

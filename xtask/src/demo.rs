@@ -49,6 +49,9 @@ pub struct Arguments {
     /// Encoder on the host: auto, x264enc, …
     #[arg(long, default_value = "auto")]
     encoder: String,
+    /// In a Kubernetes whose node is the VM, by kubectl apply: GNOME and sway; needs root
+    #[arg(long, conflicts_with_all = ["desktop", "arch", "size", "record", "json", "encoder", "no_tap"])]
+    kubernetes: bool,
     /// Do not load the tap: shows the ladder's rung Pixels
     #[arg(long)]
     no_tap: bool,
@@ -62,7 +65,11 @@ pub(crate) fn size(text: &str) -> Result<(u32, u32), String> {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let Arguments { desktop, arch, size, seconds, record, json, encoder, no_tap } = arguments;
+    let Arguments { desktop, arch, size, seconds, record, json, encoder, kubernetes, no_tap } = arguments;
+    if *kubernetes {
+        let limit = seconds.map(|seconds| format!("--for={seconds}"));
+        return crate::lab::topology(["demo".to_owned()].into_iter().chain(limit));
+    }
     let desktop = match desktop {
         DesktopChoice::Gnome => Desktop::Gnome,
         DesktopChoice::Sway => Desktop::Sway,

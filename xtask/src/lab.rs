@@ -30,6 +30,12 @@ pub enum Command {
     Status,
     /// End a VM
     Down(Down),
+    /// A Kubernetes whose nodes are VMs: up, down, status, kubectl …; needs root
+    Cluster {
+        /// See `./x lab cluster --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Build images that aren't there yet
     Images(Images),
 }
@@ -162,8 +168,19 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Down(Down { all: true, .. }) => Vm::running()?.into_iter().try_for_each(Vm::down)?,
         Command::Down(Down { name: Name { name }, all: false }) => Vm::attach(&name)?.down()?,
         Command::Images(arguments) => images(&arguments)?,
+        Command::Cluster { arguments } => return topology(arguments),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A program of its own: not everybody who boots a VM has to compile it.
+pub fn topology(arguments: impl IntoIterator<Item = String>) -> Result<ExitCode> {
+    let status = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(lab::repository())
+        .args(["run", "--quiet", "--release", "-p", "topology", "--"])
+        .args(arguments)
+        .status()?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn up(arguments: Up) -> Result<()> {

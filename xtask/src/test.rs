@@ -18,24 +18,31 @@ enum Suite {
     Browser,
     /// What ships on a Mac: linted, linked, inspected, and each of its checks seen to fail
     Macos,
-    /// The operator in a real Kubernetes: needs root; not part of the default yet
+    /// The operator in a real Kubernetes: needs root
     Cluster,
+    /// The same with VMs as nodes, from kubectl apply to the browser: needs root
+    Topology,
     /// A real Docker Engine, our images and the compose file: needs root; not part of the default yet
     Docker,
     /// Long extras: an arm64 guest, a newer QEMU, fuzzers; not part of the default
     Slow,
 }
 
+impl Suite {
+    const DEFAULT: [Self; 6] =
+        [Self::Unit, Self::Lab, Self::Browser, Self::Macos, Self::Cluster, Self::Topology];
+}
+
 /// Run test suites
 #[derive(Args)]
 pub struct Arguments {
-    /// Which [default: unit, lab, browser, macos]
+    /// Which [default: all but slow]
     suites: Vec<Suite>,
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let suites = match arguments.suites.as_slice() {
-        [] => &[Suite::Unit, Suite::Lab, Suite::Browser, Suite::Macos][..],
+        [] => &Suite::DEFAULT[..],
         named => named,
     };
     let mut done = Vec::new();
@@ -46,7 +53,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             Suite::Lab => e2e(&["path", "rights", "ladder", "recovery", "gst"], &[]),
             Suite::Browser => browser(),
             Suite::Macos => macos(),
-            Suite::Cluster => cluster(),
+            Suite::Cluster => in_a_cluster(&["chart", "cluster", "desktop", "operator"]),
+            Suite::Topology => in_a_cluster(&["topology"]),
             Suite::Docker => docker(),
             Suite::Slow => slow(),
         }
@@ -141,14 +149,15 @@ fn valgrind(test: &str, more: &[&str]) -> Result<u32> {
     counted(self::cargo(&[&cargo[..], more].concat()))
 }
 
-/// Each file of tests/cluster brings up a cluster; what needs helm and no cluster comes before: it fails sooner. They are
-/// told apart from the unit tests by being ignored there, and are built with the same features, so that nothing is
-/// compiled twice. `daemon` and `viewers_http` have no such test: for them cargo builds host-agent and sidecar.
-fn cluster() -> Result<u32> {
-    let tests = ["chart", "cluster", "desktop", "operator", "daemon", "viewers_http"];
+/// Those that need root, a cluster or helm, which are told apart from the unit tests by being ignored there. They are built
+/// with the same features, so that nothing is compiled twice. The first three have no such test: for them cargo builds the
+/// operator, host-agent and sidecar.
+fn in_a_cluster(tests: &[&str]) -> Result<u32> {
     let mut arguments = [&["test", "--release"], &WORKSPACE[..]].concat();
-    arguments.extend(tests.iter().flat_map(|test| ["--test", test]));
-    arguments.extend(["--", "--ignored", "--nocapture", "--test-threads=1"]);
+    let programs = ["crds", "daemon", "viewers_http"];
+    arguments.extend(programs.iter().chain(tests).flat_map(|test| ["--test", test]));
+    // A bench of host-agent's, which is ignored, too.
+    arguments.extend(["--", "--ignored", "--nocapture", "--test-threads=1", "--skip=overhead"]);
     let mut command = cargo(&arguments);
     command.env("DESKTOPSTREAM_PROGRAMS", crate::crates::target()?.join("release"));
     counted(command)

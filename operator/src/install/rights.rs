@@ -89,10 +89,10 @@ fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> Value {
 fn own_node_only(options: &Options) -> [Value; 2] {
     let account = format!("system:serviceaccount:{}:{NODE}", options.namespace);
     let extra = "authentication.kubernetes.io/node-name";
-    let ours_only = |map: &str| {
+    let ours_only = |map: &str, old: &str| {
         format!(
-            "variables.{map}.all(k, k.contains('{GROUP}/') || (k in variables.{map}Before && variables.{map}Before[k] == variables.{map}[k])) \
-             && variables.{map}Before.all(k, k.contains('{GROUP}/') || k in variables.{map})"
+            "variables.{map}.all(k, k.contains(\"{GROUP}/\") || (k in variables.{old} && variables.{old}[k] == variables.{map}[k])) \
+             && variables.{old}.all(k, k.contains(\"{GROUP}/\") || k in variables.{map})"
         )
     };
     let variable = |name: &str, object: &str, map: &str| json!({"name": name, "expression": format!("{object}.metadata.?{map}.orValue({{}})")});
@@ -108,22 +108,22 @@ fn own_node_only(options: &Options) -> [Value; 2] {
                 "name": "is-node-agent", "expression": format!("request.userInfo.username == '{account}'"),
             }],
             "variables": [
-                variable("labels", "object", "labels"), variable("labelsBefore", "oldObject", "labels"),
-                variable("notes", "object", "annotations"), variable("notesBefore", "oldObject", "annotations"),
+                variable("labels", "object", "labels"), variable("oldLabels", "oldObject", "labels"),
+                variable("notes", "object", "annotations"), variable("oldNotes", "oldObject", "annotations"),
             ],
             "validations": [
                 {
                     "expression": format!(
-                        "'{extra}' in request.userInfo.extra && request.userInfo.extra['{extra}'][0] == object.metadata.name"
+                        "\"{extra}\" in request.userInfo.extra && request.userInfo.extra[\"{extra}\"] == [request.name]"
                     ),
                     "message": "a node-agent may change its own Node only",
                 },
                 {
-                    "expression": "object.spec == oldObject.spec",
+                    "expression": "object.?spec == oldObject.?spec",
                     "message": "a node-agent may not change a Node's spec",
                 },
-                {"expression": ours_only("labels"), "message": "a node-agent may change labels of desktopstream.dev only"},
-                {"expression": ours_only("notes"), "message": "a node-agent may change annotations of desktopstream.dev only"},
+                {"expression": ours_only("labels", "oldLabels"), "message": "a node-agent may change labels of desktopstream.dev only"},
+                {"expression": ours_only("notes", "oldNotes"), "message": "a node-agent may change annotations of desktopstream.dev only"},
             ],
         },
     });

@@ -203,14 +203,15 @@ impl Work<'_> {
         Ok(Action::await_change())
     }
 
-    /// Numbers alone are written once a minute.
+    /// Numbers alone are written once a minute, but for the first ones of a stream that begins to flow.
     fn calm(&self, before: &DesktopStreamStatus, mut after: DesktopStreamStatus) -> DesktopStreamStatus {
         let written = self.context.memory.get(&self.valid.uid).stats_written;
         let recent = written.is_some_and(|at| at.elapsed() < STATS_EVERY);
         if let (Some(old), Some(new)) = (&before.stats, &mut after.stats) {
             let mut undated = new.clone();
             undated.at.clone_from(&old.at);
-            if recent || undated == *old {
+            let begins = old.fps == 0 && new.fps > 0;
+            if (recent && !begins) || undated == *old {
                 new.clone_from(old);
             }
         }

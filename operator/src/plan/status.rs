@@ -144,7 +144,9 @@ fn verdicts(stream: &Validated, seen: Seen<'_>) -> [Verdict; 5] {
         // A crashing desktop has no picture, whatever its sidecar makes of it.
         report => match (pod::trouble(seen), report) {
             (Some(why), _) => (why.clone(), why),
-            (None, Some(Ok(report))) => (capturing(report), streaming(stream, report)),
+            (None, Some(Ok(report))) => {
+                (capturing(report, pod::is_starting(seen)), streaming(stream, report))
+            }
             (None, Some(Err(why))) => {
                 let why =
                     Verdict::unknown(reasons::SIDECAR_SILENT, format!("the sidecar does not answer: {why}"));
@@ -201,12 +203,15 @@ fn kept_message(before: &DesktopStreamStatus, kind: &str, reason: Reason, begins
     old.message.starts_with(begins).then(|| old.message.clone())
 }
 
-fn capturing(report: &Report) -> Verdict {
+fn capturing(report: &Report, is_starting: bool) -> Verdict {
     if report.frames.captured > 0 && report.capture.error.is_empty() {
         return Verdict::yes(reasons::FRAMES, report.capture.taken.clone());
     }
     if report.capture.error.is_empty() {
         return Verdict::unknown(reasons::WAITING, "waiting for the desktop's first frame");
+    }
+    if is_starting {
+        return Verdict::unknown(reasons::WAITING, format!("the desktop starts: {}", report.capture.error));
     }
     Verdict::no(reasons::NO_FRAMES, report.capture.error.clone())
 }

@@ -184,13 +184,23 @@ impl Bed {
     }
 
     /// Asks again until it is so; an error carries the last answer and what our programs logged.
-    pub fn eventually<T>(&self, what: &str, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
-        let deadline = Instant::now() + PATIENCE;
+    pub fn eventually<T>(&self, what: &str, ask: impl FnMut() -> Result<T>) -> Result<T> {
+        self.eventually_within(PATIENCE, what, ask)
+    }
+
+    /// The same with a limit of one's own.
+    pub fn eventually_within<T>(
+        &self,
+        limit: Duration,
+        what: &str,
+        mut ask: impl FnMut() -> Result<T>,
+    ) -> Result<T> {
+        let deadline = Instant::now() + limit;
         loop {
             match ask() {
                 Ok(answer) => return Ok(answer),
                 Err(error) if Instant::now() >= deadline => {
-                    let what = format!("{what}: not within {} s", PATIENCE.as_secs());
+                    let what = format!("{what}: not within {} s", limit.as_secs());
                     return Err(error.context(what).context(self.logs()));
                 }
                 Err(_) => sleep(Duration::from_millis(250)),

@@ -169,7 +169,7 @@ fn node_agents_write_their_own_node_only(bed: &Bed) {
             "labels of desktopstream.dev only",
         ),
         ("n1", r#"{"metadata": {"annotations": {"team": "mine"}}}"#, "annotations of desktopstream.dev only"),
-        ("n1", r#"{"spec": {"unschedulable": true}}"#, "changes no spec"),
+        ("n1", r#"{"spec": {"unschedulable": true}}"#, "may not change"),
     ] {
         let output = patch(node, change);
         assert!(!output.success() && output.stderr.contains(says), "{node} {change}: {output:?}");

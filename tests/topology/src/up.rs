@@ -146,6 +146,11 @@ impl Topology {
         Ok(begin.elapsed())
     }
 
+    /// What the host-agent says of itself.
+    pub fn host_agent_status(&self) -> Result<serde_json::Value> {
+        self.host_agent.as_ref().context("no host-agent runs")?.status()
+    }
+
     /// What a stream's containers wrote last.
     pub fn stream_logs(&self, namespace: &str, name: &str) -> String {
         let pod = format!("{name}-desktop");

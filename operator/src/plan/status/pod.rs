@@ -1,6 +1,7 @@
 //! What a pod's own status means for the stream.
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
+use k8s_openapi::jiff::SignedDuration;
 
 use super::{Seen, Verdict};
 use crate::api::conditions::{Reason, reasons};
@@ -10,6 +11,9 @@ use crate::plan::validate::Validated;
 
 /// Restarts after which a container counts as crashing.
 const CRASHES: i32 = 2;
+
+/// What a desktop may take from its start to its first frame before that counts as trouble.
+const START: SignedDuration = SignedDuration::from_secs(30);
 
 /// It has run to its end, well or badly, or its node is gone.
 pub fn is_over(pod: &Pod) -> bool {
@@ -116,6 +120,17 @@ pub(super) fn trouble(seen: Seen<'_>) -> Option<Verdict> {
         reasons::DESKTOP_CRASHING
     };
     Some(Verdict::no(reason, text))
+}
+
+/// The desktop was started a moment ago, or is about to be: that there are no frames yet is no trouble yet.
+pub(super) fn is_starting(seen: Seen<'_>) -> bool {
+    let Some(pod) = seen.pod else { return false };
+    let mut desktops = containers(pod).filter(|container| container.name != names::SIDECAR_CONTAINER);
+    desktops.any(|container| {
+        let state = container.state.as_ref();
+        let started = state.and_then(|state| state.running.as_ref()?.started_at.as_ref());
+        started.map_or(!is_crashing(container), |at| seen.now.duration_since(at.0) < START)
+    })
 }
 
 fn is_crashing(container: &ContainerStatus) -> bool {

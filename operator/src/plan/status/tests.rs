@@ -260,3 +260,26 @@ fn an_invalid_spec_keeps_what_is_known() {
     assert_eq!((status.phase, status.node.as_deref()), (Some(Phase::Failed), Some("n1")));
     assert!(told(&status, "Ready").2.contains("spec.gpu: count 0"));
 }
+
+#[test]
+fn a_desktop_that_starts_has_time() {
+    let mut world = World::new(json!({}));
+    world.report(|report| {
+        report.frames = Frames::default();
+        report.capture.error = "no desktop yet".to_owned();
+    });
+    let at = |started: &str| {
+        let running =
+            json!({"restartCount": 0, "started": true, "state": {"running": {"startedAt": started}}});
+        Some(container("desktop", running))
+    };
+    world.pod = at("1969-12-31T23:59:31Z");
+    assert_eq!(
+        told(&world.status(), "Capturing"),
+        ("Unknown", "Waiting", "the desktop starts: no desktop yet")
+    );
+    assert_eq!(world.status().phase, Some(Phase::Starting));
+    world.pod = at("1969-12-31T23:59:30Z");
+    assert_eq!(told(&world.status(), "Capturing").1, "NoFrames");
+    assert_eq!(world.status().phase, Some(Phase::Degraded));
+}
