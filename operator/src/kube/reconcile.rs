@@ -349,6 +349,11 @@ fn replace(pod: &Pod, workload: &Workload) -> Option<String> {
         let why = status.and_then(|status| status.message.clone().or_else(|| status.reason.clone()));
         return Some(format!("the pod failed: {}", why.as_deref().unwrap_or("its containers ended")));
     }
+    if kubernetes::lacks_group(pod, workload) {
+        return Some(
+            "no node had such a GPU when the pod was made; now one has, whose group it must be in".to_owned(),
+        );
+    }
     let shape = kubernetes::read_shape(pod.annotations().get(names::SHAPE)?);
     let changed = workload::changed(&shape, &workload.shape);
     (!changed.is_empty()).then(|| {

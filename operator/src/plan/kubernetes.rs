@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Service};
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-pub use pod::{SidecarImage, inject, place, pod, read_shape};
+pub use pod::{SidecarImage, inject, lacks_group, place, pod, read_shape};
 pub use storage::{HostAgentSecret, host_agent_secret, viewer_secret};
 
 use super::validate::Validated;

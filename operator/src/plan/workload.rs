@@ -175,7 +175,8 @@ pub fn changed<'s>(before: &BTreeMap<String, String>, after: &'s BTreeMap<String
 }
 
 /// The group that the pod gets: that of most nodes that it may go to and that reach its host-agent. One
-/// only, as a group that means the GPU on one node may mean something else on another.
+/// only, as a group that means the GPU on one node may mean something else on another. `None` while no node has said that
+/// it has such a GPU: see [`super::kubernetes::place`].
 pub fn render_gid(stream: &Validated, nodes: &[super::facts::Node], pairing: &Pairing) -> Option<u32> {
     let mut votes: BTreeMap<u32, usize> = BTreeMap::new();
     let transport = stream.spec.host_agent.transport;
@@ -184,8 +185,10 @@ pub fn render_gid(stream: &Validated, nodes: &[super::facts::Node], pairing: &Pa
         pairing.host_agent().is_none_or(|host_agent| node.endpoint(host_agent, transport).is_some())
     };
     let preferred: Vec<_> = nodes.iter().filter(can).filter(reaches).collect();
-    let all = nodes.iter().filter(can).collect();
-    for node in if preferred.is_empty() { all } else { preferred } {
+    let now: Vec<_> = nodes.iter().filter(can).collect();
+    // Those that are cordoned or not ready may be back before the pod is placed.
+    let later = nodes.iter().collect();
+    for node in [preferred, now].into_iter().find(|them| !them.is_empty()).unwrap_or(later) {
         if let Some(gid) = node.render_gid(stream.spec.gpu.class) {
             *votes.entry(gid).or_default() += 1;
         }

@@ -63,13 +63,15 @@ fn mac(number: u8) -> String {
 }
 
 impl Cluster {
-    /// Lays a cable for the VM that will be node `number`, which no machine of the cluster has.
+    /// Lays a cable for the VM that will be node `number`, which no machine of the cluster has, unless there is one.
     pub fn cable(&self, number: u8) -> Result<Network> {
         let (hub, interface) = (self.hub(), name(number));
-        hub.run(&["ip", "tuntap", "add", "dev", &interface, "mode", "tap"])?;
-        hub.run(&["ip", "link", "set", &interface, "master", "br0", "up"])?;
-        let own = addresses::node(number).to_string();
-        hub.run(&["ip", "route", "add", &addresses::pods(number), "via", &own])?;
+        if hub.run(&["ip", "link", "show", &interface]).is_err() {
+            hub.run(&["ip", "tuntap", "add", "dev", &interface, "mode", "tap"])?;
+            hub.run(&["ip", "link", "set", &interface, "master", "br0", "up"])?;
+            let own = addresses::node(number).to_string();
+            hub.run(&["ip", "route", "add", &addresses::pods(number), "via", &own])?;
+        }
         Ok(Network { namespace: hub.network_file(), interface, mac: mac(number) })
     }
 

@@ -176,9 +176,19 @@ pub fn place(stream: &Validated, workload: &Workload, pairing: &Pairing, spec: &
         operator: "In".to_owned(),
         values: Some(vec![value]),
     };
+    // Where a group is known, a pod without it could not open its GPU: ours waits, and is made anew with the group.
+    let groupless =
+        workload.device.is_some() && workload.render_gid.is_none() && stream.spec.attach.is_none();
     let mut required = Vec::new();
     if let Some(gid) = workload.render_gid {
         required.push(expression(names::NODE_RENDER_GID.to_owned(), gid.to_string()));
+    }
+    if groupless {
+        required.push(NodeSelectorRequirement {
+            key: names::NODE_RENDER_GID.to_owned(),
+            operator: "DoesNotExist".to_owned(),
+            values: None,
+        });
     }
     let reach = |host_agent: &str| {
         expression(format!("{}{host_agent}", names::NODE_HOST_AGENT_PREFIX), names::REACHABLE.to_owned())
@@ -216,6 +226,13 @@ pub fn place(stream: &Validated, workload: &Workload, pairing: &Pairing, spec: &
             },
         );
     }
+}
+
+/// Whether a pod waits for a node, and would not be in the render group of the one that it may get now.
+pub fn lacks_group(pod: &Pod, workload: &Workload) -> bool {
+    let Some(spec) = pod.spec.as_ref().filter(|spec| spec.node_name.is_none()) else { return false };
+    let groups = spec.security_context.as_ref().and_then(|pod| pod.supplemental_groups.as_ref());
+    workload.render_gid.is_some_and(|gid| !groups.is_some_and(|groups| groups.contains(&gid.into())))
 }
 
 /// Puts the sidecar, what it shares with the desktop, and the device into a pod. `container` is the
