@@ -129,7 +129,7 @@ pub(super) fn is_starting(seen: Seen<'_>) -> bool {
     desktops.any(|container| {
         let state = container.state.as_ref();
         let started = state.and_then(|state| state.running.as_ref()?.started_at.as_ref());
-        started.map_or(!is_crashing(container), |at| seen.now.duration_since(at.0) < START)
+        started.map_or_else(|| !is_crashing(container), |at| seen.now.duration_since(at.0) < START)
     })
 }
 
