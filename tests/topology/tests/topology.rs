@@ -177,14 +177,22 @@ fn what_breaks_heals_or_is_named(it: &mut Topology) -> Result<()> {
     chart_and_sidecar_are_upgraded(it, &mut table)?;
     the_node_is_drained(it, &mut table)?;
     the_vm_is_killed(it, &mut table)?;
-    println!("| what | becomes | after |\n|---|---|---|\n{}", table.0.join("\n"));
-    Ok(())
+    table.write()
 }
 
 /// What happened, and how long it took.
 struct Table(Vec<String>);
 
 impl Table {
+    /// As docs/bench/topology.md has it, of one run.
+    fn write(&self) -> Result<()> {
+        let text = format!("| what | becomes | after |\n|---|---|---|\n{}\n", self.0.join("\n"));
+        println!("{text}");
+        let folder = lab::repository().join("bench");
+        std::fs::create_dir_all(&folder)?;
+        Ok(std::fs::write(folder.join("topology.md"), text)?)
+    }
+
     fn note(&mut self, what: &str, becomes: &str, since: Instant) {
         self.0.push(format!("| {what} | {becomes} | {:.1} s |", since.elapsed().as_secs_f64()));
     }
