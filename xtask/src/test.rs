@@ -125,7 +125,7 @@ fn e2e(names: &[&str], more: &[&str]) -> Result<u32> {
 /// The page on a VM's stream; then Chromium's decoder on a stream whose encoder lost its sessions.
 fn browser() -> Result<u32> {
     let passed = e2e(&["browser"], &[])?;
-    let made = counted(cargo(&["test", "--release", "--workspace", "--test", "rebuilt"]))?;
+    let made = counted(cargo(&[&["test", "--release"], &WORKSPACE[..], &["--test", "rebuilt"]].concat()))?;
     println!("x: the same stream in Chromium");
     let tests = lab::repository().join("tests/browser");
     let target =
@@ -147,9 +147,8 @@ fn macos() -> Result<u32> {
     let watched = valgrind("without_an_encoder", &[])?;
     println!("x: a leak on purpose, which valgrind must find");
     ensure!(valgrind("a_leak", &["--ignored"]).is_err(), "valgrind did not find a leak that is there");
-    // Of the whole workspace, so that other people's crates are built once for all suites.
-    let seam = ["test", "--release", "--workspace", "--features", "videotoolbox/loom", "--test", "loom"];
-    let modelled = counted(cargo(&seam))?;
+    let seam = ["--features", "videotoolbox/loom", "--test", "loom"];
+    let modelled = counted(cargo(&[&["test", "--release"], &WORKSPACE[..], &seam].concat()))?;
     check("what ships on a Mac", &["run", "--quiet", "--release", "-p", "check-macos"])?;
     Ok(watched + modelled + counted(cargo(&["test", "--release", "-p", "check-macos"]))?)
 }
@@ -159,9 +158,8 @@ fn valgrind(test: &str, more: &[&str]) -> Result<u32> {
     let runner = "target.'cfg(unix)'.runner=['valgrind', '--quiet', '--leak-check=full', \
                   '--show-leak-kinds=definite,indirect', '--errors-for-leak-kinds=definite,indirect', \
                   '--error-exitcode=9']";
-    let cargo =
-        ["--config", runner, "test", "--release", "--workspace", "--test", "soak", "--", test, "--exact"];
-    counted(self::cargo(&[&cargo[..], more].concat()))
+    let of = [&["--config", runner, "test", "--release"], &WORKSPACE[..], &["--test", "soak"]].concat();
+    counted(cargo(&[&of[..], &["--", test, "--exact"], more].concat()))
 }
 
 /// Those that need root, a cluster or helm, which are told apart from the unit tests by being ignored there. They are built
