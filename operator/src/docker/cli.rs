@@ -61,6 +61,9 @@ struct Run {
     /// Take away streams of this project that no file has, also those of earlier runs
     #[arg(long, env = "OPERATOR_PRUNE")]
     prune: bool,
+    /// At the end, take down all but home folders, as `docker compose down` is meant
+    #[arg(long, env = "OPERATOR_TAKE_DOWN")]
+    take_down: bool,
     /// Where a host-agent is, instead of HostAgents in files: tcp://HOST:PORT, vsock://CID:PORT, unix:/PATH; may be given again [default: vsock://2:15937, tcp://gateway:15937]
     #[arg(long, env = "OPERATOR_HOST_AGENT", value_delimiter = ',')]
     host_agent: Vec<String>,
@@ -195,6 +198,7 @@ impl Run {
             file,
             once,
             prune,
+            take_down,
             host_agent,
             gpu: _,
             drivers: _,
@@ -233,6 +237,7 @@ impl Run {
             host_agents: host_agent,
             prune,
             once,
+            take_down,
         })
         .await
     }

@@ -29,7 +29,7 @@ pub enum Role {
     Desktop,
     /// The container that streams it.
     Sidecar,
-    /// The network of both.
+    /// The network of all containers of a project, which don't see each other in it.
     Network,
     /// The volume behind `XDG_RUNTIME_DIR`.
     Runtime,
@@ -74,9 +74,12 @@ impl Place {
         Self { project: project.to_owned(), stream: stream.to_owned() }
     }
 
-    /// The name of one of its things.
+    /// The name of one of its things. The network is its project's: an Engine has room for some thirty.
     pub fn object(&self, role: Role) -> String {
-        format!("{}_{}_{}", self.project, self.stream, role.text())
+        match role {
+            Role::Network => network(&self.project),
+            role => format!("{}_{}_{}", self.project, self.stream, role.text()),
+        }
     }
 
     /// Labels of one of its things.
@@ -96,6 +99,11 @@ impl Place {
         let role = Role::read(labels.get(ROLE)?)?;
         Some((Self::new(labels.get(PROJECT)?, labels.get(NAME)?), role))
     }
+}
+
+/// The network of a project.
+pub fn network(project: &str) -> String {
+    format!("{project}_{}", Role::Network.text())
 }
 
 /// A project's name from a folder's: what Docker takes in names, without the `_` that parts them.

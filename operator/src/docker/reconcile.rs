@@ -60,6 +60,8 @@ pub struct Context {
     pub machine: Machine,
     /// Images on their way.
     pub pulls: Pulls,
+    /// Held while a container of somebody else's is made anew, one at a time.
+    pub in_hand: Arc<tokio::sync::Mutex<()>>,
     /// What is known and in no file.
     pub memory: Mutex<HashMap<String, Memory>>,
 }
@@ -106,6 +108,8 @@ pub struct World {
     pub node: Node,
     /// Host-agents.
     pub host_agents: Vec<HostAgent>,
+    /// The project's network, and the machine's address in it, once it is there: made by whoever is first.
+    pub network: tokio::sync::Mutex<Option<Option<String>>>,
     /// Containers of others that want a sidecar, by the stream's name.
     pub attached: HashMap<String, Container>,
 }
@@ -141,6 +145,11 @@ impl View {
     /// A container of a stream's.
     pub fn container(&self, place: &Place, role: Role) -> Option<&Container> {
         self.containers.get(&(place.clone(), role))
+    }
+
+    /// Whether no container is there.
+    pub fn is_empty(&self) -> bool {
+        self.containers.is_empty()
     }
 
     /// Streams that anything here belongs to, homes that outlive them aside.

@@ -70,7 +70,7 @@ pub struct Setting<'s> {
 /// What should be there.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Objects {
-    /// The network of both containers.
+    /// The project's network.
     pub network: NetworkCreateRequest,
     /// Volumes.
     pub volumes: Vec<VolumeCreateRequest>,
@@ -85,10 +85,14 @@ pub struct Objects {
 /// What should be there for `stream`.
 pub fn objects(stream: &Validated, workload: &Workload, setting: Setting<'_>) -> Objects {
     let Setting { place, attached, .. } = setting;
+    let mut labels = place.labels(Role::Network);
+    labels.remove(names::NAME);
     let network = NetworkCreateRequest {
         name: place.object(Role::Network),
         driver: Some("bridge".to_owned()),
-        labels: Some(place.labels(Role::Network)),
+        // Desktop and sidecar meet in a folder: nothing in this network has to see anything else.
+        options: Some([("com.docker.network.bridge.enable_icc".to_owned(), "false".to_owned())].into()),
+        labels: Some(labels),
         ..NetworkCreateRequest::default()
     };
     let mut volumes = vec![volume(place, Role::Secrets)];

@@ -22,7 +22,7 @@ use super::pulls::Pulls;
 use super::reconcile::{Context, Outcome, View, World, reconcile};
 use super::recreate;
 use super::state::Folder;
-use super::teardown::{Keep, teardown};
+use super::teardown::{Keep, remove_network, teardown};
 use crate::api::{Attach, DesktopStream, DesktopStreamSpec, HostAgent, WorkloadKind};
 use crate::plan::kubernetes::SidecarImage;
 
@@ -32,6 +32,8 @@ const RESYNC: Duration = Duration::from_secs(10);
 const GATHER: Duration = Duration::from_millis(200);
 /// Longest wait for an Engine that is gone.
 const LONGEST: Duration = Duration::from_secs(15);
+/// How long what must not be left half done may take at the end.
+const LAST_WORK: Duration = Duration::from_secs(60);
 /// `--once` ends after so many passes, done or not.
 const PASSES: u32 = 20;
 
@@ -64,6 +66,8 @@ pub struct Options {
     pub prune: bool,
     /// End when all is as it should be.
     pub once: bool,
+    /// At the end, take down all but home folders.
+    pub take_down: bool,
 }
 
 fn by_default(name: &str) -> DesktopStreamSpec {
@@ -104,6 +108,7 @@ pub async fn run(options: Options) -> Result<()> {
         host_agents,
         prune,
         once,
+        take_down,
     } = options;
     let folder = Folder::open(&state, &project)?;
     let _held = folder.lock()?;
@@ -121,9 +126,11 @@ pub async fn run(options: Options) -> Result<()> {
         folder,
         machine,
         pulls: Pulls::new(Arc::clone(&wake)),
+        in_hand: Arc::default(),
         memory: Mutex::default(),
         project: project.clone(),
     };
+    let in_hand = Arc::clone(&context.in_hand);
     let mut operator = Operator {
         context,
         files,
@@ -147,12 +154,18 @@ pub async fn run(options: Options) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
     // A pass may be left at any point: each of its steps is safe to repeat.
-    tokio::select! {
+    let ended = tokio::select! {
         ended = work => ended,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
-        Some(_) = tasks.join_next() => anyhow::bail!("a watch ended; start the operator again"),
+        Some(_) = tasks.join_next() => Err(anyhow::anyhow!("a watch ended; start the operator again")),
+    };
+    // Somebody else's container is not left half made.
+    let _late = tokio::time::timeout(LAST_WORK, in_hand.lock()).await;
+    if take_down {
+        operator.take_down().await.context("not all could be taken down")?;
     }
+    ended
 }
 
 impl Operator {
@@ -241,7 +254,9 @@ impl Operator {
         let gpus = context.machine.gpus();
         let node = context.machine.node(gpus.clone(), self.reached.get());
         let attached = self.attached().await?;
-        let world = World { view, gpus, node, host_agents: self.agents(), attached };
+        let network = view.networks.get(&names::network(&self.context.project)).cloned();
+        let network = tokio::sync::Mutex::new(network);
+        let world = World { view, gpus, node, host_agents: self.agents(), network, attached };
         let mut all = Outcome { changed: self.sweep(&world.view).await?, again: Duration::MAX };
         self.had.extend(self.found.streams.keys().cloned());
         let context = &self.context;
@@ -263,6 +278,9 @@ impl Operator {
             }
         }
         drop(work);
+        if world.view.is_empty() && !all.changed {
+            remove_network(&context.engine, &world.view, &context.project).await?;
+        }
         let calls = context.engine.calls() - begin.1;
         let took = begin.0.elapsed();
         tracing::debug!(streams = self.found.streams.len(), calls, ?took, changed = all.changed, "a pass");
@@ -295,6 +313,22 @@ impl Operator {
             }
         }
         Ok(attached)
+    }
+
+    /// Takes down all of the project's but homes.
+    async fn take_down(&self) -> Result<()> {
+        let Context { engine, project, .. } = &self.context;
+        let view = View::read(engine.list(&format!("{}={project}", names::PROJECT)).await?);
+        let mut all = view.streams();
+        all.extend(self.context.folder.streams());
+        let work = all.iter().map(|name| {
+            let (view, place) = (&view, Place::new(project, name));
+            async move { teardown(engine, view, &place, Keep::Home).await }
+        });
+        let done: Vec<_> =
+            futures_util::stream::iter(work).buffer_unordered(self.concurrency).collect().await;
+        done.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(remove_network(engine, &view, project).await?)
     }
 
     /// Takes away what no file has any more.

@@ -12,15 +12,18 @@ use clap::Args;
 use futures_util::{Stream, StreamExt};
 use serde_json::json;
 
-use super::engine::Engine;
+use super::engine::{Engine, EngineError};
 use super::machine::Machine;
 use super::names::{self, Place, Role};
 use super::observe::{Container, State};
 use super::reconcile::View;
 use super::state::Folder;
-use super::teardown::{Keep, teardown};
+use super::teardown::{Keep, remove_network, teardown};
 use crate::api::{DesktopStream, Phase};
 use crate::plugin::{find, list, open};
+
+/// How often `rm` tries where an operator puts things back.
+const TRIES: u32 = 3;
 
 /// Options of `logs`.
 #[derive(Debug, Args)]
@@ -236,22 +239,42 @@ impl Show {
 
     /// `rm`.
     pub async fn rm(&self, names: &[String], home: bool) -> Result<()> {
-        let view = self.view().await?;
         let known = self.folder.streams();
+        let keep = if home { Keep::Nothing } else { Keep::KeptHome };
         for name in names {
-            let keep = if home { Keep::Nothing } else { Keep::KeptHome };
-            let place = Place::new(&self.project, name);
-            let did = teardown(&self.engine, &view, &place, keep).await?;
+            let did = self.tear_down(name, keep).await?;
             if !did && !known.contains(name) {
                 return Err(anyhow!("{}", self.unknown(name)));
             }
-            self.folder.forget(name);
             println!("{name}");
+        }
+        let view = self.view().await?;
+        if view.is_empty() {
+            remove_network(&self.engine, &view, &self.project).await?;
         }
         if self.folder.is_run() {
             eprintln!("an operator runs: what its files have comes back; remove it there");
         }
         Ok(())
+    }
+
+    /// An operator that runs may put things back meanwhile: what was taken away has been, then.
+    async fn tear_down(&self, name: &str, keep: Keep) -> Result<bool> {
+        let place = Place::new(&self.project, name);
+        let mut tries = 0;
+        loop {
+            match teardown(&self.engine, &self.view().await?, &place, keep).await {
+                Err(EngineError::Refused { .. }) if self.folder.is_run() && tries < TRIES => tries += 1,
+                Err(EngineError::Refused { .. }) if self.folder.is_run() => return Ok(true),
+                Err(error) => return Err(error.into()),
+                // The operator that runs keeps its own record.
+                Ok(did) if self.folder.is_run() => return Ok(did),
+                Ok(did) => {
+                    self.folder.forget(name);
+                    return Ok(did);
+                }
+            }
+        }
     }
 }
 

@@ -27,10 +27,6 @@ pub async fn teardown(engine: &Engine, view: &View, place: &Place, keep: Keep) -
             did = true;
         }
     }
-    if view.networks.contains_key(&place.object(Role::Network)) {
-        engine.remove_network(&place.object(Role::Network)).await?;
-        did = true;
-    }
     for role in [Role::Runtime, Role::Secrets, Role::Home] {
         let Some(labels) = view.volumes.get(&place.object(role)) else { continue };
         let kept = role == Role::Home
@@ -49,6 +45,21 @@ pub async fn teardown(engine: &Engine, view: &View, place: &Place, keep: Keep) -
         }
     }
     Ok(did)
+}
+
+/// Takes a project's network away. One that is in use stays.
+pub async fn remove_network(engine: &Engine, view: &View, project: &str) -> Result<(), EngineError> {
+    let name = names::network(project);
+    if !view.networks.contains_key(&name) {
+        return Ok(());
+    }
+    match engine.remove_network(&name).await {
+        Err(EngineError::Refused { message, .. }) => {
+            tracing::debug!(name, message, "stays");
+            Ok(())
+        }
+        done => done,
+    }
 }
 
 /// Takes one container away; a desktop is asked to end first.

@@ -90,10 +90,14 @@ impl Work<'_> {
     ) -> Result<(), Stop> {
         let (engine, view) = (&self.context.engine, &self.world.view);
         let Objects { network, volumes, sidecar, desktop, owned } = objects;
-        if !view.networks.contains_key(&network.name) {
+        let mut made = self.world.network.lock().await;
+        if made.is_none() {
+            let name = network.name.clone();
             engine.create_network(network).await?;
             *changed = true;
+            *made = Some(engine.gateway(&name).await?);
         }
+        drop(made);
         for volume in volumes {
             if !view.volumes.contains_key(volume.name.as_deref().unwrap_or_default()) {
                 engine.create_volume(volume).await?;
@@ -230,23 +234,19 @@ impl Work<'_> {
             && at == *endpoint
             && now < due
         {
-            return Ok(Some((self.seen_inside(endpoint).await?, token)));
+            return Ok(Some((self.seen_inside(endpoint).await, token)));
         }
         let life = context.token_life.as_secs();
         let signed = context.signer.token(&self.valid.id(), host_agent, now, life);
         let token = signed.map_err(|error| Stop::Other(error.into()))?;
         let kept = (host_agent.clone(), endpoint.clone(), token.clone(), now + life / 2);
         context.learn(name, |known| known.token = Some(kept));
-        Ok(Some((self.seen_inside(endpoint).await?, token)))
+        Ok(Some((self.seen_inside(endpoint).await, token)))
     }
 
-    async fn seen_inside(&self, endpoint: &str) -> Result<String, Stop> {
-        let network = self.place.object(Role::Network);
-        let gateway = match self.world.view.networks.get(&network) {
-            Some(gateway) => gateway.clone(),
-            None => self.context.engine.gateway(&network).await?,
-        };
-        Ok(render::endpoint(endpoint, gateway.as_deref()))
+    async fn seen_inside(&self, endpoint: &str) -> String {
+        let gateway = self.world.network.lock().await.clone().flatten();
+        render::endpoint(endpoint, gateway.as_deref())
     }
 }
 

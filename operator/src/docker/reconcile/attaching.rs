@@ -1,5 +1,9 @@
 //! Sees to it that a container of somebody else's has what a sidecar needs of it.
 
+use std::sync::Arc;
+
+use bollard::models::ContainerInspectResponse;
+
 use super::Work;
 use crate::api::Source;
 use crate::api::conditions::reasons;
@@ -57,12 +61,31 @@ impl Work<'_> {
         let mut volume = runtime_volume(looked.attached.user.as_str(), &self.place);
         volume.name = Some(self.place.object(Role::Runtime));
         engine.create_volume(volume).await?;
-        match recreate(engine, &found, needs, &self.place.object(Role::Runtime)).await? {
-            Ok(()) => Ok(Attaching::Changed),
-            Err(why) => {
+        match self.recreate(found, devices.to_vec(), needs.runtime).await {
+            Ok(Ok(())) => Ok(Attaching::Changed),
+            Err(gone) => Err(gone),
+            Ok(Err(why)) => {
                 self.context.learn(name, |known| known.not_anew = Some((theirs.id.clone(), why.clone())));
                 lack(&format!("made anew with them it did not start, and was taken back: {why}"))
             }
         }
+    }
+    /// A task of its own: an operator that is told to end in between waits for its end, and leaves nobody's
+    /// container half made.
+    async fn recreate(
+        &self,
+        found: ContainerInspectResponse,
+        devices: Vec<Device>,
+        runtime: bool,
+    ) -> Result<Result<(), String>, EngineError> {
+        let engine = Arc::clone(&self.context.engine);
+        let in_hand = Arc::clone(&self.context.in_hand).lock_owned().await;
+        let volume = self.place.object(Role::Runtime);
+        let task = tokio::spawn(async move {
+            let done = recreate(&engine, &found, Needs { devices: &devices, runtime }, &volume).await;
+            drop(in_hand);
+            done
+        });
+        task.await.unwrap_or_else(|error| Ok(Err(format!("the operator's own fault: {error}"))))
     }
 }

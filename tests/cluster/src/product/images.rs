@@ -70,6 +70,12 @@ pub fn import(cluster: &Cluster, programs: &Programs) -> Result<()> {
     let (_root, operator) = operator(programs)?;
     cluster.import(&operator)?;
 
+    let (_root, image) = sidecar(programs)?;
+    cluster.import(&image)
+}
+
+/// The sidecar's image, as long as its folder is kept.
+pub fn sidecar(programs: &Programs) -> Result<(TempDir, Image)> {
     let root = Root::new()?;
     root.program(&programs.sidecar)?;
     root.plugins()?;
@@ -80,7 +86,7 @@ pub fn import(cluster: &Cluster, programs: &Programs) -> Result<()> {
         .env("GST_REGISTRY", "/tmp/gstreamer.bin")
         .env("GST_REGISTRY_FORK", "no")
         .user(1000);
-    cluster.import(&image)
+    Ok((root.0, image))
 }
 
 /// A root file system in the making.
