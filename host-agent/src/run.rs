@@ -9,7 +9,7 @@ use std::process::Command;
 
 use crate::binary::{Binary, Signing};
 use crate::renderer::{self, RendererError};
-use crate::sys::{INSERT, TAP_FILE};
+use crate::sys::{INSERT, SYSTEM, TAP_FILE};
 
 /// Why a VMM can't have the tap.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +45,14 @@ pub enum RunError {
         program: String,
         /// What the tap is for.
         tap: String,
+    },
+    /// For another system, and so is the tap: nothing else is wrong with it.
+    #[error("{} is for {target}, and this is {SYSTEM}; run it there", path.display())]
+    Foreign {
+        /// Which.
+        path: PathBuf,
+        /// What it is for.
+        target: String,
     },
     /// A script, or something else that the dynamic linker never sees.
     #[error("{} is no program that a library can be inserted into ({what}); name the VMM itself", path.display())]
@@ -95,8 +103,13 @@ pub struct Run {
 impl Run {
     /// Becomes the VMM. Returns only to say why not.
     pub fn exec(self) -> RunError {
-        match self.prepare() {
-            Ok((path, mut command)) => RunError::Start { path, source: command.exec() },
+        let prepared = self.prepare().and_then(|(path, command)| Ok((read(&path)?, path, command)));
+        match prepared {
+            // The C library would hand it to the shell.
+            Ok((binaries, path, _)) if !binaries.iter().any(|one| one.target.starts_with(SYSTEM)) => {
+                RunError::Foreign { path, target: targets(&binaries) }
+            }
+            Ok((_, path, mut command)) => RunError::Start { path, source: command.exec() },
             Err(error) => error,
         }
     }

@@ -8,11 +8,11 @@ mod macos;
 
 #[cfg(target_os = "linux")]
 pub use linux::{
-    INSERT, LIBRARIES_VARIABLE, MANAGER, TAP_FILE, VsockListener, default_folder, describe, libraries,
+    INSERT, LIBRARIES_VARIABLE, MANAGER, SYSTEM, TAP_FILE, VsockListener, default_folder, describe, libraries,
 };
 #[cfg(not(target_os = "linux"))]
 pub use macos::{
-    INSERT, LIBRARIES_VARIABLE, MANAGER, TAP_FILE, VsockListener, default_folder, describe, libraries,
+    INSERT, LIBRARIES_VARIABLE, MANAGER, SYSTEM, TAP_FILE, VsockListener, default_folder, describe, libraries,
 };
 
 /// What this machine is, for reports; empty where it does not say.

@@ -14,6 +14,8 @@ pub const INSERT: &str = "LD_PRELOAD";
 /// What the tap is called.
 pub const TAP_FILE: &str = "libtap.so";
 
+/// What this system is called.
+pub const SYSTEM: &str = "Linux";
 /// What starts a user's services.
 pub const MANAGER: Manager = Manager::Systemd;
 /// The variable by which a user adds folders of libraries.

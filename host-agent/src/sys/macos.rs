@@ -12,6 +12,8 @@ pub const INSERT: &str = "DYLD_INSERT_LIBRARIES";
 /// What the tap is called.
 pub const TAP_FILE: &str = "libtap.dylib";
 
+/// What this system is called.
+pub const SYSTEM: &str = "macOS";
 /// What starts a user's services.
 pub const MANAGER: Manager = Manager::Launchd;
 /// The variable by which a user adds folders of libraries.
