@@ -240,11 +240,17 @@ fn the_kubelet_restarts(it: &Topology, table: &mut Table) -> Result<()> {
     it.bed.remove(&["after"])
 }
 
+/// What a newer sidecar's image is called.
+const NEXT: &str = "docker.io/local/desktopstream-sidecar:next";
+
+/// Gives the VM that image; one that boots again has forgotten it.
+fn roll(it: &Topology) -> Result<()> {
+    let ctr = "/payload/node/ctr -a /run/containerd/containerd.sock -n k8s.io";
+    it.vms[0].1.guest().check(&format!("{ctr} images tag {SIDECAR} {NEXT}")).map(drop)
+}
+
 fn chart_and_sidecar_are_upgraded(it: &Topology, table: &mut Table) -> Result<()> {
-    const NEXT: &str = "docker.io/local/desktopstream-sidecar:next";
-    let tag =
-        format!("/payload/node/ctr -a /run/containerd/containerd.sock -n k8s.io images tag {SIDECAR} {NEXT}");
-    it.vms[0].1.guest().check(&tag)?;
+    roll(it)?;
     let (before, begin) = (uid(it)?, Instant::now());
     it.install(&["--set", &format!("operator.replicas=2,sidecar.image={NEXT}")])?;
     streams_again(it)?;
@@ -293,6 +299,7 @@ fn the_vm_is_killed(it: &mut Topology, table: &mut Table) -> Result<()> {
     table.note("VM killed", "Ready is False", begin);
     let begin = Instant::now();
     it.add_vm(2)?;
+    roll(it)?;
     streams_again(it)?;
     table.note("VM booted again", "streams by resource ID", begin);
     Ok(())
