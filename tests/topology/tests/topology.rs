@@ -298,6 +298,8 @@ fn the_vm_is_killed(it: &mut Topology, table: &mut Table) -> Result<()> {
     })?;
     table.note("VM killed", "Ready is False", begin);
     let begin = Instant::now();
+    // Its disk is a new one: so is the node, and its pods are none of the old one's.
+    it.bed.cluster.kubectl(&["delete", "node", "vm2"])?;
     it.add_vm(2)?;
     roll(it)?;
     streams_again(it)?;
