@@ -9,7 +9,7 @@ use crate::binary::Binary;
 /// The one ABI that there has been, as Linux and macOS name it, and UTM, which makes a framework of it.
 const NAMES: [&str; 3] = ["libvirglrenderer.so.1", "libvirglrenderer.1.dylib", "virglrenderer.1"];
 /// Without one of these the tap can do nothing.
-const FUNCTIONS: [&str; 10] = [
+pub(crate) const FUNCTIONS: [&str; 10] = [
     "virgl_renderer_init",
     "virgl_renderer_resource_create",
     "virgl_renderer_resource_unref",

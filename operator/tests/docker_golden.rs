@@ -1,7 +1,7 @@
 //! What becomes of the samples on Docker, letter by letter, in `tests/golden/docker`: objects, or a refusal.
 //! With UPDATE_GOLDEN=1 the files are written.
 
-use std::path::PathBuf;
+mod samples;
 
 use operator::api::DesktopStream;
 use operator::docker::names::Place;
@@ -56,26 +56,5 @@ fn rendered(stream: &DesktopStream) -> String {
 
 #[test]
 fn samples_become_these_objects_on_docker() {
-    let crate_folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let mut stale = Vec::new();
-    for entry in std::fs::read_dir(crate_folder.join("../docs/samples")).expect("docs/samples") {
-        let path = entry.expect("an entry").path();
-        let text = std::fs::read_to_string(&path).expect("reads");
-        if !text.contains("kind: DesktopStream") {
-            continue;
-        }
-        let stream: DesktopStream = serde_yaml_ng::from_str(&text).expect("a stream");
-        let golden = crate_folder.join("tests/golden/docker").join(path.file_name().expect("a name"));
-        let text = rendered(&stream);
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::write(&golden, &text).expect("writes");
-        }
-        if std::fs::read_to_string(&golden).unwrap_or_default() != text {
-            stale.push(golden);
-        }
-    }
-    assert!(
-        stale.is_empty(),
-        "UPDATE_GOLDEN=1 cargo test --release -p operator --test docker_golden; read the diff: {stale:?}"
-    );
+    samples::become_golden("docker", "docker_golden", |stream| rendered(&stream));
 }

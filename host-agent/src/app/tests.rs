@@ -8,20 +8,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::binary::testing::{ARM64, Library, X86_64};
+use crate::renderer::FUNCTIONS as RENDERER;
 use crate::steps;
-
-const RENDERER: [&str; 10] = [
-    "virgl_renderer_init",
-    "virgl_renderer_resource_create",
-    "virgl_renderer_resource_unref",
-    "virgl_renderer_resource_attach_iov",
-    "virgl_renderer_context_create",
-    "virgl_renderer_context_destroy",
-    "virgl_renderer_ctx_attach_resource",
-    "virgl_renderer_force_ctx_0",
-    "virgl_renderer_transfer_read_iov",
-    "virgl_renderer_transfer_write_iov",
-];
 
 struct Mac {
     folder: TempDir,

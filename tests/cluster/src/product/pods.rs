@@ -45,7 +45,8 @@ pub fn pattern(changes: &Value) -> Value {
     spec
 }
 
-fn merge(into: &mut Value, changes: &Value) {
+/// Puts `changes` into a document, object by object; what is no object is replaced.
+pub fn merge(into: &mut Value, changes: &Value) {
     match (into, changes) {
         (Value::Object(into), Value::Object(changes)) => {
             for (key, value) in changes {

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use cluster::machine::children_of;
 use cluster::product::gpus;
 use cluster::product::images::{self, Programs, SIDECAR};
+use cluster::product::pods::merge;
 use engine::{Daemon, Engine, Version};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -270,15 +271,4 @@ pub fn with(changes: &Value) -> Value {
     let mut spec = pattern();
     merge(&mut spec, changes);
     spec
-}
-
-fn merge(into: &mut Value, changes: &Value) {
-    match (into, changes) {
-        (Value::Object(into), Value::Object(changes)) => {
-            for (key, value) in changes {
-                merge(into.entry(key.clone()).or_insert(Value::Null), value);
-            }
-        }
-        (into, changes) => *into = changes.clone(),
-    }
 }
