@@ -210,15 +210,24 @@ pub fn boot(programs: &Programs, options: &RigOptions, link: &Path) -> Result<Vm
     config.gpu = options.gpu;
     config.qemu = options.qemu;
     config.payload = Some(programs.payload().to_owned());
-    config.tap = options.tap.then(|| Tap {
+    config.tap = options.tap.then(|| tap(programs, &options.name, link));
+    Vm::boot(config)
+}
+
+/// The tap as users have it inserted, by `host-agent run`; what that sets is here, too, for a QEMU of another Debian.
+pub fn tap(programs: &Programs, vm: &str, link: &Path) -> Tap {
+    let [program, library, link] =
+        [&*programs.host_agent, &*programs.tap, link].map(|path| path.display().to_string());
+    let words = [&program, "run", "--name", vm, "--tap", &library, "--link", &link, "--"];
+    Tap {
         library: programs.tap.clone(),
         env: vec![
-            ("DESKTOPSTREAM_LINK".to_owned(), link.display().to_string()),
-            ("DESKTOPSTREAM_VM".to_owned(), options.name.clone()),
+            ("DESKTOPSTREAM_LINK".to_owned(), link.clone()),
+            ("DESKTOPSTREAM_VM".to_owned(), vm.to_owned()),
             ("DESKTOPSTREAM_TAP_LOG".to_owned(), "1".to_owned()),
         ],
-    });
-    Vm::boot(config)
+        starter: words.map(str::to_owned).into(),
+    }
 }
 
 impl Stream {

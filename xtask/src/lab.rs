@@ -207,7 +207,7 @@ fn up(arguments: Up) -> Result<()> {
             variable.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
         };
         let Some(env) = tap_env.iter().map(split).collect() else { bail!("--tap-env is NAME=VALUE") };
-        config.tap = Some(Tap { library: std::path::absolute(library)?, env });
+        config.tap = Some(Tap { library: std::path::absolute(library)?, env, starter: Vec::new() });
     }
     config.payload = payload;
     config.images = match images {

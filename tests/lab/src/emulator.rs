@@ -56,6 +56,14 @@ impl Emulator {
         command
     }
 
+    /// The same by a program that inserts the tap, if it can be asked to.
+    pub(crate) fn started_by(&self, starter: &[String]) -> Option<Command> {
+        let (first, words) = starter.split_first().filter(|_| self.root.is_none())?;
+        let mut command = Command::new(first);
+        command.args(words).arg(self.program);
+        Some(command)
+    }
+
     /// The variable that names what is preloaded into it, and into nothing on the way there.
     pub(crate) fn preload_variable(&self) -> &'static str {
         if self.root.is_some() { "QEMU_PRELOAD" } else { "LD_PRELOAD" }
@@ -109,5 +117,10 @@ mod tests {
         let own = Emulator::get(Qemu::Installed, Arch::Amd64).expect("nothing to build");
         assert_eq!(own.command().get_program(), Arch::Amd64.qemu());
         assert_eq!(own.preload_variable(), "LD_PRELOAD");
+        let starter = ["host-agent", "run", "--"].map(str::to_owned);
+        let started = own.started_by(&starter).expect("the machine's own");
+        assert_eq!(started.get_program(), "host-agent");
+        assert_eq!(started.get_args().last(), Some(Arch::Amd64.qemu().as_ref()));
+        assert!(own.started_by(&[]).is_none());
     }
 }

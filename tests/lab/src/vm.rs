@@ -63,6 +63,10 @@ pub struct Tap {
     pub library: PathBuf,
     /// Environment variables that it reads.
     pub env: Vec<(String, String)>,
+    /// A program, with its words, that becomes the QEMU named after them with the library inserted. Without one the lab
+    /// inserts it itself, and so it does for a QEMU of another Debian, which no program out here can look at.
+    #[serde(default)]
+    pub starter: Vec<String>,
 }
 
 /// A network that the guest is in besides the lab's own, and that QEMU then runs in: one of a test cluster.

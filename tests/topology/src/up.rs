@@ -1,6 +1,5 @@
 //! From nothing to a cluster that waits for streams.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -8,7 +7,7 @@ use cluster::product::host_agent::HostAgent;
 use cluster::product::{Bed, PATIENCE, SYSTEM, images};
 use cluster::{Cluster, Config};
 use e2e::Desktop;
-use lab::{Tap, Vm, VmConfig};
+use lab::{Vm, VmConfig};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -36,7 +35,7 @@ pub struct Topology {
     /// What VMs boot with.
     payload: TempDir,
     disks: Vec<String>,
-    tap: PathBuf,
+    programs: e2e::Programs,
     name: String,
 }
 
@@ -60,7 +59,7 @@ impl Topology {
             bed: Bed::of(cluster, ours)?,
             payload,
             disks,
-            tap: programs.tap.clone(),
+            programs,
             name: options.name.clone(),
         };
         go_on()?;
@@ -106,14 +105,7 @@ impl Topology {
         config.network = Some(network);
         config.payload = Some(self.payload.path().to_owned());
         let link = self.bed.cluster.folder()?.join("link.sock");
-        config.tap = Some(Tap {
-            library: self.tap.clone(),
-            env: vec![
-                ("DESKTOPSTREAM_LINK".to_owned(), link.display().to_string()),
-                ("DESKTOPSTREAM_VM".to_owned(), name.clone()),
-                ("DESKTOPSTREAM_TAP_LOG".to_owned(), "1".to_owned()),
-            ],
-        });
+        config.tap = Some(e2e::rig::tap(&self.programs, &name, &link));
         let vm = Vm::boot(config)?;
         let begin = Instant::now();
         self.bed.cluster.join(number, &vm)?;

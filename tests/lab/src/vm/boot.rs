@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -86,7 +86,7 @@ impl Plan {
             config,
             accelerator,
             cpus: accelerator::cpus(accelerator, emulator, config.cpus),
-            preload: emulator.preload_variable(),
+            preload: started_by(emulator, config).is_none().then(|| emulator.preload_variable()),
             kernel: &image.kernel,
             initramfs: &initramfs,
             root: &image.disk,
@@ -130,6 +130,11 @@ fn is_bad_luck(error: &str) -> bool {
     error.contains(qemu::PORT_IS_TAKEN) || error.contains(KERNEL_PANIC)
 }
 
+/// By whom QEMU is started, if not by the lab itself.
+fn started_by(emulator: &Emulator, config: &VmConfig) -> Option<Command> {
+    emulator.started_by(&config.tap.as_ref()?.starter)
+}
+
 fn start(
     emulator: &Emulator,
     launch: &qemu::Launch<'_>,
@@ -138,8 +143,8 @@ fn start(
 ) -> Result<Child> {
     let program = launch.config.arch.qemu();
     let log = File::create(folder.join("qemu.log"))?;
-    let mut command =
-        host::in_network(emulator.command(), launch.config.network.as_ref().map(|it| &*it.namespace));
+    let command = started_by(emulator, launch.config).unwrap_or_else(|| emulator.command());
+    let mut command = host::in_network(command, launch.config.network.as_ref().map(|it| &*it.namespace));
     command
         .args(launch.arguments())
         .envs(launch.environment(display))

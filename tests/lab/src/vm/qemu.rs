@@ -17,8 +17,8 @@ pub(super) struct Launch<'a> {
     pub(super) config: &'a VmConfig,
     pub(super) accelerator: Accelerator,
     pub(super) cpus: u32,
-    /// The variable by which the tap is loaded.
-    pub(super) preload: &'static str,
+    /// The variable by which the tap is loaded, unless who starts QEMU sees to it.
+    pub(super) preload: Option<&'static str>,
     pub(super) kernel: &'a Path,
     pub(super) initramfs: &'a Path,
     pub(super) root: &'a Path,
@@ -84,7 +84,8 @@ impl Launch<'_> {
             environment.push(("SDL_AUDIODRIVER".into(), "dummy".into()));
         }
         if let Some(tap) = &self.config.tap {
-            environment.push((self.preload.into(), tap.library.clone().into()));
+            let preload = self.preload.map(|variable| (variable.into(), tap.library.clone().into()));
+            environment.extend(preload);
             environment.extend(tap.env.iter().map(|(name, value)| (name.into(), value.into())));
         }
         environment
@@ -119,12 +120,16 @@ mod tests {
     use crate::vm::Tap;
 
     fn words(config: &VmConfig) -> (String, Vec<(OsString, OsString)>) {
+        preloaded(config, Some("LD_PRELOAD"))
+    }
+
+    fn preloaded(config: &VmConfig, preload: Option<&'static str>) -> (String, Vec<(OsString, OsString)>) {
         let disks = [("desktop-sway".to_owned(), PathBuf::from("/a,b/disk"))];
         let launch = Launch {
             config,
             accelerator: Accelerator::Tcg,
             cpus: 1,
-            preload: "LD_PRELOAD",
+            preload,
             kernel: Path::new("/k"),
             initramfs: Path::new("/i"),
             root: Path::new("/r"),
@@ -166,10 +171,13 @@ mod tests {
 
     #[test]
     fn the_tap_is_loaded_into_qemu_with_its_variables() {
-        let tap = Tap { library: "/t.so".into(), env: vec![("SOCKET".into(), "/s".into())] };
-        let (_, environment) = words(&VmConfig { tap: Some(tap), ..VmConfig::new("t", &[]) });
+        let tap = Tap { library: "/t.so".into(), env: vec![("SOCKET".into(), "/s".into())], starter: vec![] };
+        let config = VmConfig { tap: Some(tap), ..VmConfig::new("t", &[]) };
+        let (_, environment) = words(&config);
         for (name, value) in [("LD_PRELOAD", "/t.so"), ("SOCKET", "/s"), ("DISPLAY", ":7")] {
             assert!(environment.contains(&(name.into(), value.into())), "{environment:?}");
         }
+        let (_, left) = preloaded(&config, None);
+        assert!(left.len() + 1 == environment.len() && left.iter().all(|(name, _)| name != "LD_PRELOAD"));
     }
 }
