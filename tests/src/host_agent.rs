@@ -17,6 +17,7 @@ use crate::{http, wait};
 #[derive(Debug)]
 pub struct HostAgent {
     program: PathBuf,
+    name: String,
     arguments: Vec<String>,
     /// How many of them are not `extra`.
     own: usize,
@@ -27,8 +28,13 @@ pub struct HostAgent {
 }
 
 impl HostAgent {
-    /// Starts `program` and waits until it is ready. `extra` arguments go behind our own.
+    /// Starts `program` under the name `lab`, and waits until it is ready. `extra` arguments go behind our own.
     pub fn start(program: &Path, extra: &[&str]) -> Result<Self> {
+        Self::start_as("lab", program, extra)
+    }
+
+    /// The same under another name: that of its HostAgent.
+    pub fn start_as(name: &str, program: &Path, extra: &[&str]) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("host-agent-").tempdir()?;
         let key = |name: &str| folder.path().join(name).display().to_string();
         let made = Command::new(program)
@@ -49,14 +55,15 @@ impl HostAgent {
             "--public-key",
             &key("key.pem.pub"),
             "--name",
-            "lab",
+            name,
         ]
         .map(str::to_owned)
         .into();
         let own = arguments.len();
         arguments.extend(extra.iter().map(ToString::to_string));
         let child = spawn(program, &arguments, folder.path())?;
-        let it = Self { program: program.to_owned(), arguments, own, folder, port, admin, child };
+        let (program, name) = (program.to_owned(), name.to_owned());
+        let it = Self { program, name, arguments, own, folder, port, admin, child };
         it.wait_ready()?;
         Ok(it)
     }
@@ -80,12 +87,16 @@ impl HostAgent {
         self.folder.path().join("link.sock")
     }
 
+    /// The private key whose tokens it takes.
+    pub fn signing_key(&self) -> PathBuf {
+        self.folder.path().join("key.pem")
+    }
+
     /// A token for a stream; `extra` arguments e.g. for one that has expired.
     pub fn token(&self, stream: &str, extra: &[&str]) -> Result<String> {
-        let key = self.folder.path().join("key.pem");
         let output = Command::new(&self.program)
-            .args(["token", "--stream", stream, "--host-agent", "lab", "--key"])
-            .arg(key)
+            .args(["token", "--stream", stream, "--host-agent", &self.name, "--key"])
+            .arg(self.signing_key())
             .args(extra)
             .stdin(Stdio::null())
             .output()?;

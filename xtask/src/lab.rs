@@ -36,6 +36,12 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// A Docker Engine in a VM with a GPU: up, down, status, open, compose …
+    Docker {
+        /// See `./x lab docker --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Build images that aren't there yet
     Images(Images),
 }
@@ -169,15 +175,23 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Down(Down { name: Name { name }, all: false }) => Vm::attach(&name)?.down()?,
         Command::Images(arguments) => images(&arguments)?,
         Command::Cluster { arguments } => return topology(arguments),
+        Command::Docker { arguments } => {
+            return program("engine", ["lab".to_owned()].into_iter().chain(arguments));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// A program of its own: not everybody who boots a VM has to compile it.
+/// Clusters with VMs.
 pub fn topology(arguments: impl IntoIterator<Item = String>) -> Result<ExitCode> {
+    program("topology", arguments)
+}
+
+/// A program of its own: not everybody who boots a VM has to compile it.
+fn program(package: &str, arguments: impl IntoIterator<Item = String>) -> Result<ExitCode> {
     let status = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(lab::repository())
-        .args(["run", "--quiet", "--release", "-p", "topology", "--"])
+        .args(["run", "--quiet", "--release", "-p", package, "--"])
         .args(arguments)
         .status()?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -32,7 +32,8 @@ pub struct Image {
 enum Content {
     Nothing,
     Folder(PathBuf),
-    Program(PathBuf),
+    /// Where each is in the image, and here.
+    Programs(Vec<(String, PathBuf)>),
 }
 
 impl Image {
@@ -44,7 +45,8 @@ impl Image {
     /// Nothing but one static program, `/NAME`, which is the entrypoint.
     pub fn of_program(reference: &str, program: &Path) -> Self {
         let name = program.file_name().unwrap_or_default().to_string_lossy();
-        Self::new(reference, Content::Program(program.to_owned()), vec![format!("/{name}")])
+        let content = Content::Programs(vec![(name.to_string(), program.to_owned())]);
+        Self::new(reference, content, vec![format!("/{name}")])
     }
 
     /// What is on an image disk of a VM, which isn't copied: the image's lowest layer names the disk, and whoever imports
@@ -58,6 +60,14 @@ impl Image {
     pub fn with_program(self, program: &Path) -> Self {
         let Self { content, entrypoint, .. } = Self::of_program(&self.reference, program);
         Self { content, entrypoint, ..self }
+    }
+
+    /// Puts programs over it, each at a path that has no leading slash; what is run stays as it is.
+    #[must_use]
+    pub fn with_programs(mut self, programs: &[(&str, &Path)]) -> Self {
+        let programs = programs.iter().map(|(path, program)| ((*path).to_owned(), (*program).to_owned()));
+        self.content = Content::Programs(programs.collect());
+        self
     }
 
     fn new(reference: &str, content: Content, entrypoint: Vec<String>) -> Self {
@@ -148,12 +158,12 @@ impl Content {
             Self::Folder(folder) => layer.append_dir_all(".", folder).map_err(|error| {
                 io::Error::new(error.kind(), format!("reading {}: {error}", folder.display()))
             }),
-            Self::Program(program) => {
+            Self::Programs(programs) => programs.iter().try_for_each(|(path, program)| {
                 let bytes = fs::read(program).map_err(|error| {
                     io::Error::new(error.kind(), format!("reading {}: {error}", program.display()))
                 })?;
-                append(layer, &program.file_name().unwrap_or_default().to_string_lossy(), 0o755, &bytes)
-            }
+                append(layer, path, 0o755, &bytes)
+            }),
         }
     }
 }

@@ -139,26 +139,29 @@ fn write_config(machine: &Machine, engine: &Engine) -> Result<()> {
         Version::Debian => (CONTAINERD_1, "/usr/sbin/docker-proxy".to_owned()),
     };
     fs::write(machine.folder.join("containerd.toml"), config)?;
-    // None of the computer's own settings.
-    let daemon = format!(
+    let daemon = daemon_config(&format!("/{}", engine.cgroup()), &proxy);
+    Ok(fs::write(machine.folder.join("daemon.json"), daemon)?)
+}
+
+/// dockerd's: none of the computer's own settings.
+pub(crate) fn daemon_config(cgroup: &str, proxy: &str) -> String {
+    format!(
         r#"{{
   "hosts": ["unix://{SOCKET}"],
   "containerd": "{CONTAINERD}",
   "data-root": "/var/lib/docker",
   "exec-root": "/run/docker",
   "pidfile": "/run/docker.pid",
-  "cgroup-parent": "/{}",
+  "cgroup-parent": "{cgroup}",
   "exec-opts": ["native.cgroupdriver=cgroupfs"],
   "userland-proxy-path": "{proxy}"
 }}
-"#,
-        engine.cgroup()
-    );
-    Ok(fs::write(machine.folder.join("daemon.json"), daemon)?)
+"#
+    )
 }
 
 /// Its own default reads images by way of erofs and needs a new mkfs.erofs for it; the interface for kubelets is unused.
-const CONTAINERD_2: &str = r#"version = 3
+pub(crate) const CONTAINERD_2: &str = r#"version = 3
 root = "/var/lib/containerd"
 state = "/run/containerd"
 disabled_plugins = ["io.containerd.differ.v1.erofs", "io.containerd.snapshotter.v1.erofs", "io.containerd.mount-handler.v1.erofs", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"]

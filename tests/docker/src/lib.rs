@@ -17,11 +17,13 @@
 //!
 //! - [`tools`] builds the programs, once, into the lab's cache.
 //! - [`Engine`] is what tests use.
+//! - [`vm`] is another one, inside a VM of the lab, where there is a GPU: `./x lab docker`.
 
 mod bring_up;
 pub mod engine;
 pub mod images;
 pub mod tools;
+pub mod vm;
 
 pub use cluster::cluster::Output;
 pub use cluster::{Daemon, Image, Result};

@@ -1,5 +1,7 @@
 //! The test engine for people: up, use it, down.
 
+mod lab_docker;
+
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
@@ -44,6 +46,9 @@ enum Action {
         /// What a container publishes on 127.0.0.1
         port: u16,
     },
+    /// One inside a VM of the lab: `./x lab docker`
+    #[command(subcommand, hide = true)]
+    Lab(lab_docker::Command),
     #[command(external_subcommand)]
     Docker(Vec<OsString>),
 }
@@ -88,6 +93,7 @@ fn run(Arguments { name, command }: Arguments) -> Result<ExitCode> {
                 std::thread::park();
             }
         }
+        Action::Lab(command) => return lab_docker::run(&command),
         Action::Docker(arguments) => {
             let status = Engine::attach(&name)?.command("docker")?.args(arguments).status();
             let status = status.context("starting docker")?;

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{Read, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -141,6 +141,17 @@ impl Guest {
         }
         ssh.arg("guest").args(command);
         ssh.status().context("starting ssh")
+    }
+
+    /// Leads a free port of this computer's loopback to one of the guest's, by ssh, for as long as the VM runs; which one.
+    pub fn forward(&self, port: u16) -> Result<u16> {
+        let own = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let mut ssh = self.ssh("no");
+        ssh.args(["-O", "forward", "-L", &format!("127.0.0.1:{own}:127.0.0.1:{port}"), "guest"]);
+        run_within(ssh, EXEC_TIMEOUT, &[])?
+            .ok()
+            .with_context(|| format!("leading a port to the guest's {port}"))?;
+        Ok(own)
     }
 
     /// Copies a file or folder into the guest. A file takes the place of `to` at once, even while that is being run.

@@ -16,6 +16,7 @@
 //! - [`Qemu`] says whose QEMU: the machine's, or a newer Debian's.
 //! - [`vm`] boots, finds and ends VMs; several can run, each is one folder of state.
 //! - [`guest`] runs commands in a VM, [`container`] containers.
+//! - [`hold`] keeps what is more than a VM when the command that put it up has ended.
 //!
 //! What is not here: anything about streams. The lab knows neither our protocol nor our programs.
 //!
@@ -27,6 +28,7 @@ pub mod container;
 mod cpio;
 mod emulator;
 pub mod guest;
+pub mod hold;
 pub mod host;
 pub mod image;
 pub mod payload;

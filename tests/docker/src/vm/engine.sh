@@ -1,0 +1,68 @@
+#!/bin/sh
+# The Docker Engine of a VM of the lab. Programs and images are the payload's, and so are its settings.
+#
+#   engine start            containerd and dockerd; returns when the engine answers
+#   engine load             the payload's images; those of disks are mounted, not copied
+#   engine docker WORDS…    docker, as somebody would type it in a clone of the repository
+set -eu
+bin=/payload/engine
+export PATH=$bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin
+
+daemon() {
+	name=$1
+	shift
+	setsid "$name" "$@" </dev/null >>"/var/log/$name.log" 2>&1 &
+	echo $! >"/run/$name.pid"
+}
+
+# Rarely: each look is work for an emulated processor.
+await() {
+	name=$1
+	shift
+	tries=120
+	until "$@" >/dev/null 2>&1; do
+		tries=$((tries - 1))
+		if [ $tries -eq 0 ] || ! kill -0 "$(cat "/run/$name.pid")"; then
+			echo "engine: $name did not come up" >&2
+			tail -n 20 "/var/log/$name.log" >&2
+			exit 1
+		fi
+		sleep 0.5
+	done
+}
+
+case $1 in
+start)
+	modprobe -a overlay bridge br_netfilter veth nf_conntrack nft_compat xt_comment xt_mark xt_conntrack xt_nat xt_MASQUERADE xt_addrtype xt_tcpudp
+	echo 1 >/proc/sys/net/ipv4/ip_forward
+	# As udev does, which is not here.
+	until [ -c /dev/dri/renderD128 ]; do sleep 0.1; done
+	chgrp 105 /dev/dri/renderD*
+	chgrp 44 /dev/dri/card*
+	chmod 660 /dev/dri/renderD* /dev/dri/card*
+	# The root disk has little room, and its kernel no journal to lose.
+	mkdir -p /var/lib/docker /var/lib/containerd /usr/local/lib/docker/cli-plugins
+	mount -t tmpfs -o size=1g,mode=711 docker /var/lib/docker
+	mount -t tmpfs -o size=1g,mode=711 containerd /var/lib/containerd
+	ln -sf "$bin/compose" /usr/local/lib/docker/cli-plugins/docker-compose
+	daemon containerd --config "$bin/containerd.toml"
+	await containerd [ -S /run/containerd/containerd.sock ]
+	daemon dockerd --config-file "$bin/daemon.json"
+	await dockerd docker version
+	;;
+load)
+	for archive in "$bin"/images/*.tar; do
+		docker load --quiet --input "$archive"
+	done
+	for marker in /var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/*/fs/.image-disk; do
+		mount --bind "/images/$(cat "$marker")" "${marker%/*}"
+	done
+	;;
+docker)
+	shift
+	. /run/engine.env
+	cd /payload/desktopstream
+	exec docker "$@"
+	;;
+*) echo "engine: no verb $1" >&2 && exit 2 ;;
+esac
