@@ -85,6 +85,8 @@ pub struct Pump {
     ladder: Ladder,
     mailbox: Option<Mailbox>,
     nonce: Option<[u8; 16]>,
+    /// Whom the last connection was with.
+    endpoint: String,
     max_pixels: u32,
     configured: Option<Config>,
     configured_at: Instant,
@@ -119,6 +121,7 @@ impl Pump {
             ladder,
             mailbox,
             nonce: None,
+            endpoint: String::new(),
             max_pixels: u32::MAX,
             configured: None,
             configured_at: now,
@@ -213,7 +216,13 @@ impl Pump {
             self.in_flight.clear();
             self.rung = Some(rung);
         }
+        // Until it is asked anew, which takes a moment, a host-agent that did not confirm has not.
+        let unconfirmed = rung == Rung::Pixels && matches!(self.ladder.binding, Binding::Asked(_));
+        let unconfirmed_by = if unconfirmed { self.endpoint.as_str() } else { "" };
         self.parts.report.update(|status| {
+            if status.unconfirmed_by != unconfirmed_by {
+                unconfirmed_by.clone_into(&mut status.unconfirmed_by);
+            }
             status.rung = Some(rung);
             if status.rung_reason != reason {
                 reason.clone_into(&mut status.rung_reason);
@@ -277,6 +286,7 @@ impl Pump {
                     self.ladder.binding = Binding::Untried;
                 }
                 self.nonce = Some(session.nonce);
+                self.endpoint = session.endpoint.to_string();
                 self.max_pixels = session.max_pixels;
                 self.configured = None;
                 self.in_flight.clear();

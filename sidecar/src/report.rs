@@ -97,8 +97,13 @@ pub struct Status {
     pub height: u32,
     /// Capture.
     pub capture: CaptureReport,
+    /// Whether there is a render node, however it can be used.
+    pub render_node: bool,
     /// What the host-agent connection is up to.
     pub host_agent: String,
+    /// The endpoint of a host-agent that did not confirm what this VM's tap took for it: its VM is another one. Empty while
+    /// nothing speaks for that.
+    pub unconfirmed_by: String,
     /// Frames since start.
     pub frames: Frames,
     /// Frames encoded per second, over the last two.
@@ -149,7 +154,9 @@ impl Report {
             width: 0,
             height: 0,
             capture: CaptureReport::default(),
+            render_node: true,
             host_agent: "not configured".into(),
+            unconfirmed_by: String::new(),
             frames: Frames::default(),
             fps: 0.0,
             bitrate_kbps: 0.0,

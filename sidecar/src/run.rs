@@ -11,7 +11,7 @@ use clap::Parser;
 use protocol::stream::{Codec, ServerMessage};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-use virtgpu::Device;
+use virtgpu::{Device, OpenError};
 
 use crate::capture::{self, CaptureOptions};
 use crate::cli::{Cli, Command, Desktop, HostAgent, MemoryArg, PushArg, RequireArg, Run, SourceArg};
@@ -138,6 +138,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let device = Device::open(&desktop.render_node);
     if let Err(error) = &device {
         tracing::warn!(%error, "no render node: frames cannot go by resource ID");
+        report.update(|status| status.render_node = !matches!(error, OpenError::NotFound { .. }));
     }
     let device = device.map_err(|error| error.to_string());
     let stop = Arc::new(AtomicBool::new(false));

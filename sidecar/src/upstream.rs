@@ -148,6 +148,8 @@ pub enum UpstreamError {
 /// What a new connection brought.
 #[derive(Debug, Clone)]
 pub struct Session {
+    /// Whom it is with.
+    pub endpoint: Endpoint,
     /// For logs.
     pub session: u64,
     /// To be rung in the mailbox.
@@ -257,7 +259,8 @@ async fn connect(
     match answer {
         Some(ServerMessage::HelloAck { version, session, nonce, taps, max_pixels, server }) => {
             choose_version(version, version).map_err(SocketError::from)?;
-            Ok((endpoint, incoming, outgoing, Session { session, nonce, taps, max_pixels, server }))
+            let session = Session { endpoint: endpoint.clone(), session, nonce, taps, max_pixels, server };
+            Ok((endpoint, incoming, outgoing, session))
         }
         Some(ServerMessage::Error { code, message }) => Err(UpstreamError::Refused { code, message }),
         Some(_) => Err(UpstreamError::Silent { endpoint: endpoint.clone(), what: "HELLO" }),

@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::api::DesktopStreamStatus;
+use crate::plan::facts::Node;
 use crate::plan::kubernetes::HostAgentSecret;
 use crate::plan::status::report::Report;
 
@@ -26,8 +27,51 @@ pub struct Stream {
     pub status: Option<(Instant, DesktopStreamStatus)>,
     /// Failures in a row.
     pub failures: u32,
+    /// Endpoints of host-agents that turned out to have another VM than its node.
+    pub strangers: Strangers,
+    /// When its pod was last replaced for running without its device.
+    pub device_missed: Option<Instant>,
     /// When numbers in its status were last renewed.
     pub stats_written: Option<Instant>,
+}
+
+/// Endpoints by node that led to a host-agent of another VM. A VM may be started again with another tap: what was found is
+/// believed for a while.
+#[derive(Debug, Default, Clone)]
+pub struct Strangers(Vec<(String, String, Instant)>);
+
+impl Strangers {
+    /// How long that is.
+    const BELIEVED: Duration = Duration::from_secs(600);
+    /// Nobody has more host-agents at a node.
+    const MOST: usize = 16;
+
+    /// Remembers what a sidecar on `node` found.
+    pub fn learn(&mut self, node: &str, endpoint: &str) {
+        self.0.retain(|(place, what, at)| {
+            at.elapsed() < Self::BELIEVED && (place.as_str(), what.as_str()) != (node, endpoint)
+        });
+        self.0.truncate(Self::MOST - 1);
+        self.0.push((node.to_owned(), endpoint.to_owned(), Instant::now()));
+    }
+
+    /// The nodes without the ways to strangers.
+    pub fn hide(&self, nodes: &[Node]) -> Vec<Node> {
+        let mut nodes = nodes.to_vec();
+        for (name, stranger, _) in self.0.iter().filter(|(_, _, at)| at.elapsed() < Self::BELIEVED) {
+            let Some(node) = nodes.iter_mut().find(|node| node.name == *name) else { continue };
+            for endpoints in node.facts.host_agents.values_mut() {
+                endpoints.retain(|endpoint| endpoint.replacen("unix://", "unix:", 1) != *stranger);
+            }
+            node.facts.host_agents.retain(|_, endpoints| !endpoints.is_empty());
+        }
+        nodes
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 /// A Secret of ours, as far as we know.
@@ -98,6 +142,33 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_strangers_endpoint_is_hidden_at_its_node_only() {
+        let node = |name: &str| Node {
+            name: name.to_owned(),
+            facts: crate::plan::facts::NodeFacts {
+                host_agents: [("a", "tcp://10.0.0.1:1"), ("b", "unix:///run/b"), ("c", "vsock://2:1")]
+                    .map(|(agent, endpoint)| (agent.to_owned(), vec![endpoint.to_owned()]))
+                    .into(),
+                ..Default::default()
+            },
+            ..Node::default()
+        };
+        let mut strangers = Strangers::default();
+        assert!(strangers.is_empty());
+        for _ in 0..2 {
+            strangers.learn("n1", "tcp://10.0.0.1:1");
+            strangers.learn("n1", "unix:/run/b");
+        }
+        let seen = strangers.hide(&[node("n1"), node("n2")]);
+        assert_eq!(seen[0].facts.host_agents.keys().collect::<Vec<_>>(), ["c"]);
+        assert_eq!(seen[1], node("n2"));
+        for number in 0..100 {
+            strangers.learn("n1", &number.to_string());
+        }
+        assert_eq!(strangers.0.len(), Strangers::MOST);
+    }
 
     #[test]
     fn two_that_choose_see_each_other() {

@@ -36,6 +36,10 @@ const STARTING: Duration = Duration::from_secs(3);
 const ECHO: Duration = Duration::from_secs(5);
 /// What nobody tells us of (a quota raised, a Secret made) is tried again so often.
 const OBSTRUCTED: Duration = Duration::from_secs(10);
+/// Sidecars' words are remembered up to this.
+const LONGEST_ENDPOINT: usize = 256;
+/// A pod without its device is replaced no oftener than this.
+const DEVICE_MISSED: Duration = Duration::from_secs(300);
 
 /// Reconciles one stream.
 pub async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
@@ -111,11 +115,14 @@ impl Work<'_> {
             return self.expire().await;
         }
         let nodes = context.stores.nodes();
+        self.learn(pod.as_deref(), report.as_ref());
         let pairing = self.pair(&nodes, pod.as_deref(), &before, &outcome);
         let gid = workload::render_gid(valid, &nodes, &pairing);
         let workload = workload::workload(valid, gid);
         let objects = kubernetes::objects(valid);
-        let applied = self.apply(&objects, &workload, &pairing, pod.clone(), &outcome, now).await?;
+        let deviceless = pod.as_ref().is_some_and(|pod| self.lacks_device(pod, &nodes, report.as_ref()));
+        let applied =
+            self.apply(&objects, &workload, &pairing, (pod.clone(), deviceless), &outcome, now).await?;
         let claim = objects.home.as_ref().and_then(|home| self.claim(&home.name_any()));
         let seen = Seen {
             pod: applied.pod.as_deref(),
@@ -172,6 +179,32 @@ impl Work<'_> {
         Some(report)
     }
 
+    /// Whose VM its node is not, if its sidecar has found that out.
+    fn learn(&self, pod: Option<&Pod>, report: Option<&Result<Report, String>>) {
+        let node = pod.and_then(|pod| pod.spec.as_ref()?.node_name.as_deref());
+        if let (Some(node), Some(Ok(report))) = (node, report)
+            && (1..=LONGEST_ENDPOINT).contains(&report.unconfirmed_by.len())
+        {
+            self.context
+                .memory
+                .update(&self.valid.uid, |known| known.strangers.learn(node, &report.unconfirmed_by));
+        }
+    }
+
+    /// Says so once in a while only: another pod may fare no better.
+    fn lacks_device(&self, pod: &Pod, nodes: &[Node], report: Option<&Result<Report, String>>) -> bool {
+        let Self { context, valid, .. } = self;
+        let Some(Ok(report)) = report else { return false };
+        kubernetes::lacks_device(valid, pod, nodes, report)
+            && context.memory.update(&valid.uid, |known| {
+                let again = known.device_missed.is_none_or(|at| at.elapsed() >= DEVICE_MISSED);
+                if again {
+                    known.device_missed = Some(Instant::now());
+                }
+                again
+            })
+    }
+
     fn pair(
         &self,
         nodes: &[Node],
@@ -182,9 +215,14 @@ impl Work<'_> {
         let Self { context, valid, .. } = self;
         let node = pod.and_then(|pod| pod.spec.as_ref()?.node_name.as_deref());
         let rests = outcome.life != Life::Run;
+        let strangers = context.memory.get(&valid.uid).strangers;
         context.memory.choose(&valid.uid, |loads| {
             let candidates = candidates(context, loads);
-            let pairing = pair::pair(valid, &candidates, nodes, node, before.host_agent.as_deref());
+            let among =
+                |nodes: &[Node]| pair::pair(valid, &candidates, nodes, node, before.host_agent.as_deref());
+            let known = (!strangers.is_empty()).then(|| among(&strangers.hide(nodes)));
+            // A host-agent of another VM still encodes pixels: better than nobody.
+            let pairing = known.filter(|it| it.host_agent().is_some()).unwrap_or_else(|| among(nodes));
             (pairing.host_agent().map(ToOwned::to_owned).filter(|_| !rests), pairing)
         })
     }
@@ -254,7 +292,7 @@ impl Work<'_> {
         objects: &Objects,
         workload: &Workload,
         pairing: &Pairing,
-        pod: Option<Arc<Pod>>,
+        (pod, deviceless): (Option<Arc<Pod>>, bool),
         outcome: &Outcome,
         now: Timestamp,
     ) -> Result<Done, Error> {
@@ -268,13 +306,15 @@ impl Work<'_> {
         obstacles.extend(secrets::ensure_viewer(context, valid).await?.err());
         let pod = match outcome.life {
             Life::Run if valid.spec.attach.is_some() => pod,
-            Life::Run if obstacles.is_empty() => match self.ensure_pod(workload, pairing, pod).await? {
-                Ok(pod) => pod,
-                Err(obstacle) => {
-                    obstacles.push(obstacle);
-                    None
+            Life::Run if obstacles.is_empty() => {
+                match self.ensure_pod(workload, pairing, pod, deviceless).await? {
+                    Ok(pod) => pod,
+                    Err(obstacle) => {
+                        obstacles.push(obstacle);
+                        None
+                    }
                 }
-            },
+            }
             Life::Run => pod,
             Life::Suspended | Life::Idle | Life::Expired => self.rest(pod).await?,
         };
@@ -304,13 +344,16 @@ impl Work<'_> {
         workload: &Workload,
         pairing: &Pairing,
         pod: Option<Arc<Pod>>,
+        deviceless: bool,
     ) -> Result<Result<Option<Arc<Pod>>, Obstacle>, Error> {
         let Self { context, stream, valid } = self;
         if let Some(pod) = pod {
             if pod.metadata.deletion_timestamp.is_some() {
                 return Ok(Ok(Some(pod)));
             }
-            let Some(why) = replace(&pod, workload) else { return Ok(Ok(Some(pod))) };
+            let device = || "its node has the device by now that the pod was started without".to_owned();
+            let why = kubernetes::replace(&pod, workload).or_else(|| deviceless.then(device));
+            let Some(why) = why else { return Ok(Ok(Some(pod))) };
             events::say(context, stream, false, "PodReplaced", why).await;
             apply::delete(context, pod.as_ref()).await?;
             context.memory.update(&valid.uid, |known| known.report = None);
@@ -337,29 +380,6 @@ impl Work<'_> {
         }
         Ok(None)
     }
-}
-
-/// Why a pod has to go; `None` if it may stay.
-fn replace(pod: &Pod, workload: &Workload) -> Option<String> {
-    if status::has_ended(Some(pod)) {
-        return None;
-    }
-    if status::is_over(pod) {
-        let status = pod.status.as_ref();
-        let why = status.and_then(|status| status.message.clone().or_else(|| status.reason.clone()));
-        return Some(format!("the pod failed: {}", why.as_deref().unwrap_or("its containers ended")));
-    }
-    if kubernetes::lacks_group(pod, workload) {
-        return Some(
-            "no node had such a GPU when the pod was made; now one has, whose group it must be in".to_owned(),
-        );
-    }
-    let shape = kubernetes::read_shape(pod.annotations().get(names::SHAPE)?);
-    let changed = workload::changed(&shape, &workload.shape);
-    (!changed.is_empty()).then(|| {
-        let fields: Vec<String> = changed.iter().map(|part| format!("spec.{part}")).collect();
-        format!("{} changed, which a running pod can't take over", fields.join(", "))
-    })
 }
 
 /// IP and port of a sidecar that runs.

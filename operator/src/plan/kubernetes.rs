@@ -2,6 +2,7 @@
 
 mod network;
 mod pod;
+mod replace;
 mod storage;
 
 use std::collections::BTreeMap;
@@ -10,7 +11,8 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Service};
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-pub use pod::{SidecarImage, inject, lacks_group, place, pod, read_shape};
+pub use pod::{SidecarImage, inject, place, pod, read_shape};
+pub use replace::{lacks_device, replace};
 pub use storage::{HostAgentSecret, host_agent_secret, viewer_secret};
 
 use super::validate::Validated;

@@ -228,13 +228,6 @@ pub fn place(stream: &Validated, workload: &Workload, pairing: &Pairing, spec: &
     }
 }
 
-/// Whether a pod waits for a node, and would not be in the render group of the one that it may get now.
-pub fn lacks_group(pod: &Pod, workload: &Workload) -> bool {
-    let Some(spec) = pod.spec.as_ref().filter(|spec| spec.node_name.is_none()) else { return false };
-    let groups = spec.security_context.as_ref().and_then(|pod| pod.supplemental_groups.as_ref());
-    workload.render_gid.is_some_and(|gid| !groups.is_some_and(|groups| groups.contains(&gid.into())))
-}
-
 /// Puts the sidecar, what it shares with the desktop, and the device into a pod. `container` is the
 /// desktop's; the first one if it is absent.
 pub fn inject(

@@ -21,8 +21,12 @@ pub struct Report {
     pub height: u32,
     /// Capture.
     pub capture: Capture,
+    /// Whether it has a render node; older sidecars don't say.
+    pub render_node: Option<bool>,
     /// What the host-agent's connection is up to, in words.
     pub host_agent: String,
+    /// The endpoint of a host-agent that does not have this VM; empty while nothing speaks for that.
+    pub unconfirmed_by: String,
     /// Frames since the sidecar's start.
     pub frames: Frames,
     /// Frames per second.

@@ -1,7 +1,6 @@
 use serde_json::json;
 
 use super::*;
-use crate::plan::kubernetes;
 use crate::plan::pair::tests::node;
 use crate::plan::validate::tests::validated;
 
@@ -72,21 +71,4 @@ fn the_group_of_most_nodes_that_will_do() {
     assert_eq!(render_gid(&stream, &nodes, &paired), Some(105), "where the host-agent is");
     assert_eq!(render_gid(&stream, &nodes[3..], &Pairing::NotNeeded), Some(7), "it may be back soon");
     assert_eq!(render_gid(&stream, &[], &Pairing::NotNeeded), None);
-}
-
-#[test]
-fn a_pod_whose_group_is_not_known_yet_waits_and_is_made_anew() {
-    let stream = validated(&json!({}));
-    let made = |gid| {
-        let workload = workload(&stream, gid);
-        let pod =
-            kubernetes::pod(&stream, &workload, &Pairing::NotNeeded, &kubernetes::SidecarImage::default());
-        (workload, pod.expect("it has a desktop"))
-    };
-    let ((_, mut waits), (known, good)) = (made(None), made(Some(105)));
-    let text = serde_json::to_string(&waits.spec.as_ref().expect("a spec").affinity).expect("JSON");
-    assert!(text.contains("DoesNotExist") && text.contains("desktopstream.dev/render-gid"), "{text}");
-    assert!(kubernetes::lacks_group(&waits, &known) && !kubernetes::lacks_group(&good, &known));
-    waits.spec.as_mut().expect("a spec").node_name = Some("n1".to_owned());
-    assert!(!kubernetes::lacks_group(&waits, &known), "who runs is left alone");
 }
