@@ -75,7 +75,7 @@ fn in_turn(suites: &[Suite]) -> Result<Vec<Done>> {
             Suite::Browser => browser(),
             Suite::Macos => macos(),
             Suite::Cluster => in_a_cluster(&["chart", "cluster", "desktop", "operator"], &[]),
-            Suite::Topology => in_a_cluster(&["topology"], &["from_kubectl"]),
+            Suite::Topology => in_a_cluster(&["topology"], &[]),
             Suite::Docker => docker(),
             Suite::Slow => slow(),
         }
@@ -187,7 +187,7 @@ fn docker() -> Result<u32> {
 
 /// The short one first: it fails sooner.
 fn slow() -> Result<u32> {
-    let vms = e2e(&["arm64", "path", "rights"], &["--ignored"])? + in_a_cluster(&["topology"], &["two_vms"])?;
+    let vms = e2e(&["arm64", "path", "rights"], &["--ignored"])? + in_a_cluster(&["two_vms"], &[])?;
     Ok(vms + crate::fuzz::run(Duration::from_secs(10 * 60))?)
 }
 

@@ -103,6 +103,33 @@ impl Image {
 
     /// Writes it as `docker save` would.
     pub fn write(&self, archive: &Path) -> Result<()> {
+        Self::write_all(std::slice::from_ref(self), archive)
+    }
+
+    /// Writes all into one archive, as `docker save A B …` would: importing one is quicker than importing each.
+    pub fn write_all(images: &[Self], archive: &Path) -> Result<()> {
+        let scratch = tempfile::tempdir_in(archive.parent().context("an archive lies in a folder")?)?;
+        let mut out = tar::Builder::new(File::create(archive)?);
+        let mut manifest = Vec::new();
+        for (number, image) in images.iter().enumerate() {
+            let layers = image.layers(scratch.path())?;
+            let config = format!("config{number}.json");
+            let digests: Vec<&str> = layers.iter().map(|(_, digest)| digest.as_str()).collect();
+            append(&mut out, &config, 0o644, &serde_json::to_vec(&image.config(&digests))?)?;
+            let names: Vec<String> =
+                (0..layers.len()).map(|layer| format!("layer{number}.{layer}.tar")).collect();
+            for (name, (file, _)) in names.iter().zip(&layers) {
+                out.append_file(name, &mut File::open(file)?)?;
+                fs::remove_file(file)?;
+            }
+            manifest.push(json!({"Config": config, "RepoTags": [image.reference], "Layers": names}));
+        }
+        append(&mut out, "manifest.json", 0o644, &serde_json::to_vec(&manifest)?)?;
+        Ok(out.into_inner()?.flush()?)
+    }
+
+    /// Its layers as files in that folder, lowest first, with their digests.
+    fn layers(&self, folder: &Path) -> Result<Vec<(PathBuf, String)>> {
         let full = self.reference.split_once('/').is_some_and(|(host, _)| host.contains(['.', ':']));
         let tagged = self.reference.rsplit('/').next().is_some_and(|name| name.contains(':'));
         ensure!(full && tagged, "{}: write it out, as docker.io/local/NAME:TAG", self.reference);
@@ -110,30 +137,14 @@ impl Image {
         let mut layers = Vec::new();
         if let Some(disk) = &self.disk {
             let name = |layer: &mut Layer| append(layer, DISK, 0o444, disk.as_bytes());
-            layers.push(write_layer(&archive.with_extension("disk"), name)?);
+            layers.push(write_layer(&folder.join("disk"), name)?);
         }
         if !matches!(self.content, Content::Nothing) {
             let all = |layer: &mut Layer| self.content.append_to(layer);
-            let layer = write_layer(&archive.with_extension("layer"), all);
+            let layer = write_layer(&folder.join("layer"), all);
             layers.push(layer.with_context(|| format!("packing image {}", self.reference))?);
         }
-        let names: Vec<String> = (0..layers.len()).map(|number| format!("layer{number}.tar")).collect();
-        let digests: Vec<&str> = layers.iter().map(|(_, digest)| digest.as_str()).collect();
-        let config = serde_json::to_vec(&self.config(&digests))?;
-        let manifest = json!([
-            {"Config": "config.json", "RepoTags": [self.reference], "Layers": names}
-        ]);
-        let mut out = tar::Builder::new(File::create(archive)?);
-        append(&mut out, "config.json", 0o644, &config)?;
-        append(&mut out, "manifest.json", 0o644, &serde_json::to_vec(&manifest)?)?;
-        for (name, (file, _)) in names.iter().zip(&layers) {
-            out.append_file(name, &mut File::open(file)?)?;
-        }
-        out.into_inner()?.flush()?;
-        for (file, _) in layers {
-            fs::remove_file(file)?;
-        }
-        Ok(())
+        Ok(layers)
     }
 
     fn config(&self, digests: &[&str]) -> Value {
@@ -233,11 +244,11 @@ mod tests {
             entry.read_to_end(&mut bytes).expect("whole");
             files.insert(name, bytes);
         }
-        let digest = hex(&Sha256::digest(&files["layer0.tar"]));
-        let config: Value = serde_json::from_slice(&files["config.json"]).expect("JSON");
+        let digest = hex(&Sha256::digest(&files["layer0.0.tar"]));
+        let config: Value = serde_json::from_slice(&files["config0.json"]).expect("JSON");
         assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{digest}"));
         assert_eq!(config["config"]["User"], "7");
-        let mut layer = tar::Archive::new(&files["layer0.tar"][..]);
+        let mut layer = tar::Archive::new(&files["layer0.0.tar"][..]);
         let link =
             layer.entries().expect("a tar").flatten().find(|it| it.path().is_ok_and(|p| p.ends_with("link")));
         assert!(link.expect("it is there").header().entry_type().is_symlink());
@@ -246,8 +257,8 @@ mod tests {
     #[test]
     fn half_a_name_is_refused() {
         for name in ["probe", "local/probe:1", "docker.io/local/probe"] {
-            let error =
-                Image::of_program(name, Path::new("/bin/true")).write(Path::new("/nowhere")).unwrap_err();
+            let image = Image::of_program(name, Path::new("/bin/true"));
+            let error = image.layers(Path::new("/nowhere")).unwrap_err();
             assert!(error.to_string().contains("docker.io/local/NAME:TAG"), "{error}");
         }
     }

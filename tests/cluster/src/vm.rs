@@ -40,17 +40,15 @@ const PATIENCE: Duration = Duration::from_mins(3);
 /// Adds programs and images to a payload's folder; images on disks need those disks in the VM.
 pub fn add_to_payload(payload: &Path, tools: &Tools, images: &[Image]) -> Result<()> {
     let folder = payload.join(FOLDER);
-    fs::create_dir_all(folder.join("images"))?;
+    fs::create_dir_all(&folder)?;
     for name in PROGRAMS {
         fs::copy(tools.program(name)?, folder.join(name)).with_context(|| format!("copying {name}"))?;
     }
     let own = [(PAUSE, "pause"), (PROBE, "probe")];
     let own = own.map(|(reference, name)| Ok(Image::of_program(reference, &tools.program(name)?)));
-    let own = own.into_iter().collect::<Result<Vec<_>>>()?;
-    for (number, image) in own.iter().chain(images).enumerate() {
-        image.write(&folder.join(format!("images/{number:02}.tar")))?;
-    }
-    Ok(())
+    let mut all = own.into_iter().collect::<Result<Vec<_>>>()?;
+    all.extend_from_slice(images);
+    Image::write_all(&all, &folder.join("images.tar"))
 }
 
 /// The name that the node of that number has.
@@ -77,6 +75,8 @@ impl Cluster {
 
     /// Makes a VM a node; returns when it is ready. It was booted with its cable and [`add_to_payload`]'s files.
     pub fn join(&self, number: u8, vm: &Vm) -> Result<()> {
+        let begin = Instant::now();
+        let told = |step: &str| crate::say!("{:5.1} s  {}: {step}", begin.elapsed().as_secs_f64(), name(number));
         let files = tempfile::tempdir()?;
         self.write_files(number, files.path())?;
         let guest = vm.guest();
@@ -86,14 +86,18 @@ impl Cluster {
         run("start containerd")?;
         let ctr = format!("/payload/{FOLDER}/ctr --address {} version", node::CONTAINERD_SOCKET);
         until("containerd", vm, || Ok(guest.exec(&ctr)?.success()))?;
+        told("containerd");
         run("import")?;
+        told("images");
         run("start kubelet")?;
         run("start kube-proxy")?;
-        let name = name(number);
+        let node = name(number);
         let ready = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
-        until(&format!("node {name}"), vm, || {
-            Ok(self.try_kubectl(&["get", "node", &name, "-o", ready])?.stdout == "True")
-        })
+        until(&format!("node {node}"), vm, || {
+            Ok(self.try_kubectl(&["get", "node", &node, "-o", ready])?.stdout == "True")
+        })?;
+        told("ready");
+        Ok(())
     }
 
     fn write_files(&self, number: u8, folder: &Path) -> Result<()> {

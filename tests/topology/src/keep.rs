@@ -68,13 +68,13 @@ fn file(name: &str, what: &str) -> Result<PathBuf> {
 }
 
 /// Starts a process that holds one, and returns when it is up.
-pub(crate) fn up(name: &str, vms: u8) -> Result<()> {
+pub(crate) fn up(name: &str, arguments: &[&str]) -> Result<()> {
     ensure!(!is_up(name)?, "it is up already: ./x lab cluster down ends it");
     let (log, ready) = (file(name, "log")?, file(name, "ready")?);
     let _ = fs::remove_file(&ready);
     let out = File::create(&log)?;
     let mut hold = Command::new(std::env::current_exe()?);
-    hold.args(["hold", "--vms", &vms.to_string()]).current_dir(lab::repository());
+    hold.arg("hold").args(arguments).current_dir(lab::repository());
     hold.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).process_group(0);
     let mut child = hold.spawn().context("starting its holder")?;
     fs::write(file(name, "pid")?, child.id().to_string())?;

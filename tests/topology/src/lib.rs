@@ -14,4 +14,4 @@ pub mod pieces;
 mod up;
 
 pub use images::{ATTACKER, desktop};
-pub use up::{Options, Topology};
+pub use up::{HOST_AGENTS, Options, Topology};

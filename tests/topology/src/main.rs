@@ -46,6 +46,9 @@ struct Up {
     /// How many VMs
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=4))]
     vms: u8,
+    /// How many host-agents beside them: VMs take turns with them
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    host_agents: u8,
 }
 
 /// What to show
@@ -65,7 +68,9 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Up(up) => keep::up(NAME, up.vms),
+        Command::Up(up) => {
+            keep::up(NAME, &["--vms", &up.vms.to_string(), "--host-agents", &up.host_agents.to_string()])
+        }
         Command::Down => keep::down(NAME),
         Command::Status => keep::status(NAME),
         Command::Kubectl { arguments } => return keep::kubectl(NAME, &arguments),
@@ -85,6 +90,7 @@ fn options(up: &Up) -> Options {
     Options {
         name: NAME.to_owned(),
         vms: up.vms,
+        host_agents: up.host_agents.into(),
         desktops: vec![Desktop::Pattern, Desktop::Sway, Desktop::Gnome],
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
-use cluster::product::host_agent::HostAgent;
+use anyhow::{Context as _, Result, anyhow, ensure};
+use cluster::product::host_agent::{HostAgent, Place, USUAL};
 use cluster::product::{Bed, PATIENCE, SYSTEM, images};
 use cluster::{Cluster, Config};
 use e2e::Desktop;
@@ -20,16 +20,22 @@ pub struct Options {
     pub name: String,
     /// How many VMs.
     pub vms: u8,
+    /// How many host-agents: VMs take turns with them.
+    pub host_agents: usize,
     /// The desktops that they have images of.
     pub desktops: Vec<Desktop>,
 }
+
+/// Their names and places.
+pub const HOST_AGENTS: [(&str, Place); 2] =
+    [("default", USUAL), ("second", Place { port: 15938, link: "second.sock" })];
 
 /// All of it; ends with this.
 pub struct Topology {
     /// VMs, by the number of their node. Declared first: they end before what they depend on.
     pub vms: Vec<(u8, Vm)>,
-    /// The host-agent named `default`.
-    pub host_agent: Option<HostAgent>,
+    /// By [`HOST_AGENTS`].
+    pub host_agents: Vec<HostAgent>,
     /// The cluster.
     pub bed: Bed,
     /// What VMs boot with.
@@ -37,6 +43,7 @@ pub struct Topology {
     disks: Vec<String>,
     programs: e2e::Programs,
     name: String,
+    taps: usize,
 }
 
 impl Topology {
@@ -55,22 +62,32 @@ impl Topology {
         images::import(&cluster, &ours)?;
         let mut this = Self {
             vms: Vec::new(),
-            host_agent: None,
+            host_agents: Vec::new(),
             bed: Bed::of(cluster, ours)?,
             payload,
             disks,
             programs,
             name: options.name.clone(),
+            taps: options.host_agents.max(1),
         };
         go_on()?;
-        this.install(&[])?;
-        for number in 2..2 + options.vms {
-            go_on()?;
-            this.add_vm(number)?;
-        }
+        // Helm waits for the operator's pod; an emulated VM is slower still.
+        let vms = std::thread::scope(|scope| {
+            let install = scope.spawn(|| this.install(&[]));
+            let vms = (2..2 + options.vms).map(|number| go_on().and_then(|()| this.boot(number)));
+            let vms = vms.collect::<Result<Vec<_>>>();
+            install.join().map_err(|_| anyhow!("installing panicked"))??;
+            vms
+        })?;
+        this.vms = vms;
         go_on()?;
-        this.start_host_agent()?;
-        this.bed.cluster.apply(&host_agent().to_string())?;
+        for (name, place) in &HOST_AGENTS[..this.taps] {
+            this.host_agents.push(HostAgent::start_at(&this.bed, name, *place)?);
+            this.bed.cluster.apply(&host_agent(name, *place).to_string())?;
+        }
+        for (number, _) in &this.vms {
+            this.offers(*number)?;
+        }
         say(&format!("the topology is up after {:.0} s", begin.elapsed().as_secs_f64()));
         Ok(this)
     }
@@ -95,8 +112,14 @@ impl Topology {
         self.bed.installed()
     }
 
-    /// Boots a VM and makes it the node of that number.
+    /// Adds a VM as the node of that number, which offers its GPU.
     pub fn add_vm(&mut self, number: u8) -> Result<()> {
+        let vm = self.boot(number)?;
+        self.vms.push(vm);
+        self.offers(number)
+    }
+
+    fn boot(&self, number: u8) -> Result<(u8, Vm)> {
         let network = self.bed.cluster.cable(number)?;
         let disks: Vec<&str> = self.disks.iter().map(String::as_str).collect();
         let name = format!("{}-{}", self.name, cluster::vm::name(number));
@@ -104,13 +127,16 @@ impl Topology {
         config.ports = 0;
         config.network = Some(network);
         config.payload = Some(self.payload.path().to_owned());
-        let link = self.bed.cluster.folder()?.join("link.sock");
+        let link = self.bed.cluster.folder()?.join(HOST_AGENTS[usize::from(number) % self.taps].1.link);
         config.tap = Some(e2e::rig::tap(&self.programs, &name, &link));
         let vm = Vm::boot(config)?;
         let begin = Instant::now();
         self.bed.cluster.join(number, &vm)?;
         say(&format!("{} is a node after {:.0} s more", vm.config().name, begin.elapsed().as_secs_f64()));
-        self.vms.push((number, vm));
+        Ok((number, vm))
+    }
+
+    fn offers(&self, number: u8) -> Result<()> {
         let node = cluster::vm::name(number);
         self.bed.eventually(&format!("{node} offers its GPU"), || {
             let found = self.bed.get(&["node", &node])?;
@@ -118,12 +144,6 @@ impl Topology {
             ensure!(shares.is_string(), "{}", found["status"]["allocatable"]);
             Ok(())
         })
-    }
-
-    /// Starts the host-agent, at the gateway of all nodes.
-    pub fn start_host_agent(&mut self) -> Result<()> {
-        self.host_agent = Some(HostAgent::start(&self.bed, "default")?);
-        Ok(())
     }
 
     /// Waits until a stream is ready; how long that took.
@@ -138,9 +158,14 @@ impl Topology {
         Ok(begin.elapsed())
     }
 
-    /// What the host-agent says of itself.
+    /// What the first host-agent says of itself.
     pub fn host_agent_status(&self) -> Result<serde_json::Value> {
-        self.host_agent.as_ref().context("no host-agent runs")?.status()
+        self.host_agents.first().context("no host-agent runs")?.status()
+    }
+
+    /// The status of a stream in `default`.
+    pub fn status(&self, name: &str) -> Result<serde_json::Value> {
+        Ok(self.bed.get(&["desktopstream", name])?["status"].clone())
     }
 
     /// What a stream's containers wrote last.
@@ -151,9 +176,10 @@ impl Topology {
     }
 }
 
-fn host_agent() -> serde_json::Value {
+fn host_agent(name: &str, place: Place) -> serde_json::Value {
+    let endpoint = format!("tcp://gateway:{}", place.port);
     json!({
-        "apiVersion": "desktopstream.dev/v1alpha1", "kind": "HostAgent", "metadata": {"name": "default"},
-        "spec": {"capacity": 16},
+        "apiVersion": "desktopstream.dev/v1alpha1", "kind": "HostAgent", "metadata": {"name": name},
+        "spec": {"capacity": 16, "endpoints": [endpoint]},
     })
 }

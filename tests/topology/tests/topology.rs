@@ -24,7 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 fn from_kubectl_apply_to_the_browser() -> Result<()> {
     browser::install()?;
     let mut watch = Watch::start();
-    let options = Options { name: "topology".to_owned(), vms: 1, desktops: vec![Desktop::Pattern] };
+    let options =
+        Options { name: "topology".to_owned(), vms: 1, host_agents: 1, desktops: vec![Desktop::Pattern] };
     let mut it = Topology::up(&options)?;
     watch.lap("up");
     a_desktop_streams_by_resource_id(&it)?;
@@ -38,37 +39,6 @@ fn from_kubectl_apply_to_the_browser() -> Result<()> {
     Ok(())
 }
 
-/// Resource IDs of two VMs are the same numbers: which VM a stream's frames come from is proved, not looked up.
-#[test]
-#[ignore = "slow: ./x test slow"]
-fn streams_of_two_vms_are_each_their_own() -> Result<()> {
-    browser::install()?;
-    let options = Options { name: "two-vms".to_owned(), vms: 2, desktops: vec![Desktop::Pattern] };
-    let it = Topology::up(&options)?;
-    let nodes = ["vm2", "vm3"];
-    for node in nodes {
-        let mut stream = stream("default", node, Desktop::Pattern, SIZE);
-        stream["spec"]["desktop"]["nodeSelector"] = json!({"kubernetes.io/hostname": node});
-        it.bed.cluster.apply(&stream.to_string())?;
-    }
-    for node in nodes {
-        it.ready("default", node, PATIENCE)?;
-        let found = status(&it, node)?;
-        ensure!(found["node"] == node && found["capture"]["rung"] == "ResourceId", "{found}");
-        let viewers = Viewers::of(&it.bed, "default", node)?;
-        in_order(&browser::Watch::start(&viewers.url(), &viewers.token, 8, 1, 0)?.finish()?, 10, 0)?;
-        let logs = it.bed.cluster.logs("default", &format!("{node}-desktop"), "desktopstream-sidecar")?;
-        let bound = logs.lines().find(|line| line.contains(" bound ")).context("it was never bound")?;
-        ensure!(bound.contains(&format!("two-vms-{node}")), "{bound}");
-        println!("         {node}: {bound}");
-    }
-    Ok(())
-}
-
-fn status(it: &Topology, name: &str) -> Result<Value> {
-    Ok(it.bed.get(&["desktopstream", name])?["status"].clone())
-}
-
 fn apply(it: &Topology, name: &str) -> Result<()> {
     it.bed.cluster.apply(&stream("default", name, Desktop::Pattern, SIZE).to_string()).map(drop)
 }
@@ -77,11 +47,11 @@ fn a_desktop_streams_by_resource_id(it: &Topology) -> Result<()> {
     apply(it, "first")?;
     let took = it.ready("default", "first", PATIENCE)?;
     println!("         streams {:.1} s after kubectl apply", took.as_secs_f64());
-    let found = status(it, "first")?;
+    let found = it.status("first")?;
     ensure!(found["capture"]["rung"] == "ResourceId" && found["hostAgent"] == "default", "{found}");
     ensure!(found["node"] == "vm2", "{found}");
     let stats = it.bed.eventually("its numbers", || {
-        let stats = status(it, "first")?["stats"].clone();
+        let stats = it.status("first")?["stats"].clone();
         ensure!(stats["bytesPerFrameToHost"].as_u64().is_some_and(|it| it > 0), "{stats}");
         Ok(stats)
     })?;
@@ -112,6 +82,8 @@ fn another_tenant_gets_nothing(it: &Topology) -> Result<()> {
     let stats = it.host_agent_status()?["vms"][0]["stats"].clone();
     ensure!(stats["faults"] == 0 && stats["disabled"] == false, "{stats}");
     ensure!(number(&stats, "/answers/not_bound")? > 0.0, "refusals are not counted: {stats}");
+    // Who is stopped can't be told to end, either.
+    guest.check("pkill -CONT -f '[s]idecar run --name=other/own' || true")?;
     bed.cluster.kubectl(&["delete", "namespace", "other", "--wait=false"])?;
     // The victim's picture is its own.
     let viewers = Viewers::of(bed, "default", "first")?;
@@ -298,8 +270,7 @@ fn the_vm_is_killed(it: &mut Topology, table: &mut Table) -> Result<()> {
     })?;
     table.note("VM killed", "Ready is False", begin);
     let begin = Instant::now();
-    // Its disk is a new one: so is the node, and its pods are none of the old one's.
-    it.bed.cluster.kubectl(&["delete", "node", "vm2"])?;
+    // Its disk is a new one: its kubelet knows of no devices, and may start the old one's pod without.
     it.add_vm(2)?;
     roll(it)?;
     streams_again(it)?;

@@ -10,8 +10,17 @@ use serde_json::Value;
 use super::{Bed, SYSTEM};
 use crate::forward::Forward;
 
-/// Where host-agents listen.
-const PORT: u16 = 15937;
+/// Where one listens, at the nodes' gateway, and its taps find it.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// For sidecars.
+    pub port: u16,
+    /// For taps: a socket in the cluster's folder.
+    pub link: &'static str,
+}
+
+/// The usual place.
+pub const USUAL: Place = Place { port: 15937, link: "link.sock" };
 
 /// One that runs, and the way to it; both end with this.
 pub struct HostAgent {
@@ -23,6 +32,11 @@ pub struct HostAgent {
 impl HostAgent {
     /// Starts one under that name, which takes tokens of the cluster's operator.
     pub fn start(bed: &Bed, name: &str) -> Result<Self> {
+        Self::start_at(bed, name, USUAL)
+    }
+
+    /// Starts one elsewhere.
+    pub fn start_at(bed: &Bed, name: &str, place: Place) -> Result<Self> {
         let folder = bed.cluster.folder()?;
         let key = folder.join("host-agent.pub");
         let map = bed.get(&["-n", SYSTEM, "configmap", "desktopstream-public-key"])?;
@@ -32,9 +46,9 @@ impl HostAgent {
         let mut command = Command::new(&bed.programs.host_agent);
         command.args(["serve", "--name", name, "--listen", &format!("tcp://{listen}")]);
         command.args(["--admin", &admin.to_string(), "--encoder", "x264enc"]);
-        command.arg("--link").arg(folder.join("link.sock")).arg("--public-key").arg(&key);
+        command.arg("--link").arg(folder.join(place.link)).arg("--public-key").arg(&key);
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-        let this = Self { child, admin, _way: bed.cluster.expose(PORT, listen)? };
+        let this = Self { child, admin, _way: bed.cluster.expose(place.port, listen)? };
         bed.eventually("host-agent serves", || {
             let (status, _) = super::http::get(admin, "/healthz", None)?;
             anyhow::ensure!(status == 200, "{status}");

@@ -49,9 +49,7 @@ stop)
 	kill "$(cat "/run/$2.pid")"
 	;;
 import)
-	for archive in "$bin"/images/*.tar; do
-		ctr --address $socket -n k8s.io images import "$archive" >/dev/null
-	done
+	ctr --address $socket -n k8s.io images import "$bin/images.tar" >/dev/null
 	for marker in /var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/*/fs/.image-disk; do
 		[ -e "$marker" ] || continue
 		mount --bind "/images/$(cat "$marker")" "${marker%/*}"
