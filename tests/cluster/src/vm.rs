@@ -76,7 +76,8 @@ impl Cluster {
     /// Makes a VM a node; returns when it is ready. It was booted with its cable and [`add_to_payload`]'s files.
     pub fn join(&self, number: u8, vm: &Vm) -> Result<()> {
         let begin = Instant::now();
-        let told = |step: &str| crate::say!("{:5.1} s  {}: {step}", begin.elapsed().as_secs_f64(), name(number));
+        let told =
+            |step: &str| crate::say!("{:5.1} s  {}: {step}", begin.elapsed().as_secs_f64(), name(number));
         let files = tempfile::tempdir()?;
         self.write_files(number, files.path())?;
         let guest = vm.guest();
