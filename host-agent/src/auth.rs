@@ -40,7 +40,7 @@ pub struct Claims {
 pub enum AuthError {
     /// It was good once.
     #[error(
-        "the token has expired; the sidecar must read its token file again, and the operator renew it (clocks may differ by {LEEWAY_S} s)"
+        "the token has expired; the sidecar must read its token file again, and the operator renew it; if it is new, set the cluster's clock: it may differ by {LEEWAY_S} s, and a VM's stands still while its host sleeps"
     )]
     Expired,
     /// It is for another host-agent.

@@ -6,12 +6,15 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::config::{DEFAULT_NAME, Options};
+use crate::log_file::{self, LogFile};
 use crate::run::Run;
 use crate::{doctor, selftest, serve, token};
 
@@ -26,6 +29,9 @@ pub struct Cli {
     /// Log as JSON. What is logged is said by RUST_LOG, e.g. RUST_LOG=host_agent=debug
     #[arg(long, global = true, env = "HOST_AGENT_LOG_JSON")]
     log_json: bool,
+    /// Log to this file instead of stderr. It becomes FILE.1 at 8 MiB; four of those are kept
+    #[arg(long, global = true, value_name = "FILE", env = "HOST_AGENT_LOG_FILE")]
+    log_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -178,25 +184,39 @@ impl Cli {
     /// Parses the command line and does what it says.
     pub fn parse_and_run() -> ExitCode {
         let cli = Self::parse();
-        log(cli.log_json);
-        match cli.command.run() {
+        let to_file = cli.log_file.is_some();
+        let done = log(cli.log_json, cli.log_file).and_then(|()| cli.command.run());
+        match done {
             Ok(code) => code,
             Err(error) => {
                 eprintln!("host-agent: {error:#}");
+                if to_file {
+                    tracing::error!("{error:#}");
+                }
                 ExitCode::FAILURE
             }
         }
     }
 }
 
-fn log(json: bool) {
+fn log(json: bool, file: Option<PathBuf>) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let (writer, colours) = match file {
+        Some(path) => {
+            log_file::shorten_stderr();
+            let file = LogFile::open(&path, log_file::LARGEST, log_file::KEPT)
+                .with_context(|| format!("can't log to {}", path.display()))?;
+            (BoxMakeWriter::new(Arc::new(file)), false)
+        }
+        None => (BoxMakeWriter::new(std::io::stderr), std::io::stderr().is_terminal()),
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     if json {
         builder.json().init();
     } else {
-        builder.with_ansi(std::io::stderr().is_terminal()).init();
+        builder.with_ansi(colours).init();
     }
+    Ok(())
 }
 
 fn merged(options: Options, config: Option<PathBuf>) -> Result<Options> {
@@ -269,3 +289,6 @@ async fn run(settings: crate::config::Settings) -> Result<ExitCode> {
     running.shut_down().await;
     Ok(if failed.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
+
+#[cfg(test)]
+mod tests;

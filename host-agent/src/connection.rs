@@ -16,7 +16,7 @@ use bytes::Bytes;
 use protocol::frame::{HEADER_BYTES, Header};
 use protocol::stream::{self, ClientMessage, Config, ErrorCode, ServerMessage};
 use ring::clock::monotonic_ns;
-use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::time::timeout;
 
 use crate::auth::Gate;
@@ -109,6 +109,17 @@ pub async fn serve(service: Arc<Service>, connection: Connection) {
     }
 }
 
+/// Whether the peer gave up while we could not listen: after a sleep a queue of those stands at the door, and each would
+/// take the stream from the one that waits behind them.
+async fn has_left(reader: &mut BufReader<Reader>) -> bool {
+    // Asked once; an elapsed time means that there is neither an end nor anything else.
+    match timeout(Duration::ZERO, reader.fill_buf()).await {
+        Ok(Ok(rest)) => rest.is_empty(),
+        Ok(Err(_)) => true,
+        Err(_) => false,
+    }
+}
+
 /// A session and the ends of it that only its connection has.
 struct Begun {
     session: Arc<Session>,
@@ -127,6 +138,9 @@ async fn handshake(service: &Service, reader: &mut BufReader<Reader>, peer: &str
     let version =
         stream::choose_version(min, max).map_err(|error| End::refused(ErrorCode::Version, error))?;
     let stream = service.gate.admit(&token).map_err(|error| End::refused(error.code(), error))?;
+    if has_left(reader).await {
+        return Err(ReadError::Closed.into());
+    }
 
     let mut nonce = [0; 16];
     getrandom::fill(&mut nonce).map_err(|error| End::refused(ErrorCode::Capacity, error))?;

@@ -24,6 +24,7 @@
 //! | [`app`]        | the tap in an application like UTM, and out of it                   |
 //! | [`service`]    | the daemon as a launchd agent or systemd unit                       |
 //! | [`steps`]      | what installing does, as a list                                     |
+//! | [`log_file`]   | a log that keeps to its share of the disk                           |
 //! | [`binary`]     | what an ELF or Mach-O file says of itself                           |
 //! | [`renderer`]   | whether a virglrenderer is one that the tap knows                   |
 //!
@@ -48,6 +49,7 @@ pub mod hxfr;
 pub mod inbox;
 pub mod link;
 pub mod listen;
+pub mod log_file;
 pub mod meter;
 pub mod metrics;
 pub mod outbox;

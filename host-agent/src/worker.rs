@@ -32,6 +32,9 @@ use engine::Engine;
 use pace::Pace;
 use source::{Fresh, Source};
 
+/// Waking so much later than asked says that the process stood still: asleep, stopped, or starved.
+const STOOD_STILL: Duration = Duration::from_secs(2);
+
 /// How sessions are encoded.
 #[derive(Debug, Clone)]
 pub struct Policy {
@@ -108,6 +111,7 @@ impl Worker {
 
     /// Waits for the bell, the inbox or the time. With no time, for ever.
     fn sleep(&mut self, time: Option<Duration>) {
+        let begin = Instant::now();
         let timeout = time.and_then(|time| Timespec::try_from(time).ok());
         let bell = self.source.ring.as_ref().map(|ring| ring.bell.as_fd());
         let mut fds = Vec::with_capacity(2);
@@ -121,6 +125,9 @@ impl Worker {
         {
             tracing::error!(%error, "a worker can't wait; slowing down instead of spinning");
             std::thread::sleep(Duration::from_millis(10));
+        }
+        if time.is_some_and(|time| begin.elapsed() > time + STOOD_STILL) {
+            self.engine.pardon();
         }
         self.inbox.sleeper.drain();
         self.source.hear();

@@ -17,6 +17,11 @@ pub(super) fn log(service: &Service) -> PathBuf {
     service.home.join("Library/Logs/desktopstream/host-agent.log")
 }
 
+/// What is said before there is a log, and by what ends the program: launchd writes it.
+fn stderr(service: &Service) -> PathBuf {
+    log(service).with_extension("stderr.log")
+}
+
 fn domain(service: &Service) -> String {
     format!("gui/{}", service.uid)
 }
@@ -61,10 +66,17 @@ fn escaped(text: &str) -> String {
 
 fn plist(service: &Service) -> String {
     let string = |text: &str| format!("<string>{}</string>", escaped(text));
-    let words =
-        [&service.program.display().to_string(), "serve", "--config", &service.config.display().to_string()];
+    let words = [
+        &service.program.display().to_string(),
+        "serve",
+        "--config",
+        &service.config.display().to_string(),
+        // Not launchd's own, which grows for ever.
+        "--log-file",
+        &log(service).display().to_string(),
+    ];
     let arguments = words.iter().map(|word| string(word)).collect::<Vec<_>>().join("\n\t\t");
-    let log = string(&log(service).display().to_string());
+    let stderr = string(&stderr(service).display().to_string());
     // Interactive: launchd slows other agents' timers down, and a stream is looked at by somebody.
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
@@ -76,8 +88,8 @@ fn plist(service: &Service) -> String {
          \t<key>KeepAlive</key>\n\t<dict>\n\t\t<key>SuccessfulExit</key>\n\t\t<false/>\n\t</dict>\n\
          \t<key>ThrottleInterval</key>\n\t<integer>5</integer>\n\
          \t<key>ProcessType</key>\n\t<string>Interactive</string>\n\
-         \t<key>StandardOutPath</key>\n\t{log}\n\
-         \t<key>StandardErrorPath</key>\n\t{log}\n\
+         \t<key>StandardOutPath</key>\n\t{stderr}\n\
+         \t<key>StandardErrorPath</key>\n\t{stderr}\n\
          </dict>\n</plist>\n",
         string(LABEL)
     )
@@ -95,7 +107,8 @@ mod tests {
             "<string>dev.desktopstream.host-agent</string>",
             "<string>/opt/homebrew/bin/host-agent</string>\n\t\t<string>serve</string>\n\t\t<string>--config</string>\n",
             "<string>/Users/a/Library/Application Support/desktopstream/host-agent.toml</string>",
-            "<key>StandardErrorPath</key>\n\t<string>/Users/a/Library/Logs/desktopstream/host-agent.log</string>",
+            "<string>--log-file</string>\n\t\t<string>/Users/a/Library/Logs/desktopstream/host-agent.log</string>",
+            "<key>StandardErrorPath</key>\n\t<string>/Users/a/Library/Logs/desktopstream/host-agent.stderr.log</string>",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }

@@ -103,6 +103,11 @@ impl Engine {
         (count > 0).then(|| PATIENCE.saturating_sub(oldest) + Duration::from_millis(1))
     }
 
+    /// The whole process stood still: the encoder could not do better.
+    pub(super) fn pardon(&self) {
+        self.flight.pardon();
+    }
+
     /// Replaces an encoder that hangs. Gives a text if that failed.
     pub(super) fn check(&mut self) -> Option<String> {
         let (_, oldest) = self.flight.under_way();

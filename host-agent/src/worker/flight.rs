@@ -59,6 +59,14 @@ impl Flight {
         (passengers.len(), passengers.front().map_or(Duration::ZERO, |oldest| oldest.since.elapsed()))
     }
 
+    /// From now on as if they had boarded just now: time passed in which nobody ran.
+    pub(super) fn pardon(&self) {
+        let now = Instant::now();
+        for passenger in self.lock().iter_mut() {
+            passenger.since = now;
+        }
+    }
+
     /// Forgets them all: their encoder is gone.
     pub(super) fn clear(&self) {
         for passenger in self.lock().drain(..) {

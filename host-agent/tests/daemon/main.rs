@@ -4,6 +4,7 @@
 #![expect(clippy::panic, reason = "a peer that gets something else than it waits for fails its test")]
 
 mod admission;
+mod asleep;
 mod client;
 mod hxfr;
 mod limits;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::client::Client;
 use crate::rig::PATIENCE;
 
-fn host_agent(arguments: &[&str]) -> Command {
+pub fn host_agent(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_host-agent"));
     command.args(arguments).stdin(Stdio::null()).env_remove("RUST_LOG");
     command
@@ -24,13 +24,13 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("a port").port()
 }
 
 /// A daemon as a process; killed if the test fails.
-struct Daemon {
-    child: Child,
+pub struct Daemon {
+    pub child: Child,
 }
 
 impl Drop for Daemon {

@@ -143,6 +143,9 @@ fn an_encoder_gets_no_more_pictures_than_it_may_hold() {
     let patience = f.engine.patience().expect("pictures are under way");
     assert!(patience <= PATIENCE + Duration::from_millis(1));
     assert_eq!(f.engine.check(), None, "it still has time");
+    f.engine.flight.age(2 * PATIENCE);
+    f.engine.pardon();
+    assert_eq!((f.engine.check(), f.made.load(Ordering::Relaxed)), (None, 1), "it stood still with us");
     f.engine.flight.age(PATIENCE + Duration::from_millis(1));
     assert_eq!(f.engine.check(), None, "made anew");
     assert!(f.engine.is_ready());
