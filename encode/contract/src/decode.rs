@@ -1,6 +1,6 @@
 //! Decodes what an encoder gave and says what one sees: the mean of each plane.
 
-use encode::Output;
+use encode::{Codec, Output};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app::{AppSink, AppSrc};
@@ -24,8 +24,12 @@ pub fn bt709([r, g, b]: [u8; 3]) -> [f64; 3] {
     [16.0 + 219.0 * y, 128.0 + 224.0 * (b - y) / 1.8556, 128.0 + 224.0 * (r - y) / 1.5748]
 }
 
-fn decoder() -> gst::Element {
-    ["avdec_h264", "openh264dec"]
+fn decoder(codec: Codec) -> gst::Element {
+    let names = match codec {
+        Codec::H264 => ["avdec_h264", "openh264dec"],
+        Codec::Hevc => ["avdec_h265", "libde265dec"],
+    };
+    names
         .into_iter()
         .find_map(|name| gst::ElementFactory::make(name).build().ok())
         .expect("a decoder: install gstreamer1.0-libav")
@@ -43,8 +47,8 @@ pub struct Luma {
 }
 
 /// The means of all pictures.
-pub fn means(outputs: &[Output]) -> Vec<Seen> {
-    each(outputs, |frame| {
+pub fn means(codec: Codec, outputs: &[Output]) -> Vec<Seen> {
+    each(codec, outputs, |frame| {
         let mean = |plane: u32, width: u32, height: u32| {
             let sum: u64 = rows(frame, plane, width, height).flatten().map(|byte| u64::from(*byte)).sum();
             sum as f64 / f64::from(width * height)
@@ -57,7 +61,7 @@ pub fn means(outputs: &[Output]) -> Vec<Seen> {
 
 /// The brightness of all pictures, pixel by pixel.
 pub fn lumas(outputs: &[Output]) -> Vec<Luma> {
-    each(outputs, |frame| {
+    each(Codec::H264, outputs, |frame| {
         let (width, height) = (frame.info().width(), frame.info().height());
         Luma { width, height, bytes: rows(frame, 0, width, height).flatten().copied().collect() }
     })
@@ -72,15 +76,17 @@ fn rows(frame: &Frame, plane: u32, width: u32, height: u32) -> impl Iterator<Ite
 }
 
 /// Decodes all of it.
-fn each<T>(outputs: &[Output], see: impl Fn(&Frame) -> T) -> Vec<T> {
+fn each<T>(codec: Codec, outputs: &[Output], see: impl Fn(&Frame) -> T) -> Vec<T> {
     gst::init().expect("GStreamer starts");
-    let caps = gst::Caps::builder("video/x-h264")
-        .field("stream-format", "byte-stream")
-        .field("alignment", "au")
-        .build();
+    let (media, parser) = match codec {
+        Codec::H264 => ("video/x-h264", "h264parse"),
+        Codec::Hevc => ("video/x-h265", "h265parse"),
+    };
+    let caps =
+        gst::Caps::builder(media).field("stream-format", "byte-stream").field("alignment", "au").build();
     let source = AppSrc::builder().caps(&caps).format(gst::Format::Time).build();
-    let parse = gst::ElementFactory::make("h264parse").build().expect("h264parse");
-    let decode = decoder();
+    let parse = gst::ElementFactory::make(parser).build().expect(parser);
+    let decode = decoder(codec);
     let sink = AppSink::builder().sync(false).build();
     let pipeline = gst::Pipeline::new();
     let chain = [source.upcast_ref(), &parse, &decode, sink.upcast_ref()];

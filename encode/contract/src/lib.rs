@@ -5,7 +5,9 @@
 #![expect(clippy::missing_panics_doc, reason = "every function here is a test")]
 
 pub mod decode;
+pub mod hevc;
 pub mod pictures;
+pub mod stream;
 mod suite;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,6 +39,8 @@ pub struct Subject {
     pub tags: bool,
     /// It makes HEVC, too.
     pub hevc: bool,
+    /// What is asked of it.
+    pub codec: Codec,
 }
 
 impl Subject {
@@ -45,7 +49,12 @@ impl Subject {
         name: &'static str,
         open: fn(Settings, Sink) -> Result<Box<dyn Encoder>, EncodeError>,
     ) -> Self {
-        Self { name, open, idrs_of_a_rate: 1, video: true, tags: true, hevc: false }
+        Self { name, open, idrs_of_a_rate: 1, video: true, tags: true, hevc: false, codec: Codec::H264 }
+    }
+
+    /// [`SETTINGS`] of its codec.
+    pub const fn settings(&self) -> Settings {
+        Settings { codec: self.codec, ..SETTINGS }
     }
 }
 
@@ -113,7 +122,7 @@ macro_rules! contract {
                 fn $test() {
                     let subject: $crate::Subject = $subject;
                     if let Err(missing @ encode::EncodeError::Unavailable(_)) =
-                        $crate::Bench::new(&subject, $crate::SETTINGS)
+                        $crate::Bench::new(&subject, subject.settings())
                     {
                         eprintln!("skipped: {missing}");
                         return;

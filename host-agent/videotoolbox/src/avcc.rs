@@ -2,6 +2,7 @@
 //! stream (Annex B), each IDR with its parameter sets before it.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use encode::annexb;
 
 /// Why a sample is no access unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,9 +45,27 @@ pub fn to_annex_b(sets: &[Bytes], data: &[u8], length_bytes: usize) -> Result<By
     Ok(out.freeze())
 }
 
+/// Whether an access unit of HEVC is one that a decoder can begin with (Rec. ITU-T H.265, table 7-1: IRAP). Told by
+/// its first slice.
+pub fn is_irap(stream: &[u8]) -> bool {
+    let mut kinds = annexb::nal_units(stream).filter_map(|unit| unit.first()).map(|byte| byte >> 1);
+    kinds.find(|kind| *kind < 32).is_some_and(|kind| (16..=21).contains(&kind))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_irap_is_told_by_its_first_slice() {
+        let units =
+            |kinds: &[u8]| kinds.iter().flat_map(|kind| [0, 0, 1, kind << 1, 1, 7]).collect::<Vec<_>>();
+        assert!(is_irap(&units(&[32, 33, 34, 39, 19])), "IDR_W_RADL");
+        assert!(is_irap(&units(&[21])), "CRA_NUT");
+        assert!(!is_irap(&units(&[32, 33, 34, 1, 19])), "TRAIL_R first");
+        assert!(!is_irap(&units(&[32, 33, 34])) && !is_irap(&[]));
+        assert!(!is_irap(&[0, 0, 1, 0x80 | 19 << 1, 1, 7]), "the forbidden bit is set");
+    }
 
     #[test]
     fn lengths_become_start_codes() {

@@ -276,8 +276,11 @@ impl State {
         let sets = if sample.keyframe { self.parameter_sets.as_slice() } else { &[] };
         let data = avcc::to_annex_b(sets, &sample.data, sample.length_bytes)
             .map_err(|malformed| broken(&format!("a malformed access unit: {}", malformed.0)))?;
-        // For HEVC the mark has to do; of H.264 we can tell.
-        let idr = sample.keyframe && (codec != Codec::H264 || is_idr(&data));
+        let begins = match codec {
+            Codec::H264 => is_idr(&data),
+            Codec::Hevc => avcc::is_irap(&data),
+        };
+        let idr = sample.keyframe && begins;
         Ok(Output { ticket, idr, data })
     }
 }

@@ -1,4 +1,4 @@
-//! VideoToolbox without a Mac: x264 in a thread of its own, its access units taken apart as VideoToolbox has them, and
+//! VideoToolbox without a Mac: x264, or another encoder, in a thread of its own, its access units taken apart as VideoToolbox has them, and
 //! misbehaviour on command.
 
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use encode::annexb::{self, nal_type};
-use encode::{Choice, Encoder, Output, Picture, PixelFormat, Settings};
+use encode::{Choice, Codec, EncodeError, Encoder, Output, Picture, PixelFormat, Settings, Sink};
 
 use crate::api::{Api, Deliver, Delivery, Frame, Property, Sample, Session, Shape, Status};
 
@@ -38,10 +38,13 @@ pub enum Fault {
     NoIdr,
 }
 
+/// Makes the encoder behind the curtain.
+pub type Open = fn(Settings, Sink) -> Result<Box<dyn Encoder>, EncodeError>;
+
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Simulator {
-    coder: Choice,
+    coder: Open,
     script: Mutex<HashMap<u64, Fault>>,
     refuse: Mutex<Option<Status>>,
     shared: Arc<Shared>,
@@ -68,12 +71,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Simulator {
     /// One that does these things to the pictures of these numbers; the first is 1.
     pub fn new(script: impl IntoIterator<Item = (u64, Fault)>) -> Arc<Self> {
-        Self::with(Choice::Element("x264enc"), script)
+        Self::with(|settings, sink| encode::open(&Choice::Element("x264enc"), settings, sink), script)
     }
 
     /// The same with another encoder; with [`Choice::Null`] nothing but our own code runs, and nothing can be looked at.
-    pub fn with(coder: Choice, script: impl IntoIterator<Item = (u64, Fault)>) -> Arc<Self> {
-        Arc::new(Self { coder, script: Mutex::new(script.into_iter().collect()), ..Self::default() })
+    pub fn with(coder: Open, script: impl IntoIterator<Item = (u64, Fault)>) -> Arc<Self> {
+        let script = Mutex::new(script.into_iter().collect());
+        Arc::new(Self { coder, script, refuse: Mutex::default(), shared: Arc::default() })
     }
 
     /// From now on sessions can't be made, or can be again.
@@ -130,12 +134,12 @@ impl Api for Handle {
         }
         let (jobs, todo) = mpsc::channel();
         let shared = Arc::clone(&self.0.shared);
-        let coder = self.0.coder.clone();
+        let coder = self.0.coder;
         shared.sessions.fetch_add(1, Ordering::AcqRel);
         shared.made.fetch_add(1, Ordering::AcqRel);
         let thread = std::thread::Builder::new()
             .name("simulated-vt".to_owned())
-            .spawn(move || work(shape, &coder, &todo, &deliver, &shared))
+            .spawn(move || work(shape, coder, &todo, &deliver, &shared))
             .map_err(|_| Status::MALFUNCTION)?;
         Ok(Box::new(Simulated {
             simulator: Arc::clone(&self.0),
@@ -201,7 +205,7 @@ impl Drop for Simulated {
 }
 
 /// The session's thread: encodes, applies faults, delivers.
-fn work(shape: Shape, choice: &Choice, todo: &mpsc::Receiver<Job>, deliver: &Deliver, shared: &Shared) {
+fn work(shape: Shape, open: Open, todo: &mpsc::Receiver<Job>, deliver: &Deliver, shared: &Shared) {
     let Shape { width, height, codec } = shape;
     let mut settings = Settings { width, height, codec, bitrate_kbps: 1000, max_fps: 60, keyframe_ms: 0 };
     let mut coder = None;
@@ -230,7 +234,7 @@ fn work(shape: Shape, choice: &Choice, todo: &mpsc::Receiver<Job>, deliver: &Del
                     (Some(status), _) | (None, Some(Fault::Failed(status))) => Delivery::Failed(status),
                     (None, Some(Fault::Dropped)) => Delivery::Dropped,
                     (None, fault) => {
-                        coder.get_or_insert_with(|| Coder::new(choice, settings)).encode(&frame, fault)
+                        coder.get_or_insert_with(|| Coder::new(open, settings)).encode(&frame, fault)
                     }
                 };
                 drop(frame);
@@ -256,6 +260,7 @@ fn work(shape: Shape, choice: &Choice, todo: &mpsc::Receiver<Job>, deliver: &Del
 }
 
 struct Coder {
+    codec: Codec,
     encoder: Box<dyn Encoder>,
     output: Arc<Mutex<Option<Output>>>,
     sets: Vec<Bytes>,
@@ -263,14 +268,13 @@ struct Coder {
 
 impl Coder {
     #[expect(clippy::panic, reason = "part of a test: without an encoder it can't run")]
-    fn new(choice: &Choice, settings: Settings) -> Self {
+    fn new(open: Open, settings: Settings) -> Self {
         let output: Arc<Mutex<Option<Output>>> = Arc::default();
         let taken = Arc::clone(&output);
-        let settings = Settings { codec: encode::Codec::H264, ..settings };
         let sink = move |outcome: Result<Output, _>| *lock(&taken) = outcome.ok();
-        match encode::open(choice, settings, Box::new(sink)) {
-            Ok(encoder) => Self { encoder, output, sets: Vec::new() },
-            Err(error) => panic!("the simulator needs {choice}: {error}"),
+        match open(settings, Box::new(sink)) {
+            Ok(encoder) => Self { codec: settings.codec, encoder, output, sets: Vec::new() },
+            Err(error) => panic!("the simulator needs its encoder: {error}"),
         }
     }
 
@@ -295,7 +299,12 @@ impl Coder {
         let mut data = BytesMut::new();
         let mut sets = Vec::new();
         for unit in annexb::nal_units(&output.data) {
-            if matches!(annexb::kind(unit), Some(nal_type::SPS | nal_type::PPS)) {
+            let is_set = match self.codec {
+                Codec::H264 => matches!(annexb::kind(unit), Some(nal_type::SPS | nal_type::PPS)),
+                // VPS, SPS, PPS (Rec. ITU-T H.265, table 7-1).
+                Codec::Hevc => unit.first().is_some_and(|byte| (32..=34).contains(&(byte >> 1))),
+            };
+            if is_set {
                 sets.push(Bytes::copy_from_slice(unit));
             } else {
                 data.put_u32(unit.len() as u32);

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use contract::SETTINGS;
-use encode::{Choice, Encoder as _, Picture, PixelFormat, Settings, Sink};
+use encode::{Choice, Encoder as _, Picture, PixelFormat, Settings, Sink, open};
 use videotoolbox::api::Status;
-use videotoolbox::simulator::{Fault, Handle, Simulator};
+use videotoolbox::simulator::{Fault, Handle, Open, Simulator};
 use videotoolbox::{Admission, Limits, VideoToolbox};
 
 const PICTURES: u64 = 10_000;
@@ -23,7 +23,7 @@ const FAULTS: [Fault; 9] = [
     Fault::NoIdr,
 ];
 
-fn ten_thousand(coder: Choice) {
+fn ten_thousand(coder: Open) {
     let faulty = (1..PICTURES).filter(|number| number % 97 == 0);
     let script = faulty.map(|number| (number, FAULTS[(number / 97) as usize % FAULTS.len()]));
     let simulator = Simulator::with(coder, script);
@@ -54,7 +54,7 @@ fn ten_thousand(coder: Choice) {
 
 #[test]
 fn with_x264() {
-    ten_thousand(Choice::Element("x264enc"));
+    ten_thousand(|settings, sink| open(&Choice::Element("x264enc"), settings, sink));
 }
 
 /// What watches the other test must find this.
@@ -66,5 +66,5 @@ fn a_leak() {
 
 #[test]
 fn without_an_encoder() {
-    ten_thousand(Choice::Null);
+    ten_thousand(|settings, sink| open(&Choice::Null, settings, sink));
 }
