@@ -15,16 +15,17 @@ class Desktopstream < Formula
     system "cargo", "install", *std_cargo_args(path: "host-agent")
     # A virglrenderer that has nothing but names: what the tap is linked against.
     system "cargo", "run", "--release", "--package", "check-macos", "--", "sdk", buildpath/"sdk"
-    tap ["-weak_library", buildpath/"sdk/virglrenderer.tbd", "-install_name", "@rpath/libtap.dylib"], [], "libtap.dylib"
-    tap ["-reexport_library", buildpath/"sdk/virglrenderer-original.tbd",
-         "-needed_library", buildpath/"sdk/virglrenderer-original.tbd",
-         "-install_name", "@rpath/libvirglrenderer.1.dylib",
-         "-compatibility_version", "1000.0.0", "-current_version", "1000.0.0"],
-        ["--features", "drop-in"], "libvirglrenderer.1.dylib"
+    insert ["-weak_library", buildpath/"sdk/virglrenderer.tbd", "-install_name", "@rpath/libtap.dylib"],
+           [], "libtap.dylib"
+    insert ["-reexport_library", buildpath/"sdk/virglrenderer-original.tbd",
+            "-needed_library", buildpath/"sdk/virglrenderer-original.tbd",
+            "-install_name", "@rpath/libvirglrenderer.1.dylib",
+            "-compatibility_version", "1000.0.0", "-current_version", "1000.0.0"],
+           ["--features", "drop-in"], "libvirglrenderer.1.dylib"
   end
 
-  # Not in lib itself, where another formula's virglrenderer is.
-  def tap(linker, features, name)
+  # One form of the tap. Not in lib itself, where another formula's virglrenderer is.
+  def insert(linker, features, name)
     arguments = linker.map { |word| "-Clink-arg=-Wl,#{word}" }
     system "cargo", "rustc", "--release", "--locked", "--package", "tap", "--lib", "--crate-type", "cdylib",
            *features, "--", *arguments

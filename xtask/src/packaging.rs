@@ -85,6 +85,72 @@ fn what_workflows_run_exists() {
     }
 }
 
+/// Lines of shell in a page: joined where they are continued, in pieces where they are more than one command.
+fn shell(page: &str) -> Vec<String> {
+    let text = fs::read_to_string(repository().join(page)).expect("there").replace("\\\n", " ");
+    let blocks = text.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let lines =
+        blocks.flat_map(|block| block.lines().map(|line| line.split(" #").next().unwrap_or_default()));
+    lines
+        .flat_map(|line| line.split("&&"))
+        .map(|one| one.trim().to_owned())
+        .filter(|it| !it.is_empty())
+        .collect()
+}
+
+/// Why a command that a page gives can't work, as far as the repository tells; `None`, too, for what is not ours.
+/// What begins with `host-agent` is held against it by its own tests.
+fn untrue(command: &str, packages: &BTreeSet<String>) -> Option<String> {
+    let words: Vec<_> = command.split_whitespace().collect();
+    let missing = |path: &str| (!repository().join(path).exists()).then(|| format!("no {path}"));
+    match words.as_slice() {
+        // Programs of their own: `x` hands over to them.
+        ["./x", "images" | "docker" | "cluster", ..] => None,
+        ["./x", rest @ ..] => {
+            let parsed = crate::Arguments::try_parse_from(std::iter::once(&"x").chain(rest));
+            parsed.err().map(|error| error.to_string())
+        }
+        ["cargo", rest @ ..] => {
+            let named = rest.windows(2).find(|two| two[0] == "-p").map_or("", |two| two[1]);
+            (!packages.contains(named)).then(|| format!("no package {named}"))
+        }
+        ["helm", "install", _, chart, ..] => missing(&format!("{chart}/Chart.yaml")),
+        ["kubectl", "apply", "-f", file, ..] => missing(file),
+        ["kubectl", "desktopstream", verb, ..] => {
+            let verbs = fs::read_to_string(repository().join("operator/src/plugin/cli.rs")).expect("there");
+            let (first, rest) = verb.split_at(1);
+            let variant = format!("    {}{rest}", first.to_uppercase());
+            let known = verbs
+                .lines()
+                .any(|line| line.strip_prefix(&variant).is_some_and(|it| it.starts_with([' ', '('])));
+            (!known).then(|| format!("the plugin has no {verb}"))
+        }
+        _ => None,
+    }
+}
+
+#[test]
+fn what_pages_tell_people_to_type_exists() {
+    let packages = packages();
+    for (page, least) in [("docs/macos.md", 15), ("README.md", 12)] {
+        let commands = shell(page);
+        assert!(commands.len() >= least, "{page}: {commands:?}");
+        for command in commands {
+            assert_eq!(untrue(&command, &packages), None, "{page}: {command}");
+        }
+    }
+    for bad in [
+        "./x dema",
+        "./x demo --desk sway",
+        "cargo build --release -p host-agnt",
+        "helm install d charts/desktop -n d",
+        "kubectl apply -f docs/samples/none.yaml",
+        "kubectl desktopstream opne sway",
+    ] {
+        assert!(untrue(bad, &packages).is_some(), "{bad}");
+    }
+}
+
 #[test]
 fn foreign_actions_are_pinned_by_commit() {
     let used: Vec<_> =
@@ -110,8 +176,62 @@ fn the_formula_is_of_this_version() {
         let rules = fs::read_to_string(root.join("tests/macos/src/rules.rs")).expect("there");
         assert!(text.contains(name) && rules.contains(name), "{name}");
     }
-    match std::process::Command::new("ruby").arg("-c").arg(&formula).output() {
-        Err(_) => eprintln!("skipped: no ruby to parse {}", formula.display()),
-        Ok(out) => assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr)),
+}
+
+/// The formula as Ruby reads it, in Homebrew's words as `evaluate.rb` has them.
+#[test]
+fn the_formula_does_what_ruby_says_it_does() {
+    let root = repository();
+    let folder = root.join("packaging/homebrew");
+    let ruby = |formula: &Path| {
+        std::process::Command::new("ruby")
+            .arg("-w")
+            .arg(folder.join("evaluate.rb"))
+            .arg(formula)
+            .output()
+            .expect("ruby, which ./x installs")
+    };
+    let out = ruby(&folder.join("desktopstream.rb"));
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && said.is_empty(), "{said}");
+    let told: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    assert_eq!(told["class"], "Desktopstream");
+    assert_eq!(told["version"].as_str(), Some(field(&root.join("Cargo.toml"), "version = ").as_str()));
+    assert_eq!(told["license"]["any_of"], serde_json::json!(["MIT", "Apache-2.0"]));
+    assert_eq!(field(&root.join("Cargo.toml"), "license = "), "MIT OR Apache-2.0");
+    let commands = told["system"].as_array().expect("commands");
+    assert!(commands.len() >= 5, "{commands:?}");
+    let packages = packages();
+    for command in commands {
+        let words: Vec<_> = command.as_array().expect("words").iter().filter_map(Value::as_str).collect();
+        match words.as_slice() {
+            ["cargo", "install", rest @ ..] => {
+                let folder = rest.windows(2).find(|two| two[0] == "--path").map(|two| two[1]);
+                assert!(root.join(folder.expect("--path")).join("Cargo.toml").exists(), "{words:?}");
+            }
+            ["cargo", "run" | "rustc", rest @ ..] => {
+                let named = rest.windows(2).find(|two| two[0] == "--package").map(|two| two[1]);
+                assert!(packages.contains(named.expect("--package")), "{words:?}");
+                if rest.contains(&"drop-in") {
+                    let tap = fs::read_to_string(root.join("host-agent/tap/Cargo.toml")).expect("there");
+                    assert!(tap.contains("\ndrop-in = "), "no such feature: {words:?}");
+                }
+            }
+            ["/bin/host-agent", ..] => {}
+            _ => panic!("unknown; teach this test what it needs: {words:?}"),
+        }
+    }
+    let installed: Vec<_> = told["installed"].as_array().expect("a list").iter().map(|one| &one[2]).collect();
+    assert_eq!(installed, ["libtap.dylib", "libvirglrenderer.1.dylib"]);
+
+    // What it must notice.
+    let broken = tempfile::tempdir().expect("a folder");
+    let text = fs::read_to_string(folder.join("desktopstream.rb")).expect("there");
+    for (from, to) in
+        [("def caveats", "def tap(x)"), ("depends_on arch", "dependson arch"), ("\n  end\n", "\n")]
+    {
+        let file = broken.path().join("broken.rb");
+        fs::write(&file, text.replacen(from, to, 1)).expect("written");
+        assert!(!ruby(&file).status.success(), "{to} in place of {from} was not noticed");
     }
 }
