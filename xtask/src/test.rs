@@ -188,7 +188,8 @@ fn docker() -> Result<u32> {
 
 /// The short one first: it fails sooner.
 fn slow() -> Result<u32> {
-    let vms = e2e(&["arm64", "path", "recovery", "rights"], &["--ignored"])? + in_a_cluster(&["two_vms"], &[])?;
+    let vms =
+        e2e(&["arm64", "path", "recovery", "rights"], &["--ignored"])? + in_a_cluster(&["two_vms"], &[])?;
     Ok(vms + crate::fuzz::run(Duration::from_secs(10 * 60))?)
 }
 
