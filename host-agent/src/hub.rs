@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use protocol::link::{Context, ToTap};
-use protocol::stream::{Config, ErrorCode, Path, ServerMessage};
+use protocol::stream::{Config, DOCTOR, ErrorCode, Path, ServerMessage};
 use ring::Ring;
 
 use crate::inbox::RingEnd;
@@ -140,12 +140,15 @@ impl Hub {
         self.lock().vms.len()
     }
 
-    /// Takes a session in. One of the same stream is replaced by it, and makes room.
+    /// Takes a session in. One of the same stream is replaced by it, and makes room; a doctor's is beside its sidecar's.
     pub fn add_session(&self, make: impl FnOnce(u64) -> Arc<Session>) -> Result<Arc<Session>, Full> {
         let mut state = self.lock();
         state.last_session += 1;
         let session = make(state.last_session);
-        let older = state.sessions.values().find(|entry| entry.session.stream == session.stream);
+        let of_doctor = |session: &Session| session.client.starts_with(DOCTOR);
+        let older = state.sessions.values().find(|Entry { session: other, .. }| {
+            other.stream == session.stream && of_doctor(other) == of_doctor(&session)
+        });
         if let Some(older) = older.map(|entry| entry.session.id) {
             self.counts.replaced.fetch_add(1, Ordering::Relaxed);
             if let Some(entry) = state.sessions.remove(&older) {

@@ -37,6 +37,9 @@ use crate::wire::{DecodeError, Reader};
 pub const MAGIC: u32 = u32::from_le_bytes(*b"DSST");
 /// The version spoken here.
 pub const VERSION: u16 = 1;
+/// A client whose name begins so looks at a stream that another one carries. A newer session replaces the older one of its
+/// stream; a doctor's only a doctor's, so that looking disturbs nobody.
+pub const DOCTOR: &str = "desktopstream doctor";
 /// Longest token: a JWT with generous claims.
 pub const MAX_TOKEN: usize = 4096;
 /// Longest other text.
@@ -125,7 +128,7 @@ pub enum ClientMessage {
         max: u16,
         /// The signed token.
         token: String,
-        /// Program and version, for logs.
+        /// Program and version, for logs; but see [`DOCTOR`].
         client: String,
     },
     /// What to encode; may come again when size or path change.

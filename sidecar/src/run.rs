@@ -19,7 +19,7 @@ use crate::gate::{Gate, Source};
 use crate::ladder::Rung;
 use crate::pump::{Parts, Pump, PumpOptions};
 use crate::report::Report;
-use crate::upstream::{EndpointSource, Event, TokenSource, Upstream, UpstreamOptions};
+use crate::upstream::{EndpointSource, Event, SIDECAR, TokenSource, Upstream, UpstreamOptions};
 use crate::viewers::{Hub, HubOptions, Server, ServerOptions, StreamInfo};
 
 /// How often viewers are told of a change of rung or encoder.
@@ -98,7 +98,7 @@ pub fn upstream_options(host_agent: &HostAgent) -> Option<UpstreamOptions> {
         (None, None) => TokenSource::None,
     };
     let endpoint = upstream.map(EndpointSource::Fixed).or_else(|| upstream_file.map(EndpointSource::File))?;
-    Some(UpstreamOptions { endpoint, token })
+    Some(UpstreamOptions { endpoint, token, client: SIDECAR })
 }
 
 async fn run(options: Run) -> anyhow::Result<()> {

@@ -38,7 +38,12 @@ pub struct UpstreamOptions {
     pub endpoint: EndpointSource,
     /// Where the token is read from, anew for every attempt: it is rotated.
     pub token: TokenSource,
+    /// Who we say we are: a [`DOCTOR`](protocol::stream::DOCTOR) has a session beside the sidecar's.
+    pub client: &'static str,
 }
+
+/// What a sidecar is called.
+pub const SIDECAR: &str = "desktopstream sidecar";
 
 /// Where the endpoint comes from.
 #[derive(Debug, Clone)]
@@ -253,7 +258,7 @@ async fn connect(
         .await
         .map_err(|_| silent("connect"))?
         .map_err(|source| UpstreamError::Connect { endpoint: endpoint.clone(), source })?;
-    let client = concat!("desktopstream sidecar ", env!("CARGO_PKG_VERSION")).to_owned();
+    let client = format!("{} {}", options.client, env!("CARGO_PKG_VERSION"));
     outgoing.send(&ClientMessage::Hello { min: VERSION, max: VERSION, token, client }).await?;
     let answer = timeout(HANDSHAKE, incoming.next()).await.map_err(|_| silent("HELLO"))??;
     match answer {

@@ -24,12 +24,16 @@ impl Fixture {
     }
 
     fn try_session(&mut self, stream: &str, nonce: u8) -> Result<Arc<Session>, Full> {
+        self.session_of("test", stream, nonce)
+    }
+
+    fn session_of(&mut self, client: &str, stream: &str, nonce: u8) -> Result<Arc<Session>, Full> {
         let (inbox, reader) = inbox::inbox().expect("an inbox");
         self.readers.push(reader);
         self.hub.add_session(|id| {
             let meter = Meter::new(Arc::clone(&self.hub.totals));
             let outbox = Arc::new(Outbox::new(inbox.waker(), meter.clone()));
-            let who = (stream.to_owned(), "peer".to_owned(), "test".to_owned());
+            let who = (stream.to_owned(), "peer".to_owned(), client.to_owned());
             Arc::new(Session::new(id, who, [nonce; 16], inbox, outbox, meter))
         })
     }
@@ -206,6 +210,21 @@ async fn a_newer_session_of_a_stream_replaces_the_older_even_when_full() {
     assert!(!f.hub.bind(&vm, CONTEXT, &[1; 16], String::new()), "the old nonce died with its session");
     f.hub.remove_session(old.id);
     assert_eq!(f.hub.view().0.len(), 3, "removing the old one twice leaves the new one");
+}
+
+#[tokio::test]
+async fn a_doctor_looks_at_a_stream_beside_its_sidecar() {
+    let mut f = Fixture::new();
+    let sidecar = f.session("a/b", 1);
+    let doctor = f.session_of("desktopstream doctor 1.0", "a/b", 2).expect("room");
+    let (vm, _to_tap) = f.vm("one");
+    assert!(f.hub.bind(&vm, CONTEXT, &[1; 16], String::new()), "the sidecar's session lives on");
+    assert!(f.hub.bind(&vm, OTHER, &[2; 16], String::new()));
+    f.session_of("desktopstream doctor 1.0", "a/b", 3).expect("room");
+    assert_eq!(doctor.ended().await, ErrorCode::Replaced, "one doctor at a time");
+    f.session("a/b", 4);
+    assert_eq!(sidecar.ended().await, ErrorCode::Replaced);
+    assert_eq!(f.hub.view().0.len(), 2);
 }
 
 #[test]

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use doctor::Leg;
 use protocol::mailbox::{FrameRequest, Operation, Status};
-use protocol::stream::{ClientMessage, Codec, Config, Path, ServerMessage};
+use protocol::stream::{ClientMessage, Codec, Config, DOCTOR, Path, ServerMessage};
 use virtgpu::{CallError, Device, Mailbox, OpenError};
 
 use crate::capture::{self, Capture, CaptureEvent, Frame, FrameBuffer, Negotiated};
 use crate::cli::{Desktop, HostAgent};
 use crate::pump::explain;
 use crate::run::{capture_options, upstream_options};
-use crate::upstream::{Event, Session, Upstream};
+use crate::upstream::{Event, Session, Upstream, UpstreamOptions};
 use crate::viewers::snapshot::{self, SnapshotError};
 
 /// How long the desktop may take to give a first frame.
@@ -154,6 +154,7 @@ async fn reach(host_agent: &HostAgent, legs: &mut Vec<Leg>) -> Option<Reached> {
         legs.push(Leg::skipped("host-agent", "none is configured (--upstream): rung Local"));
         return None;
     };
+    let options = UpstreamOptions { client: DOCTOR, ..options };
     let (event_in, events) = channel();
     let endpoint = options.endpoint.read().map_or_else(|_| "?".to_owned(), |it| it.to_string());
     let upstream = Upstream::start(options, move |event| event_in.send(event).is_ok());

@@ -50,8 +50,11 @@ async fn host_agent(name: &'static str) -> String {
 
 fn follow(path: &Path) -> (Upstream, Receiver<Event>) {
     let (events_in, events) = channel();
-    let options =
-        UpstreamOptions { endpoint: EndpointSource::File(path.to_owned()), token: TokenSource::None };
+    let options = UpstreamOptions {
+        endpoint: EndpointSource::File(path.to_owned()),
+        token: TokenSource::None,
+        client: SIDECAR,
+    };
     (Upstream::start(options, move |event| events_in.send(event).is_ok()), events)
 }
 

@@ -51,9 +51,7 @@ start)
 	await dockerd docker version
 	;;
 load)
-	for archive in "$bin"/images/*.tar; do
-		docker load --quiet --input "$archive"
-	done
+	docker load --quiet --input "$bin/images.tar"
 	for marker in /var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/*/fs/.image-disk; do
 		mount --bind "/images/$(cat "$marker")" "${marker%/*}"
 	done

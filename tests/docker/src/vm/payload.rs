@@ -31,7 +31,7 @@ const TINI: &str = "/usr/bin/tini";
 pub fn make(programs: &Programs, desktops: &[Desktop]) -> Result<TempDir> {
     let payload = tempfile::tempdir()?;
     let folder = payload.path().join(FOLDER);
-    fs::create_dir_all(folder.join("images"))?;
+    fs::create_dir(&folder)?;
     let tools = tools::build(Version::Current)?;
     for name in PROGRAMS {
         fs::copy(tools.program(name)?, folder.join(name)).with_context(|| format!("copying {name}"))?;
@@ -41,9 +41,7 @@ pub fn make(programs: &Programs, desktops: &[Desktop]) -> Result<TempDir> {
     let proxy = format!("/payload/{FOLDER}/docker-proxy");
     fs::write(folder.join("daemon.json"), daemon_config("/docker", &proxy))?;
     let operator = stripped(&Own::build(&[&["operator"]])?.operator)?;
-    for (number, image) in images(programs.payload(), &operator.1, desktops).iter().enumerate() {
-        image.write(&folder.join(format!("images/{number}.tar")))?;
-    }
+    Image::write_all(&images(programs.payload(), &operator.1, desktops), &folder.join("images.tar"))?;
     let docker = payload.path().join(CLONE).join("docker");
     fs::create_dir_all(&docker)?;
     let mut copy = Command::new("cp");
