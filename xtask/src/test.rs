@@ -22,7 +22,8 @@ enum Suite {
     Cluster,
     /// The same with a VM as a node, from kubectl apply to the browser: needs root; what breaks only when it is named
     Topology,
-    /// A real Docker Engine, our images and the compose file: needs root; not part of the default yet
+    /// A real Docker Engine, the newest and the oldest, our images and the compose file: needs root; in a VM, too, when it is
+    /// named; not part of the default yet
     Docker,
     /// Long extras: an arm64 guest, a newer QEMU, fuzzers; not part of the default
     Slow,
@@ -65,6 +66,9 @@ fn all() -> Result<Vec<Done>> {
     Ok(done)
 }
 
+/// The files of tests/docker that need no VM.
+const DOCKER: [&str; 3] = ["smoke", "operator_docker", "compose"];
+
 fn in_turn(suites: &[Suite], plain: bool) -> Result<Vec<Done>> {
     let mut done = Vec::new();
     for suite in suites {
@@ -77,7 +81,8 @@ fn in_turn(suites: &[Suite], plain: bool) -> Result<Vec<Done>> {
             Suite::Cluster => in_a_cluster(&["chart", "cluster", "desktop", "operator"], &[]),
             Suite::Topology if plain => in_a_cluster(&["topology"], &["from_kubectl"]),
             Suite::Topology => in_a_cluster(&["topology"], &["what_breaks"]),
-            Suite::Docker => docker(),
+            Suite::Docker if plain => in_a_cluster(&DOCKER, &[]),
+            Suite::Docker => in_a_cluster(&[&DOCKER[..], &["lab_docker"]].concat(), &[]),
             Suite::Slow => slow(),
         }
         .with_context(|| format!("suite {suite:?}"))?;
@@ -169,6 +174,10 @@ fn valgrind(test: &str, more: &[&str]) -> Result<u32> {
 /// with the same features, so that nothing is compiled twice. The first three have no such test: for them cargo builds the
 /// operator, host-agent and sidecar.
 fn in_a_cluster(tests: &[&str], names: &[&str]) -> Result<u32> {
+    counted(with_programs(tests, names, &[])?)
+}
+
+fn with_programs(tests: &[&str], names: &[&str], env: &[(&str, &str)]) -> Result<Command> {
     let mut arguments = [&["test", "--release"], &WORKSPACE[..]].concat();
     let programs = ["crds", "daemon", "viewers_http"];
     arguments.extend(programs.iter().chain(tests).flat_map(|test| ["--test", test]));
@@ -176,21 +185,17 @@ fn in_a_cluster(tests: &[&str], names: &[&str]) -> Result<u32> {
     arguments.extend(["--", "--ignored", "--nocapture", "--test-threads=1", "--skip=overhead"]);
     arguments.extend(names);
     let mut command = cargo(&arguments);
-    command.env("DESKTOPSTREAM_PROGRAMS", crate::crates::target()?.join("release"));
-    counted(command)
-}
-
-/// Each file brings up engines.
-fn docker() -> Result<u32> {
-    let only = ["--", "--ignored", "--nocapture", "--test-threads=1"];
-    counted(cargo(&[&["test", "--release", "-p", "engine", "--tests"], &only[..]].concat()))
+    command.env("DESKTOPSTREAM_PROGRAMS", crate::crates::target()?.join("release")).envs(env.iter().copied());
+    Ok(command)
 }
 
 /// The short one first: it fails sooner.
 fn slow() -> Result<u32> {
     let vms =
         e2e(&["arm64", "path", "recovery", "rights"], &["--ignored"])? + in_a_cluster(&["two_vms"], &[])?;
-    Ok(vms + crate::fuzz::run(Duration::from_secs(10 * 60))?)
+    let debian = [("DESKTOPSTREAM_DOCKER_DEBIAN", "1")];
+    let oldest = counted(with_programs(&["operator_docker"], &["on_the_engine"], &debian)?)?;
+    Ok(vms + oldest + crate::fuzz::run(Duration::from_secs(10 * 60))?)
 }
 
 /// Runs tests, shows what they print, and counts those that passed.

@@ -72,6 +72,8 @@ pub mod reasons {
         VOLUME_PENDING = "VolumePending", "see `kubectl describe pvc`; a storage class may be missing";
         /// An image can't be pulled.
         IMAGE = "ImageCannotBePulled", "correct spec.desktop.image, or add imagePullSecrets";
+        /// No room for an image, a container or a volume.
+        DISK_FULL = "DiskFull", "make room on the node's disk, or take another node";
         /// A Secret of the user's is missing.
         SECRET_MISSING = "SecretMissing", "make the Secret that spec.viewers.auth.secretName names, with the key `token`";
         /// A container can't be made.

@@ -18,6 +18,8 @@ use bollard::query_parameters::{
 use bollard::{Docker, body_full};
 use futures_util::{Stream, StreamExt};
 
+use crate::plan::status::NO_ROOM;
+
 /// Why a call failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
@@ -47,6 +49,11 @@ impl EngineError {
     /// It isn't there.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Refused { status: 404, .. })
+    }
+
+    /// Its disk is full.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Refused { message, .. } if message.contains(NO_ROOM))
     }
 
     /// The name is taken, or it is in use.

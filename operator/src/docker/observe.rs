@@ -8,6 +8,8 @@ use k8s_openapi::api::core::v1::{
     ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
     Pod, PodCondition, PodSpec, PodStatus,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use kube::core::ObjectMeta;
 
 use super::names::{Place, Role};
@@ -33,6 +35,8 @@ pub struct Container {
     pub networks: HashMap<String, String>,
     /// Where the viewers' port is published.
     pub published: Option<(String, u16)>,
+    /// When it was made.
+    pub created: Option<Timestamp>,
     /// What only an inspection tells.
     pub detail: Option<Detail>,
 }
@@ -66,6 +70,8 @@ pub struct Detail {
     pub restarts: i64,
     /// It had used up its memory.
     pub out_of_memory: bool,
+    /// When it was started last.
+    pub started: Option<Timestamp>,
 }
 
 impl Container {
@@ -96,6 +102,7 @@ impl Container {
                 .map(|(name, endpoint)| (name, endpoint.ip_address.unwrap_or_default()))
                 .collect(),
             published,
+            created: summary.created.and_then(|at| Timestamp::from_second(at).ok()),
             detail: None,
         }
     }
@@ -115,6 +122,7 @@ impl Detail {
             error: state.error.unwrap_or_default(),
             restarts: found.restart_count.unwrap_or_default(),
             out_of_memory: state.oom_killed.unwrap_or_default(),
+            started: state.started_at.as_deref().and_then(|at| at.parse().ok()),
         }
     }
 }
@@ -134,6 +142,15 @@ pub fn pod(node: &str, desktop: Option<&Container>, sidecar: Option<&Container>)
             ..PodStatus::default()
         }),
     })
+}
+
+/// One that is to be on `node`, and of which nothing could be made.
+pub fn unmade(name: &str, node: &str) -> Pod {
+    Pod {
+        metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+        spec: Some(PodSpec { node_name: Some(node.to_owned()), ..PodSpec::default() }),
+        ..Pod::default()
+    }
 }
 
 /// One that no machine takes.
@@ -175,8 +192,10 @@ fn status(container: &Container, name: &str) -> ContainerStatus {
     let crashing = container.state == State::Restarting && detail.restarts >= CRASHES;
     let (state, last) = match container.state {
         State::Running => {
+            // Who isn't inspected has run for a while, as far as we were there to see it.
+            let started_at = detail.started.or(container.created).map(Time);
             let run = ContainerState {
-                running: Some(ContainerStateRunning::default()),
+                running: Some(ContainerStateRunning { started_at }),
                 ..ContainerState::default()
             };
             (run, None)

@@ -19,7 +19,7 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_secs(5), Duration::from_s
 enum Pull {
     Running,
     Done { at: Instant },
-    Failed { why: String, times: u32, until: Instant },
+    Failed { why: Obstacle, times: u32, until: Instant },
 }
 
 /// All of them.
@@ -47,14 +47,14 @@ impl Pulls {
             Some(Pull::Done { at }) if at.elapsed() < FRESH => return None,
             Some(Pull::Running) => return Some(pulling(image)),
             Some(Pull::Failed { why, until, .. }) if Instant::now() < *until => {
-                return Some(Obstacle { reason: reasons::IMAGE, text: why.clone() });
+                return Some(why.clone());
             }
             Some(Pull::Failed { times, .. }) => *times,
             Some(Pull::Done { .. }) | None => 0,
         };
         let said = match all.get(image) {
             // Until it is known better, the last word stands.
-            Some(Pull::Failed { why, .. }) => Obstacle { reason: reasons::IMAGE, text: why.clone() },
+            Some(Pull::Failed { why, .. }) => why.clone(),
             _ => pulling(image),
         };
         all.insert(image.to_owned(), Pull::Running);
@@ -68,7 +68,9 @@ impl Pulls {
                 Err(error) => {
                     tracing::warn!(%error, "will try again");
                     let wait = (BACK_OFF.0 * 2_u32.pow(times.min(8))).min(BACK_OFF.1);
-                    Pull::Failed { why: error.to_string(), times: times + 1, until: Instant::now() + wait }
+                    let reason = if error.is_full() { reasons::DISK_FULL } else { reasons::IMAGE };
+                    let why = Obstacle { reason, text: error.to_string() };
+                    Pull::Failed { why, times: times + 1, until: Instant::now() + wait }
                 }
             };
             lock(&all).insert(image, end);

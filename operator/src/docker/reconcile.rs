@@ -2,6 +2,7 @@
 //! by another that looks at what came of it.
 
 mod act;
+pub(in crate::docker) mod address;
 mod attaching;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
 
+use self::address::{announcement, published, url};
 use self::attaching::Attaching;
 use super::engine::{Engine, EngineError, Listing};
 use super::machine::Machine;
@@ -21,7 +23,7 @@ use super::render::{self, Setting};
 use super::state::{Folder, Record};
 use super::teardown::{Keep, teardown};
 use super::words;
-use crate::api::{AuthKind, DesktopStream, DesktopStreamStatus, HostAgent, names};
+use crate::api::{AuthKind, DesktopStream, DesktopStreamStatus, HostAgent, Phase, names};
 use crate::kube::keys::Signer;
 use crate::kube::sidecar;
 use crate::plan::facts::{Gpu, Node};
@@ -83,6 +85,8 @@ pub struct Memory {
     obstacle: Option<(Obstacle, i64, Instant)>,
     /// Its containers are inspected until then.
     unsettled: Option<Instant>,
+    /// What was said of where it is watched.
+    announced: Option<String>,
     /// The container that could not be made anew, and why: it is not tried again.
     not_anew: Option<(String, String)>,
 }
@@ -300,7 +304,10 @@ impl Work<'_> {
             return Ok(Outcome { changed, again });
         }
         let missing = devices.is_none().then(|| observe::unplaced(&name, "too few GPUs"));
-        let pod = missing.or_else(|| observe::pod(&world.node.name, desktop.as_ref(), sidecar.as_ref()));
+        let unmade = || obstacle.is_some().then(|| observe::unmade(&name, &world.node.name));
+        let pod = missing
+            .or_else(|| observe::pod(&world.node.name, desktop.as_ref(), sidecar.as_ref()))
+            .or_else(unmade);
         let seen = Seen {
             pod: pod.as_ref().filter(|_| runs),
             obstacle: obstacle.as_ref(),
@@ -316,8 +323,24 @@ impl Work<'_> {
         status.viewer_url = sidecar.as_ref().and_then(url);
         let asks = self.valid.spec.viewers.auth.kind == AuthKind::Token;
         status.viewer_secret = asks.then(|| context.folder.viewer_token_file(&name).display().to_string());
+        let streams = status.phase == Some(Phase::Streaming);
         say(context, &name, &self.record, status)?;
+        if streams && let Some(sidecar) = &sidecar {
+            self.announce(sidecar);
+        }
         Ok(Outcome { changed, again })
+    }
+
+    /// Tells where it is watched, on stdout, as that is what people wait for: once, and again when it is elsewhere.
+    fn announce(&self, sidecar: &Container) {
+        let (context, name) = (self.context, &self.place.stream);
+        let Some(said) = announcement(name, sidecar, context.folder.viewer_token(name).as_deref()) else {
+            return;
+        };
+        if context.known(name).announced.as_ref() != Some(&said) {
+            println!("{said}");
+            context.learn(name, |known| known.announced = Some(said));
+        }
     }
 
     fn annotation(&self, key: &str) -> Option<&str> {
@@ -438,20 +461,4 @@ impl Work<'_> {
         }
         wait.min(self.context.token_life / 4)
     }
-}
-
-/// Where the viewers' port is published, for a connection from this machine.
-fn published(sidecar: &Container) -> Option<String> {
-    let (ip, port) = sidecar.published.as_ref()?;
-    let ip = match ip.as_str() {
-        "0.0.0.0" | "" => "127.0.0.1",
-        "::" => "[::1]",
-        ip => ip,
-    };
-    Some(format!("{ip}:{port}"))
-}
-
-/// Where viewers of this machine find it, without the token.
-pub(super) fn url(sidecar: &Container) -> Option<String> {
-    published(sidecar).map(|address| format!("http://{address}/"))
 }

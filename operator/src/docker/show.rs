@@ -145,7 +145,7 @@ impl Show {
     /// `open`.
     pub async fn open(&self, name: &str, no_browser: bool, json: bool) -> Result<()> {
         let sidecar = self.container(name, Role::Sidecar).await?;
-        let base = super::reconcile::url(&sidecar);
+        let base = super::reconcile::address::url(&sidecar);
         let base =
             base.with_context(|| format!("{name}'s sidecar does not run; operator docker logs {name}"))?;
         let token = self.folder.viewer_token(name);

@@ -4,7 +4,7 @@ use crate::api::DesktopStreamStatus;
 use crate::api::conditions::{Reason, reasons};
 
 /// Advice that differs.
-const ADVICE: [(Reason, &str); 12] = [
+const ADVICE: [(Reason, &str); 13] = [
     (reasons::IDLE, "give the annotation desktopstream.dev/wake in its file another value to go on"),
     (reasons::ENDED, "change its spec to begin again"),
     (
@@ -12,7 +12,14 @@ const ADVICE: [(Reason, &str); 12] = [
         "see that /dev/dri of the Engine's machine has a render node, give one by --gpu, or set spec.gpu.count to 0",
     ),
     (reasons::NAME_TAKEN, "rename this stream, take another --project, or remove the other one"),
-    (reasons::IMAGE, "correct spec.desktop.image or --sidecar-image, or build or pull it: docker pull IMAGE"),
+    (
+        reasons::IMAGE,
+        "correct spec.desktop.image or --sidecar-image, or build it, or pull it by hand (docker login, docker pull IMAGE)",
+    ),
+    (
+        reasons::DISK_FULL,
+        "make room on the Engine's disk: docker system df says what takes it, docker system prune frees what nobody uses",
+    ),
     (reasons::SIDECAR_CRASHING, "see operator docker logs NAME"),
     (reasons::DESKTOP_CRASHING, "see operator docker logs NAME --desktop"),
     (

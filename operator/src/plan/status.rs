@@ -300,7 +300,7 @@ pub fn choose_pod(pods: &[std::sync::Arc<Pod>]) -> Option<&std::sync::Arc<Pod>> 
     })
 }
 
-pub use pod::{has_ended, is_over};
+pub use pod::{NO_ROOM, has_ended, is_over};
 
 /// The label selector of a stream's pods.
 pub fn selector(stream: &str) -> String {

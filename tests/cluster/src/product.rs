@@ -7,6 +7,7 @@ pub mod host_agent;
 pub mod http;
 pub mod images;
 pub mod pods;
+pub mod samples;
 
 use std::io::Write as _;
 use std::path::PathBuf;

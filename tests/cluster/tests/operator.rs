@@ -7,7 +7,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use cluster::Daemon;
-use cluster::product::{self, Bed, SYSTEM, Watch, images, no_gpu, stream};
+use cluster::product::{self, Bed, SYSTEM, Watch, images, no_gpu, samples, stream};
 use serde_json::{Value, json};
 
 /// What the operator is told besides.
@@ -105,9 +105,11 @@ fn samples_are_taken_and_defaults_are_stored(bed: &Bed) {
     for column in ["NAME", "PHASE", "RUNG", "FPS", "NODE", "HOST-AGENT", "AGE"] {
         assert!(columns.contains(column), "{columns}");
     }
-    bed.reason("gnome", "Paired", "HostAgentUnreachable").expect("it needs one");
-    bed.reason("kiosk", "DevicesReady", "NotInjected").expect("nobody was injected");
-    bed.reason("pattern", "DevicesReady", "ImageCannotBePulled").expect("there is no registry");
+    for sample in samples::ALL {
+        if let Some((condition, reason)) = sample.cluster {
+            bed.reason(sample.stream, condition, reason).expect(sample.stream);
+        }
+    }
     bed.cluster.kubectl(&["delete", "-f", folder]).expect("they go");
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use cluster::{Image, cgroup};
 use lab::host;
 
 use crate::engine::{Engine, SOCKET, Version};
-use crate::{say, tools};
+use crate::{say, seed, tools};
 
 /// Long, for busy machines: the limit is for what hangs.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -28,7 +28,17 @@ const CONTAINERD: &str = "/run/containerd/containerd.sock";
 /// A small program that tests run in containers; in each engine from the start.
 pub const PROBE: &str = cluster::image::PROBE;
 
-pub(crate) fn run(name: &str, version: Version) -> Result<Engine> {
+/// What an engine begins with.
+pub(crate) enum Disk {
+    /// Nothing; it has this computer's room.
+    Empty,
+    /// Nothing, and so many MiB, in memory.
+    Small(u32),
+    /// What another one had.
+    Like(PathBuf),
+}
+
+pub(crate) fn run(name: &str, version: Version, disk: &Disk) -> Result<Engine> {
     check_the_computer(version)?;
     let tools = tools::build(version)?;
     let started = Instant::now();
@@ -48,6 +58,14 @@ pub(crate) fn run(name: &str, version: Version) -> Result<Engine> {
     // From here on its end is its handle's.
     let mut engine = Engine::new(state, tools, version, Some(holder));
     engine.save()?;
+    match disk {
+        Disk::Empty => {}
+        Disk::Small(mib) => {
+            let size = format!("size={mib}m,mode=755");
+            machine.run(&["mount", "-t", "tmpfs", "-o", &size, "tmpfs", "/var/lib"])?;
+        }
+        Disk::Like(entry) => seed::lay(entry, &machine.outside("/var/lib"))?,
+    }
     link_plugins(&folder, engine.tools())?;
     let path = daemon_path(engine.tools(), version)?;
     write_config(&machine, &engine)?;

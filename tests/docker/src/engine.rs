@@ -15,6 +15,7 @@ use cluster::machine::Machine;
 use cluster::state::{Kind, State};
 use cluster::tools::Tools;
 
+use crate::bring_up::Disk;
 use crate::{bring_up, say, tools};
 
 pub use crate::bring_up::PROBE;
@@ -48,7 +49,12 @@ impl Engine {
     /// Brings one up; returns when it answers. The first time it builds dockerd, buildx and Compose: ten minutes of two
     /// processors.
     pub fn up(name: &str, version: Version) -> Result<Self> {
-        bring_up::run(name, version)
+        bring_up::run(name, version, &Disk::Empty)
+    }
+
+    /// One with a disk of so many MiB, to fill. What is under `/var/lib` can't be seen from outside.
+    pub fn up_with_a_disk_of(mib: u32, name: &str, version: Version) -> Result<Self> {
+        bring_up::run(name, version, &Disk::Small(mib))
     }
 
     /// A handle on one that runs. Dropping it changes nothing; [`Engine::down`] ends the engine.
@@ -251,6 +257,11 @@ impl Engine {
         found.with_context(|| {
             format!("{daemon} is not this process's: the one that brought the engine up has it")
         })
+    }
+
+    /// Ends all that runs in it, and with it all that is mounted in it; its files stay until it is taken down.
+    pub(crate) fn end_daemons(&mut self) -> Result<()> {
+        self.end()
     }
 
     fn end(&mut self) -> Result<()> {

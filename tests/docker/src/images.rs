@@ -11,29 +11,34 @@ use lab::{Arch, repository};
 
 use crate::{Engine, say};
 
-/// What bake knows, and the lab's root that holds all its packages. The operator takes what is there.
-pub const ALL: [(&str, &str); 6] = [
-    ("operator", "sidecar"),
-    ("sidecar", "sidecar"),
-    ("host-agent", "sidecar"),
-    ("desktop-pattern", "desktop-pattern"),
-    ("desktop-sway", "desktop-sway"),
-    ("desktop-gnome", "desktop-gnome"),
+/// What bake knows, the lab's root that holds all its packages, and the programs that are put into it. The operator takes
+/// any root.
+pub const ALL: [(&str, &str, &[&str]); 6] = [
+    ("operator", "sidecar", &["operator", "kubectl-desktopstream"]),
+    ("sidecar", "sidecar", &["sidecar"]),
+    ("host-agent", "sidecar", &["host-agent"]),
+    ("desktop-pattern", "desktop-pattern", &["pattern"]),
+    ("desktop-sway", "desktop-sway", &[]),
+    ("desktop-gnome", "desktop-gnome", &[]),
 ];
 /// Packages that are built together: what they share then is the same.
 const PACKAGES: [&[&str]; 3] = [&["operator"], &["sidecar", "host-agent"], &["pattern"]];
-const PROGRAMS: [&str; 5] = ["operator", "kubectl-desktopstream", "sidecar", "host-agent", "pattern"];
+
+/// Those of that name, all if none is named.
+pub(crate) fn wanted(names: &[&str]) -> Result<Vec<(&'static str, &'static str, &'static [&'static str])>> {
+    if let Some(name) = names.iter().find(|name| !ALL.iter().any(|(known, ..)| known == *name)) {
+        anyhow::bail!("no image {name}; there are: {}", ALL.map(|(name, ..)| name).join(", "));
+    }
+    Ok(ALL.into_iter().filter(|(name, ..)| names.is_empty() || names.contains(name)).collect())
+}
 
 /// Builds images by name (`sidecar`), all if none is named; they are `desktopstream/NAME:latest` on that engine.
 pub fn build(engine: &Engine, names: &[&str]) -> Result<()> {
-    let known = || ALL.map(|(name, _)| name).join(", ");
-    if let Some(name) = names.iter().find(|name| !ALL.iter().any(|(known, _)| known == *name)) {
-        anyhow::bail!("no image {name}; there are: {}", known());
-    }
-    let wanted: Vec<_> = ALL.iter().filter(|(name, _)| names.is_empty() || names.contains(name)).collect();
-    let programs = Programs::make(&engine.folder()?.join("programs"))?;
+    let wanted = wanted(names)?;
+    let needed: Vec<&str> = wanted.iter().flat_map(|(.., programs)| *programs).copied().collect();
+    let programs = Programs::make(&engine.folder()?.join("programs"), &needed)?;
     let mut bases = BTreeMap::new();
-    for (name, root) in &wanted {
+    for (name, root, _) in &wanted {
         let variable = format!("BASE_{}", name.to_uppercase().replace('-', "_"));
         bases.insert(variable, base(engine, root)?);
     }
@@ -43,7 +48,7 @@ pub fn build(engine: &Engine, names: &[&str]) -> Result<()> {
         .args(["buildx", "bake", "--file", "docker/bake.hcl", "--progress", "plain", "--load"])
         // Our programs lie outside of what is built, and that is meant.
         .args(["--allow", &format!("fs.read={}", programs.folder.display())])
-        .args(wanted.iter().map(|(name, _)| name))
+        .args(wanted.iter().map(|(name, ..)| name))
         .envs(bases)
         .env("PROGRAMS", "prebuilt")
         .env("PROGRAMS_FOLDER", &programs.folder)
@@ -51,7 +56,7 @@ pub fn build(engine: &Engine, names: &[&str]) -> Result<()> {
         .env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1");
     let log = engine.folder()?.join("bake.log");
     lab::host::run_logged(&mut docker, &log).context("building our images")?;
-    for (name, _) in &wanted {
+    for (name, ..) in &wanted {
         let reference = format!("desktopstream/{name}:latest");
         let size = engine.docker(&["image", "inspect", "--format={{.Size}}", &reference])?;
         let size = lab::cache::Size(size.trim().parse().with_context(|| format!("{reference}: {size}"))?);
@@ -79,13 +84,13 @@ struct Programs {
 
 impl Programs {
     /// Compiles what has changed; `DESKTOPSTREAM_PROGRAMS` is a folder where they lie already.
-    fn make(folder: &Path) -> Result<Self> {
+    fn make(folder: &Path, names: &[&str]) -> Result<Self> {
         let from = match std::env::var_os("DESKTOPSTREAM_PROGRAMS") {
             Some(given) => PathBuf::from(given),
             None => compile()?,
         };
         fs::create_dir_all(folder)?;
-        for name in PROGRAMS {
+        for name in names {
             let mut strip = Command::new("strip");
             strip.arg("-o").arg(folder.join(name)).arg(from.join(name));
             lab::host::run(&mut strip).context("stripping our programs: apt install binutils")?;
@@ -120,7 +125,7 @@ mod tests {
     fn bake_knows_what_we_know() {
         let docker = repository().join("docker");
         let bake = fs::read_to_string(docker.join("bake.hcl")).expect("it is there");
-        for (name, root) in ALL {
+        for (name, root, _) in ALL {
             assert!(bake.contains(&format!("\ntarget \"{name}\" {{")), "{name}");
             let variable = format!("variable \"BASE_{}\"", name.to_uppercase().replace('-', "_"));
             assert!(bake.contains(&variable), "{variable}");

@@ -16,12 +16,14 @@
 //! an engine ends with its machine's first process.
 //!
 //! - [`tools`] builds the programs, once, into the lab's cache.
-//! - [`Engine`] is what tests use.
+//! - [`Engine`] is what tests use; [`registry`] is where one may pull from.
 //! - [`vm`] is another one, inside a VM of the lab, where there is a GPU: `./x lab docker`.
 
 mod bring_up;
 pub mod engine;
 pub mod images;
+pub mod registry;
+mod seed;
 pub mod tools;
 pub mod vm;
 

@@ -38,6 +38,9 @@ impl From<EngineError> for Stop {
     fn from(error: EngineError) -> Self {
         match &error {
             EngineError::Gone { .. } => Self::Gone(error),
+            EngineError::Refused { .. } if error.is_full() => {
+                Self::Obstacle(Obstacle { reason: reasons::DISK_FULL, text: error.to_string() })
+            }
             EngineError::Refused { .. } if error.is_conflict() => {
                 Self::Obstacle(Obstacle { reason: reasons::NAME_TAKEN, text: error.to_string() })
             }

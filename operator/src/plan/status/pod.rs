@@ -12,6 +12,9 @@ use crate::plan::validate::Validated;
 /// Restarts after which a container counts as crashing.
 const CRASHES: i32 = 2;
 
+/// The kernel's words, which every engine passes on.
+pub const NO_ROOM: &str = "no space left on device";
+
 /// What a desktop may take from its start to its first frame before that counts as trouble.
 const START: SignedDuration = SignedDuration::from_secs(30);
 
@@ -101,6 +104,11 @@ fn stuck(container: &ContainerStatus) -> Option<(Reason, String)> {
     let text = waiting.message.as_deref().unwrap_or_default();
     let name = &container.name;
     let reason = match waiting.reason.as_deref()? {
+        "ErrImagePull" | "ImagePullBackOff" | "CreateContainerError" | "RunContainerError"
+            if text.contains(NO_ROOM) =>
+        {
+            reasons::DISK_FULL
+        }
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => reasons::IMAGE,
         "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => reasons::CONFIG,
         _ => return None,

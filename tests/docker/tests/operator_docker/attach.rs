@@ -1,25 +1,22 @@
 //! Containers that somebody else runs get a sidecar, and are made anew where they let us.
 
-mod bed;
-
 use std::fs;
 
-use anyhow::{Result, ensure};
-use bed::{Bed, GPU, Project};
+use anyhow::{Context as _, Result, ensure};
 use cluster::product::gpus::{TUN, device_file};
 use engine::engine::PROBE;
 use serde_json::json;
 
-#[test]
-#[ignore = "root, and minutes: brings a Docker Engine up"]
-fn attach() {
-    let bed = Bed::up("attach").expect("it comes up");
-    let mut project = bed.project("attach").expect("a project");
-    project.start(&[]).expect("starts");
-    by_label_alone(&bed, &project).expect("by label alone");
-    what_it_lacks_is_said(&bed, &project).expect("what it lacks is said");
-    made_anew(&bed, &project).expect("made anew");
-    taken_back(&bed, &project).expect("taken back");
+use crate::bed::{Bed, GPU, Project};
+
+/// All of it, with an operator of its own. Who asks for a sidecar without naming a project asks all operators: no other may run.
+pub fn attach(bed: &Bed) -> Result<()> {
+    let mut project = bed.project("attach")?;
+    project.start(&[])?;
+    by_label_alone(bed, &project).context("by label alone")?;
+    what_it_lacks_is_said(bed, &project).context("what it lacks is said")?;
+    made_anew(bed, &project).context("made anew")?;
+    taken_back(bed, &project).context("taken back")
 }
 
 /// The stream's settings; the picture is the sidecar's own, as no compositor runs here.

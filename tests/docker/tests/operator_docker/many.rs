@@ -1,12 +1,11 @@
 //! Fifty streams in one pass, with calls that don't grow faster than the streams.
 
-mod bed;
-
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use bed::{Bed, with};
 use serde_json::json;
+
+use crate::bed::{Bed, with};
 
 const STREAMS: usize = 50;
 /// Two volumes, two containers, an upload, two starts, and looks: per stream, to make it.
@@ -14,14 +13,7 @@ const CALLS: usize = 10;
 /// A pass over streams that are as they should be, by a new operator, which hands each sidecar its tokens anew.
 const STEADY: usize = STREAMS + 8;
 
-#[test]
-#[ignore = "root, and minutes: brings a Docker Engine up"]
-fn fifty_streams() {
-    let bed = Bed::up("many").expect("it comes up");
-    fifty(&bed).expect("fifty");
-}
-
-fn fifty(bed: &Bed) -> Result<()> {
+pub fn fifty(bed: &Bed) -> Result<()> {
     let project = bed.project("many")?;
     for number in 0..STREAMS {
         // Resting desktops cost nothing here: what is measured is the operator's.

@@ -1,11 +1,9 @@
 //! What the tests of the Docker mode share: an engine with our images, a project's operator, and what it says.
 
-#![allow(dead_code, clippy::allow_attributes, reason = "each test takes a part of it")]
-
-use std::cell::{Ref, RefCell};
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -13,6 +11,7 @@ use cluster::machine::children_of;
 use cluster::product::gpus;
 use cluster::product::images::{self, Programs, SIDECAR};
 use cluster::product::pods::merge;
+use engine::engine::PROBE;
 use engine::{Daemon, Engine, Version};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -24,34 +23,48 @@ pub const GPU: &str = "/var/lib/gpus/dev/renderD128";
 
 /// An engine with our sidecar.
 pub struct Bed {
-    engine: RefCell<Engine>,
+    engine: RwLock<Engine>,
     operator: PathBuf,
+    sidecar: &'static str,
+}
+
+/// Debian's, if that is what was asked for.
+pub fn version() -> Version {
+    let debian = std::env::var_os("DESKTOPSTREAM_DOCKER_DEBIAN").is_some();
+    if debian { Version::Debian } else { Version::Current }
 }
 
 impl Bed {
-    pub fn up(name: &str) -> Result<Self> {
+    pub fn up(name: &str, version: Version) -> Result<Self> {
         let programs = Programs::build(&[&["operator", "sidecar"]])?;
-        let debian = std::env::var_os("DESKTOPSTREAM_DOCKER_DEBIAN").is_some();
-        let engine = Engine::up(name, if debian { Version::Debian } else { Version::Current })?;
+        let engine = Engine::up(name, version)?;
         let (_root, image) = images::sidecar(&programs)?;
         engine.load(&image)?;
         let dev = engine.outside("/var/lib/gpus/dev");
         fs::create_dir_all(&dev)?;
         gpus::device_file(&dev.join("renderD128"), gpus::TUN)?;
         gpus::device_file(&dev.join("renderD129"), gpus::FUSE)?;
-        Ok(Self { engine: RefCell::new(engine), operator: programs.operator })
+        Ok(Self { engine: RwLock::new(engine), operator: programs.operator, sidecar: SIDECAR })
+    }
+
+    /// An engine with a disk of so many MiB, and something in the sidecar's place that streams nothing.
+    pub fn with_a_disk_of(mib: u32, name: &str, version: Version) -> Result<Self> {
+        let programs = Programs::build(&[&["operator", "sidecar"]])?;
+        let engine = Engine::up_with_a_disk_of(mib, name, version)?;
+        Ok(Self { engine: RwLock::new(engine), operator: programs.operator, sidecar: PROBE })
     }
 
     /// The engine.
-    pub fn engine(&self) -> Ref<'_, Engine> {
-        self.engine.borrow()
+    pub fn engine(&self) -> RwLockReadGuard<'_, Engine> {
+        self.engine.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stops the engine and starts it again.
     pub fn without_engine(&self, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
-        self.engine.borrow_mut().stop(Daemon::Dockerd)?;
+        let engine = || self.engine.write().unwrap_or_else(PoisonError::into_inner);
+        engine().stop(Daemon::Dockerd)?;
         let did = meanwhile();
-        self.engine.borrow_mut().start(Daemon::Dockerd)?;
+        engine().start(Daemon::Dockerd)?;
         did
     }
 
@@ -76,6 +89,16 @@ impl Bed {
     pub fn id(&self, container: &str) -> Result<String> {
         let id = self.inspect(container)?["Id"].as_str().map(str::to_owned);
         id.with_context(|| format!("{container} has an ID"))
+    }
+
+    /// Takes away all containers: desktops go on when their operator has ended.
+    pub fn clear(&self) -> Result<()> {
+        let all = self.docker("ps --all --quiet")?;
+        let all: Vec<&str> = all.lines().collect();
+        if !all.is_empty() {
+            self.engine().docker(&[&["rm", "--force", "--volumes"], &all[..]].concat())?;
+        }
+        Ok(())
     }
 
     /// Names of containers, networks and volumes that begin so, sorted.
@@ -124,7 +147,8 @@ impl Project<'_> {
     }
 
     fn run(&self, more: &[&str]) -> Result<Command> {
-        let mut command = self.command(&["--sidecar-image", SIDECAR, "--poll=1s", "--gpu", &gpu()])?;
+        let mut command =
+            self.command(&["--sidecar-image", self.bed.sidecar, "--poll=1s", "--gpu", &gpu()])?;
         command.arg("--dir").arg(self.folder.path().join("streams")).args(more);
         command.args(["--host-agent", "unix:/nowhere/host-agent.sock"]);
         Ok(command)
@@ -138,14 +162,18 @@ impl Project<'_> {
         Ok(())
     }
 
+    /// Ends its operator as a machine that loses its power would.
+    pub fn kill(&mut self) -> Result<()> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        signal_children(&child, rustix::process::Signal::KILL)?;
+        child.wait()?;
+        Ok(())
+    }
+
     /// Ends its operator, as Ctrl-C would.
     pub fn end(&mut self) -> Result<()> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
-        // The child is nsenter, and ends with its own.
-        for pid in children_of(child.id()) {
-            let pid = rustix::process::Pid::from_raw(pid.cast_signed()).context("a process")?;
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-        }
+        signal_children(&child, rustix::process::Signal::TERM)?;
         let deadline = Instant::now() + PATIENCE;
         while child.try_wait()?.is_none() {
             if Instant::now() > deadline {
@@ -244,6 +272,15 @@ impl Drop for Project<'_> {
     }
 }
 
+/// The child is nsenter, and ends with its own.
+fn signal_children(child: &Child, signal: rustix::process::Signal) -> Result<()> {
+    for pid in children_of(child.id()) {
+        let pid = rustix::process::Pid::from_raw(pid.cast_signed()).context("a process")?;
+        rustix::process::kill_process(pid, signal)?;
+    }
+    Ok(())
+}
+
 fn gpu() -> String {
     format!("{GPU}:{}", gpus::GROUP)
 }
@@ -259,7 +296,7 @@ pub fn stream(name: &str, spec: &Value) -> Value {
 /// A desktop that waits, and a small picture of the sidecar's own.
 pub fn pattern() -> Value {
     json!({
-        "desktop": {"image": engine::engine::PROBE, "args": ["wait"]},
+        "desktop": {"image": PROBE, "args": ["wait"]},
         "gpu": {"count": 0},
         "capture": {"source": "TestPattern", "width": 320, "height": 240, "maxFramerate": 5},
         "encode": {"where": "Sidecar", "bitrate": 300},

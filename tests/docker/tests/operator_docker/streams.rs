@@ -1,23 +1,12 @@
 //! Streams on a real Docker Engine, from file to picture: made, changed, put right, suspended, taken over, removed.
 
-mod bed;
-
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use bed::{Bed, Project, pattern, with};
 use serde_json::json;
 
-#[test]
-#[ignore = "root, and minutes: brings a Docker Engine up"]
-fn streams() {
-    let bed = Bed::up("streams").expect("it comes up");
-    lives(&bed).expect("lives");
-    devices(&bed).expect("devices");
-    failures(&bed).expect("failures");
-    projects(&bed).expect("projects");
-    restarts(&bed).expect("restarts");
-}
+use crate::bed::{self, Bed, Project, pattern, with};
 
 fn desktop(project: &Project<'_>, stream: &str) -> String {
     format!("{}_{stream}_desktop", project.name)
@@ -28,13 +17,18 @@ fn sidecar(project: &Project<'_>, stream: &str) -> String {
 }
 
 /// Created, changed, put right, suspended, broken, adopted, removed.
-fn lives(bed: &Bed) -> Result<()> {
+pub fn lives(bed: &Bed) -> Result<()> {
     let mut project = bed.project("lives")?;
     project.write("desk", &with(&json!({"desktop": {"home": {"size": "1Gi"}}})))?;
     project.start(&[])?;
     let status = project.await_phase("desk", "Streaming")?;
     ensure!(status["capture"]["rung"] == "Local", "{status}");
-    ensure!(status["viewerURL"].as_str().is_some_and(|url| url.starts_with("http://127.0.0.1:")), "{status}");
+    let at = status["viewerURL"].as_str().unwrap_or_default().to_owned();
+    ensure!(at.starts_with("http://127.0.0.1:"), "{status}");
+    project.eventually("it is told where", || {
+        ensure!(project.log().contains(&format!("\ndesk: {at}?token=")), "not yet");
+        Ok(())
+    })?;
     let before = (bed.id(&desktop(&project, "desk"))?, bed.id(&sidecar(&project, "desk"))?);
     println!("created");
 
@@ -165,7 +159,7 @@ fn lives(bed: &Bed) -> Result<()> {
 }
 
 /// The render node that was given can be opened, another one in sight can't.
-fn devices(bed: &Bed) -> Result<()> {
+pub fn devices(bed: &Bed) -> Result<()> {
     let mut project = bed.project("devices")?;
     let spec = json!({"gpu": {"count": 1}, "desktop": {
         "volumes": [{"name": "all", "hostPath": {"path": "/var/lib/gpus/dev"}}],
@@ -194,7 +188,7 @@ fn devices(bed: &Bed) -> Result<()> {
 }
 
 /// What can't be done is in the conditions, with what to do.
-fn failures(bed: &Bed) -> Result<()> {
+pub fn failures(bed: &Bed) -> Result<()> {
     let mut project = bed.project("failures")?;
     project.write("nowhere", &with(&json!({"desktop": {"image": "127.0.0.1:1/none:1"}})))?;
     project.write("refused", &with(&json!({"viewers": {"ingress": {"host": "a.b"}}})))?;
@@ -233,7 +227,7 @@ fn failures(bed: &Bed) -> Result<()> {
 }
 
 /// The same stream in two projects.
-fn projects(bed: &Bed) -> Result<()> {
+pub fn projects(bed: &Bed) -> Result<()> {
     let (mut one, mut two) = (bed.project("one")?, bed.project("two")?);
     for project in [&mut one, &mut two] {
         project.write("desk", &pattern())?;
@@ -259,13 +253,21 @@ fn projects(bed: &Bed) -> Result<()> {
 }
 
 /// The Engine goes and comes back, and with it what the operator does.
-fn restarts(bed: &Bed) -> Result<()> {
+pub fn restarts(bed: &Bed) -> Result<()> {
     let mut project = bed.project("restarts")?;
     project.write("desk", &pattern())?;
     project.start(&[])?;
     project.await_phase("desk", "Streaming")?;
     let before = bed.id("restarts_desk_desktop")?;
+    let mut early = bed.project("early")?;
+    early.write("desk", &pattern())?;
     bed.without_engine(|| {
+        // One that is started before its Engine waits for it, too.
+        early.start(&[])?;
+        early.eventually("it is said", || {
+            ensure!(early.log().contains("no Docker Engine at"), "not yet");
+            Ok(())
+        })?;
         project.eventually("it is said", || {
             ensure!(project.log().contains("no Docker Engine at"), "not yet");
             Ok(())
@@ -275,5 +277,29 @@ fn restarts(bed: &Bed) -> Result<()> {
     project.await_phase("late", "Streaming")?;
     project.await_phase("desk", "Streaming")?;
     ensure!(bed.id("restarts_desk_desktop")? == before, "it was made anew");
+    early.await_phase("desk", "Streaming")?;
     Ok(())
+}
+
+/// Wherever it is killed, the next one brings all about; what it had made, it takes over.
+pub fn killed(bed: &Bed) -> Result<()> {
+    let mut project = bed.project("killed")?;
+    for name in ["one", "two", "three"] {
+        project.write(name, &with(&json!({"desktop": {"home": {"size": "1Gi"}}})))?;
+    }
+    for round in 1..=6 {
+        project.start(&[])?;
+        std::thread::sleep(Duration::from_millis(250 * round));
+        project.kill()?;
+    }
+    project.start(&[])?;
+    for name in ["one", "two", "three"] {
+        project.await_phase(name, "Streaming")?;
+        fs::remove_file(project.file(name))?;
+    }
+    project.eventually("nothing is left", || {
+        let things = bed.things("killed_")?;
+        ensure!(things.is_empty(), "{things:?}");
+        Ok(())
+    })
 }
