@@ -69,9 +69,9 @@ const PATIENCE: Duration = Duration::from_secs(600);
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Up(up) => {
-            keep::up(NAME, &["--vms", &up.vms.to_string(), "--host-agents", &up.host_agents.to_string()])
+            keep::up(&["--vms", &up.vms.to_string(), "--host-agents", &up.host_agents.to_string()])
         }
-        Command::Down => keep::down(NAME),
+        Command::Down => keep::down(),
         Command::Status => keep::status(NAME),
         Command::Kubectl { arguments } => return keep::kubectl(NAME, &arguments),
         Command::Hold(up) => hold(&up),
@@ -98,8 +98,9 @@ fn options(up: &Up) -> Options {
 fn hold(up: &Up) -> Result<()> {
     let ended = keep::until_told()?;
     let topology = Topology::up(&options(up))?;
-    keep::ready(&topology)?;
+    keep::HELD.ready()?;
     ended.wait(None);
+    drop(topology);
     Ok(())
 }
 
