@@ -108,7 +108,7 @@ fn unpack(archive: &std::path::Path, name: &str) -> Result<Things> {
         things.insert(format!("/v2/{name}/blobs/{digest}"), ("application/octet-stream", bytes));
         json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "digest": digest, "size": size})
     };
-    let config = blob("config.v1+json", file("config.json")?);
+    let config = blob("config.v1+json", file(list[0]["Config"].as_str().unwrap_or_default())?);
     let names = list[0]["Layers"].as_array().context("it names its layers")?;
     let mut layers = Vec::new();
     for layer in names {
