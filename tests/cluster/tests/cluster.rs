@@ -90,7 +90,15 @@ fn a_cluster_is_real_and_leaves_nothing_behind() {
 fn a_pod_with_a_sidecar_runs(cluster: &Cluster) {
     cluster.apply(POD).expect("it is accepted");
     cluster.wait("default", "pod/pair", "condition=Ready", PATIENCE).expect("it runs");
-    let identity = cluster.logs("default", "pair", "main").expect("it has a log");
+    // Who runs has not yet said anything.
+    let deadline = Instant::now() + PATIENCE;
+    let identity = loop {
+        let log = cluster.logs("default", "pair", "main").expect("it has a log");
+        if !log.is_empty() || Instant::now() > deadline {
+            break log;
+        }
+        sleep(Duration::from_millis(200));
+    };
     assert!(identity.contains("uid=1000 gid=1000 groups=[1000 4242]"), "{identity}");
     let output = cluster.exec("default", "pair", "side", &["/probe", "get", "http://127.0.0.1:8080/"]);
     assert_eq!(
