@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use e2e::browser::{Watch, falls, in_order, install, numbers};
 use e2e::rig::{RigOptions, StreamOptions, VIEWER_TOKEN};
-use e2e::{Desktop, Programs, Rig};
+use e2e::{Desktop, Programs, Rig, wait};
 use rustix::process::Signal;
 
 const SIZE: (u32, u32) = (640, 360);
@@ -37,7 +37,12 @@ fn the_page_survives_what_is_killed() -> Result<()> {
     let mut stream = rig.start("pattern", StreamOptions::new(Desktop::Pattern, SIZE))?;
     stream.wait_for_rung("ResourceId")?;
     let watch = Watch::start(&stream.url, VIEWER_TOKEN, 45, 1, 1)?;
-    std::thread::sleep(Duration::from_secs(5));
+    wait::until("the page watches", Duration::from_secs(60), || {
+        let status = stream.status()?;
+        ensure!(status["viewers"] == 1, "{status}");
+        Ok(())
+    })?;
+    std::thread::sleep(Duration::from_secs(3));
     rig.host_agent.kill()?;
     rig.host_agent.restart()?;
     stream.wait_for_rung("ResourceId")?;

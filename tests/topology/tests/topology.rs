@@ -19,24 +19,9 @@ const SIZE: (u32, u32) = (640, 360);
 /// For a desktop on an emulated processor.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Without what breaks: in the plain `./x test`.
-#[test]
-#[ignore = "root, and minutes: brings up a cluster and a VM; run by ./x test"]
-fn from_kubectl_apply_to_the_browser() -> Result<()> {
-    mission(|_, _| Ok(()))
-}
-
 #[test]
 #[ignore = "root, and minutes: brings up a cluster and a VM; run by ./x test topology"]
-fn the_same_and_what_breaks() -> Result<()> {
-    mission(|it, watch| {
-        what_breaks_heals_or_is_named(it)?;
-        watch.lap("what breaks");
-        Ok(())
-    })
-}
-
-fn mission(more: impl FnOnce(&mut Topology, &mut Watch) -> Result<()>) -> Result<()> {
+fn from_kubectl_apply_to_the_browser() -> Result<()> {
     browser::install()?;
     let mut watch = Watch::start();
     let options =
@@ -49,7 +34,9 @@ fn mission(more: impl FnOnce(&mut Topology, &mut Watch) -> Result<()>) -> Result
     watch.lap("another tenant");
     four_stream_at_once(&it)?;
     watch.lap("four at once");
-    more(&mut it, &mut watch)
+    what_breaks_heals_or_is_named(&mut it)?;
+    watch.lap("what breaks");
+    Ok(())
 }
 
 fn apply(it: &Topology, name: &str) -> Result<()> {
