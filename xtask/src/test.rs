@@ -66,9 +66,6 @@ fn all() -> Result<Vec<Done>> {
     Ok(done)
 }
 
-/// The files of tests/docker that need no VM.
-const DOCKER: [&str; 3] = ["smoke", "operator_docker", "compose"];
-
 fn in_turn(suites: &[Suite]) -> Result<Vec<Done>> {
     let mut done = Vec::new();
     for suite in suites {
@@ -80,8 +77,7 @@ fn in_turn(suites: &[Suite]) -> Result<Vec<Done>> {
             Suite::Macos => macos(),
             Suite::Cluster => in_a_cluster(&["chart", "cluster", "desktop", "operator"], &[]),
             Suite::Topology => in_a_cluster(&["topology"], &[]),
-            Suite::Docker if plain => in_a_cluster(&DOCKER, &[]),
-            Suite::Docker => in_a_cluster(&[&DOCKER[..], &["lab_docker"]].concat(), &[]),
+            Suite::Docker => in_a_cluster(&["smoke", "operator_docker", "compose", "lab_docker"], &[]),
             Suite::Slow => slow(),
         }
         .with_context(|| format!("suite {suite:?}"))?;
