@@ -64,6 +64,11 @@ impl Programs {
     }
 }
 
+/// Compiles packages for another processor than the machine's; the folder with their programs, stripped.
+pub fn cross_build(arch: Arch, packages: &[&str]) -> Result<PathBuf> {
+    cross::build(arch, packages, &target()?)
+}
+
 /// The cargo that runs us, in the workspace.
 fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -22,6 +22,6 @@ pub mod video;
 pub mod wait;
 
 pub use anyhow::Result;
-pub use build::Programs;
+pub use build::{Programs, cross_build};
 pub use host_agent::HostAgent;
 pub use rig::{Desktop, Rig, RigOptions};

@@ -2,7 +2,9 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -13,8 +15,12 @@ pub(crate) const PAUSE: &str = "docker.io/local/pause:1";
 /// A small program that tests run in pods (`tools/images/probe`); in each node from the start.
 pub const PROBE: &str = "docker.io/local/probe:1";
 
-/// In the layer that stands for a VM's image disk: names it.
-pub(crate) const DISK: &str = ".image-disk";
+/// In a layer that stands for a folder of the VM: names that folder.
+const MOUNTED: &str = ".mounted-from";
+/// Where a VM has its image disks.
+const DISKS: &str = "/images";
+/// In a VM's payload: the folders that layers stand for.
+const LAYERS: &str = "layers";
 
 /// An image to import.
 #[derive(Debug, Clone)]
@@ -49,8 +55,7 @@ impl Image {
         Self::new(reference, content, vec![format!("/{name}")])
     }
 
-    /// What is on an image disk of a VM, which isn't copied: the image's lowest layer names the disk, and whoever imports
-    /// it there mounts that over the layer. In VMs only.
+    /// What is on an image disk of a VM, which isn't copied: see [`Self::write_for_vm`]. In VMs only.
     pub fn of_disk(reference: &str, disk: &str) -> Self {
         Self { disk: Some(disk.to_owned()), ..Self::new(reference, Content::Nothing, Vec::new()) }
     }
@@ -108,11 +113,43 @@ impl Image {
 
     /// Writes all into one archive, as `docker save A B …` would: importing one is quicker than importing each.
     pub fn write_all(images: &[Self], archive: &Path) -> Result<()> {
+        Self::write_layers(images, archive, Self::layers)
+    }
+
+    /// Writes all for a VM: `images.tar` in `folder`, which is `in_guest` there, whose layers only name folders. Whoever
+    /// imports it there mounts these over the layers, so that nothing is unpacked by an emulated processor.
+    pub fn write_for_vm(images: &[Self], folder: &Path, in_guest: &str) -> Result<()> {
+        let mut number = 0;
+        Self::write_layers(images, &folder.join("images.tar"), |image, scratch| {
+            let mut folders: Vec<String> = image.disk.iter().map(|disk| format!("{DISKS}/{disk}")).collect();
+            if !matches!(image.content, Content::Nothing) {
+                let name = format!("{LAYERS}/{number}");
+                number += 1;
+                image
+                    .content
+                    .place(&folder.join(&name))
+                    .with_context(|| format!("placing {}", image.reference))?;
+                folders.push(format!("{in_guest}/{name}"));
+            }
+            let markers = folders.iter().enumerate().map(|(layer, folder)| {
+                let name = |layer: &mut Layer| append(layer, MOUNTED, 0o444, folder.as_bytes());
+                write_layer(&scratch.join(layer.to_string()), name)
+            });
+            markers.collect()
+        })
+    }
+
+    fn write_layers(
+        images: &[Self],
+        archive: &Path,
+        mut layers: impl FnMut(&Self, &Path) -> Result<Vec<(PathBuf, String)>>,
+    ) -> Result<()> {
         let scratch = tempfile::tempdir_in(archive.parent().context("an archive lies in a folder")?)?;
         let mut out = tar::Builder::new(File::create(archive)?);
         let mut manifest = Vec::new();
         for (number, image) in images.iter().enumerate() {
-            let layers = image.layers(scratch.path())?;
+            image.check_name()?;
+            let layers = layers(image, scratch.path())?;
             let config = format!("config{number}.json");
             let digests: Vec<&str> = layers.iter().map(|(_, digest)| digest.as_str()).collect();
             append(&mut out, &config, 0o644, &serde_json::to_vec(&image.config(&digests))?)?;
@@ -128,23 +165,21 @@ impl Image {
         Ok(out.into_inner()?.flush()?)
     }
 
-    /// Its layers as files in that folder, lowest first, with their digests.
-    fn layers(&self, folder: &Path) -> Result<Vec<(PathBuf, String)>> {
+    fn check_name(&self) -> Result<()> {
         let full = self.reference.split_once('/').is_some_and(|(host, _)| host.contains(['.', ':']));
         let tagged = self.reference.rsplit('/').next().is_some_and(|name| name.contains(':'));
         ensure!(full && tagged, "{}: write it out, as docker.io/local/NAME:TAG", self.reference);
+        Ok(())
+    }
 
-        let mut layers = Vec::new();
-        if let Some(disk) = &self.disk {
-            let name = |layer: &mut Layer| append(layer, DISK, 0o444, disk.as_bytes());
-            layers.push(write_layer(&folder.join("disk"), name)?);
+    /// Its layers as files in that folder, lowest first, with their digests.
+    fn layers(&self, folder: &Path) -> Result<Vec<(PathBuf, String)>> {
+        ensure!(self.disk.is_none(), "{}: only VMs have image disks", self.reference);
+        if matches!(self.content, Content::Nothing) {
+            return Ok(Vec::new());
         }
-        if !matches!(self.content, Content::Nothing) {
-            let all = |layer: &mut Layer| self.content.append_to(layer);
-            let layer = write_layer(&folder.join("layer"), all);
-            layers.push(layer.with_context(|| format!("packing image {}", self.reference))?);
-        }
-        Ok(layers)
+        let layer = write_layer(&folder.join("layer"), |layer| self.content.append_to(layer));
+        Ok(vec![layer.with_context(|| format!("packing image {}", self.reference))?])
     }
 
     fn config(&self, digests: &[&str]) -> Value {
@@ -163,6 +198,27 @@ impl Image {
 }
 
 impl Content {
+    /// As files in a new folder.
+    fn place(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder)?;
+        match self {
+            Self::Nothing => {}
+            Self::Folder(from) => {
+                let status = Command::new("cp").arg("-a").arg(from.join(".")).arg(folder).status()?;
+                ensure!(status.success(), "copying {} failed", from.display());
+            }
+            Self::Programs(programs) => {
+                for (path, program) in programs {
+                    let to = folder.join(path);
+                    fs::create_dir_all(to.parent().context("it lies in the folder")?)?;
+                    fs::copy(program, &to).with_context(|| format!("copying {}", program.display()))?;
+                    fs::set_permissions(&to, fs::Permissions::from_mode(0o755))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn append_to(&self, layer: &mut Layer) -> io::Result<()> {
         match self {
             Self::Nothing => Ok(()),
@@ -255,10 +311,32 @@ mod tests {
     }
 
     #[test]
+    fn a_vms_archive_names_folders() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let program = folder.path().join("program");
+        fs::write(&program, vec![1; 100_000]).expect("writable");
+        let payload = folder.path().join("payload");
+        fs::create_dir(&payload).expect("writable");
+        let image = |name: &str| Image::of_disk(&format!("docker.io/local/{name}:1"), "sidecar");
+        let images = [image("a"), image("b").with_programs(&[("usr/bin/program", &program)])];
+        Image::write_for_vm(&images, &payload, "/payload/x").expect("written");
+        assert_eq!(fs::metadata(payload.join("layers/0/usr/bin/program")).expect("placed").len(), 100_000);
+        let archive = fs::read(payload.join("images.tar")).expect("written");
+        assert!(archive.len() < 50_000, "{}", archive.len());
+        let text = String::from_utf8_lossy(&archive);
+        assert_eq!(
+            (text.matches("/images/sidecar").count(), text.matches("/payload/x/layers/0").count()),
+            (2, 1)
+        );
+        let error = Image::write_all(&images, &folder.path().join("all.tar")).expect_err("no VM has it");
+        assert!(error.to_string().contains("only VMs"), "{error}");
+    }
+
+    #[test]
     fn half_a_name_is_refused() {
         for name in ["probe", "local/probe:1", "docker.io/local/probe"] {
             let image = Image::of_program(name, Path::new("/bin/true"));
-            let error = image.layers(Path::new("/nowhere")).unwrap_err();
+            let error = image.check_name().unwrap_err();
             assert!(error.to_string().contains("docker.io/local/NAME:TAG"), "{error}");
         }
     }

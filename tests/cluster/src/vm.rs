@@ -48,7 +48,7 @@ pub fn add_to_payload(payload: &Path, tools: &Tools, images: &[Image]) -> Result
     let own = own.map(|(reference, name)| Ok(Image::of_program(reference, &tools.program(name)?)));
     let mut all = own.into_iter().collect::<Result<Vec<_>>>()?;
     all.extend_from_slice(images);
-    Image::write_all(&all, &folder.join("images.tar"))
+    Image::write_for_vm(&all, &folder, &format!("/payload/{FOLDER}"))
 }
 
 /// The name that the node of that number has.

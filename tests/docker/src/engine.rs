@@ -204,7 +204,7 @@ impl Engine {
     }
 
     /// Makes an image of one layer out of a tar file, packed by zstd or not: a base to build on.
-    pub fn import(&self, tar: &Path, reference: &str) -> Result<()> {
+    pub fn import(&self, tar: &Path, arch: lab::Arch, reference: &str) -> Result<()> {
         let mut unpack = if tar.extension().is_some_and(|it| it == "zst") {
             let mut zstd = Command::new("zstd");
             zstd.args(["-q", "-dc"]);
@@ -216,7 +216,8 @@ impl Engine {
         let mut unpack = unpack.spawn().context("starting zstd: apt install zstd")?;
         let out = unpack.stdout.take().context("it has a stdout")?;
         let mut docker = self.command("docker")?;
-        let output = docker.args(["import", "-", reference]).stdin(out).output()?;
+        docker.args(["import", "--platform", &format!("linux/{arch}"), "-", reference]);
+        let output = docker.stdin(out).output()?;
         let unpacked = unpack.wait()?;
         let said = String::from_utf8_lossy(&output.stderr);
         anyhow::ensure!(output.status.success(), "importing {}: {}", tar.display(), said.trim());

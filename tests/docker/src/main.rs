@@ -36,6 +36,9 @@ enum Action {
     Build,
     /// Build our images on it, by docker/bake.hcl; it is brought up if need be
     Images {
+        /// For which processor: amd64, arm64 (what a Mac's VM runs) [default: this machine's]
+        #[arg(long, default_value_t, hide_default_value = true)]
+        arch: lab::Arch,
         /// Which [default: all]
         names: Vec<String>,
     },
@@ -73,12 +76,12 @@ fn run(Arguments { name, command }: Arguments) -> Result<ExitCode> {
         }
         Action::Down => Engine::attach(&name)?.down()?,
         Action::Build => drop(engine::tools::build(Version::Current)?),
-        Action::Images { names } => {
+        Action::Images { arch, names } => {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             if !Engine::running()?.contains(&name) {
                 Engine::up(&name, Version::Current)?.detach()?;
             }
-            engine::images::build(&Engine::attach(&name)?, &names)?;
+            engine::images::build(&Engine::attach(&name)?, arch, &names)?;
             println!("./x docker down ends the engine, and its images with it");
         }
         Action::Status => {

@@ -28,7 +28,7 @@ impl Engine {
     pub fn up_with_images(name: &str, names: &[&str]) -> Result<Self> {
         let entry = entry(name, names)?;
         let engine = crate::bring_up::run(name, Version::Current, &Disk::Like(entry))?;
-        images::build(&engine, names)?;
+        images::build(&engine, Arch::default(), names)?;
         Ok(engine)
     }
 }
@@ -64,7 +64,7 @@ fn entry(name: &str, names: &[&str]) -> Result<PathBuf> {
 /// Builds them once on an engine of its own, and keeps its disk.
 fn make(name: &str, names: &[&str], folder: &Path) -> Result<()> {
     let mut engine = Engine::up(name, Version::Current)?;
-    images::build(&engine, names)?;
+    images::build(&engine, Arch::default(), names)?;
     engine.stop(Daemon::Dockerd)?;
     engine.stop(Daemon::Containerd(1))?;
     let from = engine.outside("/var/lib");

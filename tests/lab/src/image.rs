@@ -197,15 +197,14 @@ impl Source {
 
     fn build(&self) -> Result<PathBuf> {
         self.recipe()?.build(|out| {
-            if !self.arch.is_native() {
-                run_script("emulate.sh", vec![("ARCH", self.arch.debian().to_owned())], out)?;
-            }
+            emulate(self.arch, out)?;
             let root = self.root_recipe()?.build(|out| self.make_root(out))?;
             self.make_disk(&root, out)
         })
     }
 
     fn make_root(&self, out: &Path) -> Result<()> {
+        emulate(self.arch, out)?;
         let mut environment = bootstrap_environment(self.arch, &self.packages);
         if self.modules.is_some() {
             environment.push(("KERNEL", self.arch.kernel_package().to_owned()));
@@ -226,6 +225,14 @@ impl Source {
         }
         run_script("disk.sh", environment, out)
     }
+}
+
+/// Sees to it that this machine runs programs for `arch`; its log goes to the folder `out`. Needs root, or sudo.
+pub fn emulate(arch: Arch, out: &Path) -> Result<()> {
+    if arch.is_native() {
+        return Ok(());
+    }
+    run_script("emulate.sh", vec![("ARCH", arch.debian().to_owned())], out)
 }
 
 /// What `root.sh` and `sysroot.sh` take a Debian from.

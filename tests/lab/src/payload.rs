@@ -14,8 +14,8 @@ pub const IN_GUEST: &str = "/payload";
 /// Where it is in containers.
 pub const IN_CONTAINER: &str = "/opt/desktopstream";
 
-/// Makes a disk of `folder` at `disk`.
-pub(crate) fn make_disk(folder: &Path, disk: &Path) -> Result<()> {
+/// Makes a disk of `folder` at `disk`; owners are kept.
+pub fn make_disk(folder: &Path, disk: &Path) -> Result<()> {
     let (bytes, files) =
         measure(folder).with_context(|| format!("reading the payload folder {}", folder.display()))?;
     let kibibytes = bytes / 1024 * 9 / 8 + files * 4 + 4096;

@@ -103,6 +103,9 @@ pub struct VmConfig {
     pub cpus: u32,
     /// The container images it has.
     pub images: Vec<String>,
+    /// More of them, which the lab did not make: the name that each has in the VM, and its disk.
+    #[serde(default)]
+    pub more_images: Vec<(String, PathBuf)>,
     /// A folder that it has at [`crate::payload::IN_GUEST`].
     pub payload: Option<PathBuf>,
     /// How many ports are forwarded, from 8080 on in the guest.
@@ -124,6 +127,7 @@ impl VmConfig {
             memory_mib: 4096,
             cpus: std::thread::available_parallelism().map_or(2, |cpus| cpus.get().clamp(2, 4) as u32),
             images: images.iter().map(ToString::to_string).collect(),
+            more_images: Vec::new(),
             payload: None,
             ports: 8,
             boot_timeout: Duration::from_mins(5),

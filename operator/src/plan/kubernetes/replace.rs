@@ -55,6 +55,7 @@ pub fn lacks_device(stream: &Validated, pod: &Pod, nodes: &[Node], report: &Repo
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::PodStatus;
     use serde_json::json;
 
     use super::*;
@@ -83,6 +84,24 @@ mod tests {
         assert!(replace(&waits, &known).is_some_and(|why| why.contains("group")));
         assert_eq!(replace(&good, &known), None);
         assert_eq!(replace(&on(waits, "n1"), &known), None, "who runs is left alone");
+    }
+
+    #[test]
+    fn a_pod_ends_well_only_if_its_containers_may() {
+        let stream = validated(&json!({}));
+        let (workload, mut pod) = pod(&stream, Some(105));
+        let mut ends = |policy: Option<&str>| {
+            pod.spec.as_mut().expect("a spec").restart_policy = policy.map(str::to_owned);
+            pod.status = Some(PodStatus { phase: Some("Succeeded".to_owned()), ..PodStatus::default() });
+            replace(&pod, &workload)
+        };
+        // By a kubelet that was restarted and has no device plugin yet.
+        for always in [None, Some("Always")] {
+            assert!(ends(always).is_some_and(|why| why.contains("its containers ended")), "{always:?}");
+        }
+        for may in ["Never", "OnFailure"] {
+            assert_eq!(ends(Some(may)), None, "{may}");
+        }
     }
 
     #[test]

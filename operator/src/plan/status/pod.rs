@@ -23,9 +23,14 @@ pub fn is_over(pod: &Pod) -> bool {
     matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
-/// It has ended well, by itself.
+/// It has ended well, by itself. One whose containers are started again whenever they end did not: somebody took it down,
+/// as a kubelet does that was restarted, has no device plugin yet, and so does not admit it again; its containers ended well
+/// when they were told to.
 pub fn has_ended(pod: Option<&Pod>) -> bool {
-    pod.and_then(|pod| pod.status.as_ref()?.phase.as_deref()) == Some("Succeeded")
+    let Some(pod) = pod else { return false };
+    let may_end =
+        pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).is_some_and(|it| it != "Always");
+    may_end && pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Succeeded")
 }
 
 /// Whether the pod has what it asked for.

@@ -3,7 +3,7 @@
 #
 #   node cable MAC ADDRESS/PREFIX GATEWAY   its place in the cluster's network
 #   node start|stop containerd|kubelet|kube-proxy
-#   node import                             the payload's images; those of disks are mounted, not copied
+#   node import                             the payload's images; what they are made of is mounted, not copied
 set -eu
 bin=/payload/node
 here=${0%/*}
@@ -50,9 +50,9 @@ stop)
 	;;
 import)
 	ctr --address $socket -n k8s.io images import "$bin/images.tar" >/dev/null
-	for marker in /var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/*/fs/.image-disk; do
+	for marker in /var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/*/fs/.mounted-from; do
 		[ -e "$marker" ] || continue
-		mount --bind "/images/$(cat "$marker")" "${marker%/*}"
+		mount --bind "$(cat "$marker")" "${marker%/*}"
 	done
 	;;
 esac

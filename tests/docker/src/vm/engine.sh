@@ -2,7 +2,7 @@
 # The Docker Engine of a VM of the lab. Programs and images are the payload's, and so are its settings.
 #
 #   engine start            containerd and dockerd; returns when the engine answers
-#   engine load             the payload's images; those of disks are mounted, not copied
+#   engine load             the payload's images; what they are made of is mounted, not copied
 #   engine docker WORDS…    docker, as somebody would type it in a clone of the repository
 set -eu
 bin=/payload/engine
@@ -52,8 +52,8 @@ start)
 	;;
 load)
 	docker load --quiet --input "$bin/images.tar"
-	for marker in /var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/*/fs/.image-disk; do
-		mount --bind "/images/$(cat "$marker")" "${marker%/*}"
+	for marker in /var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/*/fs/.mounted-from; do
+		mount --bind "$(cat "$marker")" "${marker%/*}"
 	done
 	;;
 docker)

@@ -1,5 +1,5 @@
 //! What the VM boots with. Images are those of docker/*.Dockerfile, but not copied: what is large in them are the lab's
-//! disks, made from the same folders, and only our programs are layers.
+//! disks, made from the same folders, and our programs are folders of the payload.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,8 @@ pub fn make(programs: &Programs, desktops: &[Desktop]) -> Result<TempDir> {
     let proxy = format!("/payload/{FOLDER}/docker-proxy");
     fs::write(folder.join("daemon.json"), daemon_config("/docker", &proxy))?;
     let operator = stripped(&Own::build(&[&["operator"]])?.operator)?;
-    Image::write_all(&images(programs.payload(), &operator.1, desktops), &folder.join("images.tar"))?;
+    let images = images(programs.payload(), &operator.1, desktops);
+    Image::write_for_vm(&images, &folder, &format!("/payload/{FOLDER}"))?;
     let docker = payload.path().join(CLONE).join("docker");
     fs::create_dir_all(&docker)?;
     let mut copy = Command::new("cp");

@@ -42,7 +42,8 @@ impl Plan {
         let emulator = Emulator::get(config.qemu, config.arch)?;
         let image = GuestImage::build(config.arch)?;
         let disk = |name: &String| Ok((name.clone(), Image::named(name)?.disk(config.arch)?));
-        let disks = config.images.iter().map(disk).collect::<Result<_>>()?;
+        let mut disks = config.images.iter().map(disk).collect::<Result<Vec<_>>>()?;
+        disks.extend(config.more_images.iter().cloned());
         Ok(Self { image, disks, keys: Keys::make()?, emulator, config })
     }
 
