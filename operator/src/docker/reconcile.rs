@@ -6,6 +6,7 @@ pub(in crate::docker) mod address;
 mod attaching;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -338,7 +339,8 @@ impl Work<'_> {
             return;
         };
         if context.known(name).announced.as_ref() != Some(&said) {
-            println!("{said}");
+            // Whoever reads it may have gone; the operator stays.
+            drop(writeln!(std::io::stdout(), "{said}"));
             context.learn(name, |known| known.announced = Some(said));
         }
     }
