@@ -75,12 +75,12 @@ impl AuthError {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// It can't be read.
-    #[error("can't read the key {}: {source}; make a pair with `host-agent keygen`", path.display())]
+    #[error("can't read the key {}: {cause}; make a pair with `host-agent keygen`", path.display())]
     Read {
         /// Which.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// It is no key.
     #[error("{} is no Ed25519 public key: neither PEM (`BEGIN PUBLIC KEY`) nor 32 bytes in base64", .0.display())]
@@ -90,7 +90,7 @@ pub enum KeyError {
 /// Reads a public key: SPKI in PEM, or its 32 bytes in base64.
 pub fn read_public_key(path: &Path) -> Result<VerifyingKey, KeyError> {
     let text =
-        std::fs::read_to_string(path).map_err(|source| KeyError::Read { path: path.to_owned(), source })?;
+        std::fs::read_to_string(path).map_err(|cause| KeyError::Read { path: path.to_owned(), cause })?;
     parse_public_key(&text).ok_or_else(|| KeyError::NotAKey(path.to_owned()))
 }
 

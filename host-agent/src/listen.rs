@@ -70,12 +70,12 @@ pub enum ListenError {
     )]
     Taken(Endpoint),
     /// The operating system refused.
-    #[error("can't listen on {endpoint}: {source}")]
+    #[error("can't listen on {endpoint}: {cause}")]
     Io {
         /// Where.
         endpoint: Endpoint,
         /// What it said.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -113,9 +113,9 @@ impl Listener {
                 }
             }
         };
-        open.await.map_err(|source: io::Error| match source.kind() {
+        open.await.map_err(|cause: io::Error| match cause.kind() {
             io::ErrorKind::AddrInUse => ListenError::Taken(endpoint.clone()),
-            _ => ListenError::Io { endpoint: endpoint.clone(), source },
+            _ => ListenError::Io { endpoint: endpoint.clone(), cause },
         })
     }
 

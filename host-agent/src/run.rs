@@ -21,12 +21,12 @@ pub enum RunError {
     #[error("no {TAP_FILE} at {}; build it with `cargo build --release -p tap`, or name it with --tap", .0.display())]
     NoTap(PathBuf),
     /// A file can't be read.
-    #[error("can't read {}: {source}", path.display())]
+    #[error("can't read {}: {cause}", path.display())]
     Read {
         /// Which.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The system ignores inserted libraries there.
     #[error("{} is {what}: the system inserts no library there; run one that is not", path.display())]
@@ -78,12 +78,12 @@ pub enum RunError {
     #[error(transparent)]
     Renderer(#[from] RendererError),
     /// The system would not start it.
-    #[error("can't start {}: {source}", path.display())]
+    #[error("can't start {}: {cause}", path.display())]
     Start {
         /// Which.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
 }
 
@@ -109,7 +109,7 @@ impl Run {
             Ok((binaries, path, _)) if !binaries.iter().any(|one| one.target.starts_with(SYSTEM)) => {
                 RunError::Foreign { path, target: targets(&binaries) }
             }
-            Ok((_, path, mut command)) => RunError::Start { path, source: command.exec() },
+            Ok((_, path, mut command)) => RunError::Start { path, cause: command.exec() },
             Err(error) => error,
         }
     }
@@ -175,7 +175,7 @@ fn is_apples(path: &Path) -> bool {
 }
 
 fn read(path: &Path) -> Result<Vec<Binary>, RunError> {
-    let bytes = std::fs::read(path).map_err(|source| RunError::Read { path: path.to_owned(), source })?;
+    let bytes = std::fs::read(path).map_err(|cause| RunError::Read { path: path.to_owned(), cause })?;
     Binary::read(&bytes).map_err(|what| RunError::NotDynamic { path: path.to_owned(), what })
 }
 
@@ -186,7 +186,7 @@ fn targets(binaries: &[Binary]) -> String {
 fn check(program: &Path, tap: &Path) -> Result<(), RunError> {
     let path = program.to_owned();
     let mode = std::fs::metadata(program)
-        .map_err(|source| RunError::Read { path: program.to_owned(), source })?
+        .map_err(|cause| RunError::Read { path: program.to_owned(), cause })?
         .permissions()
         .mode();
     let real = std::fs::canonicalize(program).unwrap_or_else(|_| program.to_owned());

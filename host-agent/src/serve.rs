@@ -42,22 +42,22 @@ pub enum ServeError {
     #[error(transparent)]
     Listen(#[from] ListenError),
     /// The link.
-    #[error("can't open the link {}: {source}; is another host-agent running? choose another with --link", path.display())]
+    #[error("can't open the link {}: {cause}; is another host-agent running? choose another with --link", path.display())]
     Link {
         /// Where.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The admin address.
     #[error(
-        "can't open the admin address {address}: {source}; is another host-agent running? choose another with --admin"
+        "can't open the admin address {address}: {cause}; is another host-agent running? choose another with --admin"
     )]
     Admin {
         /// Where.
         address: SocketAddr,
         /// Why.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
 }
 
@@ -111,9 +111,9 @@ pub async fn start(settings: Settings) -> Result<Running, ServeError> {
     for endpoint in &hxfr {
         hxfr_listeners.push(Listener::bind(endpoint).await?);
     }
-    let link_socket = UnixSocket::bind(&link_path)
-        .map_err(|source| ServeError::Link { path: link_path.clone(), source })?;
-    let admin_failed = |source| ServeError::Admin { address: admin_address, source };
+    let link_socket =
+        UnixSocket::bind(&link_path).map_err(|cause| ServeError::Link { path: link_path.clone(), cause })?;
+    let admin_failed = |cause| ServeError::Admin { address: admin_address, cause };
     let admin_listener = TcpListener::bind(admin_address).await.map_err(admin_failed)?;
     let admin_address = admin_listener.local_addr().map_err(admin_failed)?;
 

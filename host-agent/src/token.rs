@@ -15,12 +15,12 @@ use crate::auth::Claims;
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// A file can't be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     File {
         /// Which.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file is no private key.
     #[error("{} is no Ed25519 private key in PEM; make one with `host-agent keygen`", .0.display())]
@@ -58,13 +58,13 @@ fn create(path: &Path, mode: u32, text: &str) -> Result<(), TokenError> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true).mode(mode);
     let write = |mut file: std::fs::File| io::Write::write_all(&mut file, text.as_bytes());
-    options.open(path).and_then(write).map_err(|source| TokenError::File { path: path.to_owned(), source })
+    options.open(path).and_then(write).map_err(|cause| TokenError::File { path: path.to_owned(), cause })
 }
 
 /// Reads a private key in PEM (PKCS #8).
 pub fn read_private_key(path: &Path) -> Result<SigningKey, TokenError> {
     let text =
-        std::fs::read_to_string(path).map_err(|source| TokenError::File { path: path.to_owned(), source })?;
+        std::fs::read_to_string(path).map_err(|cause| TokenError::File { path: path.to_owned(), cause })?;
     SigningKey::from_pkcs8_pem(text.trim()).map_err(|_| TokenError::NotAKey(path.to_owned()))
 }
 

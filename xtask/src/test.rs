@@ -25,7 +25,7 @@ enum Suite {
     /// A real Docker Engine, the newest and the oldest, our images and the compose file: needs root; in a VM, too, when it is
     /// named; not part of the default yet
     Docker,
-    /// Long extras: an arm64 guest, a newer QEMU, fuzzers; not part of the default
+    /// Long extras: an arm64 guest, and our images for it; a newer QEMU, two VMs in a cluster, fuzzers; not part of the default
     Slow,
 }
 
@@ -77,7 +77,7 @@ fn in_turn(suites: &[Suite]) -> Result<Vec<Done>> {
             Suite::Macos => macos(),
             Suite::Cluster => in_a_cluster(&["chart", "cluster", "desktop", "operator"], &[]),
             Suite::Topology => in_a_cluster(&["topology"], &[]),
-            Suite::Docker => in_a_cluster(&["smoke", "operator_docker", "compose", "lab_docker"], &[]),
+            Suite::Docker => in_a_cluster(&["engines", "operator_docker", "compose", "lab_docker"], &[]),
             Suite::Slow => slow(),
         }
         .with_context(|| format!("suite {suite:?}"))?;
@@ -186,8 +186,8 @@ fn with_programs(tests: &[&str], names: &[&str], env: &[(&str, &str)]) -> Result
 
 /// The short one first: it fails sooner.
 fn slow() -> Result<u32> {
-    let vms =
-        e2e(&["arm64", "path", "recovery", "rights"], &["--ignored"])? + in_a_cluster(&["two_vms"], &[])?;
+    let vms = e2e(&["arm64", "path", "recovery", "rights"], &["--ignored"])?
+        + in_a_cluster(&["two_vms", "arm64_images"], &[])?;
     let debian = [("DESKTOPSTREAM_DOCKER_DEBIAN", "1")];
     let oldest = counted(with_programs(&["operator_docker"], &["on_the_engine"], &debian)?)?;
     Ok(vms + oldest + crate::fuzz::run(Duration::from_secs(10 * 60))?)

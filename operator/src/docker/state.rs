@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -91,9 +91,7 @@ impl Folder {
         let remedy = || format!("{} is no key; remove it, and another is made", path.display());
         let signer = Signer::from_pem(&pem).with_context(remedy)?;
         let public = self.root.join("signing-key.pem.pub");
-        if fs::read_to_string(&public).ok().as_deref() != Some(signer.public_pem()) {
-            write(&public, signer.public_pem().as_bytes())?;
-        }
+        write_as(0o644, &public, signer.public_pem().as_bytes())?;
         Ok(signer)
     }
 
@@ -184,6 +182,10 @@ fn make(folder: &Path) -> Result<()> {
 
 /// Whole or not at all, and nobody else's to read.
 fn write(path: &Path, content: &[u8]) -> Result<()> {
+    write_as(0o600, path, content)
+}
+
+fn write_as(mode: u32, path: &Path, content: &[u8]) -> Result<()> {
     let what = || format!("can't write {}", path.display());
     let next = path.with_added_extension("new");
     let mut file = fs::OpenOptions::new()
@@ -194,13 +196,12 @@ fn write(path: &Path, content: &[u8]) -> Result<()> {
         .open(&next)
         .with_context(what)?;
     file.write_all(content).with_context(what)?;
+    file.set_permissions(fs::Permissions::from_mode(mode)).with_context(what)?;
     fs::rename(&next, path).with_context(what)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use serde_json::json;
 
     use super::*;
@@ -218,6 +219,8 @@ mod tests {
             let mode = fs::metadata(&file).expect("is there").permissions().mode();
             assert_eq!(mode & 0o077, 0, "{}", file.display());
         }
+        let public = fs::metadata(root.path().join("signing-key.pem.pub")).expect("is there");
+        assert_eq!(public.permissions().mode() & 0o777, 0o644, "a host-agent of another user reads it");
         folder.forget("desk");
         assert_eq!(folder.viewer_token("desk"), None);
     }

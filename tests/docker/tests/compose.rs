@@ -51,8 +51,8 @@ fn compose_brings_a_desktop_and_leaves_nothing() {
     engine.down().expect("it ends");
 }
 
-/// By the recipe at the top of the file. There is no VM here, so no tap: pictures go as pixels, and who wants it otherwise is
-/// told why not. Without the host-agent the sidecar encodes again.
+/// By the recipe at the top of the file. There is no GPU here: pictures go as pixels, and who wants it otherwise is told why
+/// not. Without the host-agent the sidecar encodes again.
 fn with_a_host_agent(compose: &mut Compose<'_>, folder: &Path) {
     let key = folder.join("key.pub").display().to_string();
     compose.run(&["cp", "operator:/var/lib/desktopstream/signing-key.pem.pub", &key]).expect("it has a key");
@@ -81,8 +81,8 @@ fn with_a_host_agent(compose: &mut Compose<'_>, folder: &Path) {
     a_picture_that_moves(compose, &compose.url());
 
     write("ZeroCopy");
-    let stream = compose.await_condition("Streaming", "NotZeroCopy");
-    println!("{}", condition(&stream, "Streaming")["message"]);
+    let stream = compose.await_condition("Ready", "InvalidSpec");
+    println!("{}", condition(&stream, "Ready")["message"]);
 
     write("Any");
     compose.await_condition("Streaming", "ByPixels");
@@ -177,7 +177,7 @@ impl Compose<'_> {
             match ask() {
                 Ok(found) => return found,
                 Err(error) if Instant::now() > deadline => {
-                    let logs = self.run(&["logs", "--tail", "30"]);
+                    let logs = self.run(&["--profile", "host-agent", "logs", "--tail", "30"]);
                     unreachable!("{what}: not in time: {error}\n{}", logs.unwrap_or_else(|error| error));
                 }
                 Err(_) => std::thread::sleep(Duration::from_millis(300)),
