@@ -226,8 +226,12 @@ fn a_sidecar_without_frames_and_one_that_is_silent() {
 #[test]
 fn rest_and_end() {
     let mut world = World::new(json!({}));
-    world.pod = Some(pod(json!({"phase": "Succeeded"})));
+    let mut ended = pod(json!({"phase": "Succeeded"}));
+    world.pod = Some(ended.clone());
     world.report = None;
+    assert_ne!(world.status().phase, Some(Phase::Ended), "a pod that is always restarted was taken down");
+    ended.spec.as_mut().expect("a spec").restart_policy = Some("Never".to_owned());
+    world.pod = Some(ended);
     assert_eq!(world.status().phase, Some(Phase::Ended));
     world.pod = None;
     for (life, phase, reason) in
