@@ -31,13 +31,14 @@ async fn pushed_pictures_come_back_encoded() {
         assert_eq!(annexb::is_entry_point(&unit.data), seq == 1);
         assert!(!unit.data.is_empty());
     }
-    let status = rig.status().await;
+    // A client may have the last one before its way is counted.
+    let status = rig.until("all are on the wire", |status| status.sessions[0].wire_us.count >= 30).await;
     let session = &status.sessions[0];
     assert_eq!((session.captured, session.encoded, session.dropped, session.lost), (30, 30, 0, 0));
     assert_eq!((session.width, session.height, session.encoder.as_deref()), (160, 120, Some("x264enc")));
     let payload = 30 * 160 * 120 * 4;
     assert!((payload..payload + 30 * 64 + 8192).contains(&session.bytes_in), "{} bytes in", session.bytes_in);
-    assert!(session.bytes_out > 0 && session.encode_us.p50 > 0 && session.wire_us.count >= 30);
+    assert!(session.bytes_out > 0 && session.encode_us.p50 > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
