@@ -17,6 +17,8 @@ pub const PROBE: &str = "docker.io/local/probe:1";
 
 /// In a layer that stands for a folder of the VM: names that folder.
 const MOUNTED: &str = ".mounted-from";
+/// Mounts these folders, in the VM.
+const MOUNT_LAYERS: &str = include_str!("image/mount-layers.sh");
 /// Where a VM has its image disks.
 const DISKS: &str = "/images";
 /// In a VM's payload: the folders that layers stand for.
@@ -117,8 +119,10 @@ impl Image {
     }
 
     /// Writes all for a VM: `images.tar` in `folder`, which is `in_guest` there, whose layers only name folders. Whoever
-    /// imports it there mounts these over the layers, so that nothing is unpacked by an emulated processor.
+    /// imports it there runs the `mount-layers.sh` beside it, which mounts them over the layers, so that nothing is unpacked
+    /// by an emulated processor.
     pub fn write_for_vm(images: &[Self], folder: &Path, in_guest: &str) -> Result<()> {
+        fs::write(folder.join("mount-layers.sh"), MOUNT_LAYERS)?;
         let mut number = 0;
         Self::write_layers(images, &folder.join("images.tar"), |image, scratch| {
             let mut folders: Vec<String> = image.disk.iter().map(|disk| format!("{DISKS}/{disk}")).collect();
@@ -204,8 +208,7 @@ impl Content {
         match self {
             Self::Nothing => {}
             Self::Folder(from) => {
-                let status = Command::new("cp").arg("-a").arg(from.join(".")).arg(folder).status()?;
-                ensure!(status.success(), "copying {} failed", from.display());
+                lab::host::run(Command::new("cp").arg("-a").arg(from.join(".")).arg(folder))?;
             }
             Self::Programs(programs) => {
                 for (path, program) in programs {
@@ -321,6 +324,8 @@ mod tests {
         let images = [image("a"), image("b").with_programs(&[("usr/bin/program", &program)])];
         Image::write_for_vm(&images, &payload, "/payload/x").expect("written");
         assert_eq!(fs::metadata(payload.join("layers/0/usr/bin/program")).expect("placed").len(), 100_000);
+        let script = fs::read_to_string(payload.join("mount-layers.sh")).expect("written");
+        assert!(script.contains(MOUNTED), "both speak of one name");
         let archive = fs::read(payload.join("images.tar")).expect("written");
         assert!(archive.len() < 50_000, "{}", archive.len());
         let text = String::from_utf8_lossy(&archive);

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::http::number;
+use e2e::rig::VIEWER_TOKEN;
 use e2e::{HostAgent, Programs, http, wait};
 use engine::{Engine, Version, images};
 use lab::{Arch, Container, Spec, Vm, VmConfig};
 use serde_json::Value;
 
 const ARCH: Arch = Arch::Arm64;
-const VIEWER_TOKEN: &str = "for-the-lab-only";
 /// Programs of an emulated processor.
 const PATIENCE: Duration = Duration::from_mins(5);
 
@@ -102,18 +102,18 @@ impl Built {
 
 fn streams(vm: &Vm, host_agent: &HostAgent, desktop: &Built, sidecar: &Built) -> Result<()> {
     let name = desktop.name;
-    let shared = |spec: Spec| spec.share(name);
-    let desktop = shared(desktop.spec(name, &[])).env("DESKTOP_SIZE", "640x360");
+    let desktop = desktop.spec(name, &[]).share(name).env("DESKTOP_SIZE", "640x360");
     let upstream = host_agent.upstream();
     let words = ["run", "--name", name, "--listen", "0.0.0.0:8080", "--upstream", &upstream];
-    let sidecar = shared(sidecar.spec("viewers", &words))
+    let sidecar = sidecar
+        .spec("viewers", &words)
+        .share(name)
         .env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/run/desktop/bus")
         .env("WAYLAND_DISPLAY", "wayland-1")
         .env("DESKTOPSTREAM_TOKEN", &host_agent.token(&format!("lab/{name}"), &[])?)
         .env("DESKTOPSTREAM_VIEWER_TOKEN", VIEWER_TOKEN);
-    let both = [desktop, sidecar].map(|spec| Container::start(vm.guest(), &spec));
-    let [desktop, sidecar] = both;
-    let (desktop, sidecar) = (desktop?, sidecar?);
+    let desktop = Container::start(vm.guest(), &desktop)?;
+    let sidecar = Container::start(vm.guest(), &sidecar)?;
     let url = format!("http://127.0.0.1:{}/status", vm.host_port(8080)?);
     let frames = |status: &Value| number(status, "/frames/encoded");
     let after = |count: f64| {

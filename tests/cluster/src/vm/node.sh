@@ -50,9 +50,6 @@ stop)
 	;;
 import)
 	ctr --address $socket -n k8s.io images import "$bin/images.tar" >/dev/null
-	for marker in /var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/*/fs/.mounted-from; do
-		[ -e "$marker" ] || continue
-		mount --bind "$(cat "$marker")" "${marker%/*}"
-	done
+	sh "$bin/mount-layers.sh"
 	;;
 esac

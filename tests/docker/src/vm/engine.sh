@@ -52,9 +52,7 @@ start)
 	;;
 load)
 	docker load --quiet --input "$bin/images.tar"
-	for marker in /var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/*/fs/.mounted-from; do
-		mount --bind "$(cat "$marker")" "${marker%/*}"
-	done
+	sh "$bin/mount-layers.sh"
 	;;
 docker)
 	shift
