@@ -1,4 +1,4 @@
-# The numbered test picture as a desktop (tests/pattern): the smallest that there is.
+# The numbered test picture as a desktop (tests/fixtures/pattern): the smallest that there is.
 #   docker build -f docker/desktop-pattern.Dockerfile -t desktopstream/desktop-pattern .
 # PROGRAMS=prebuilt takes the program from the folder of --build-context programs=FOLDER instead of compiling it.
 ARG BUILD=rust:1.95-trixie

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod annexb;
+pub mod clock;
 pub mod convert;
 pub mod encoder;
 pub mod null;

@@ -1,7 +1,7 @@
 //! The contract, for each encoder of this crate. What is installed is run; what is not is named.
 
-use contract::pictures::moving;
-use contract::{Bench, SETTINGS, SIZE, Subject, contract};
+use encode_testkit::pictures::moving;
+use encode_testkit::{Bench, SETTINGS, SIZE, Subject, contract};
 use encode::{Choice, EncodeError, annexb, open};
 
 const NULL: Subject =

@@ -15,7 +15,7 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::config::{DEFAULT_NAME, Options};
 use crate::log_file::{self, LogFile};
-use crate::run::Run;
+use host_agent_setup::run::Run;
 use crate::{doctor, selftest, serve, token};
 
 /// Pairs sidecars with the GPU contexts of their VMs and encodes their pictures.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use protocol::frame::{HEADER_BYTES, Header};
 use protocol::stream::{self, ClientMessage, Config, ErrorCode, ServerMessage};
-use ring::clock::monotonic_ns;
+use frame_ring::clock::monotonic_ns;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::time::timeout;
 

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use protocol::link::{Context, ToTap};
 use protocol::stream::{Config, DOCTOR, ErrorCode, Path, ServerMessage};
-use ring::Ring;
+use frame_ring::Ring;
 
 use crate::inbox::RingEnd;
 use crate::meter::Numbers;
@@ -295,8 +295,8 @@ fn attach(entry: &mut Entry) {
 }
 
 fn make_ring(slot_bytes: usize) -> Result<(RingEnd, OwnedFd, OwnedFd), String> {
-    let (consumer, memory) = Ring::create(ring::SLOTS, slot_bytes).map_err(|error| error.to_string())?;
-    let (bell, rings) = ring::doorbell::pair().map_err(|error| format!("no socket for the ring: {error}"))?;
+    let (consumer, memory) = Ring::create(frame_ring::SLOTS, slot_bytes).map_err(|error| error.to_string())?;
+    let (bell, rings) = frame_ring::doorbell::pair().map_err(|error| format!("no socket for the ring: {error}"))?;
     Ok((RingEnd { consumer, bell }, memory, rings))
 }
 

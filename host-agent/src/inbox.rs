@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::stream::{Config, Pixels};
-use ring::Consumer;
+use frame_ring::Consumer;
 use tokio::sync::mpsc;
 
 use crate::waker::{self, Sleeper, Waker};

@@ -18,7 +18,7 @@ use ed25519_dalek::SigningKey;
 use encode::encoder::PATIENCE;
 use encode::{Codec, EncodeError, Found, Picture, PixelFormat, Settings, annexb};
 use hdrhistogram::Histogram;
-use ring::{Meta, Producer, Ring, SLOTS};
+use frame_ring::{Meta, Producer, Ring, SLOTS};
 
 use crate::auth::Verifier;
 use crate::encoders::{self, Choice};
@@ -87,8 +87,8 @@ fn sockets() -> Result<String> {
 fn shared_memory() -> Result<String> {
     let bytes = PixelFormat::Nv12.bytes(SIZE.0, SIZE.1);
     let (mut consumer, fd) = Ring::create(SLOTS, bytes)?;
-    let (listen, bell) = ring::doorbell::pair()?;
-    let bell = ring::doorbell::Bell::new(bell)?;
+    let (listen, bell) = frame_ring::doorbell::pair()?;
+    let bell = frame_ring::doorbell::Bell::new(bell)?;
     let mut producer = Producer::map(fd)?;
     let begin = Instant::now();
     for seq in 0..60 {
@@ -107,7 +107,7 @@ fn shared_memory() -> Result<String> {
         };
         ensure!(slot.publish(meta), "a picture's description was refused");
         bell.ring();
-        ensure!(ring::doorbell::drain(&listen), "the bell is broken");
+        ensure!(frame_ring::doorbell::drain(&listen), "the bell is broken");
         let taken = consumer.newest().context("a picture is not there")?;
         let picture: &[u8] = taken.as_ref();
         ensure!(taken.meta().seq == seq, "picture {} came for {seq}", taken.meta().seq);

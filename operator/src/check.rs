@@ -8,8 +8,8 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, Client};
 
-use crate::api::{DesktopStream, HostAgent, names};
-use crate::plan::facts::NodeFacts;
+use operator_api::{DesktopStream, HostAgent, names};
+use operator_plan::facts::NodeFacts;
 
 /// How long the leader may take to appear after an installation.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -11,14 +11,14 @@ use ::kube::{Client, Config};
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 
-use crate::api::crds;
-use crate::kube::calls::{self, Calls};
-use crate::kube::{Options, Settings};
-use crate::node::gpus::Roots;
-use crate::node::kubelet::FOLDER;
-use crate::node::plugin::Dealing;
-use crate::plan::kubernetes::SidecarImage;
-use crate::plan::validate::duration;
+use operator_api::crds;
+use operator_controller::calls::{self, Calls};
+use operator_controller::{Options, Settings};
+use operator_discovery::gpus::Roots;
+use operator_node_agent::kubelet::FOLDER;
+use operator_node_agent::plugin::Dealing;
+use operator_plan::kubernetes::SidecarImage;
+use operator_plan::validate::duration;
 use crate::{docker, install, kube as controllers, node, webhook};
 
 /// Runs DesktopStreams, on Kubernetes or on a Docker Engine.

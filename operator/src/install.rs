@@ -8,7 +8,7 @@ mod workloads;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::api::{crds, names};
+use operator_api::{crds, names};
 
 /// Options of `install-manifests`: what is installed, and where.
 #[derive(Debug, Clone, Args)]

@@ -9,23 +9,23 @@ use std::collections::BTreeMap;
 use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerSummary};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
-use operator::api::conditions::reasons;
-use operator::api::{
+use operator_api::conditions::reasons;
+use operator_api::{
     DesktopStream, DesktopStreamStatus, EncodeWhere, GpuClass, GpuNodes, Phase, Require, names,
 };
-use operator::docker::names::{Place, Role};
-use operator::docker::observe::{self, Container, Detail};
-use operator::docker::refuse::{Publish, check};
-use operator::docker::render::{self, Device, Setting};
-use operator::docker::words;
-use operator::plan::facts::Node;
-use operator::plan::kubernetes::{SidecarImage, pod};
-use operator::plan::lifecycle::{Life, Outcome};
-use operator::plan::pair::Pairing;
-use operator::plan::status::report::Report;
-use operator::plan::status::{Obstacle, Seen, status};
-use operator::plan::validate::Validated;
-use operator::plan::workload::workload;
+use operator_docker::names::{Place, Role};
+use operator_docker::observe::{self, Container, Detail};
+use operator_docker::refuse::{Publish, check};
+use operator_docker::render::{self, Device, Setting};
+use operator_docker::words;
+use operator_plan::facts::Node;
+use operator_plan::kubernetes::{SidecarImage, pod};
+use operator_plan::lifecycle::{Life, Outcome};
+use operator_plan::pair::Pairing;
+use operator_plan::status::report::Report;
+use operator_plan::status::{Obstacle, Seen, status};
+use operator_plan::validate::Validated;
+use operator_plan::workload::workload;
 use serde_json::{Value, json};
 
 /// What Docker refuses of the samples, and by which field.

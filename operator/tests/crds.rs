@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use operator::api::crds;
+use operator_api::crds;
 
 #[test]
 fn the_files_are_current() {

@@ -5,13 +5,13 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use operator::api::GpuClass;
-use operator::node::gpus::{self, Found, Roots};
-use operator::node::kubelet;
-use operator::node::plugin::{Dealing, Resource};
-use operator::node::wire::device_plugin::device_plugin_client::DevicePluginClient;
-use operator::node::wire::registration::registration_server::{Registration, RegistrationServer};
-use operator::node::wire::{
+use operator_api::GpuClass;
+use operator_discovery::gpus::{self, Found, Roots};
+use operator_node_agent::kubelet;
+use operator_node_agent::plugin::{Dealing, Resource};
+use operator_node_agent::wire::device_plugin::device_plugin_client::DevicePluginClient;
+use operator_node_agent::wire::registration::registration_server::{Registration, RegistrationServer};
+use operator_node_agent::wire::{
     AllocateRequest, ContainerAllocateRequest, ContainerPreferredAllocationRequest, Empty,
     PreferredAllocationRequest, RegisterRequest,
 };
@@ -116,7 +116,7 @@ async fn registered(heard: &mut mpsc::UnboundedReceiver<RegisterRequest>) -> Vec
 }
 
 fn share(gpu: &str, at: u32) -> String {
-    operator::node::shares::id(gpu, at)
+    operator_node_agent::shares::id(gpu, at)
 }
 
 fn allocate(ids: &[String]) -> AllocateRequest {
@@ -169,7 +169,7 @@ async fn health_is_told_as_it_changes() {
     registered(&mut heard).await;
     let mut list = node.call(DRI).await.list_and_watch(Empty {}).await.expect("lists").into_inner();
     let healthy =
-        |devices: &[operator::node::wire::Device]| devices.iter().filter(|it| it.health == "Healthy").count();
+        |devices: &[operator_node_agent::wire::Device]| devices.iter().filter(|it| it.health == "Healthy").count();
     assert_eq!(healthy(&list.message().await.expect("a list").expect("one").devices), 8);
     node.found.send_modify(|found| found[0].healthy = false);
     let next =

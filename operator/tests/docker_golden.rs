@@ -3,13 +3,13 @@
 
 mod samples;
 
-use operator::api::DesktopStream;
-use operator::docker::names::Place;
-use operator::docker::refuse::{Publish, check};
-use operator::docker::render::{Device, Setting, objects};
-use operator::plan::kubernetes::SidecarImage;
-use operator::plan::pair::Pairing;
-use operator::plan::workload::workload;
+use operator_api::DesktopStream;
+use operator_docker::names::Place;
+use operator_docker::refuse::{Publish, check};
+use operator_docker::render::{Device, Setting, objects};
+use operator_plan::kubernetes::SidecarImage;
+use operator_plan::pair::Pairing;
+use operator_plan::workload::workload;
 use serde::Serialize;
 
 fn document<T: Serialize>(what: &str, object: &T) -> String {
@@ -27,7 +27,7 @@ fn rendered(stream: &DesktopStream) -> String {
             return lines.concat();
         }
     };
-    let card = valid.spec.gpu.nodes == operator::api::GpuNodes::RenderAndCard;
+    let card = valid.spec.gpu.nodes == operator_api::GpuNodes::RenderAndCard;
     let gpu = Device {
         render: "/dev/dri/renderD128".to_owned(),
         card: card.then(|| "/dev/dri/card0".to_owned()),

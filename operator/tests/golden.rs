@@ -3,11 +3,11 @@
 
 mod samples;
 
-use operator::api::DesktopStream;
-use operator::plan::kubernetes::{HostAgentSecret, SidecarImage, host_agent_secret, objects, pod};
-use operator::plan::pair::Pairing;
-use operator::plan::validate::validate;
-use operator::plan::workload::workload;
+use operator_api::DesktopStream;
+use operator_plan::kubernetes::{HostAgentSecret, SidecarImage, host_agent_secret, objects, pod};
+use operator_plan::pair::Pairing;
+use operator_plan::validate::validate;
+use operator_plan::workload::workload;
 use serde::Serialize;
 
 fn document<T: Serialize>(object: &T) -> String {

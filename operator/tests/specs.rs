@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use kube_cel::Validator;
-use operator::api::{DesktopStream, HostAgent, crds};
-use operator::plan::validate::{validate, validate_update};
+use operator_api::{DesktopStream, HostAgent, crds};
+use operator_plan::validate::{validate, validate_update};
 use serde::Deserialize;
 use serde_json::{Value, json};
 

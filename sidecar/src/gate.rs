@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use protocol::stream::AccessUnit;
 
-use crate::clock::clock_ns;
+use encode::clock::clock_ns;
 use crate::report::Report;
-use crate::viewers::Hub;
+use viewers::Hub;
 
 /// Who encodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

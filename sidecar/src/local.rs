@@ -106,7 +106,7 @@ impl Local {
             return Ok(());
         }
         let Some((picture, seq)) = self.last.take() else { return Ok(()) };
-        let result = self.encode(&picture, seq, crate::clock::clock_ns(), true);
+        let result = self.encode(&picture, seq, encode::clock::clock_ns(), true);
         self.last = Some((picture, seq));
         result
     }

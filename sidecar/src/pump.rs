@@ -19,12 +19,12 @@ use protocol::mailbox::{Operation, REQUEST_BYTES, Status};
 use protocol::stream::{ClientMessage, Codec, Config, ErrorCode, ServerMessage};
 use virtgpu::{Device, Mailbox};
 
-use crate::capture::{Capture, CaptureEvent, Frame};
+use capture::{Capture, CaptureEvent, Frame};
 use crate::gate::Gate;
 use crate::ladder::{Binding, Choice, Ladder, Link, Rung};
 use crate::local::Local;
 use crate::report::Report;
-use crate::upstream::{Event, Upstream};
+use upstream::{Event, Upstream};
 
 /// Frames between ring and access unit: one being encoded, one read meanwhile.
 const IN_FLIGHT: usize = 2;

@@ -13,14 +13,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use virtgpu::{Device, OpenError};
 
-use crate::capture::{self, CaptureOptions};
+use capture::{self, CaptureOptions};
 use crate::cli::{Cli, Command, Desktop, HostAgent, MemoryArg, PushArg, RequireArg, Run, SourceArg};
 use crate::gate::{Gate, Source};
 use crate::ladder::Rung;
 use crate::pump::{Parts, Pump, PumpOptions};
 use crate::report::Report;
-use crate::upstream::{EndpointSource, Event, SIDECAR, TokenSource, Upstream, UpstreamOptions};
-use crate::viewers::{Hub, HubOptions, Server, ServerOptions, StreamInfo};
+use upstream::{EndpointSource, Event, SIDECAR, TokenSource, Upstream, UpstreamOptions};
+use viewers::{Hub, HubOptions, Server, ServerOptions, StreamInfo};
 
 /// How often viewers are told of a change of rung or encoder.
 const INFO_EVERY: Duration = Duration::from_millis(250);

@@ -46,7 +46,7 @@ pub fn numbers_are_right(stream: &Stream) -> Result<()> {
     Ok(())
 }
 
-/// What tests/attacker reports: it got nothing that isn't its own, and that it got.
+/// What tests/fixtures/attacker reports: it got nothing that isn't its own, and that it got.
 pub fn only_refusals(report: &Value) -> Result<()> {
     let only = |section: &str, allowed: &[&str]| -> Result<()> {
         let answers = report[section].as_object().with_context(|| section.to_owned())?;

@@ -1,4 +1,4 @@
-//! `./x bench frame`: the path against pushing pixels, in one run, on one VM. `./x bench control` is tests/cluster's.
+//! `./x bench frame`: the path against pushing pixels, in one run, on one VM. `./x bench control` is tests/harness/cluster's.
 
 mod report;
 

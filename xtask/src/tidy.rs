@@ -10,11 +10,11 @@ const TOO_LONG: usize = 600;
 /// Where unsafe code may be: the product's fences, one call of the GStreamer plugin's, and the test pattern's GL.
 const FENCES: [&str; 6] = [
     "sidecar/virtgpu",
-    "sidecar/pwlent",
+    "sidecar/pipewire-buffers",
     "sidecar/gst/src/dmabuf.rs",
     "host-agent/tap",
     "host-agent/videotoolbox",
-    "tests/pattern",
+    "tests/fixtures/pattern",
 ];
 
 /// Checks the tree; prints what it finds.

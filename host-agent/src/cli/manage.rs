@@ -5,12 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 
-use crate::app::{self, App, Tools};
+use host_agent_setup::app::{self, App, Tools};
 use crate::config::Options;
 use crate::config_file;
-use crate::run::beside;
-use crate::service::{Overview, Service, default_config};
-use crate::steps::{self, Step};
+use host_agent_setup::run::beside;
+use host_agent_setup::service::{Overview, Service, default_config};
+use host_agent_setup::steps::{self, Step};
 
 /// Shows what would be done, or does it.
 fn carry_out(steps: &[Step], dry_run: bool) -> Result<()> {

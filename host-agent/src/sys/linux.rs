@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use tokio_vsock::VsockAddr;
 
 use crate::listen::{Connection, Writer};
-use crate::service::Manager;
+use host_agent_setup::service::Manager;
 use crate::sys::System;
 
 /// The variable that has the dynamic linker insert libraries.

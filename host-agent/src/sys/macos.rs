@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::listen::Connection;
-use crate::service::Manager;
+use host_agent_setup::service::Manager;
 use crate::sys::System;
 
 /// The variable that has the dynamic linker insert libraries.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use encode::{EncodeError, Encoder, Settings, Sink};
 use protocol::stream::Config;
-use ring::clock::monotonic_ns;
+use frame_ring::clock::monotonic_ns;
 
 use super::flight::{Flight, Passenger};
 use super::source::Fresh;

@@ -1,8 +1,8 @@
 //! Where a context's pictures go: a session's ring and its bell.
 
 use protocol::link::Context;
-use ring::Producer;
-use ring::doorbell::Bell;
+use frame_ring::Producer;
+use frame_ring::doorbell::Bell;
 
 /// A session of the host-agent's, bound to a context.
 #[derive(Debug)]

@@ -131,8 +131,8 @@ mod tests {
     use super::*;
 
     fn owned() -> (Option<Owned>, Arc<Shared>) {
-        let (_listen, fd) = ring::doorbell::pair().expect("pair");
-        let shared = Arc::new(Shared::new(ring::doorbell::Bell::new(fd).expect("bell")));
+        let (_listen, fd) = frame_ring::doorbell::pair().expect("pair");
+        let shared = Arc::new(Shared::new(frame_ring::doorbell::Bell::new(fd).expect("bell")));
         (Some(Owned { turn: 1, vmm: Vmm::new(Arc::clone(&shared), Copy) }), shared)
     }
 

@@ -24,7 +24,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use protocol::DecodeError;
-use ring::doorbell::{self, Bell};
+use frame_ring::doorbell::{self, Bell};
 
 use crate::settings::Settings;
 use crate::shared::Shared;
@@ -64,7 +64,7 @@ pub enum LinkError {
     Protocol(&'static str),
     /// A ring that can't be used.
     #[error(transparent)]
-    Ring(#[from] ring::RingError),
+    Ring(#[from] frame_ring::RingError),
     /// More was asked or happened than one side keeps; both start over.
     #[error("{0}; starting over")]
     Overrun(&'static str),

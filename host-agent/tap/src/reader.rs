@@ -7,7 +7,7 @@
 //! part, and the fence's callback, on the same thread, finishes both. Which reader to take is to be
 //! chosen by the GL renderer's name at init.
 
-use ring::clock::monotonic_ns;
+use frame_ring::clock::monotonic_ns;
 
 use crate::real;
 

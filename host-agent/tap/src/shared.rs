@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 use protocol::link::Context;
-use ring::Producer;
-use ring::doorbell::Bell;
+use frame_ring::Producer;
+use frame_ring::doorbell::Bell;
 
 use crate::binding::Command;
 use crate::stats::Counters;

@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering;
 
 use protocol::link::Context;
 use protocol::mailbox::{self, Answer, FrameRequest, Operation, REQUEST_BYTES, Request, Status};
-use ring::Meta;
-use ring::clock::monotonic_ns;
+use frame_ring::Meta;
+use frame_ring::clock::monotonic_ns;
 
 use crate::abi::CreateArgs;
 use crate::binding::{Binding, Command};

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use protocol::link::Context;
 use protocol::mailbox::{self, Answer, FrameRequest, Operation, Request, Status};
 use protocol::{PixelFormat, Rect};
-use ring::doorbell::{self, Bell};
-use ring::{Consumer, Ring};
+use frame_ring::doorbell::{self, Bell};
+use frame_ring::{Consumer, Ring};
 use tap::abi::CreateArgs;
 use tap::binding::{Binding, Command};
 use tap::memory::Page;
@@ -113,8 +113,8 @@ impl Vm {
     }
 
     fn session(&self, session: u64, context: Context, room: usize) -> Consumer {
-        let (consumer, fd) = Ring::create(ring::SLOTS, room).expect("ring");
-        let producer = ring::Producer::map(fd).expect("map");
+        let (consumer, fd) = Ring::create(frame_ring::SLOTS, room).expect("ring");
+        let producer = frame_ring::Producer::map(fd).expect("map");
         let (listen, bell) = doorbell::pair().expect("pair");
         std::mem::forget(listen);
         let bell = Bell::new(bell).expect("bell");

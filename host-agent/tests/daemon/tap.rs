@@ -10,8 +10,8 @@ use bytes::Bytes;
 use protocol::frame::{HEADER_BYTES, Header};
 use protocol::link::{Context, FromTap, Stats, ToTap, VERSION, to_tap_limit};
 use protocol::{PixelFormat, Rect};
-use ring::doorbell::Bell;
-use ring::{Meta, Producer};
+use frame_ring::doorbell::Bell;
+use frame_ring::{Meta, Producer};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use crate::rig::PATIENCE;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock, mpsc};
 
-use contract::{Subject, contract, decode, stream};
+use encode_testkit::{Subject, contract, decode, stream};
 use encode::{Codec, EncodeError, Encoder, Settings, Sink};
 use videotoolbox::simulator::{Fault, Handle, Simulator};
 use videotoolbox::{Admission, Limits, VideoToolbox};
@@ -23,7 +23,7 @@ const HEVC: Subject = Subject {
     hevc: true,
     codec: Codec::Hevc,
     ..Subject::new("videotoolbox, simulated, HEVC", |settings, sink| {
-        over(Simulator::with(contract::hevc::open, []), settings, sink)
+        over(Simulator::with(encode_testkit::hevc::open, []), settings, sink)
     })
 };
 
@@ -63,10 +63,10 @@ fn a_lost_session_of_hevc_goes_on_with_its_parameter_sets() {
     let (got, outputs) = mpsc::channel();
     let sink: Sink = Box::new(move |outcome| got.send(outcome).expect("listened to"));
     let simulator =
-        Simulator::with(contract::hevc::open, [(4, Fault::Invalidated), (9, Fault::NoParameterSets)]);
+        Simulator::with(encode_testkit::hevc::open, [(4, Fault::Invalidated), (9, Fault::NoParameterSets)]);
     let mut encoder = over(Arc::clone(&simulator), settings, sink).expect("opens");
     for number in 0..12u64 {
-        let picture = contract::pictures::moving(number, contract::SIZE);
+        let picture = encode_testkit::pictures::moving(number, encode_testkit::SIZE);
         // An IDR is asked for where its format description will be empty: those of before hold.
         encoder.submit(&picture, number, number * 16_667, number == 7).expect("taken");
     }

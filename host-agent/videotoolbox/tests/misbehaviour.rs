@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use contract::{SETTINGS, SIZE, decode, pictures};
+use encode_testkit::{SETTINGS, SIZE, decode, pictures};
 use encode::{EncodeError, Encoder as _, Output, Sink, annexb};
 use videotoolbox::api::Status;
 use videotoolbox::simulator::{Fault, Handle, Simulator};
@@ -96,7 +96,7 @@ fn mean_luma(number: u64) -> f64 {
     let sum: f64 = picture
         .data
         .chunks_exact(4)
-        .map(|pixel| contract::decode::bt709([pixel[2], pixel[1], pixel[0]])[0])
+        .map(|pixel| encode_testkit::decode::bt709([pixel[2], pixel[1], pixel[0]])[0])
         .sum();
     sum / f64::from(SIZE.0 * SIZE.1)
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use contract::{SETTINGS, SIZE, decode};
+use encode_testkit::{SETTINGS, SIZE, decode};
 use encode::{EncodeError, Encoder as _, Output, Picture, PixelFormat, Sink};
 use videotoolbox::api::Status;
 use videotoolbox::simulator::{Fault, Handle, Simulator};

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use contract::SETTINGS;
+use encode_testkit::SETTINGS;
 use encode::{Choice, Encoder as _, Picture, PixelFormat, Settings, Sink, open};
 use videotoolbox::api::Status;
 use videotoolbox::simulator::{Fault, Handle, Open, Simulator};

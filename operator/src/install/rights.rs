@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::{CONFIGURATION, NODE, OPERATOR, Options, everywhere, labels, ours};
-use crate::api::GROUP;
-use crate::kube::{keys, lease};
-use crate::webhook::cert;
+use operator_api::GROUP;
+use operator_controller::{keys, lease};
+use operator_webhook::cert;
 
 pub(super) fn objects(options: &Options) -> Vec<Value> {
     let mut all = Vec::new();

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{CONFIGURATION, Options, WEBHOOK, everywhere};
-use crate::api::{GROUP, VERSION, names};
+use operator_api::{GROUP, VERSION, names};
 
 pub(super) fn objects(options: &Options) -> Vec<Value> {
     vec![validating(options), mutating(options)]

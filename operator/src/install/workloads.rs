@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{CONFIGURATION, NODE, OPERATOR, Options, WEBHOOK, labels, ours};
-use crate::node::kubelet::FOLDER;
+use operator_node_agent::kubelet::FOLDER;
 
 /// Where the operator serves its webhook.
 const WEBHOOK_PORT: u16 = 9443;

@@ -1,5 +1,5 @@
 //! The chart without a cluster: it lints, what it renders are objects that Kubernetes and our command line know, its
-//! values are judged, and its rights are the ones that the documentation lists. tests/cluster installs it for real.
+//! values are judged, and its rights are the ones that the documentation lists. tests/harness/cluster installs it for real.
 
 mod manifests;
 mod objects;

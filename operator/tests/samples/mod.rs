@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use operator::api::DesktopStream;
+use operator_api::DesktopStream;
 
 /// Every stream of `docs/samples`, by its file's name.
 pub fn all() -> Vec<(String, DesktopStream)> {

@@ -9,12 +9,12 @@ use protocol::mailbox::{FrameRequest, Operation, Status};
 use protocol::stream::{ClientMessage, Codec, Config, DOCTOR, Path, ServerMessage};
 use virtgpu::{CallError, Device, Mailbox, OpenError};
 
-use crate::capture::{self, Capture, CaptureEvent, Frame, FrameBuffer, Negotiated};
+use capture::{self, Capture, CaptureEvent, Frame, FrameBuffer, Negotiated};
 use crate::cli::{Desktop, HostAgent};
 use crate::pump::explain;
 use crate::run::{capture_options, upstream_options};
-use crate::upstream::{Event, Session, Upstream, UpstreamOptions};
-use crate::viewers::snapshot::{self, SnapshotError};
+use upstream::{Event, Session, Upstream, UpstreamOptions};
+use viewers::snapshot::{self, SnapshotError};
 
 /// How long the desktop may take to give a first frame.
 const CAPTURE: Duration = Duration::from_secs(15);
@@ -166,7 +166,7 @@ async fn reach(host_agent: &HostAgent, legs: &mut Vec<Leg>) -> Option<Reached> {
             Some(Reached { upstream, events, session })
         }
         Ok((Ok(Event::Disconnected(error)), _)) => {
-            use crate::upstream::UpstreamError as E;
+            use upstream::UpstreamError as E;
             use protocol::stream::ErrorCode as C;
             let remedy = match &error {
                 E::Refused { code: C::ExpiredToken, .. } => {

@@ -7,7 +7,7 @@ use cluster::Image;
 use cluster::product::images::{self, Programs, SIDECAR};
 use e2e::Desktop;
 
-/// A tenant that wants others' pictures (tests/attacker).
+/// A tenant that wants others' pictures (tests/fixtures/attacker).
 pub const ATTACKER: &str = "docker.io/local/attacker:dev";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 

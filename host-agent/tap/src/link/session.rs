@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use protocol::link::{Context, FromTap, Stats, ToTap, VERSION};
-use ring::Producer;
-use ring::doorbell::{self, Bell};
+use frame_ring::Producer;
+use frame_ring::doorbell::{self, Bell};
 
 use super::socket::{Socket, wait};
 use super::{Link, LinkError};

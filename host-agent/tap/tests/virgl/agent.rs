@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use protocol::frame::{HEADER_BYTES, Header};
 use protocol::link::{Context, FromTap, Stats, ToTap, VERSION, from_tap_limit};
-use ring::{Consumer, Ring, Slot, doorbell};
+use frame_ring::{Consumer, Ring, Slot, doorbell};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 /// Longest wait for anything.
@@ -135,7 +135,7 @@ impl Link {
 
     /// Gives a context a ring.
     pub fn attach(&mut self, session: u64, context: Context, slot_bytes: usize) -> Session {
-        let (consumer, memory) = Ring::create(ring::SLOTS, slot_bytes).expect("ring");
+        let (consumer, memory) = Ring::create(frame_ring::SLOTS, slot_bytes).expect("ring");
         let (bell, ring): (_, OwnedFd) = doorbell::pair().expect("pair");
         self.say(&ToTap::Attach { session, context }, &[memory.as_fd(), ring.as_fd()]);
         bell.set_nonblocking(false).expect("blocking");

@@ -8,7 +8,7 @@ use protocol::PixelFormat;
 use protocol::frame::Header;
 use protocol::link::{Context, FromTap, ToTap, VERSION};
 use protocol::mailbox::{self, FrameRequest, Operation, Status};
-use ring::{Ring, doorbell};
+use frame_ring::{Ring, doorbell};
 
 use crate::agent::{Agent, Link, Session};
 use crate::guest::{Screen, Sidecar, pattern, start};
@@ -228,7 +228,7 @@ fn hostile_host_agents() {
         assert_eq!(sidecar.ask(Operation::Bind([1; 16])).status, Status::NoHostAgent);
     }
     let null: OwnedFd = std::fs::File::open("/dev/null").expect("null").into();
-    let (_consumer, memory) = Ring::create(ring::SLOTS, 4096).expect("ring");
+    let (_consumer, memory) = Ring::create(frame_ring::SLOTS, 4096).expect("ring");
     let (_listen, bell) = doorbell::pair().expect("pair");
     let (_listen, pipe) = UnixStream::pair().expect("pair");
     let ended = |link: &mut Link| while link.next().is_some() {};

@@ -20,7 +20,7 @@ use protocol::pixel::MAX_SIDE;
 use sidecar::cli::HostAgent;
 use sidecar::ladder::Rung;
 use sidecar::run::upstream_options;
-use sidecar::upstream::UpstreamOptions;
+use upstream::UpstreamOptions;
 
 use super::Require;
 use super::input::Input;

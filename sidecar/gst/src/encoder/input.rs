@@ -12,8 +12,8 @@ use gstreamer as gst;
 use gstreamer_allocators::DmaBufMemory;
 use gstreamer_video::VideoMeta;
 use protocol::Rect;
-use sidecar::capture::{Frame, FrameBuffer, GiveBack, GpuBuffer, Lease, ShmView};
-use sidecar::resolve::Resolver;
+use capture::{Frame, FrameBuffer, GiveBack, GpuBuffer, Lease, ShmView};
+use capture::resolve::Resolver;
 use virtgpu::{Device, Imported, SharedMap, duplicate_raw};
 
 use crate::caps::{Memory, Video};

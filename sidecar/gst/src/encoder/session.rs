@@ -17,13 +17,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use protocol::stream::{AccessUnit, Codec, ServerMessage};
-use sidecar::capture::{self, Frame, Inlet};
+use capture::{self, Frame, Inlet};
 use sidecar::gate::Gate;
 use sidecar::ladder::Rung;
 use sidecar::pump::{Parts, Pump, PumpOptions};
 use sidecar::report::Report;
-use sidecar::upstream::{Event, Upstream, UpstreamOptions};
-use sidecar::viewers::{Hub, HubOptions};
+use upstream::{Event, Upstream, UpstreamOptions};
+use viewers::{Hub, HubOptions};
 use tokio::runtime::{Builder, Runtime};
 use virtgpu::Device;
 

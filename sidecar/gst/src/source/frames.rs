@@ -8,7 +8,7 @@ use gstreamer as gst;
 use gstreamer::glib;
 use gstreamer_allocators::DmaBufAllocator;
 use gstreamer_video::{VideoFrameFlags, VideoMeta};
-use sidecar::capture::{Frame, FrameBuffer, GpuBuffer, ShmView};
+use capture::{Frame, FrameBuffer, GpuBuffer, ShmView};
 
 use crate::caps::{self, Memory, Video};
 use crate::dmabuf;
@@ -94,7 +94,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use protocol::{PixelFormat, Rect};
-    use sidecar::capture::{GiveBack, Lease};
+    use capture::{GiveBack, Lease};
     use virtgpu::SharedMap;
 
     use super::*;

@@ -17,8 +17,8 @@ use gstreamer_allocators::DmaBufAllocator;
 use gstreamer_base::prelude::*;
 use gstreamer_base::subclass::base_src::CreateSuccess;
 use gstreamer_base::subclass::prelude::*;
-use sidecar::capture::{self, Capture, CaptureEvent, CaptureOptions, Frame, FrameBuffer};
-use sidecar::clock::clock_ns;
+use capture::{self, Capture, CaptureEvent, CaptureOptions, Frame, FrameBuffer};
+use encode::clock::clock_ns;
 use virtgpu::Device;
 
 use super::SourceKind;

@@ -10,7 +10,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer::subclass::prelude::*;
 use gstreamer_video::{ForceKeyUnitEvent, VideoMeta};
-use sidecar::clock::clock_ns;
+use encode::clock::clock_ns;
 use virtgpu::Device;
 
 use super::{CAT, Encoder, Flow, TICK, USUAL_FPS, lock};

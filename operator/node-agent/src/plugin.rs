@@ -1,0 +1,181 @@
+//! One extended resource as the kubelet's device plugin API wants it. Knows GPUs and shares; who registers it,
+//! and when, is `kubelet`'s.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::pin::Pin;
+
+use futures_util::{Stream, StreamExt};
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Request, Response, Status};
+
+use super::gpus::Found;
+use super::wire::device_plugin::device_plugin_server::DevicePlugin;
+use super::wire::{
+    AllocateRequest, AllocateResponse, CdiDevice, ContainerAllocateResponse,
+    ContainerPreferredAllocationResponse, Device, DevicePluginOptions, DeviceSpec, Empty, HEALTHY,
+    ListAndWatchResponse, PreStartContainerRequest, PreferredAllocationRequest, PreferredAllocationResponse,
+    UNHEALTHY,
+};
+use super::{cdi, shares};
+use operator_api::{GpuClass, names};
+
+/// An extended resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Resource {
+    /// Of these GPUs.
+    pub class: GpuClass,
+    /// With the card node.
+    pub card: bool,
+}
+
+impl Resource {
+    /// `desktopstream.dev/dri…`.
+    pub fn name(self) -> String {
+        names::resource(self.class, self.card)
+    }
+
+    /// Our socket in the kubelet's folder.
+    pub fn socket(self) -> String {
+        format!("{}.sock", self.name().replace('/', "-"))
+    }
+
+    /// Whether this is one of it.
+    pub fn has(self, found: &Found) -> bool {
+        (self.class == GpuClass::Any || self.class == found.gpu.class)
+            && (!self.card || found.gpu.card.is_some())
+    }
+
+    /// All resources that these GPUs make.
+    pub fn of(found: &[Found]) -> BTreeSet<Self> {
+        let mut all = BTreeSet::new();
+        for class in [GpuClass::Any].into_iter().chain(GpuClass::FAMILIES) {
+            for card in [false, true] {
+                let resource = Self { class, card };
+                if found.iter().any(|gpu| resource.has(gpu)) {
+                    all.insert(resource);
+                }
+            }
+        }
+        all
+    }
+}
+
+/// How devices are handed out.
+#[derive(Debug, Clone)]
+pub struct Dealing {
+    /// Shares of each GPU.
+    pub shares: u32,
+    /// Name CDI devices instead of device files.
+    pub cdi: Option<PathBuf>,
+}
+
+/// The resource's server.
+#[derive(Debug, Clone)]
+pub struct Plugin {
+    /// Which.
+    pub resource: Resource,
+    /// What is there, as it changes.
+    pub gpus: watch::Receiver<Vec<Found>>,
+    /// How it is handed out.
+    pub dealing: Dealing,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+impl Plugin {
+    fn list(resource: Resource, each: u32, found: &[Found]) -> ListAndWatchResponse {
+        let devices = found.iter().filter(|found| resource.has(found)).flat_map(|found| {
+            let health = if found.healthy { HEALTHY } else { UNHEALTHY };
+            (0..each).map(move |share| Device {
+                id: shares::id(&found.gpu.name, share),
+                health: health.to_owned(),
+            })
+        });
+        ListAndWatchResponse { devices: devices.collect() }
+    }
+
+    fn hand_out(&self, ids: &[String]) -> Result<ContainerAllocateResponse, Status> {
+        let found = self.gpus.borrow();
+        let mut answer = ContainerAllocateResponse::default();
+        let mut done = BTreeSet::new();
+        for id in ids {
+            let name = shares::gpu_of(id)
+                .ok_or_else(|| Status::invalid_argument(format!("{id:?} is no share of ours")))?;
+            if !done.insert(name.to_owned()) {
+                continue;
+            }
+            let gpu = found
+                .iter()
+                .find(|found| found.gpu.name == name && found.healthy && self.resource.has(found))
+                .map(|found| &found.gpu)
+                .ok_or_else(|| {
+                    Status::not_found(format!("GPU {name} is gone; the pod must be made again"))
+                })?;
+            if answer.envs.is_empty() {
+                let render = cdi::in_container(&gpu.render);
+                answer.envs = HashMap::from([
+                    ("DESKTOPSTREAM_RENDER_NODE".to_owned(), render.clone()),
+                    ("DESKTOP_RENDER_NODE".to_owned(), render),
+                ]);
+            }
+            if self.dealing.cdi.is_some() {
+                answer.cdi_devices.push(CdiDevice { name: cdi::name(name, self.resource.card) });
+                continue;
+            }
+            let card = gpu.card.iter().filter(|_| self.resource.card);
+            for path in std::iter::once(&gpu.render).chain(card) {
+                answer.devices.push(DeviceSpec {
+                    container_path: cdi::in_container(path),
+                    host_path: path.clone(),
+                    permissions: "rw".to_owned(),
+                });
+            }
+        }
+        Ok(answer)
+    }
+}
+
+#[tonic::async_trait]
+impl DevicePlugin for Plugin {
+    type ListAndWatchStream = Pin<Box<dyn Stream<Item = Result<ListAndWatchResponse, Status>> + Send>>;
+
+    async fn get_device_plugin_options(&self, _: Request<Empty>) -> Answer<DevicePluginOptions> {
+        Ok(Response::new(DevicePluginOptions {
+            pre_start_required: false,
+            get_preferred_allocation_available: true,
+        }))
+    }
+
+    async fn list_and_watch(&self, _: Request<Empty>) -> Answer<Self::ListAndWatchStream> {
+        let (resource, each) = (self.resource, self.dealing.shares);
+        let changes = WatchStream::new(self.gpus.clone());
+        Ok(Response::new(Box::pin(changes.map(move |found| Ok(Self::list(resource, each, &found))))))
+    }
+
+    async fn get_preferred_allocation(
+        &self,
+        request: Request<PreferredAllocationRequest>,
+    ) -> Answer<PreferredAllocationResponse> {
+        let requests = request.into_inner().container_requests;
+        let answers = requests.iter().map(|it| {
+            let size = usize::try_from(it.allocation_size).unwrap_or(0);
+            let each = self.dealing.shares;
+            let device_ids =
+                shares::prefer(&it.available_device_ids, &it.must_include_device_ids, size, each);
+            ContainerPreferredAllocationResponse { device_ids }
+        });
+        Ok(Response::new(PreferredAllocationResponse { container_responses: answers.collect() }))
+    }
+
+    async fn allocate(&self, request: Request<AllocateRequest>) -> Answer<AllocateResponse> {
+        let requests = request.into_inner().container_requests;
+        let answers: Result<Vec<_>, _> = requests.iter().map(|it| self.hand_out(&it.device_ids)).collect();
+        Ok(Response::new(AllocateResponse { container_responses: answers? }))
+    }
+
+    async fn pre_start_container(&self, _: Request<PreStartContainerRequest>) -> Answer<Empty> {
+        Ok(Response::new(Empty {}))
+    }
+}

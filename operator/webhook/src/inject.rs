@@ -1,0 +1,159 @@
+//! Puts the sidecar into a pod of somebody else. What to put is `plan`'s; here is whether, and into which.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+
+use operator_api::{DesktopStream, WorkloadKind, names};
+use operator_plan::facts::Node;
+use operator_plan::kubernetes::{self, SidecarImage};
+use operator_plan::pair::Pairing;
+use operator_plan::validate::{Validated, validate};
+use operator_plan::workload::{render_gid, workload};
+
+/// What a pod asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    /// Nothing, or it has it already.
+    Nothing,
+    /// This stream, by label.
+    Named(String),
+    /// Whatever stream names its owner.
+    Owned(WorkloadKind, String),
+}
+
+/// What a pod asks for, by its label and its owner.
+pub fn wish(pod: &Pod) -> Wish {
+    if pod.annotations().contains_key(names::INJECTED) || pod.labels().contains_key(names::STREAM) {
+        return Wish::Nothing;
+    }
+    if let Some(name) = pod.labels().get(names::INJECT) {
+        return Wish::Named(name.clone());
+    }
+    let Some(owner) = pod.owner_references().iter().find(|owner| owner.controller == Some(true)) else {
+        return Wish::Nothing;
+    };
+    match owner.kind.as_str() {
+        "StatefulSet" => Wish::Owned(WorkloadKind::StatefulSet, owner.name.clone()),
+        "Job" => Wish::Owned(WorkloadKind::Job, owner.name.clone()),
+        "ReplicaSet" => {
+            // A Deployment's ReplicaSet is named after it and the template's hash.
+            let hash = pod.labels().get("pod-template-hash").map(|hash| format!("-{hash}"));
+            match hash.and_then(|hash| owner.name.strip_suffix(&hash).map(ToOwned::to_owned)) {
+                Some(deployment) => Wish::Owned(WorkloadKind::Deployment, deployment),
+                None => Wish::Nothing,
+            }
+        }
+        _ => Wish::Nothing,
+    }
+}
+
+/// The stream that a wish is for.
+pub fn choose<'s>(wish: &Wish, streams: &'s [DesktopStream]) -> Option<&'s DesktopStream> {
+    streams.iter().find(|stream| match (wish, &stream.spec.attach) {
+        (Wish::Named(name), Some(_)) => stream.name_any() == *name,
+        (Wish::Owned(kind, name), Some(attach)) => attach.kind == *kind && attach.name == *name,
+        _ => false,
+    })
+}
+
+/// The pod with the sidecar; the error is for the user to read, and the pod stays as it is.
+pub fn injected(
+    pod: &Pod,
+    stream: &DesktopStream,
+    nodes: &[Node],
+    image: &SidecarImage,
+) -> Result<Pod, String> {
+    let valid = validate(stream)
+        .map_err(|invalid| format!("DesktopStream {} is invalid: {invalid}", stream.name_any()))?;
+    let container = valid.spec.attach.as_ref().and_then(|attach| attach.container.as_deref());
+    let mut pod = pod.clone();
+    let spec = pod.spec.as_mut().ok_or("the pod has no spec")?;
+    if let Some(name) = container
+        && !spec.containers.iter().any(|it| it.name == name)
+    {
+        return Err(format!(
+            "the pod has no container {name:?}; correct spec.attach.container of {}",
+            valid.names.stream
+        ));
+    }
+    let gid = render_gid(&valid, nodes, &Pairing::NotNeeded);
+    let workload = workload(&valid, gid);
+    kubernetes::inject(&valid, &workload, image, spec, container);
+    kubernetes::place(&valid, &workload, &Pairing::NotNeeded, spec);
+    mark(&valid, &mut pod);
+    Ok(pod)
+}
+
+fn mark(stream: &Validated, pod: &mut Pod) {
+    let labels = pod.metadata.labels.get_or_insert_default();
+    labels.insert(names::STREAM.to_owned(), stream.names.stream.clone());
+    let generation = stream.generation.unwrap_or_default().to_string();
+    pod.metadata.annotations.get_or_insert_default().insert(names::INJECTED.to_owned(), generation);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use operator_plan::pair::tests::node;
+    use operator_plan::validate::tests::stream;
+
+    fn pod(metadata: &Value) -> Pod {
+        serde_json::from_value(
+            json!({"metadata": metadata, "spec": {"containers": [{"name": "shell"}, {"name": "b"}]}}),
+        )
+        .expect("a pod")
+    }
+
+    fn owned(kind: &str, name: &str, labels: &Value) -> Pod {
+        let owner = json!([{"apiVersion": "v", "kind": kind, "name": name, "uid": "u", "controller": true}]);
+        pod(&json!({"ownerReferences": owner, "labels": labels}))
+    }
+
+    fn attached(attach: &Value) -> DesktopStream {
+        stream(&json!({"spec": {"desktop": null, "attach": attach}}))
+    }
+
+    #[test]
+    fn pods_ask_by_label_or_by_owner() {
+        assert_eq!(wish(&pod(&json!({"labels": {names::INJECT: "desk"}}))), Wish::Named("desk".to_owned()));
+        assert_eq!(wish(&pod(&json!({}))), Wish::Nothing);
+        assert_eq!(wish(&owned("Job", "j", &json!({}))), Wish::Owned(WorkloadKind::Job, "j".to_owned()));
+        let deployment = owned("ReplicaSet", "kiosk-5d8f", &json!({"pod-template-hash": "5d8f"}));
+        assert_eq!(wish(&deployment), Wish::Owned(WorkloadKind::Deployment, "kiosk".to_owned()));
+        assert_eq!(wish(&owned("ReplicaSet", "by-hand", &json!({}))), Wish::Nothing);
+        let streams = [attached(&json!({"kind": "Deployment", "name": "kiosk"}))];
+        assert!(choose(&wish(&deployment), &streams).is_some());
+        assert!(choose(&Wish::Owned(WorkloadKind::Job, "kiosk".to_owned()), &streams).is_none());
+        assert!(
+            choose(&Wish::Named("desk".to_owned()), &[stream(&json!({}))]).is_none(),
+            "no stream of a desktop of ours"
+        );
+    }
+
+    #[test]
+    fn an_injected_pod_is_the_streams_and_is_not_injected_again() {
+        let stream = attached(&json!({"kind": "Pod", "name": "any", "container": "b"}));
+        let nodes = [node("n1", 105, &[])];
+        let image = SidecarImage::default();
+        let before = pod(&json!({"labels": {names::INJECT: "desk"}}));
+        let after = injected(&before, &stream, &nodes, &image).expect("injects");
+        assert_eq!(wish(&after), Wish::Nothing);
+        let valid = validate(&stream).expect("valid");
+        let selector =
+            kubernetes::objects(&valid).service.spec.and_then(|spec| spec.selector).expect("a selector");
+        assert!(
+            selector.iter().all(|(key, value)| after.labels().get(key) == Some(value)),
+            "viewers reach it"
+        );
+        let spec = after.spec.expect("a spec");
+        assert_eq!(spec.init_containers.expect("inits")[0].name, names::SIDECAR_CONTAINER);
+        assert!(spec.containers[1].volume_mounts.is_some() && spec.containers[0].volume_mounts.is_none());
+        assert_eq!(spec.security_context.and_then(|it| it.supplemental_groups), Some(vec![105]));
+        let wrong = attached(&json!({"kind": "Pod", "name": "any", "container": "z"}));
+        assert!(
+            injected(&before, &wrong, &nodes, &image).expect_err("no such").contains("spec.attach.container")
+        );
+    }
+}

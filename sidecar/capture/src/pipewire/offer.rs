@@ -1,0 +1,384 @@
+//! What we ask of a PipeWire producer, and what it answers: formats, modifiers, kinds of buffers.
+//!
+//! A DMA-BUF offer is an EnumFormat *with* the modifier property, flagged "mandatory" (a producer that does
+//! not know the property must not match) and "don't fixate" (the allocator chooses). The one *without* it,
+//! after it in order, is the shared-memory offer. The answer's kind of buffer follows from whether it has a
+//! modifier. On virgl the only modifier that works is INVALID, "none said"; LINEAR is offered too, for others.
+//!
+//! Pure: values in, bytes out, and back.
+
+use std::io::Cursor;
+
+use pipewire::spa::param::format::{FormatProperties, MediaSubtype, MediaType};
+use pipewire::spa::param::video::VideoFormat;
+use pipewire::spa::pod::deserialize::PodDeserializer;
+use pipewire::spa::pod::serialize::PodSerializer;
+use pipewire::spa::pod::{ChoiceValue, Object, Property, PropertyFlags, Value};
+use pipewire::spa::sys as spa;
+use pipewire::spa::utils::{Choice, ChoiceEnum, ChoiceFlags, Fraction, Id, Rectangle};
+use protocol::PixelFormat;
+use protocol::pixel::MAX_SIDE;
+
+use crate::negotiated::{MOD_INVALID, MOD_LINEAR, modifier_text};
+
+/// Modifiers that we offer, best first.
+pub const MODIFIERS: [u64; 2] = [MOD_INVALID, MOD_LINEAR];
+/// Buffers that we ask for: with the pump, in the slot, being drawn, and one to spare.
+const BUFFERS: (i32, i32, i32) = (4, 3, 16);
+/// Regions of damage that a producer may tell.
+const DAMAGE_REGIONS: i32 = 16;
+const MANDATORY: u32 = 1 << 3;
+const DONT_FIXATE: u32 = 1 << 4;
+
+const FORMATS: [(VideoFormat, PixelFormat); 4] = [
+    (VideoFormat::BGRx, PixelFormat::Bgrx),
+    (VideoFormat::BGRA, PixelFormat::Bgra),
+    (VideoFormat::RGBx, PixelFormat::Rgbx),
+    (VideoFormat::RGBA, PixelFormat::Rgba),
+];
+
+/// What was agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Agreed {
+    /// Pixel layout.
+    pub format: PixelFormat,
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// The modifier: buffers are DMA-BUFs. Without one they are shared memory.
+    pub modifier: Option<u64>,
+    /// The producer leaves the choice of modifier to us.
+    pub unfixed: bool,
+}
+
+/// Why an answer is of no use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadFormat {
+    /// Not what a Format looks like.
+    #[error("a format that can't be read: {0}")]
+    Unreadable(String),
+    /// A format that we did not offer.
+    #[error("pixel format {0}, which we did not offer")]
+    Pixels(String),
+    /// A size beyond the limits.
+    #[error("size {0}x{1}")]
+    Size(u32, u32),
+}
+
+/// A param's bytes.
+pub type Pod = Vec<u8>;
+
+fn bytes(object: Object) -> Pod {
+    // Serialising into memory can fail only for values that no `Object` of ours has.
+    PodSerializer::serialize(Cursor::new(Vec::new()), &Value::Object(object))
+        .map(|(cursor, _)| cursor.into_inner())
+        .unwrap_or_default()
+}
+
+fn choice<T: pipewire::spa::pod::CanonicalFixedSizedPod>(choice: ChoiceEnum<T>) -> Choice<T> {
+    Choice(ChoiceFlags::empty(), choice)
+}
+
+fn one_of<T: pipewire::spa::pod::CanonicalFixedSizedPod + Copy>(first: T, all: Vec<T>) -> Choice<T> {
+    choice(ChoiceEnum::Enum { default: first, alternatives: all })
+}
+
+fn enum_format(modifiers: Option<&[u64]>, max_fps: u32) -> Pod {
+    let ids: Vec<Id> = FORMATS.iter().map(|(format, _)| Id(format.as_raw())).collect();
+    let property = |key: FormatProperties, value| Property::new(key.as_raw(), value);
+    let mut properties = vec![
+        property(FormatProperties::MediaType, Value::Id(Id(MediaType::Video.as_raw()))),
+        property(FormatProperties::MediaSubtype, Value::Id(Id(MediaSubtype::Raw.as_raw()))),
+        property(FormatProperties::VideoFormat, Value::Choice(ChoiceValue::Id(one_of(ids[0], ids)))),
+    ];
+    let modifier = |flags, value| Property {
+        key: FormatProperties::VideoModifier.as_raw(),
+        flags: PropertyFlags::from_bits_retain(flags),
+        value,
+    };
+    match modifiers {
+        None | Some([]) => {}
+        // Nothing is left to choose.
+        Some([only]) => properties.push(modifier(MANDATORY, Value::Long(only.cast_signed()))),
+        Some(all @ [first, ..]) => {
+            let all = all.iter().map(|modifier| modifier.cast_signed()).collect();
+            let value = Value::Choice(ChoiceValue::Long(one_of(first.cast_signed(), all)));
+            properties.push(modifier(MANDATORY | DONT_FIXATE, value));
+        }
+    }
+    let size = choice(ChoiceEnum::Range {
+        default: Rectangle { width: 1280, height: 720 },
+        min: Rectangle { width: 1, height: 1 },
+        max: Rectangle { width: MAX_SIDE, height: MAX_SIDE },
+    });
+    // A rate of 0 means "when something changes".
+    let rate = choice(ChoiceEnum::Range {
+        default: Fraction { num: 0, denom: 1 },
+        min: Fraction { num: 0, denom: 1 },
+        max: Fraction { num: 1000, denom: 1 },
+    });
+    let highest = choice(ChoiceEnum::Range {
+        default: Fraction { num: max_fps, denom: 1 },
+        min: Fraction { num: 1, denom: 1 },
+        max: Fraction { num: max_fps, denom: 1 },
+    });
+    properties.extend([
+        property(FormatProperties::VideoSize, Value::Choice(ChoiceValue::Rectangle(size))),
+        property(FormatProperties::VideoFramerate, Value::Choice(ChoiceValue::Fraction(rate))),
+        property(FormatProperties::VideoMaxFramerate, Value::Choice(ChoiceValue::Fraction(highest))),
+    ]);
+    bytes(Object { type_: spa::SPA_TYPE_OBJECT_Format, id: spa::SPA_PARAM_EnumFormat, properties })
+}
+
+/// Our offers, best first: DMA-BUF with these modifiers if there are any, shared memory if it will do.
+pub fn formats(modifiers: &[u64], shm: bool, max_fps: u32) -> Vec<Pod> {
+    let max_fps = max_fps.clamp(1, 1000);
+    let mut offers = Vec::with_capacity(2);
+    if !modifiers.is_empty() {
+        offers.push(enum_format(Some(modifiers), max_fps));
+    }
+    if shm {
+        offers.push(enum_format(None, max_fps));
+    }
+    offers
+}
+
+/// What we want of the buffers of an agreed format: kind, number, and metas.
+pub fn buffers(dmabuf: bool) -> Vec<Pod> {
+    let kinds = if dmabuf { 1 << spa::SPA_DATA_DmaBuf } else { 1 << spa::SPA_DATA_MemFd };
+    let (default, min, max) = BUFFERS;
+    let meta = |kind: u32, size: Value| {
+        bytes(Object {
+            type_: spa::SPA_TYPE_OBJECT_ParamMeta,
+            id: spa::SPA_PARAM_Meta,
+            properties: vec![
+                Property::new(spa::SPA_PARAM_META_type, Value::Id(Id(kind))),
+                Property::new(spa::SPA_PARAM_META_size, size),
+            ],
+        })
+    };
+    let region = size_of::<spa::spa_meta_region>() as i32;
+    vec![
+        bytes(Object {
+            type_: spa::SPA_TYPE_OBJECT_ParamBuffers,
+            id: spa::SPA_PARAM_Buffers,
+            properties: vec![
+                Property::new(
+                    spa::SPA_PARAM_BUFFERS_buffers,
+                    Value::Choice(ChoiceValue::Int(choice(ChoiceEnum::Range { default, min, max }))),
+                ),
+                Property::new(
+                    spa::SPA_PARAM_BUFFERS_dataType,
+                    Value::Choice(ChoiceValue::Int(choice(ChoiceEnum::Flags {
+                        default: kinds,
+                        flags: vec![],
+                    }))),
+                ),
+            ],
+        }),
+        meta(spa::SPA_META_Header, Value::Int(size_of::<spa::spa_meta_header>() as i32)),
+        meta(
+            spa::SPA_META_VideoDamage,
+            Value::Choice(ChoiceValue::Int(choice(ChoiceEnum::Range {
+                default: region * DAMAGE_REGIONS,
+                min: region,
+                max: region * DAMAGE_REGIONS,
+            }))),
+        ),
+    ]
+}
+
+fn object(pod: &[u8]) -> Result<Object, BadFormat> {
+    match PodDeserializer::deserialize_any_from(pod) {
+        Ok((_, Value::Object(object))) => Ok(object),
+        Ok(_) => Err(BadFormat::Unreadable("no object".to_owned())),
+        Err(error) => Err(BadFormat::Unreadable(format!("{error:?}"))),
+    }
+}
+
+fn find(object: &Object, key: FormatProperties) -> Option<&Property> {
+    object.properties.iter().find(|property| property.key == key.as_raw())
+}
+
+/// Reads the format that was agreed on.
+pub fn agreed(pod: &[u8]) -> Result<Agreed, BadFormat> {
+    let object = object(pod)?;
+    let raw =
+        match find(&object, FormatProperties::VideoFormat).map(|property| ids(&property.value)).as_deref() {
+            Some([only]) => *only,
+            other => return Err(BadFormat::Unreadable(format!("video format {other:?}"))),
+        };
+    let format = FORMATS
+        .iter()
+        .find(|(format, _)| format.as_raw() == raw)
+        .map(|(_, format)| *format)
+        .ok_or_else(|| BadFormat::Pixels(format_text(raw)))?;
+    let size = match find(&object, FormatProperties::VideoSize).map(|property| sizes(&property.value)) {
+        Some(Some((smallest, largest))) if smallest == largest => smallest,
+        other => return Err(BadFormat::Unreadable(format!("video size {other:?}"))),
+    };
+    if !(1..=MAX_SIDE).contains(&size.width) || !(1..=MAX_SIDE).contains(&size.height) {
+        return Err(BadFormat::Size(size.width, size.height));
+    }
+    let property = find(&object, FormatProperties::VideoModifier);
+    let modifier = property.and_then(|property| modifiers(&property.value).first().copied());
+    let unfixed = property.is_some_and(|property| property.flags.bits() & DONT_FIXATE != 0);
+    Ok(Agreed { format, width: size.width, height: size.height, modifier, unfixed })
+}
+
+/// The identifiers in a property's value. A value that was chosen comes plain, or as a choice of kind "none".
+fn ids(value: &Value) -> Vec<u32> {
+    match value {
+        Value::Id(id) | Value::Choice(ChoiceValue::Id(Choice(_, ChoiceEnum::None(id)))) => vec![id.0],
+        Value::Choice(ChoiceValue::Id(Choice(_, ChoiceEnum::Enum { alternatives, .. }))) => {
+            alternatives.iter().map(|id| id.0).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The smallest and the largest size in a property's value.
+fn sizes(value: &Value) -> Option<(Rectangle, Rectangle)> {
+    match value {
+        Value::Rectangle(size) | Value::Choice(ChoiceValue::Rectangle(Choice(_, ChoiceEnum::None(size)))) => {
+            Some((*size, *size))
+        }
+        Value::Choice(ChoiceValue::Rectangle(Choice(
+            _,
+            ChoiceEnum::Range { min, max, .. } | ChoiceEnum::Step { min, max, .. },
+        ))) => Some((*min, *max)),
+        _ => None,
+    }
+}
+
+/// The modifiers in a property's value, the preferred one first.
+fn modifiers(value: &Value) -> Vec<u64> {
+    let all = match value {
+        Value::Long(modifier) => vec![*modifier],
+        Value::Choice(ChoiceValue::Long(Choice(_, choice))) => match choice {
+            ChoiceEnum::None(modifier) => vec![*modifier],
+            ChoiceEnum::Enum { default, alternatives } => {
+                let others = alternatives.iter().filter(|other| *other != default);
+                std::iter::once(default).chain(others).copied().collect()
+            }
+            _ => Vec::new(),
+        },
+        _ => Vec::new(),
+    };
+    all.into_iter().map(i64::cast_unsigned).collect()
+}
+
+fn format_text(raw: u32) -> String {
+    let text = format!("{:?}", VideoFormat::from_raw(raw));
+    text.strip_prefix("VideoFormat::").unwrap_or(&text).to_owned()
+}
+
+/// One format that a producer offers, in words.
+pub fn describe(pod: &[u8]) -> String {
+    let Ok(object) = object(pod) else { return "a format that can't be read".to_owned() };
+    let formats = find(&object, FormatProperties::VideoFormat).map(|property| ids(&property.value));
+    let formats: Vec<String> = formats.unwrap_or_default().into_iter().map(format_text).collect();
+    let size = match find(&object, FormatProperties::VideoSize).and_then(|property| sizes(&property.value)) {
+        Some((min, max)) if min == max => format!(" {}x{}", min.width, min.height),
+        Some((min, max)) => format!(" {}x{} to {}x{}", min.width, min.height, max.width, max.height),
+        None => String::new(),
+    };
+    let memory = match find(&object, FormatProperties::VideoModifier) {
+        Some(property) => {
+            let all: Vec<String> = modifiers(&property.value).into_iter().map(modifier_text).collect();
+            format!(", DMA-BUF modifiers {}", all.join(", "))
+        }
+        None => ", shared memory".to_owned(),
+    };
+    format!("{}{size}{memory}", formats.join("|"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(format: VideoFormat, width: u32, height: u32, modifier: Option<(u32, Value)>) -> Pod {
+        let mut properties = vec![
+            Property::new(FormatProperties::VideoFormat.as_raw(), Value::Id(Id(format.as_raw()))),
+            Property::new(
+                FormatProperties::VideoSize.as_raw(),
+                Value::Rectangle(Rectangle { width, height }),
+            ),
+        ];
+        if let Some((flags, value)) = modifier {
+            properties.push(Property {
+                key: FormatProperties::VideoModifier.as_raw(),
+                flags: PropertyFlags::from_bits_retain(flags),
+                value,
+            });
+        }
+        bytes(Object { type_: spa::SPA_TYPE_OBJECT_Format, id: spa::SPA_PARAM_Format, properties })
+    }
+
+    #[test]
+    fn the_gpu_offer_comes_first_and_is_flagged() {
+        let offers = formats(&MODIFIERS, true, 60);
+        assert_eq!(offers.len(), 2);
+        let gpu = object(&offers[0]).expect("reads");
+        let modifier = find(&gpu, FormatProperties::VideoModifier).expect("a modifier");
+        assert_eq!(modifier.flags.bits(), MANDATORY | DONT_FIXATE);
+        assert_eq!(modifiers(&modifier.value), MODIFIERS);
+        let shm = object(&offers[1]).expect("reads");
+        assert!(find(&shm, FormatProperties::VideoModifier).is_none());
+        let single = object(&formats(&[MOD_INVALID], false, 60)[0]).expect("reads");
+        let single = find(&single, FormatProperties::VideoModifier).expect("a modifier");
+        assert_eq!((single.flags.bits(), modifiers(&single.value)), (MANDATORY, vec![MOD_INVALID]));
+        assert_eq!(formats(&[], true, 60), offers[1..]);
+        assert_eq!(formats(&MODIFIERS, false, 60), offers[..1]);
+        assert_eq!(
+            describe(&offers[0]),
+            "BGRx|BGRA|RGBx|RGBA 1x1 to 8192x8192, DMA-BUF modifiers INVALID, LINEAR"
+        );
+    }
+
+    #[test]
+    fn answers_are_read() {
+        let shm = agreed(&answer(VideoFormat::RGBA, 640, 360, None)).expect("reads");
+        assert_eq!(
+            shm,
+            Agreed { format: PixelFormat::Rgba, width: 640, height: 360, modifier: None, unfixed: false }
+        );
+        let chosen = bytes(Object {
+            type_: spa::SPA_TYPE_OBJECT_Format,
+            id: spa::SPA_PARAM_Format,
+            properties: vec![
+                Property::new(
+                    FormatProperties::VideoFormat.as_raw(),
+                    Value::Choice(ChoiceValue::Id(choice(ChoiceEnum::None(Id(VideoFormat::RGBA.as_raw()))))),
+                ),
+                Property::new(
+                    FormatProperties::VideoSize.as_raw(),
+                    Value::Choice(ChoiceValue::Rectangle(choice(ChoiceEnum::None(Rectangle {
+                        width: 640,
+                        height: 360,
+                    })))),
+                ),
+            ],
+        });
+        assert_eq!(agreed(&chosen).expect("a choice of kind none is a value"), shm);
+        let fixed =
+            answer(VideoFormat::BGRx, 640, 360, Some((MANDATORY, Value::Long(MOD_INVALID.cast_signed()))));
+        let fixed = agreed(&fixed).expect("reads");
+        assert_eq!((fixed.modifier, fixed.unfixed), (Some(MOD_INVALID), false));
+        let open = Value::Choice(ChoiceValue::Long(one_of(0, vec![0, MOD_INVALID.cast_signed()])));
+        let open =
+            agreed(&answer(VideoFormat::BGRx, 1, 1, Some((MANDATORY | DONT_FIXATE, open)))).expect("reads");
+        assert_eq!((open.modifier, open.unfixed), (Some(MOD_LINEAR), true));
+    }
+
+    #[test]
+    fn bad_answers_are_refused() {
+        let refused = |pod: &[u8]| agreed(pod).expect_err("refused");
+        assert!(matches!(refused(&answer(VideoFormat::I420, 640, 360, None)), BadFormat::Pixels(_)));
+        assert_eq!(refused(&answer(VideoFormat::BGRx, 0, 360, None)), BadFormat::Size(0, 360));
+        assert!(matches!(refused(&answer(VideoFormat::BGRx, 9000, 360, None)), BadFormat::Size(..)));
+        assert!(matches!(refused(&[]), BadFormat::Unreadable(_)));
+        assert!(matches!(refused(&[0xff; 64]), BadFormat::Unreadable(_)));
+    }
+}

@@ -1,0 +1,269 @@
+//! The Wayland objects of a capture, and what their events leave behind.
+//!
+//! Events only note facts in [`State`]; the session looks at them. It does not know what to do with a fact.
+
+use protocol::Rect;
+use wayland_client::protocol::{wl_buffer, wl_callback, wl_output, wl_registry, wl_shm, wl_shm_pool};
+use wayland_client::{Connection, Dispatch, Proxy, QueueHandle, WEnum, delegate_noop, event_created_child};
+use wayland_protocols::wp::linux_dmabuf::zv1::client::{zwp_linux_buffer_params_v1, zwp_linux_dmabuf_v1};
+use wayland_protocols_wlr::screencopy::v1::client::{zwlr_screencopy_frame_v1, zwlr_screencopy_manager_v1};
+
+use crate::negotiated::{fourcc_text, modifier_text};
+
+use wl_buffer::WlBuffer;
+use wl_output::WlOutput;
+use zwlr_screencopy_frame_v1::ZwlrScreencopyFrameV1;
+use zwlr_screencopy_manager_v1::ZwlrScreencopyManagerV1;
+use zwp_linux_buffer_params_v1::ZwpLinuxBufferParamsV1;
+use zwp_linux_dmabuf_v1::ZwpLinuxDmabufV1;
+
+/// Versions that we speak.
+const SCREENCOPY_VERSION: u32 = 3;
+/// 3 still sends its formats as events; from 4 on they come in a table.
+const DMABUF_VERSION: u32 = 3;
+const OUTPUT_VERSION: u32 = 4;
+/// Offers noted at most: a compositor lists some hundred pairs of format and modifier.
+const MAX_OFFERS: usize = 1024;
+
+/// Everything that was announced or happened.
+#[derive(Debug, Default)]
+pub struct State {
+    /// The globals.
+    pub screencopy: Option<ZwlrScreencopyManagerV1>,
+    /// DMA-BUFs can be handed over.
+    pub dmabuf: Option<ZwpLinuxDmabufV1>,
+    /// Shared memory can.
+    pub shm: Option<wl_shm::WlShm>,
+    /// Outputs, in the order of their appearance.
+    pub outputs: Vec<Output>,
+    /// (format, modifier) pairs that the compositor takes as DMA-BUF.
+    pub dmabuf_formats: Vec<(u32, u64)>,
+    /// The capture under way.
+    pub frame: FrameState,
+    /// The answer to the last `zwp_linux_buffer_params_v1.create`.
+    pub created: Option<Result<WlBuffer, ()>>,
+    /// The number of the last sync that was answered.
+    pub synced: u32,
+}
+
+/// An output.
+#[derive(Debug)]
+pub struct Output {
+    /// Its global's name: a number.
+    pub global: u32,
+    /// The object.
+    pub proxy: WlOutput,
+    /// What people call it; empty before version 4.
+    pub name: String,
+}
+
+/// A picture in shared memory, as offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShmOffer {
+    /// `wl_shm.format`.
+    pub format: u32,
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// Bytes from row to row.
+    pub stride: u32,
+}
+
+/// A picture in a DMA-BUF, as offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DmabufOffer {
+    /// DRM fourcc.
+    pub fourcc: u32,
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+}
+
+/// What one `zwlr_screencopy_frame_v1` has said.
+#[derive(Debug, Default, Clone)]
+pub struct FrameState {
+    /// Shared memory that would do.
+    pub shm: Option<ShmOffer>,
+    /// A DMA-BUF that would do.
+    pub dmabuf: Option<DmabufOffer>,
+    /// All offers were made.
+    pub offered: bool,
+    /// Row 0 is at the bottom.
+    pub y_invert: bool,
+    /// The smallest rectangle around all damage.
+    pub damage: Rect,
+    /// It was copied; when, ns.
+    pub ready: Option<u64>,
+    /// It was not.
+    pub failed: bool,
+}
+
+impl State {
+    /// The offers of DMA-BUF formats in words, a line for each format that we could carry.
+    pub fn describe_dmabuf(&self) -> Vec<String> {
+        let mut lines: Vec<(u32, Vec<String>)> = Vec::new();
+        for (format, modifier) in &self.dmabuf_formats {
+            if protocol::PixelFormat::from_fourcc(*format).is_err() {
+                continue;
+            }
+            match lines.iter_mut().find(|line| line.0 == *format) {
+                Some(line) => line.1.push(modifier_text(*modifier)),
+                None => lines.push((*format, vec![modifier_text(*modifier)])),
+            }
+        }
+        lines
+            .into_iter()
+            .map(|(format, modifiers)| {
+                format!("linux-dmabuf {} modifiers {}", fourcc_text(format), modifiers.join(", "))
+            })
+            .collect()
+    }
+}
+
+impl Dispatch<wl_registry::WlRegistry, ()> for State {
+    fn event(
+        state: &mut Self,
+        registry: &wl_registry::WlRegistry,
+        event: wl_registry::Event,
+        (): &(),
+        _: &Connection,
+        queue: &QueueHandle<Self>,
+    ) {
+        match event {
+            wl_registry::Event::Global { name, interface, version } => {
+                if interface == WlOutput::interface().name {
+                    let proxy = registry.bind(name, version.min(OUTPUT_VERSION), queue, name);
+                    state.outputs.push(Output { global: name, proxy, name: String::new() });
+                } else if interface == wl_shm::WlShm::interface().name {
+                    state.shm = Some(registry.bind(name, 1, queue, ()));
+                } else if interface == ZwpLinuxDmabufV1::interface().name && version >= 2 {
+                    state.dmabuf = Some(registry.bind(name, version.min(DMABUF_VERSION), queue, ()));
+                } else if interface == ZwlrScreencopyManagerV1::interface().name {
+                    state.screencopy = Some(registry.bind(name, version.min(SCREENCOPY_VERSION), queue, ()));
+                }
+            }
+            wl_registry::Event::GlobalRemove { name } => {
+                state.outputs.retain(|output| output.global != name);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Dispatch<WlOutput, u32> for State {
+    fn event(
+        state: &mut Self,
+        _: &WlOutput,
+        event: wl_output::Event,
+        global: &u32,
+        _: &Connection,
+        _: &QueueHandle<Self>,
+    ) {
+        if let wl_output::Event::Name { name } = event
+            && let Some(output) = state.outputs.iter_mut().find(|output| output.global == *global)
+        {
+            output.name = name;
+        }
+    }
+}
+
+impl Dispatch<ZwpLinuxDmabufV1, ()> for State {
+    fn event(
+        state: &mut Self,
+        _: &ZwpLinuxDmabufV1,
+        event: zwp_linux_dmabuf_v1::Event,
+        (): &(),
+        _: &Connection,
+        _: &QueueHandle<Self>,
+    ) {
+        if let zwp_linux_dmabuf_v1::Event::Modifier { format, modifier_hi, modifier_lo } = event
+            && state.dmabuf_formats.len() < MAX_OFFERS
+        {
+            state.dmabuf_formats.push((format, u64::from(modifier_hi) << 32 | u64::from(modifier_lo)));
+        }
+    }
+}
+
+impl Dispatch<ZwpLinuxBufferParamsV1, ()> for State {
+    fn event(
+        state: &mut Self,
+        params: &ZwpLinuxBufferParamsV1,
+        event: zwp_linux_buffer_params_v1::Event,
+        (): &(),
+        _: &Connection,
+        _: &QueueHandle<Self>,
+    ) {
+        match event {
+            zwp_linux_buffer_params_v1::Event::Created { buffer } => state.created = Some(Ok(buffer)),
+            zwp_linux_buffer_params_v1::Event::Failed => state.created = Some(Err(())),
+            _ => return,
+        }
+        params.destroy();
+    }
+
+    event_created_child!(State, ZwpLinuxBufferParamsV1, [
+        zwp_linux_buffer_params_v1::EVT_CREATED_OPCODE => (WlBuffer, ()),
+    ]);
+}
+
+/// User data is the capture's number: events of one that was given up are not taken for the current one's.
+impl Dispatch<ZwlrScreencopyFrameV1, ()> for State {
+    fn event(
+        state: &mut Self,
+        _: &ZwlrScreencopyFrameV1,
+        event: zwlr_screencopy_frame_v1::Event,
+        (): &(),
+        _: &Connection,
+        _: &QueueHandle<Self>,
+    ) {
+        use zwlr_screencopy_frame_v1::Event;
+        let frame = &mut state.frame;
+        match event {
+            Event::Buffer { format, width, height, stride } => {
+                let format = match format {
+                    WEnum::Value(format) => format.into(),
+                    WEnum::Unknown(format) => format,
+                };
+                frame.shm = Some(ShmOffer { format, width, height, stride });
+            }
+            Event::LinuxDmabuf { format, width, height } => {
+                frame.dmabuf = Some(DmabufOffer { fourcc: format, width, height });
+            }
+            Event::BufferDone => frame.offered = true,
+            Event::Flags { flags } => {
+                frame.y_invert = matches!(flags, WEnum::Value(flags)
+                    if flags.contains(zwlr_screencopy_frame_v1::Flags::YInvert));
+            }
+            Event::Damage { x, y, width, height } => {
+                let [x, y, width, height] = [x, y, width, height].map(|n| n.min(protocol::pixel::MAX_SIDE));
+                frame.damage = frame.damage.union(Rect { x, y, width, height });
+            }
+            Event::Ready { tv_sec_hi, tv_sec_lo, tv_nsec } => {
+                let seconds = u64::from(tv_sec_hi) << 32 | u64::from(tv_sec_lo);
+                frame.ready = Some(seconds.saturating_mul(1_000_000_000).saturating_add(tv_nsec.into()));
+            }
+            Event::Failed => frame.failed = true,
+            _ => {}
+        }
+    }
+}
+
+impl Dispatch<wl_callback::WlCallback, u32> for State {
+    fn event(
+        state: &mut Self,
+        _: &wl_callback::WlCallback,
+        _: wl_callback::Event,
+        number: &u32,
+        _: &Connection,
+        _: &QueueHandle<Self>,
+    ) {
+        state.synced = *number;
+    }
+}
+
+delegate_noop!(State: ignore wl_shm::WlShm);
+delegate_noop!(State: ignore wl_shm_pool::WlShmPool);
+delegate_noop!(State: ignore WlBuffer);
+delegate_noop!(State: ignore ZwlrScreencopyManagerV1);
