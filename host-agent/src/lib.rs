@@ -34,9 +34,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
-pub mod app;
 pub mod auth;
-pub mod binary;
 pub mod canvas;
 pub mod cli;
 pub mod config;
@@ -54,13 +52,9 @@ pub mod meter;
 pub mod metrics;
 pub mod outbox;
 pub mod rate;
-pub mod renderer;
-pub mod run;
 pub mod selftest;
 pub mod serve;
-pub mod service;
 pub mod status;
-pub mod steps;
 mod sys;
 pub mod token;
 pub mod waker;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use protocol::Endpoint;
 
-use crate::ladder::Rung;
+use frame_path::fallback::Rung;
 
 /// Streams the desktop beside it: captures the compositor, hands frames to the host by resource ID,
 /// serves H.264 to browsers.

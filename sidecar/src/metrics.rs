@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::ladder::Rung;
-use crate::report::Status;
+use frame_path::fallback::Rung;
+use frame_path::report::Status;
 
 /// Prometheus text exposition, version 0.0.4.
 pub fn render(status: &Status) -> String {

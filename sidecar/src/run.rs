@@ -15,11 +15,11 @@ use virtgpu::{Device, OpenError};
 
 use capture::{self, CaptureOptions};
 use crate::cli::{Cli, Command, Desktop, HostAgent, MemoryArg, PushArg, RequireArg, Run, SourceArg};
-use crate::gate::{Gate, Source};
-use crate::ladder::Rung;
-use crate::pump::{Parts, Pump, PumpOptions};
-use crate::report::Report;
-use upstream::{EndpointSource, Event, SIDECAR, TokenSource, Upstream, UpstreamOptions};
+use frame_path::gate::{Gate, Source};
+use frame_path::fallback::Rung;
+use frame_path::pump::{Parts, Pump, PumpOptions};
+use frame_path::report::Report;
+use frame_path::upstream::{EndpointSource, Event, SIDECAR, TokenSource, Upstream, UpstreamOptions};
 use viewers::{Hub, HubOptions, Server, ServerOptions, StreamInfo};
 
 /// How often viewers are told of a change of rung or encoder.
@@ -247,7 +247,7 @@ fn start_upstream(options: UpstreamOptions, gate: &Arc<Gate>, events: mpsc::Send
 }
 
 /// Keeps the viewers' overlay true.
-async fn tell_viewers(hub: Hub, status: impl Fn() -> crate::report::Status) {
+async fn tell_viewers(hub: Hub, status: impl Fn() -> frame_path::report::Status) {
     let mut told = StreamInfo::default();
     let mut tick = tokio::time::interval(INFO_EVERY);
     loop {
@@ -269,7 +269,7 @@ async fn tell_viewers(hub: Hub, status: impl Fn() -> crate::report::Status) {
 }
 
 /// Whether `/readyz` says yes, else why not.
-fn ready(status: &crate::report::Status, require: RequireArg) -> Result<(), String> {
+fn ready(status: &frame_path::report::Status, require: RequireArg) -> Result<(), String> {
     if status.rung.is_none() || status.frames.encoded == 0 {
         return Err(format!("no frame yet: {}", status.capture.error));
     }

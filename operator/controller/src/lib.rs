@@ -15,14 +15,14 @@ mod error;
 mod events;
 mod host_agents;
 pub mod keys;
-pub(crate) mod lease;
+pub mod lease;
 mod memory;
 mod metrics;
-pub(crate) mod nodes;
+pub mod nodes;
 mod reconcile;
 mod run;
 mod secrets;
-pub(crate) mod sidecar;
+
 mod stores;
 
 pub use context::Settings;

@@ -4,10 +4,10 @@
 //! the stream's sidecar, by a port that kubectl forwards, for pictures.
 
 mod cli;
-pub(crate) mod find;
+pub mod find;
 mod kubectl;
-pub(crate) mod list;
-pub(crate) mod open;
+pub mod list;
+pub mod open;
 mod reach;
 mod snapshot;
 

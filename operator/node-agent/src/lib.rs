@@ -8,11 +8,11 @@
 //! ```
 
 pub mod cdi;
-pub mod gpus;
+
 pub mod kubelet;
 pub mod plugin;
 mod publish;
-pub(crate) mod reach;
+
 mod run;
 pub mod shares;
 pub mod wire;

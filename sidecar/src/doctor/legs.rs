@@ -11,9 +11,9 @@ use virtgpu::{CallError, Device, Mailbox, OpenError};
 
 use capture::{self, Capture, CaptureEvent, Frame, FrameBuffer, Negotiated};
 use crate::cli::{Desktop, HostAgent};
-use crate::pump::explain;
+use frame_path::pump::explain;
 use crate::run::{capture_options, upstream_options};
-use upstream::{Event, Session, Upstream, UpstreamOptions};
+use frame_path::upstream::{Event, Session, Upstream, UpstreamOptions};
 use viewers::snapshot::{self, SnapshotError};
 
 /// How long the desktop may take to give a first frame.
@@ -166,7 +166,7 @@ async fn reach(host_agent: &HostAgent, legs: &mut Vec<Leg>) -> Option<Reached> {
             Some(Reached { upstream, events, session })
         }
         Ok((Ok(Event::Disconnected(error)), _)) => {
-            use upstream::UpstreamError as E;
+            use frame_path::upstream::UpstreamError as E;
             use protocol::stream::ErrorCode as C;
             let remedy = match &error {
                 E::Refused { code: C::ExpiredToken, .. } => {

@@ -18,9 +18,9 @@ use gstreamer::subclass::prelude::*;
 use protocol::Endpoint;
 use protocol::pixel::MAX_SIDE;
 use sidecar::cli::HostAgent;
-use sidecar::ladder::Rung;
+use frame_path::fallback::Rung;
 use sidecar::run::upstream_options;
-use upstream::UpstreamOptions;
+use frame_path::upstream::UpstreamOptions;
 
 use super::Require;
 use super::input::Input;

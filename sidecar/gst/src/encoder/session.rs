@@ -18,11 +18,11 @@ use std::time::Duration;
 
 use protocol::stream::{AccessUnit, Codec, ServerMessage};
 use capture::{self, Frame, Inlet};
-use sidecar::gate::Gate;
-use sidecar::ladder::Rung;
-use sidecar::pump::{Parts, Pump, PumpOptions};
-use sidecar::report::Report;
-use upstream::{Event, Upstream, UpstreamOptions};
+use frame_path::gate::Gate;
+use frame_path::fallback::Rung;
+use frame_path::pump::{Parts, Pump, PumpOptions};
+use frame_path::report::Report;
+use frame_path::upstream::{Event, Upstream, UpstreamOptions};
 use viewers::{Hub, HubOptions};
 use tokio::runtime::{Builder, Runtime};
 use virtgpu::Device;

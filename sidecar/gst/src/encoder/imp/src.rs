@@ -8,7 +8,7 @@ use gstreamer::prelude::*;
 use gstreamer::subclass::prelude::*;
 use gstreamer_video::ForceKeyUnitEvent;
 use protocol::stream::AccessUnit;
-use sidecar::ladder::Rung;
+use frame_path::fallback::Rung;
 
 use super::{AWAY, CAT, Encoder, LATENCY, TICK, lock};
 use crate::caps::Memory;

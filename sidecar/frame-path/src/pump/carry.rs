@@ -11,7 +11,7 @@ use protocol::{PixelFormat, Rect};
 use super::{Pump, SETTLE, TAP_TIMEOUT};
 use capture::{Frame, FrameBuffer};
 use crate::gate::Source;
-use crate::ladder::Binding;
+use crate::fallback::Binding;
 use crate::local::Local;
 
 /// Whether a frame's buffer can go by resource ID, else why not.
@@ -108,8 +108,8 @@ impl Pump {
         }
         self.parts.gate.open(Source::HostAgent);
         let whole = Rect::full(frame.width, frame.height);
-        let rect = if first { whole } else { upstream::pixels::even(frame.damage, frame.width, frame.height) };
-        let data = match upstream::pixels::gather(frame, rect, format) {
+        let rect = if first { whole } else { crate::pixels::even(frame.damage, frame.width, frame.height) };
+        let data = match crate::pixels::gather(frame, rect, format) {
             Ok(data) => data,
             Err(error) => {
                 tracing::warn!(%error, "a frame's pixels could not be read");
@@ -150,7 +150,7 @@ impl Pump {
             }
         }
         self.parts.gate.open(Source::Local);
-        let data = match upstream::pixels::gather(frame, Rect::full(frame.width, frame.height), frame.format) {
+        let data = match crate::pixels::gather(frame, Rect::full(frame.width, frame.height), frame.format) {
             Ok(data) => data,
             Err(error) => {
                 tracing::warn!(%error, "a frame's pixels could not be read");

@@ -1,4 +1,4 @@
-//! The pump: takes the newest frame, carries it by the rung that the [`ladder`](crate::ladder) names, and
+//! The pump: takes the newest frame, carries it by the rung that the [`ladder`](crate::fallback) names, and
 //! keeps at most two frames under way. One thread, the only one that touches the mailbox.
 //!
 //! It does not know how frames are captured, how the host-agent is reached, or who watches.
@@ -21,10 +21,10 @@ use virtgpu::{Device, Mailbox};
 
 use capture::{Capture, CaptureEvent, Frame};
 use crate::gate::Gate;
-use crate::ladder::{Binding, Choice, Ladder, Link, Rung};
+use crate::fallback::{Binding, Choice, Ladder, Link, Rung};
 use crate::local::Local;
 use crate::report::Report;
-use upstream::{Event, Upstream};
+use crate::upstream::{Event, Upstream};
 
 /// Frames between ring and access unit: one being encoded, one read meanwhile.
 const IN_FLIGHT: usize = 2;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::ladder::Rung;
+use crate::fallback::Rung;
 
 /// What the frame rate is measured over.
 const WINDOW: Duration = Duration::from_secs(2);
