@@ -34,7 +34,6 @@ use operator_plan::status::report::Report;
 use operator_plan::status::{self, Obstacle, Seen};
 use operator_plan::validate::Validated;
 use operator_plan::workload;
-use operator_sidecar_client;
 
 /// A stream that is starting is looked at so often.
 const STARTING: Duration = Duration::from_secs(2);
@@ -399,7 +398,7 @@ impl Work<'_> {
         let token = context.folder.viewer_token(name);
         let mut report = Err("it has no address".to_owned());
         for address in addresses {
-            report = sidecar::ask(&address, token.as_deref()).await;
+            report = operator_sidecar_client::ask(&address, token.as_deref()).await;
             if report.is_ok() {
                 context.learn(name, |known| known.address = Some(address));
                 break;
