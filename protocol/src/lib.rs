@@ -13,7 +13,7 @@
 
 #![forbid(unsafe_code)]
 
-pub mod endpoint;
+
 pub mod frame;
 pub mod hxfr;
 pub mod link;
@@ -22,6 +22,5 @@ pub mod pixel;
 pub mod stream;
 pub mod wire;
 
-pub use endpoint::Endpoint;
 pub use pixel::{PixelFormat, Rect};
 pub use wire::DecodeError;
