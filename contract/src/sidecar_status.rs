@@ -193,7 +193,8 @@ mod tests {
             HostAgentConnection::Unreachable { message: "refused".into() },
             HostAgentConnection::OtherVm { endpoint: endpoint.clone(), server: "host-agent 0.1".into() },
         ] {
-            let status = SidecarStatus { host_agent, frame_path: Some(FramePath::Pixels), ..SidecarStatus::default() };
+            let status =
+                SidecarStatus { host_agent, frame_path: Some(FramePath::Pixels), ..SidecarStatus::default() };
             let json = serde_json::to_string(&status).expect("JSON");
             assert_eq!(serde_json::from_str::<SidecarStatus>(&json).expect("reads"), status);
         }

@@ -14,6 +14,8 @@
 #![forbid(unsafe_code)]
 
 
+// Until every user names `contract`.
+pub use contract::endpoint;
 pub mod frame;
 pub mod hxfr;
 pub mod link;
@@ -22,5 +24,6 @@ pub mod pixel;
 pub mod stream;
 pub mod wire;
 
+pub use contract::Endpoint;
 pub use pixel::{PixelFormat, Rect};
 pub use wire::DecodeError;

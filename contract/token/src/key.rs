@@ -150,7 +150,10 @@ mod tests {
         let key = signer.verifying_key();
         assert_eq!(parse_public_key(&signer.public_pem().expect("PEM")), Some(key));
         assert_eq!(parse_public_key(&signer.public_base64()), Some(key));
-        assert_eq!(parse_public_key(&format!("{}\n", print_public_key(&key).trim_end_matches('='))), Some(key));
+        assert_eq!(
+            parse_public_key(&format!("{}\n", print_public_key(&key).trim_end_matches('='))),
+            Some(key)
+        );
         assert_eq!(parse_public_key("no key"), None);
     }
 

@@ -19,13 +19,17 @@ pub enum TokenError {
     )]
     Expired,
     /// The token is for another host-agent.
-    #[error("the token is for another host-agent; set the HostAgent's name and --name to the same value: this one is `{0}`")]
+    #[error(
+        "the token is for another host-agent; set the HostAgent's name and --name to the same value: this one is `{0}`"
+    )]
     Audience(String),
     /// No configured key verifies the signature.
     #[error("no public key verifies the token; pass the operator's key to host-agent with --public-key")]
     Signature,
     /// There is no token.
-    #[error("the token is missing; mount the Secret that the operator created, or mint a token with `host-agent token`")]
+    #[error(
+        "the token is missing; mount the Secret that the operator created, or mint a token with `host-agent token`"
+    )]
     Missing,
     /// The token cannot be parsed, or a claim is invalid.
     #[error("malformed token: {0}; mint a new one")]
@@ -41,7 +45,10 @@ pub struct Verifier {
 
 impl std::fmt::Debug for Verifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Verifier").field("audience", &self.audience).field("keys", &self.keys.len()).finish_non_exhaustive()
+        f.debug_struct("Verifier")
+            .field("audience", &self.audience)
+            .field("keys", &self.keys.len())
+            .finish_non_exhaustive()
     }
 }
 
