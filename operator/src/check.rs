@@ -19,7 +19,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Result of a check.
 struct Check {
     name: &'static str,
-    /// What was found, or the remedy.
+    /// Finding, or the remedy.
     outcome: Result<String, String>,
     /// True if the installation does not work without this part.
     is_required: bool,
@@ -73,7 +73,9 @@ async fn leader(client: &Client, namespace: &str) -> Result<String, String> {
         match spec.holder_identity {
             Some(holder) if is_valid => return Ok(holder),
             _ if start.elapsed() > INSTALL_TIMEOUT => {
-                return Err(format!("no replica holds the Lease; see the operator's log in namespace {namespace}"));
+                return Err(format!(
+                    "no replica holds the Lease; see the operator's log in namespace {namespace}"
+                ));
             }
             _ => tokio::time::sleep(RETRY_INTERVAL).await,
         }

@@ -88,7 +88,9 @@ impl Command {
             Self::Node(options) => block_on(options.run())?,
             Self::Docker(options) => return block_on(options.run()).map(ExitCode::from),
             Self::Check(Check { namespace, webhook_configuration }) => {
-                block_on(async move { check::run(&client().await?, &namespace, &webhook_configuration).await })?;
+                block_on(
+                    async move { check::run(&client().await?, &namespace, &webhook_configuration).await },
+                )?;
             }
         }
         Ok(ExitCode::SUCCESS)

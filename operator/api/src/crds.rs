@@ -37,9 +37,11 @@ pub fn all() -> Result<Vec<CustomResourceDefinition>, NoSuchProperty> {
 }
 
 /// Rewrites a schema of Rust types to the conventions of Kubernetes: no `nullable` (the apiserver then drops nulls, and
-/// `has()` in rules works), `int32` and `int64` in place of Rust's integer formats, a list type on every list.
+/// `has()` in rules works), descriptions in one line, `int32` and `int64` in place of Rust's integer formats, a list type on every list.
 fn normalize(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
+    // Line breaks of doc comments; kubectl wraps lines by itself.
+    schema.description = schema.description.take().map(|text| text.replace('\n', " "));
     let (format, max) = match schema.format.as_deref() {
         Some("uint8" | "uint16" | "uint32") => (Some("int32"), f64::from(i32::MAX)),
         Some("uint64") => (Some("int64"), i64::MAX as f64),

@@ -136,7 +136,7 @@ pub enum WorkloadKind {
     Pod,
 }
 
-/// An object of the Kubernetes API, unchecked: a full schema would be ten times as large as all of ours. The webhook and
+/// An object of the Kubernetes API, unchecked: a full schema would be ten times as large as the rest. The webhook and
 /// the apiserver check it when the pod is created.
 fn object(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})

@@ -202,7 +202,7 @@ pub enum Transport {
     Unix,
 }
 
-/// Whether a desktop runs.
+/// Desired run state of a desktop.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum OperatingMode {
     /// The pod runs.

@@ -38,7 +38,7 @@ pub struct Owner {
     pub uid: String,
 }
 
-/// Why an object cannot be applied.
+/// Error while an object is applied.
 #[derive(Debug)]
 pub enum ApplyError {
     /// Somebody has to act first.
@@ -104,12 +104,7 @@ pub fn is_owned<K: Kind>(object: &K, owner: &Owner) -> bool {
 ///
 /// # Errors
 /// [`ApplyError::Obstacle`] if somebody has to act, [`ApplyError::Failed`] otherwise.
-pub async fn ensure<K: Kind>(
-    context: &Context,
-    owner: &Owner,
-    store: &Store<K>,
-    desired: &K,
-) -> Applied<()> {
+pub async fn ensure<K: Kind>(context: &Context, owner: &Owner, store: &Store<K>, desired: &K) -> Applied<()> {
     let name = desired.name_any();
     let live = find(store, &owner.namespace, &name);
     match &live {
@@ -139,7 +134,7 @@ pub async fn apply<K: Kind>(context: &Context, owner: &Owner, desired: &K, force
     context.metrics.writes.inc();
     let mut outcome = api.patch(&name, &params, &Patch::Apply(desired)).await;
     if force && matches!(&outcome, Err(kube::Error::Api(status)) if status.code == 422) {
-        // An element of another field manager beside ours, such as a Service's port of the same name, makes the list
+        // An element of another field manager in the same list, such as a Service's port of the same name, makes it
         // invalid. A merge patch replaces the whole list.
         context.metrics.writes.inc();
         let merge = PatchParams { field_manager: params.field_manager, ..PatchParams::default() };
@@ -239,7 +234,8 @@ mod tests {
         assert_eq!(reason(&json!({"code": 403, "message": security})), Some("ObjectRefused"));
         assert_eq!(reason(&json!({"code": 422, "message": "Pod \"p\" is invalid"})), Some("ObjectRefused"));
         let causes = json!([{"reason": "FieldManagerConflict", "message": "conflict with \"kubectl\""}]);
-        let conflict = json!({"code": 409, "message": "m", "reason": "Conflict", "details": {"causes": causes}});
+        let conflict =
+            json!({"code": 409, "message": "m", "reason": "Conflict", "details": {"causes": causes}});
         assert_eq!(reason(&conflict), Some("NameTaken"));
     }
 
@@ -266,8 +262,7 @@ mod tests {
 
     #[test]
     fn object_is_owned_by_uid_or_kept_by_label() {
-        let desk =
-            Owner { namespace: "team".to_owned(), name: "desk".to_owned(), uid: "u-1".to_owned() };
+        let desk = Owner { namespace: "team".to_owned(), name: "desk".to_owned(), uid: "u-1".to_owned() };
         let object = |metadata| -> PersistentVolumeClaim {
             serde_json::from_value(json!({"metadata": metadata})).expect("a claim")
         };

@@ -1,4 +1,4 @@
-//! What every reconciliation uses: client, settings, stores and memory.
+//! Client, settings, stores and memory of all reconciliations.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub struct Settings {
     pub concurrency: u16,
 }
 
-/// What every reconciliation uses.
+/// Client, settings, stores and memory of all reconciliations.
 pub struct Context {
     /// Client of the apiserver.
     pub client: Client,

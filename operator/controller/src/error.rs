@@ -11,7 +11,7 @@ pub enum Error {
     /// The apiserver refused a request or did not answer.
     #[error("cannot {action}: {}", brief(source))]
     Api {
-        /// What was attempted.
+        /// Operation that failed, as a verb phrase.
         action: String,
         /// Error of the client.
         source: kube::Error,

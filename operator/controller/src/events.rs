@@ -51,8 +51,7 @@ pub fn news(before: &DesktopStreamStatus, after: &DesktopStreamStatus) -> Vec<Ne
     let mut news = Vec::new();
     for condition in &after.conditions {
         let old = before.conditions.iter().find(|old| old.type_ == condition.type_);
-        let is_same =
-            old.is_some_and(|old| old.status == condition.status && old.reason == condition.reason);
+        let is_same = old.is_some_and(|old| old.status == condition.status && old.reason == condition.reason);
         // A false Ready repeats the condition that causes it. A true condition is reported for Ready, and for others when
         // they were false before.
         let is_worth_reporting = match condition.status.as_str() {

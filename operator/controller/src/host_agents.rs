@@ -20,7 +20,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 /// Minimum interval between writes that only renew `lastSeen`.
 const LAST_SEEN_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
 
-/// What a status is computed from.
+/// Observed facts that a status is computed from.
 struct Input<'i> {
     agent: &'i HostAgent,
     nodes: &'i [Node],

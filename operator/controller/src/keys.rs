@@ -98,9 +98,7 @@ async fn publish(client: &Client, namespace: &str, signer: &Signer) -> Result<()
     let pem = signer.public_pem().map_err(KeyError::from)?;
     let map = ConfigMap {
         metadata: metadata(PUBLIC_KEY_CONFIG_MAP),
-        data: Some(
-            [(PUBLIC.to_owned(), pem), (PUBLIC_BASE64.to_owned(), signer.public_base64())].into(),
-        ),
+        data: Some([(PUBLIC.to_owned(), pem), (PUBLIC_BASE64.to_owned(), signer.public_base64())].into()),
         ..ConfigMap::default()
     };
     let params = PatchParams::apply(names::FIELD_MANAGER).force();

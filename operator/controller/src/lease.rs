@@ -104,12 +104,7 @@ impl Candidate {
 }
 
 /// The Lease as held by `identity`; `None` while another holder's has not expired.
-fn next(
-    found: Option<&LeaseSpec>,
-    identity: &str,
-    duration: Duration,
-    now: Timestamp,
-) -> Option<LeaseSpec> {
+fn next(found: Option<&LeaseSpec>, identity: &str, duration: Duration, now: Timestamp) -> Option<LeaseSpec> {
     let spec = found.cloned().unwrap_or_default();
     let holder = spec.holder_identity.as_deref().filter(|holder| !holder.is_empty());
     let is_ours = holder == Some(identity);

@@ -50,7 +50,7 @@ pub async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<A
     if stream.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    let action = reconcile_stream(&context, stream).await?;
+    let action = Box::pin(reconcile_stream(&context, stream)).await?;
     context.memory.update(&stream.uid().unwrap_or_default(), |known| known.failures = 0);
     context.metrics.reconciled(start.elapsed());
     Ok(action)
@@ -112,17 +112,13 @@ async fn expire(context: &Context, stream: &DesktopStream) -> Result<Action, Err
 }
 
 /// The next reconciliation, besides those that the watches trigger.
-fn requeue_after(
-    context: &Context,
-    dereferenced: &Dereferenced,
-    built: &Built,
-    applied: &Applied,
-) -> Action {
+fn requeue_after(context: &Context, dereferenced: &Dereferenced, built: &Built, applied: &Applied) -> Action {
     let settings = &context.settings;
     let blocked = applied.obstacle.is_some().then_some(BLOCKED_INTERVAL);
-    let poll = dereferenced.report.as_ref().map(|report| {
-        if report.is_streaming() { settings.poll } else { STARTING_INTERVAL }
-    });
+    let poll = dereferenced
+        .report
+        .as_ref()
+        .map(|report| if report.is_streaming() { settings.poll } else { STARTING_INTERVAL });
     // Tokens are renewed even if nothing else happens.
     let renewal = applied.pod.is_some().then_some(settings.token_life / 4);
     let waits = [built.outcome.requeue_after, blocked, poll, renewal];

@@ -115,8 +115,7 @@ fn next(
         return Ok(known.clone());
     }
     let lifetime = (wanted.expires - now).cast_signed();
-    let token =
-        context.signer.token(&stream.id(), host_agent, now, lifetime).map_err(KeyError::from)?;
+    let token = context.signer.token(&stream.id(), host_agent, now, lifetime).map_err(KeyError::from)?;
     Ok(KnownSecret::With(HostAgentSecret { token, ..wanted }))
 }
 

@@ -83,9 +83,7 @@ fn endpoints(given: &[String], gateway: Option<Ipv4Addr>) -> Vec<Endpoint> {
 
 async fn connect(endpoint: &Endpoint) -> bool {
     match endpoint {
-        Endpoint::Tcp { host, port } => {
-            tokio::net::TcpStream::connect((host.as_str(), *port)).await.is_ok()
-        }
+        Endpoint::Tcp { host, port } => tokio::net::TcpStream::connect((host.as_str(), *port)).await.is_ok(),
         Endpoint::Unix(path) => tokio::net::UnixStream::connect(path).await.is_ok(),
         Endpoint::Vsock { cid, port } => vsock(*cid, *port).await,
     }

@@ -100,7 +100,12 @@ async fn serve(folder: &Path, plugin: Plugin) -> Result<(), PluginError> {
 async fn register(kubelet: &Path, resource: Resource) -> Result<(), PluginError> {
     let connect = |source| PluginError::Connect { path: kubelet.to_owned(), source };
     let endpoint = Endpoint::from_shared(format!("unix://{}", kubelet.display())).map_err(connect)?;
-    let channel = endpoint.timeout(REGISTER_TIMEOUT).connect_timeout(REGISTER_TIMEOUT).connect().await.map_err(connect)?;
+    let channel = endpoint
+        .timeout(REGISTER_TIMEOUT)
+        .connect_timeout(REGISTER_TIMEOUT)
+        .connect()
+        .await
+        .map_err(connect)?;
     let request = RegisterRequest {
         version: VERSION.to_owned(),
         endpoint: resource.socket(),

@@ -110,7 +110,9 @@ impl Plugin {
                 .find(|found| found.gpu.name == name && found.healthy && self.resource.has(found))
                 .map(|found| &found.gpu)
                 .ok_or_else(|| {
-                    Status::not_found(format!("GPU {name} was removed: delete the pod to have it scheduled again"))
+                    Status::not_found(format!(
+                        "GPU {name} was removed: delete the pod to have it scheduled again"
+                    ))
                 })?;
             if answer.envs.is_empty() {
                 let render = cdi::in_container(&gpu.render);
@@ -170,7 +172,8 @@ impl DevicePlugin for Plugin {
 
     async fn allocate(&self, request: Request<AllocateRequest>) -> Answer<AllocateResponse> {
         let requests = request.into_inner().container_requests;
-        let answers: Result<Vec<_>, _> = requests.iter().map(|it| self.allocate_container(&it.device_ids)).collect();
+        let answers: Result<Vec<_>, _> =
+            requests.iter().map(|it| self.allocate_container(&it.device_ids)).collect();
         Ok(Response::new(AllocateResponse { container_responses: answers? }))
     }
 

@@ -126,8 +126,9 @@ async fn publish_facts(
         }
         let reached = reach.probe(&known, &labels, proc).await;
         let facts = publish::facts(&found.borrow(), reached);
-        let due =
-            published.as_ref().is_none_or(|(before, at): &(_, Instant)| *before != facts || at.elapsed() >= REPUBLISH_INTERVAL);
+        let due = published
+            .as_ref()
+            .is_none_or(|(before, at): &(_, Instant)| *before != facts || at.elapsed() >= REPUBLISH_INTERVAL);
         if due {
             match publish::publish(&nodes, node, &facts).await {
                 Ok(()) => {

@@ -107,7 +107,8 @@ const CARD: Resource = Resource { class: GpuClass::Virtio, card: true };
 async fn registered(registrations: &mut mpsc::UnboundedReceiver<RegisterRequest>) -> Vec<String> {
     let mut names = Vec::new();
     for _ in 0..4 {
-        let request = tokio::time::timeout(LONG, registrations.recv()).await.expect("in time").expect("a request");
+        let request =
+            tokio::time::timeout(LONG, registrations.recv()).await.expect("in time").expect("a request");
         assert_eq!(request.version, "v1beta1");
         names.push(request.resource_name);
     }
@@ -144,7 +145,8 @@ async fn allocate_maps_the_requested_device_nodes_only() {
     let (_kubelet, mut registrations) = start(&node.plugins());
     registered(&mut registrations).await;
     let mut dri = node.call(DRI).await;
-    let answer = dri.allocate(allocate(&[share("pci-0000-00-03.0", 2)])).await.expect("allocates").into_inner();
+    let answer =
+        dri.allocate(allocate(&[share("pci-0000-00-03.0", 2)])).await.expect("allocates").into_inner();
     let given = &answer.container_responses[0];
     assert_eq!(given.devices.len(), 1, "the render node only");
     assert_eq!(given.devices[0].container_path, "/dev/dri/renderD129");
@@ -153,7 +155,8 @@ async fn allocate_maps_the_requested_device_nodes_only() {
     assert_eq!(given.envs["DESKTOPSTREAM_RENDER_NODE"], "/dev/dri/renderD129");
 
     let mut card = node.call(CARD).await;
-    let answer = card.allocate(allocate(&[share("pci-0000-00-02.0", 0)])).await.expect("allocates").into_inner();
+    let answer =
+        card.allocate(allocate(&[share("pci-0000-00-02.0", 0)])).await.expect("allocates").into_inner();
     let paths: Vec<_> =
         answer.container_responses[0].devices.iter().map(|it| it.container_path.as_str()).collect();
     assert_eq!(paths, ["/dev/dri/renderD128", "/dev/dri/card0"]);
@@ -199,8 +202,12 @@ async fn preferred_allocation_completes_a_pair_and_cdi_replaces_device_nodes() {
         }],
     };
     let answer = dri.get_preferred_allocation(request).await.expect("prefers").into_inner();
-    assert!(answer.container_responses[0].device_ids[0].starts_with("pci-0000-00-02.0"), "the GPU with an odd number");
-    let answer = dri.allocate(allocate(&[share("pci-0000-00-02.0", 1)])).await.expect("allocates").into_inner();
+    assert!(
+        answer.container_responses[0].device_ids[0].starts_with("pci-0000-00-02.0"),
+        "the GPU with an odd number"
+    );
+    let answer =
+        dri.allocate(allocate(&[share("pci-0000-00-02.0", 1)])).await.expect("allocates").into_inner();
     let given = &answer.container_responses[0];
     assert!(given.devices.is_empty());
     assert_eq!(given.cdi_devices[0].name, "desktopstream.dev/gpu=pci-0000-00-02.0");

@@ -29,13 +29,13 @@ pub struct Observation {
 /// Reason why no node can be assigned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unplaced {
-    /// What is missing.
+    /// Kind of missing resource.
     pub cause: UnplacedCause,
     /// Message of the scheduler.
     pub message: String,
 }
 
-/// What is missing for a node to be assigned.
+/// Kind of resource whose lack keeps a node from being assigned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnplacedCause {
     /// A volume is not bound.

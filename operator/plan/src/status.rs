@@ -32,7 +32,7 @@ pub struct Obstacle {
 /// Answer of a sidecar, or the error of the request.
 pub type Report<'r> = Result<&'r SidecarStatus, &'r str>;
 
-/// What was observed of a stream.
+/// Observed facts that a status is computed from.
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'i> {
     /// Engine that runs the containers.

@@ -21,7 +21,7 @@ use crate::quantity;
 pub struct Problem {
     /// Path of the field from the root, separated by dots.
     pub field: String,
-    /// What to write instead.
+    /// Rule that the field breaks, and the remedy.
     pub message: String,
 }
 

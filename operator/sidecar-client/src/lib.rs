@@ -112,8 +112,7 @@ pub fn viewer_address(ip: std::net::IpAddr) -> String {
 fn first_line(body: &[u8]) -> String {
     let line = body.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let text = String::from_utf8_lossy(line);
-    let is_plain =
-        text.len() <= MAX_REASON && !text.contains(|c: char| c.is_control() || c == '<');
+    let is_plain = text.len() <= MAX_REASON && !text.contains(|c: char| c.is_control() || c == '<');
     if is_plain { text.into_owned() } else { String::new() }
 }
 
@@ -160,10 +159,8 @@ mod tests {
 
     #[tokio::test]
     async fn status_request_is_bounded_in_size_and_time() {
-        let huge = serve(
-            Router::new().route("/status", get(|| async { " ".repeat(STATUS.max_bytes + 1) })),
-        )
-        .await;
+        let huge =
+            serve(Router::new().route("/status", get(|| async { " ".repeat(STATUS.max_bytes + 1) }))).await;
         assert!(sidecar_status(&huge, None).await.is_err());
         let slow =
             serve(Router::new().route("/status", get(|| tokio::time::sleep(Duration::from_secs(60))))).await;

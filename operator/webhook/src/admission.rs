@@ -18,7 +18,7 @@ use super::validate;
 
 type Review = Json<AdmissionReview<DynamicObject>>;
 
-/// What injections use.
+/// Injects the sidecar into pods.
 pub struct Injector {
     /// Client of the apiserver.
     pub client: Client,

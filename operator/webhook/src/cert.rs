@@ -27,7 +27,7 @@ const RENEW_BEFORE: Duration = Duration::from_secs(90 * 24 * 3600);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cert {
     /// Certificate.
-    pub cert: String,
+    pub chain: String,
     /// Private key.
     pub key: String,
     /// CA of this certificate and of the previous one.
@@ -66,7 +66,7 @@ impl Cert {
         let cert = leaf.signed_by(&key, &authority)?;
         let own = authority.pem();
         let old = before.map(|before| first(&before.bundle)).unwrap_or_default();
-        Ok(Self { cert: cert.pem(), key: key.serialize_pem(), bundle: format!("{own}{old}"), expires })
+        Ok(Self { chain: cert.pem(), key: key.serialize_pem(), bundle: format!("{own}{old}"), expires })
     }
 
     /// True if the certificate must be renewed.
@@ -76,7 +76,7 @@ impl Cert {
 
     /// Renders the Secret.
     pub fn secret(&self) -> Secret {
-        let data = [("tls.crt", &self.cert), ("tls.key", &self.key), ("ca.crt", &self.bundle)];
+        let data = [("tls.crt", &self.chain), ("tls.key", &self.key), ("ca.crt", &self.bundle)];
         Secret {
             metadata: ObjectMeta {
                 name: Some(names::WEBHOOK_CERT_SECRET.to_owned()),
@@ -96,7 +96,7 @@ impl Cert {
     pub fn read(secret: &Secret) -> Option<Self> {
         let text = |key: &str| String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone()).ok();
         Some(Self {
-            cert: text("tls.crt")?,
+            chain: text("tls.crt")?,
             key: text("tls.key")?,
             bundle: text("ca.crt")?,
             expires: secret.annotations().get(EXPIRES)?.parse().ok()?,

@@ -70,8 +70,7 @@ impl SelfSigned {
     pub async fn ensure(&self) -> anyhow::Result<Cert> {
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         let now = Timestamp::now().as_second().max(0).cast_unsigned();
-        let found =
-            secrets.get_opt(WEBHOOK_CERT_SECRET).await.context("cannot read the webhook's Secret")?;
+        let found = secrets.get_opt(WEBHOOK_CERT_SECRET).await.context("cannot read the webhook's Secret")?;
         let before = found.as_ref().and_then(Cert::read);
         if let Some(cert) = &before
             && !cert.is_due(now)
@@ -115,7 +114,7 @@ impl SelfSigned {
             match self.ensure().await {
                 Ok(cert) if cert != served => {
                     // The apiserver must trust the new CA before the new certificate is served.
-                    let (pem, key) = (cert.cert.clone().into(), cert.key.clone().into());
+                    let (pem, key) = (cert.chain.clone().into(), cert.key.clone().into());
                     if self.publish(&cert).await.is_ok() && config.reload_from_pem(pem, key).await.is_ok() {
                         served = cert;
                     }

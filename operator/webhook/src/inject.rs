@@ -119,9 +119,15 @@ mod tests {
 
     #[test]
     fn request_follows_the_label_or_the_owner() {
-        assert_eq!(request(&pod(&json!({"labels": {names::INJECT: "desk"}}))), Request::Named("desk".to_owned()));
+        assert_eq!(
+            request(&pod(&json!({"labels": {names::INJECT: "desk"}}))),
+            Request::Named("desk".to_owned())
+        );
         assert_eq!(request(&pod(&json!({}))), Request::Nothing);
-        assert_eq!(request(&owned("Job", "j", &json!({}))), Request::Owned(WorkloadKind::Job, "j".to_owned()));
+        assert_eq!(
+            request(&owned("Job", "j", &json!({}))),
+            Request::Owned(WorkloadKind::Job, "j".to_owned())
+        );
         let deployment = owned("ReplicaSet", "kiosk-5d8f", &json!({"pod-template-hash": "5d8f"}));
         assert_eq!(request(&deployment), Request::Owned(WorkloadKind::Deployment, "kiosk".to_owned()));
         assert_eq!(request(&owned("ReplicaSet", "by-hand", &json!({}))), Request::Nothing);

@@ -56,7 +56,7 @@ pub async fn run(client: Client, options: Options) -> anyhow::Result<()> {
     } else {
         let own = SelfSigned { client, namespace, service, configuration };
         let cert = own.ensure().await?;
-        let config = RustlsConfig::from_pem(cert.cert.clone().into(), cert.key.clone().into()).await?;
+        let config = RustlsConfig::from_pem(cert.chain.clone().into(), cert.key.clone().into()).await?;
         (config.clone(), tokio::spawn(own.keep(config, cert)))
     };
     tracing::info!(%listen, "webhook listening");

@@ -87,8 +87,7 @@ fn observe_mispairing(context: &Context, uid: &str, node: &str, report: &Sidecar
 /// True at most once per [`DEVICE_REPLACEMENT_INTERVAL`].
 fn is_device_replacement_due(context: &Context, uid: &str) -> bool {
     context.memory.update(uid, |known| {
-        let is_due =
-            known.device_replaced_at.is_none_or(|at| at.elapsed() >= DEVICE_REPLACEMENT_INTERVAL);
+        let is_due = known.device_replaced_at.is_none_or(|at| at.elapsed() >= DEVICE_REPLACEMENT_INTERVAL);
         if is_due {
             known.device_replaced_at = Some(Instant::now());
         }
@@ -114,9 +113,7 @@ fn choose_host_agent(
             .unwrap_or_else(|| among(&dereferenced.nodes))
     };
     // A stream that does not run is not a load.
-    let taken = |pairing: &Pairing| {
-        pairing.host_agent().map(ToOwned::to_owned).filter(|_| life == Life::Run)
-    };
+    let taken = |pairing: &Pairing| pairing.host_agent().map(ToOwned::to_owned).filter(|_| life == Life::Run);
     context.memory.choose(&valid.uid, choose, taken)
 }
 

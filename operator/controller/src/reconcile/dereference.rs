@@ -1,4 +1,4 @@
-//! Reads what a reconciliation depends on: pod, nodes, previous status, and the sidecar's status.
+//! Reads the inputs of a reconciliation: pod, nodes, previous status, and the sidecar's status.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const WRITTEN_STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval between status requests to a sidecar that does not stream yet.
 const STARTING_POLL: Duration = Duration::from_secs(1);
 
-/// What a reconciliation depends on.
+/// Inputs of a reconciliation.
 pub struct Dereferenced {
     /// Identity of the stream.
     pub owner: Owner,
@@ -45,7 +45,7 @@ impl Dereferenced {
     }
 }
 
-/// Reads what the reconciliation of `stream` depends on. Cannot fail: it reads caches, and the sidecar's failure is an
+/// Reads the inputs of the reconciliation of `stream`. Cannot fail: it reads caches, and the sidecar's failure is an
 /// answer.
 pub async fn dereference(context: &Context, stream: &DesktopStream) -> Dereferenced {
     let owner = Owner {
@@ -84,8 +84,7 @@ fn previous(context: &Context, stream: &DesktopStream, uid: &str) -> DesktopStre
 
 /// Answer of the pod's sidecar, requested again after the poll interval.
 async fn report(context: &Context, uid: &str, pod: Option<&Pod>) -> Option<TimedReport> {
-    let address =
-        pod.filter(|pod| pod.metadata.deletion_timestamp.is_none()).and_then(running_sidecar_ip);
+    let address = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none()).and_then(running_sidecar_ip);
     let Some(ip) = address else {
         context.memory.update(uid, |known| known.report = None);
         return None;
