@@ -1,68 +1,68 @@
-//! `operator docker status|logs|open|doctor|rm`: what a person asks, answered from the state folder and the
-//! Engine. None needs the operator to run.
+//! `operator docker status|logs|open|doctor|rm`. They read the state folder and the Engine; the operator need not run.
+
+mod doctor;
 
 use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use bollard::container::LogOutput;
-use bollard::exec::{CreateExecOptions, StartExecResults};
-use bollard::query_parameters::LogsOptions;
+use bollard::query_parameters;
 use clap::Args;
 use futures_util::{Stream, StreamExt};
+use operator_api::summary::{Summary, table};
+use operator_api::{DesktopStream, Phase};
+use operator_sidecar_client::{open_browser, viewer_url};
 use serde_json::json;
 
-use super::engine::{Engine, EngineError};
-use super::machine::Machine;
-use super::names::{self, Place, Role};
-use super::observe::{Container, State};
-use super::reconcile::View;
-use super::state::Folder;
-use super::teardown::{Keep, remove_network, teardown};
-use kubectl_desktopstream::{find, list, open};
-use operator_api::{DesktopStream, Phase};
+use crate::container::Container;
+use crate::engine::{Engine, EngineError};
+use crate::names::{self, Role, StreamKey};
+use crate::state::StateFolder;
+use crate::teardown::{Home, remove_network, teardown};
+use crate::view::View;
 
-/// How often `rm` tries where an operator puts things back.
-const TRIES: u32 = 3;
+/// Attempts of `rm` while a running operator creates objects again.
+const MAX_ATTEMPTS: u32 = 3;
 
 /// Options of `logs`.
 #[derive(Debug, Args)]
-pub struct Logs {
-    /// The DesktopStream
+pub struct LogsOptions {
+    /// Name of the DesktopStream
     name: String,
-    /// Go on as it writes
+    /// Keep printing new lines
     #[arg(short, long)]
     follow: bool,
-    /// What the desktop writes instead
+    /// Print the desktop's log instead
     #[arg(long)]
     desktop: bool,
-    /// The last lines only
-    #[arg(long)]
+    /// Number of lines to print, from the end
+    #[arg(long, value_name = "LINES")]
     tail: Option<u32>,
 }
 
-/// Answers for one project.
+/// Commands on one project.
 #[derive(Debug)]
-pub struct Show {
+pub struct Commands {
     project: String,
-    folder: Folder,
+    folder: StateFolder,
     engine: Engine,
 }
 
-impl Show {
-    /// For this one.
+impl Commands {
+    /// Opens the project's state. `engine` is the Engine's address, by default `DOCKER_HOST`.
     pub fn new(project: String, state: &Path, engine: Option<String>) -> Result<Self> {
-        let folder = Folder::open(state, &project)?;
+        let folder = StateFolder::open(state, &project)?;
         Ok(Self { project, folder, engine: Engine::new(engine) })
     }
 
     /// The streams as objects, with the status that the operator wrote last.
     fn streams(&self, name: Option<&str>) -> Result<Vec<DesktopStream>> {
-        let known = self.folder.streams();
+        let names = self.folder.streams();
         if let Some(name) = name
-            && !known.iter().any(|it| it == name)
+            && !names.iter().any(|it| it == name)
         {
-            bail!("{}", self.unknown(name));
+            return Err(self.unknown(name));
         }
         let read = |name: &String| {
             let record = self.folder.record(name)?;
@@ -78,173 +78,93 @@ impl Show {
             });
             serde_json::from_value(object).ok()
         };
-        Ok(known.iter().filter(|it| name.is_none_or(|name| *it == name)).filter_map(read).collect())
+        Ok(names.iter().filter(|it| name.is_none_or(|name| *it == name)).filter_map(read).collect())
     }
 
-    fn unknown(&self, name: &str) -> String {
-        let known = self.folder.streams();
-        let there = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        format!("there is no stream {name:?} in project {}; there are: {there}", self.project)
+    fn unknown(&self, name: &str) -> anyhow::Error {
+        let names = self.folder.streams();
+        let existing = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        anyhow!("no stream {name:?} in project {}; existing streams: {existing}", self.project)
     }
 
     /// `status`.
     pub fn status(&self, name: Option<&str>, json: bool) -> Result<()> {
         let streams = self.streams(name)?;
-        let runs = self.folder.is_run();
         if json {
             println!("{}", serde_json::to_string_pretty(&streams)?);
         } else if streams.is_empty() {
-            eprintln!("no streams in project {}; operator docker --dir FOLDER runs some", self.project);
+            eprintln!("no streams in project {}; start some with `operator docker --dir FOLDER`", self.project);
         } else {
-            let rows: Vec<list::Row> = streams.iter().map(list::row).collect();
-            print!("{}", list::table(&rows, false));
+            let rows: Vec<Summary> = streams.iter().map(Summary::of).collect();
+            print!("{}", table(&rows, false));
         }
-        if !runs && !streams.is_empty() {
-            eprintln!("no operator runs for project {}: this was so when it ended", self.project);
+        if !self.folder.is_locked() && !streams.is_empty() {
+            eprintln!("no operator runs for project {}; this is the last status that it wrote", self.project);
         }
         Ok(())
     }
 
     async fn container(&self, name: &str, role: Role) -> Result<Container> {
         let view = self.view().await?;
-        let found = view.container(&Place::new(&self.project, name), role).cloned();
-        found.with_context(|| {
-            let record = self.folder.record(name);
-            match record.map(|it| it.status) {
-                Some(status) if status.phase == Some(Phase::Suspended) => {
-                    format!("{name} is suspended: set spec.lifecycle.suspended to false")
-                }
-                Some(_) => {
-                    format!("{name} has no {} now; operator docker status {name} says why", role.text())
-                }
-                None => self.unknown(name),
+        let found = view.container(&StreamKey::new(&self.project, name), role).cloned();
+        found.with_context(|| match self.folder.record(name).map(|it| it.status.phase) {
+            Some(Some(Phase::Suspended)) => {
+                anyhow!("{name} is suspended; set spec.operatingMode to Running to resume")
             }
+            Some(_) => {
+                anyhow!("{name} has no {} now; see `operator docker status {name}`", role.as_str())
+            }
+            None => self.unknown(name),
         })
     }
 
     async fn view(&self) -> Result<View> {
         let label = format!("{}={}", names::PROJECT, self.project);
-        Ok(View::read(self.engine.list(&label).await?))
+        Ok(View::from(self.engine.list(&label).await?))
     }
 
     /// `logs`.
-    pub async fn logs(&self, Logs { name, follow, desktop, tail }: &Logs) -> Result<()> {
+    pub async fn logs(&self, options: &LogsOptions) -> Result<()> {
+        let LogsOptions { name, follow, desktop, tail } = options;
         let role = if *desktop { Role::Desktop } else { Role::Sidecar };
         let container = self.container(name, role).await?;
-        let options = LogsOptions {
+        let options = query_parameters::LogsOptions {
             follow: *follow,
             stdout: true,
             stderr: true,
             tail: tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string()),
-            ..LogsOptions::default()
+            ..query_parameters::LogsOptions::default()
         };
-        let docker = self.engine.library().await?;
-        copy(docker.logs(&container.id, Some(options))).await
+        let docker = self.engine.client().await?;
+        print_output(docker.logs(&container.id, Some(options))).await
     }
 
     /// `open`.
     pub async fn open(&self, name: &str, no_browser: bool, json: bool) -> Result<()> {
         let sidecar = self.container(name, Role::Sidecar).await?;
-        let base = super::reconcile::address::url(&sidecar);
+        let base = sidecar.local_url();
         let base =
-            base.with_context(|| format!("{name}'s sidecar does not run; operator docker logs {name}"))?;
-        let token = self.folder.viewer_token(name);
-        let url = open::url(base.trim_end_matches('/'), token.as_deref());
+            base.with_context(|| format!("{name}'s sidecar does not run; see `operator docker logs {name}`"))?;
+        let url = viewer_url(&base, self.folder.viewer_token(name).as_deref());
         if json {
             println!("{}", json!({"url": url}));
             return Ok(());
         }
         println!("{url}");
-        if !no_browser && !open::browse(&url) {
-            eprintln!("no browser could be started: open the URL in yours");
+        if !no_browser && !open_browser(&url) {
+            eprintln!("cannot start a browser; open the URL yourself");
         }
         Ok(())
     }
 
-    /// `doctor NAME`: the sidecar's own, with its own options.
-    pub async fn doctor(&self, name: &str, json: bool) -> Result<u8> {
-        let sidecar = self.container(name, Role::Sidecar).await?;
-        if sidecar.state != State::Running {
-            bail!("{name}'s sidecar does not run; operator docker logs {name}");
-        }
-        let args = self.engine.inspect(&sidecar.id).await?.config.and_then(|config| config.cmd);
-        let mut words: Vec<String> = ["sidecar", "doctor"].map(str::to_owned).into();
-        words.extend(find::doctors(args.unwrap_or_default()));
-        words.extend(json.then(|| "--json".to_owned()));
-        let docker = self.engine.library().await?;
-        let options = CreateExecOptions {
-            attach_stdout: Some(true),
-            attach_stderr: Some(true),
-            cmd: Some(words),
-            ..CreateExecOptions::default()
-        };
-        let exec =
-            docker.create_exec(&sidecar.id, options).await.context("can't run the sidecar's doctor")?;
-        match docker.start_exec(&exec.id, None).await.context("can't run the sidecar's doctor")? {
-            StartExecResults::Attached { output, .. } => copy(output).await?,
-            StartExecResults::Detached => bail!("the Engine did not say what the sidecar's doctor said"),
-        }
-        let ended = docker.inspect_exec(&exec.id).await?;
-        Ok(u8::try_from(ended.exit_code.unwrap_or(1)).unwrap_or(1))
-    }
-
-    /// `doctor`: the Engine and its machine.
-    pub async fn machine(&self, machine: &Machine, image: &str, json: bool) -> Result<u8> {
-        let engine = self.engine.version().await;
-        let reached = engine.is_ok();
-        let gpus = machine.gpus();
-        let gpu = if gpus.is_empty() {
-            Err("no GPU that we know in /sys/class/drm; give one by --gpu, or set spec.gpu.count to 0"
-                .to_owned())
-        } else {
-            let said =
-                gpus.iter().map(|gpu| format!("{} ({}, group {})", gpu.render, gpu.driver, gpu.render_gid));
-            Ok(said.collect::<Vec<_>>().join(", "))
-        };
-        let sidecar = match self.engine.has_image(image).await {
-            Ok(true) => Ok(image.to_owned()),
-            Ok(false) => Err(format!(
-                "{image} is not here and will be pulled; build or pull it, or give --sidecar-image"
-            )),
-            Err(error) => Err(error.to_string()),
-        };
-        let runs = if self.folder.is_run() {
-            Ok(format!("runs for project {}", self.project))
-        } else {
-            Err(format!("none runs for project {}: operator docker --dir FOLDER", self.project))
-        };
-        let legs = [
-            ("engine", engine.map_err(|it| it.to_string())),
-            ("gpu", gpu),
-            ("sidecar", sidecar),
-            ("operator", runs),
-        ];
-        if json {
-            let leg = |(name, found): &(&str, std::result::Result<String, String>)| {
-                let text = found.as_ref().map_or_else(Clone::clone, Clone::clone);
-                json!({"leg": name, "ok": found.is_ok(), "text": text})
-            };
-            println!("{}", serde_json::to_string_pretty(&legs.iter().map(leg).collect::<Vec<_>>())?);
-        } else {
-            for (name, found) in &legs {
-                match found {
-                    Ok(text) => println!("ok    {name}: {text}"),
-                    Err(text) if *name == "engine" => println!("FAIL  {name}: {text}"),
-                    Err(text) => println!("note  {name}: {text}"),
-                }
-            }
-        }
-        Ok(u8::from(!reached))
-    }
-
     /// `rm`.
-    pub async fn rm(&self, names: &[String], home: bool) -> Result<()> {
+    pub async fn rm(&self, names: &[String], remove_home: bool) -> Result<()> {
         let known = self.folder.streams();
-        let keep = if home { Keep::Nothing } else { Keep::KeptHome };
+        let home = if remove_home { Home::Remove } else { Home::KeepIfLabelled };
         for name in names {
-            let did = self.tear_down(name, keep).await?;
-            if !did && !known.contains(name) {
-                return Err(anyhow!("{}", self.unknown(name)));
+            let removed = self.remove(name, home).await?;
+            if !removed && !known.contains(name) {
+                return Err(self.unknown(name));
             }
             println!("{name}");
         }
@@ -252,45 +172,48 @@ impl Show {
         if view.is_empty() {
             remove_network(&self.engine, &view, &self.project).await?;
         }
-        if self.folder.is_run() {
-            eprintln!("an operator runs: what its files have comes back; remove it there");
+        if self.folder.is_locked() {
+            eprintln!("an operator runs and creates the streams in its files again; remove them there, too");
         }
         Ok(())
     }
 
-    /// An operator that runs may put things back meanwhile: what was taken away has been, then.
-    async fn tear_down(&self, name: &str, keep: Keep) -> Result<bool> {
-        let place = Place::new(&self.project, name);
-        let mut tries = 0;
+    /// Removes a stream's objects; true if there were any. A running operator may create them again at the same time: then
+    /// the Engine refuses a removal, and the objects that we saw first have been removed.
+    async fn remove(&self, name: &str, home: Home) -> Result<bool> {
+        let key = StreamKey::new(&self.project, name);
+        let mut attempts = 0;
         loop {
-            match teardown(&self.engine, &self.view().await?, &place, keep).await {
-                Err(EngineError::Refused { .. }) if self.folder.is_run() && tries < TRIES => tries += 1,
-                Err(EngineError::Refused { .. }) if self.folder.is_run() => return Ok(true),
+            match teardown(&self.engine, &self.view().await?, &key, home).await {
+                Err(EngineError::Refused { .. }) if self.folder.is_locked() && attempts < MAX_ATTEMPTS => {
+                    attempts += 1;
+                }
+                Err(EngineError::Refused { .. }) if self.folder.is_locked() => return Ok(true),
                 Err(error) => return Err(error.into()),
-                // The operator that runs keeps its own record.
-                Ok(did) if self.folder.is_run() => return Ok(did),
-                Ok(did) => {
-                    self.folder.forget(name);
-                    return Ok(did);
+                // The running operator removes its own state.
+                Ok(removed) if self.folder.is_locked() => return Ok(removed),
+                Ok(removed) => {
+                    self.folder.remove(name);
+                    return Ok(removed);
                 }
             }
         }
     }
 }
 
-async fn copy(
+/// Copies a container's output to ours, until it ends or ours is closed.
+async fn print_output(
     output: impl Stream<Item = std::result::Result<LogOutput, bollard::errors::Error>>,
 ) -> Result<()> {
     let mut output = std::pin::pin!(output);
     while let Some(part) = output.next().await {
-        let written = match part.context("the Engine ended it")? {
+        let written = match part.context("the Engine closed the stream")? {
             LogOutput::StdErr { message } => std::io::stderr().write_all(&message),
             LogOutput::StdOut { message } | LogOutput::Console { message } => {
                 std::io::stdout().write_all(&message)
             }
             LogOutput::StdIn { .. } => Ok(()),
         };
-        // Whoever reads has had enough.
         if written.is_err() {
             break;
         }
