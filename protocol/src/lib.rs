@@ -13,15 +13,18 @@
 
 #![forbid(unsafe_code)]
 
-pub mod endpoint;
+
+// Until every user names `contract`.
+pub use contract::endpoint;
 pub mod frame;
 pub mod hxfr;
 pub mod link;
 pub mod mailbox;
 pub mod pixel;
+pub mod rate;
 pub mod stream;
 pub mod wire;
 
-pub use endpoint::Endpoint;
+pub use contract::Endpoint;
 pub use pixel::{PixelFormat, Rect};
 pub use wire::DecodeError;
