@@ -5,7 +5,7 @@ mod doctor;
 use std::io::Write as _;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use bollard::container::LogOutput;
 use bollard::query_parameters;
 use clap::Args;

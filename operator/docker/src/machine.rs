@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use operator_api::{GpuClass, GpuDeviceNodes, names};
+use contract::Endpoint;
+use operator_api::{DeviceNodes, GpuClass, names};
 use operator_discovery::gpus::{self, Roots};
 use operator_plan::facts::{Gpu, Node, NodeFacts};
 use operator_plan::validate::Validated;
@@ -93,7 +94,7 @@ impl Machine {
     }
 
     /// The machine as a node. Any number of streams may share a GPU; `spec.gpu.count` counts different ones.
-    pub fn node(&self, gpus: Vec<Gpu>, host_agents: BTreeMap<String, Vec<String>>) -> Node {
+    pub fn node(&self, gpus: Vec<Gpu>, host_agents: BTreeMap<String, Vec<Endpoint>>) -> Node {
         let mut devices = BTreeMap::new();
         for gpu in &gpus {
             let families = GpuClass::FAMILIES.into_iter().filter(|class| matches(*class, gpu));
@@ -116,7 +117,7 @@ impl Machine {
     /// The devices that a stream gets; `None` if the machine has too few of the class.
     pub fn devices(&self, stream: &Validated, gpus: &[Gpu]) -> Option<Vec<Device>> {
         let wanted = &stream.spec.gpu;
-        let with_card = wanted.device_nodes == GpuDeviceNodes::RenderAndCard;
+        let with_card = wanted.device_nodes == DeviceNodes::RenderAndCard;
         let fitting =
             gpus.iter().filter(|gpu| matches(wanted.class, gpu) && (!with_card || gpu.card.is_some()));
         let chosen: Vec<Device> = fitting
@@ -168,8 +169,8 @@ mod tests {
         assert_eq!(devices(json!({"count": 3})), None);
         assert_eq!(devices(json!({"class": "Amd"})), None);
         let node = machine.node(gpus.clone(), BTreeMap::new());
-        assert!(node.offers(GpuClass::Any, GpuDeviceNodes::RenderOnly, 2));
-        assert!(!node.offers(GpuClass::Amd, GpuDeviceNodes::RenderOnly, 1));
+        assert!(node.offers(GpuClass::Any, DeviceNodes::RenderOnly, 2));
+        assert!(!node.offers(GpuClass::Amd, DeviceNodes::RenderOnly, 1));
     }
 
     #[test]

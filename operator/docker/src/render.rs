@@ -3,17 +3,22 @@
 mod desktop;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::Path;
 
 use bollard::models::{
     ContainerCreateBody, DeviceMapping, EndpointSettings, HostConfig, Mount, MountType, MountVolumeOptions,
     NetworkCreateRequest, NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
     VolumeCreateRequest,
 };
+use contract::Endpoint;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use operator_api::OnDelete;
 use operator_api::names::{RUNTIME_DIR, SECRETS_DIR, UID, VIEWER_PORT};
 use operator_plan::kubernetes::SidecarImage;
 use operator_plan::pair::Pairing;
-use operator_plan::validate::{Validated, bytes};
+use operator_plan::quantity::amount;
+use operator_plan::validate::Validated;
 use operator_plan::workload::{Workload, hex};
 use sha2::{Digest, Sha256};
 
@@ -172,9 +177,10 @@ fn sidecar(stream: &Validated, workload: &Workload, settings: Settings<'_>) -> C
     // The files belong to root, so that the sidecar's user cannot write them. A read-only mount would refuse our uploads.
     mounts.push(mount(Source::Volume(key.object(Role::Secrets)), SECRETS_DIR));
     if let Pairing::Paired { endpoint: Some(endpoint), .. } = pairing
-        && let Some(socket) = UnixSocket::parse(endpoint)
+        && let Endpoint::Unix(path) = endpoint
+        && let Some(folder) = path.parent()
     {
-        mounts.push(mount(Source::Folder(socket.folder.to_owned()), HOST_SOCKET_DIR));
+        mounts.push(mount(Source::Folder(folder.display().to_string()), HOST_SOCKET_DIR));
     }
     let port = format!("{VIEWER_PORT}/tcp");
     let binding = PortBinding {
@@ -189,8 +195,8 @@ fn sidecar(stream: &Validated, workload: &Workload, settings: Settings<'_>) -> C
         exposed_ports: Some(vec![port.clone()]),
         host_config: Some(HostConfig {
             port_bindings: Some([(port, Some(vec![binding]))].into()),
-            memory: quantity(&sidecar.memory_limit),
-            memory_reservation: quantity(&sidecar.memory),
+            memory: bytes(&Quantity(sidecar.memory_limit.clone())),
+            memory_reservation: bytes(&Quantity(sidecar.memory.clone())),
             readonly_rootfs: Some(true),
             tmpfs: Some([("/tmp".to_owned(), "size=64m,mode=1777".to_owned())].into()),
             mounts: Some(mounts),
@@ -203,32 +209,23 @@ fn sidecar(stream: &Validated, workload: &Workload, settings: Settings<'_>) -> C
     body
 }
 
-/// Folder and file name of a `unix:` endpoint.
-struct UnixSocket<'e> {
-    folder: &'e str,
-    file: &'e str,
-}
-
-impl<'e> UnixSocket<'e> {
-    fn parse(endpoint: &'e str) -> Option<Self> {
-        let path = endpoint.strip_prefix("unix:")?.trim_start_matches("//");
-        let (folder, file) = path.rsplit_once('/')?;
-        Some(Self { folder, file })
-    }
-}
-
 /// A host-agent's endpoint as seen from the sidecar's container: the machine's loopback is the gateway of the container's
 /// network, and a Unix socket's folder is mounted at a fixed path.
-pub fn endpoint_in_container(endpoint: &str, gateway: Option<&str>) -> String {
-    if let Some(socket) = UnixSocket::parse(endpoint) {
-        return format!("unix:{HOST_SOCKET_DIR}/{}", socket.file);
+pub fn endpoint_in_container(endpoint: &Endpoint, gateway: Option<&str>) -> Endpoint {
+    match (endpoint, gateway) {
+        (Endpoint::Unix(path), _) => {
+            let file = path.file_name().unwrap_or_default();
+            Endpoint::Unix(Path::new(HOST_SOCKET_DIR).join(file))
+        }
+        (Endpoint::Tcp { host, port }, Some(gateway)) if is_loopback(host) => {
+            Endpoint::Tcp { host: gateway.to_owned(), port: *port }
+        }
+        _ => endpoint.clone(),
     }
-    let loopback = ["tcp://127.0.0.1:", "tcp://localhost:", "tcp://[::1]:"];
-    let port = loopback.iter().find_map(|prefix| endpoint.strip_prefix(prefix));
-    match (port, gateway) {
-        (Some(port), Some(gateway)) => format!("tcp://{gateway}:{port}"),
-        _ => endpoint.to_owned(),
-    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 /// Limits of both containers: the requested devices, no capability, no new privileges.
@@ -298,9 +295,9 @@ fn digest(lines: &[&str]) -> String {
     hex(&Sha256::digest(lines.join("\n").as_bytes())[..8])
 }
 
-fn quantity(text: &str) -> Option<i64> {
-    let quantity = k8s_openapi::apimachinery::pkg::api::resource::Quantity(text.to_owned());
-    bytes(&quantity).map(|bytes| bytes as i64)
+/// A quantity of memory in bytes.
+fn bytes(quantity: &Quantity) -> Option<i64> {
+    amount(quantity).map(|amount| amount.as_f64() as i64)
 }
 
 /// Value of the [`names::SPEC_HASH`] label.

@@ -3,7 +3,8 @@
 
 use k8s_openapi::api::core::v1::{ResourceRequirements, SecurityContext, Volume, VolumeMount};
 use operator_api::{Desktop, DesktopStream, ServiceType, WorkloadKind};
-use operator_plan::validate::{self, Invalid, Problem, Validated, bytes};
+use operator_plan::quantity::amount;
+use operator_plan::validate::{self, Invalid, Problem, Validated};
 
 use crate::names;
 use crate::publish::Publish;
@@ -143,8 +144,11 @@ fn resource_problems(problems: &mut Problems, resources: &ResourceRequirements) 
         for (name, quantity) in list.iter().flat_map(|list| list.iter()) {
             let field = format!("spec.desktop.resources.{part}.{name}");
             if name == "cpu" || name == "memory" {
-                let parsed = if name == "cpu" { cores(&quantity.0) } else { bytes(quantity) };
-                problems.require(parsed.is_some(), &field, "must be a quantity such as 500m, 2 or 4Gi");
+                problems.require(
+                    amount(quantity).is_some_and(|it| it.as_f64() >= 0.0),
+                    &field,
+                    "must be a quantity such as 500m, 2 or 4Gi",
+                );
             } else {
                 problems.unsupported(true, &field, "use only cpu and memory");
             }
@@ -155,12 +159,6 @@ fn resource_problems(problems: &mut Problems, resources: &ResourceRequirements) 
         "spec.desktop.resources.claims",
         "request the GPU with spec.gpu",
     );
-}
-
-/// Parses a number of CPU cores, such as `2` or `500m`.
-pub(crate) fn cores(text: &str) -> Option<f64> {
-    let (number, factor) = text.strip_suffix('m').map_or((text, 1.0), |number| (number, 0.001));
-    Some(number.parse::<f64>().ok().filter(|it| it.is_finite() && *it >= 0.0)? * factor)
 }
 
 fn security_context_problems(problems: &mut Problems, context: &SecurityContext) {
@@ -282,6 +280,14 @@ mod tests {
     }
 
     #[test]
+    fn malformed_quantity_is_refused() {
+        for cpu in ["x", "-1", "NaN"] {
+            let problems = problems(&json!({"spec": {"desktop": {"resources": {"limits": {"cpu": cpu}}}}}));
+            assert!(problems.contains("spec.desktop.resources.limits.cpu: "), "{cpu}: {problems:?}");
+        }
+    }
+
+    #[test]
     fn short_form_of_a_desktop_is_accepted() {
         let changes = json!({"spec": {"desktop": {
             "home": {"size": "1Gi"}, "resources": {"limits": {"cpu": "500m", "memory": "1Gi"}},
@@ -289,7 +295,5 @@ mod tests {
             "securityContext": {"runAsUser": 1001, "capabilities": {"add": ["SYS_NICE"]}},
         }}});
         assert_eq!(problems(&changes), "");
-        assert_eq!(cores("500m"), Some(0.5));
-        assert_eq!((cores("x"), cores("-1"), cores("NaN")), (None, None, None));
     }
 }

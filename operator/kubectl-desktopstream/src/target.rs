@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, bail};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use contract::names::TOKEN_FILE;
 use k8s_openapi::api::core::v1::Pod;
 use operator_api::summary::Summary;
 use operator_api::{AuthKind, DesktopStream, names};
-use operator_plan::workload::TOKEN_FILE;
 use serde::Deserialize;
 
 use crate::cli::Stream;

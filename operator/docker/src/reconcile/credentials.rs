@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use contract::Endpoint;
+use contract::names::{ENDPOINT_FILE, TOKEN_FILE};
 use operator_api::names::SECRETS_DIR;
 use operator_plan::pair::Pairing;
-use operator_plan::workload::{ENDPOINT_FILE, TOKEN_FILE, Workload};
+use operator_plan::workload::Workload;
 
 use super::Pass;
 use super::apply::ApplyError;
@@ -60,17 +62,17 @@ impl Pass<'_> {
         };
         let network = self.world.network.lock().await.clone();
         let gateway = network.and_then(|network| network.gateway);
-        let endpoint = render::endpoint_in_container(endpoint, gateway.as_deref());
+        let endpoint = render::endpoint_in_container(endpoint, gateway.as_deref()).to_string();
         Ok(Some(HostAgentCredentials { endpoint, token }))
     }
 
-    fn issue_token(&self, host_agent: &str, endpoint: &str, now: u64) -> Result<String, ApplyError> {
+    fn issue_token(&self, host_agent: &str, endpoint: &Endpoint, now: u64) -> Result<String, ApplyError> {
         let life = self.context.token_life.as_secs();
         let signed = self.context.signer.token(&self.valid.id(), host_agent, now, life.cast_signed());
         let token = signed.map_err(|error| ApplyError::Internal(error.into()))?;
         let issued = IssuedToken {
             host_agent: host_agent.to_owned(),
-            endpoint: endpoint.to_owned(),
+            endpoint: endpoint.clone(),
             token: token.clone(),
             renew_at: now + life / 2,
         };

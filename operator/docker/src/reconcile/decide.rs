@@ -33,14 +33,14 @@ impl Decision {
 impl Pass<'_> {
     pub(super) fn decide(&self, gathered: &Gathered<'_>) -> Decision {
         let annotations = self.stream.metadata.annotations.as_ref();
-        let known = lifecycle::Known {
+        let input = lifecycle::Input {
             created: Some(self.record.created),
             wake: annotations.and_then(|all| all.get(names::WAKE)).map(String::as_str),
-            before: &self.record.status,
+            previous: &self.record.status,
             viewers: gathered.status().map(|status| status.viewers),
             now: self.now,
         };
-        let lifecycle = lifecycle::lifecycle(&self.valid, known);
+        let lifecycle = lifecycle::lifecycle(&self.valid, input);
         let pairing = self.pair(lifecycle.life == Life::Run);
         let devices = self.context.machine.devices(&self.valid, &self.world.gpus);
         Decision { lifecycle, pairing, devices }
@@ -85,7 +85,7 @@ impl Pass<'_> {
         decision: &Decision,
         is_blocked: bool,
     ) -> Duration {
-        let mut wait = decision.lifecycle.look_again.unwrap_or(Duration::MAX);
+        let mut wait = decision.lifecycle.requeue_after.unwrap_or(Duration::MAX);
         if is_blocked {
             wait = wait.min(OBSTACLE_INTERVAL);
         }

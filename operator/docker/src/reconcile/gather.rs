@@ -49,8 +49,8 @@ fn has_frames(status: &SidecarStatus) -> bool {
     status.frames.encoded > 0
 }
 
-impl Pass<'_> {
-    pub(super) async fn gather(&self) -> Result<Gathered<'_>, EngineError> {
+impl<'p> Pass<'p> {
+    pub(super) async fn gather(&self) -> Result<Gathered<'p>, EngineError> {
         let request = self.world.attach_requests.get(&self.key.stream);
         let attach_request = request.filter(|_| self.valid.spec.attach.is_some());
         let desktop = match attach_request {

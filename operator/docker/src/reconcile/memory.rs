@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use contract::Endpoint;
 use operator_plan::status::Obstacle;
 
 use super::gather::SidecarReport;
@@ -49,7 +50,7 @@ pub(super) struct Upload {
 #[derive(Debug, Clone)]
 pub(super) struct IssuedToken {
     pub(super) host_agent: String,
-    pub(super) endpoint: String,
+    pub(super) endpoint: Endpoint,
     pub(super) token: String,
     /// Unix time at which the token is replaced, seconds.
     pub(super) renew_at: u64,

@@ -2,9 +2,9 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
-use operator_api::conditions::{self, READY};
+use operator_api::conditions::{Engine, READY, Subject};
 use operator_api::{AuthKind, DesktopStreamStatus, Phase};
-use operator_plan::status::{self as plan, Obstacle, Seen};
+use operator_plan::status::{self as plan, Input, Obstacle};
 use operator_plan::validate::Invalid;
 
 use super::decide::Decision;
@@ -12,6 +12,9 @@ use super::gather::Gathered;
 use super::{Context, Pass};
 use crate::observation;
 use crate::state::Record;
+
+/// Engine whose commands the remedies name.
+const ENGINE: Engine = Engine::Docker;
 
 impl Pass<'_> {
     pub(super) fn update_status(
@@ -28,17 +31,23 @@ impl Pass<'_> {
             observation::observe(&node.name, gathered.desktop.as_ref(), gathered.sidecar.as_ref())
                 .or_else(not_created)
         };
-        let seen = Seen {
+        let error = gathered.report.as_ref().and_then(|it| it.as_ref().err()).map(ToString::to_string);
+        let report = match &error {
+            Some(error) => Some(Err(error.as_str())),
+            None => gathered.status().map(Ok),
+        };
+        let input = Input {
+            engine: ENGINE,
             observation: observation.as_ref().filter(|_| decision.runs()),
             obstacle,
             nodes: std::slice::from_ref(node),
             pairing: &decision.pairing,
-            report: gathered.report.as_ref(),
+            report,
             outcome: &decision.lifecycle,
-            before: &self.record.status,
+            previous: &self.record.status,
             now: self.now,
         };
-        let mut status = plan::status(&self.valid, seen);
+        let mut status = plan::status(&self.valid, input);
         let sidecar = gathered.sidecar.as_ref();
         status.viewer_url = sidecar.and_then(|it| it.local_url()).map(|url| format!("{url}/"));
         let uses_token = self.valid.spec.viewers.auth.kind == AuthKind::Token;
@@ -61,7 +70,8 @@ pub(super) fn write_invalid(
     invalid: &Invalid,
     now: Timestamp,
 ) -> anyhow::Result<()> {
-    let status = plan::invalid(&record.status, Some(record.generation), invalid, now);
+    let subject = Subject { engine: ENGINE, name: stream, generation: Some(record.generation) };
+    let status = plan::invalid(subject, &record.status, invalid, now);
     write(context, stream, record, status)
 }
 

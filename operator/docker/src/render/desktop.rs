@@ -7,13 +7,13 @@ use k8s_openapi::api::core::v1::{ResourceRequirements, SecurityContext, Volume, 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use operator_api::Desktop;
 use operator_api::names::RUNTIME_DIR;
-use operator_plan::validate::{Validated, bytes};
+use operator_plan::quantity::amount;
+use operator_plan::validate::Validated;
 use operator_plan::workload::Workload;
 
-use super::{Settings, Source, confined, digest, label, mount, networked, quantity, user};
+use super::{Settings, Source, bytes, confined, digest, label, mount, networked, user};
 use crate::archive::Owner;
 use crate::names::Role;
-use crate::unsupported::cores;
 
 pub(super) fn container(
     stream: &Validated,
@@ -108,7 +108,7 @@ fn volume_mount(volume: &Volume, wanted: &VolumeMount) -> Mount {
 fn tmpfs(volume: &Volume) -> Option<MountTmpfsOptions> {
     let dir = volume.empty_dir.as_ref().filter(|dir| dir.medium.as_deref() == Some("Memory"))?;
     Some(MountTmpfsOptions {
-        size_bytes: dir.size_limit.as_ref().and_then(bytes).map(|bytes| bytes as i64),
+        size_bytes: dir.size_limit.as_ref().and_then(bytes),
         mode: Some(0o1777),
         ..MountTmpfsOptions::default()
     })
@@ -125,11 +125,10 @@ pub(super) fn owned_folders(desktop: &Desktop) -> Vec<String> {
 }
 
 fn set_resources(host: &mut HostConfig, resources: &ResourceRequirements) {
-    let find = |list: &Option<BTreeMap<String, Quantity>>, name: &str| {
-        list.as_ref()?.get(name).map(|quantity| quantity.0.clone())
+    let memory = |list: &Option<BTreeMap<String, Quantity>>| bytes(list.as_ref()?.get("memory")?);
+    let cpu = |list: &Option<BTreeMap<String, Quantity>>| {
+        Some(amount(list.as_ref()?.get("cpu")?)?.as_f64())
     };
-    let memory = |list| find(list, "memory").and_then(|text| quantity(&text));
-    let cpu = |list| find(list, "cpu").and_then(|text| cores(&text));
     host.memory = memory(&resources.limits);
     host.memory_reservation = memory(&resources.requests);
     host.nano_cpus = cpu(&resources.limits).map(|cores| (cores * 1e9) as i64);

@@ -75,14 +75,18 @@ fn spec_hash_changes_with_the_container_own_settings_only() {
 
 #[test]
 fn host_agent_endpoint_is_translated_for_the_container() {
-    let translated = |text: &str| endpoint_in_container(text, Some("172.18.0.1"));
+    let translate = |text: &str, gateway| {
+        endpoint_in_container(&text.parse().expect("an endpoint"), gateway).to_string()
+    };
+    let translated = |text: &str| translate(text, Some("172.18.0.1"));
     assert_eq!(translated("tcp://127.0.0.1:15937"), "tcp://172.18.0.1:15937");
     assert_eq!(translated("tcp://192.168.64.1:15937"), "tcp://192.168.64.1:15937");
     assert_eq!(translated("vsock://2:15937"), "vsock://2:15937");
     assert_eq!(translated("unix:/run/host-agent/agent.sock"), "unix:/run/desktopstream-host/agent.sock");
-    assert_eq!(endpoint_in_container("tcp://127.0.0.1:1", None), "tcp://127.0.0.1:1");
-    let paired =
-        Pairing::Paired { host_agent: "h".to_owned(), endpoint: Some("unix:/run/h/a.sock".to_owned()) };
+    assert_eq!(translated("tcp://[::1]:15937"), "tcp://172.18.0.1:15937");
+    assert_eq!(translate("tcp://127.0.0.1:1", None), "tcp://127.0.0.1:1");
+    let endpoint = "unix:/run/h/a.sock".parse().expect("an endpoint");
+    let paired = Pairing::Paired { host_agent: "h".to_owned(), endpoint: Some(endpoint) };
     let objects = rendered_with(&json!({}), &[], &paired);
     let mounts = host(&objects.sidecar).mounts.clone().expect("mounts");
     assert!(mounts.iter().any(|it| it.source.as_deref() == Some("/run/h")));

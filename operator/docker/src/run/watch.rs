@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::models::EventMessage;
+use contract::Endpoint;
 use futures_util::StreamExt;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use operator_api::HostAgent;
@@ -79,12 +80,12 @@ pub(super) struct Discovery {
 #[derive(Debug, Default)]
 struct Found {
     host_agents: Vec<HostAgent>,
-    reached: BTreeMap<String, Vec<String>>,
+    reached: BTreeMap<String, Vec<Endpoint>>,
 }
 
 impl Discovery {
     /// Reachable endpoints by host-agent.
-    pub(super) fn reached(&self) -> BTreeMap<String, Vec<String>> {
+    pub(super) fn reached(&self) -> BTreeMap<String, Vec<Endpoint>> {
         self.found.lock().reached.clone()
     }
 
@@ -98,7 +99,7 @@ impl Discovery {
         let mut reached = self.reach.lock().await.look(host_agents, &BTreeMap::new(), proc).await;
         // Docker's default seccomp profile denies vsock to the sidecar, so vsock endpoints come last.
         for endpoints in reached.values_mut() {
-            endpoints.sort_by_key(|endpoint| endpoint.starts_with("vsock:"));
+            endpoints.sort_by_key(|endpoint| matches!(endpoint, Endpoint::Vsock { .. }));
         }
         let mut found = self.found.lock();
         let changed = found.reached != reached;
