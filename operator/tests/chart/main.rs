@@ -186,7 +186,7 @@ fn rights(objects: &[Value]) -> BTreeSet<(String, String, String)> {
 #[ignore = "needs helm; run by ./x test cluster"]
 fn every_right_is_documented() {
     let text = fs::read_to_string(repository().join("docs/kubernetes.md")).expect("docs");
-    let table = text.split("## Rights").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a table");
+    let table = text.split("## Permissions").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a table");
     let mut who = String::new();
     let mut documented: BTreeSet<(String, String, String)> = BTreeSet::new();
     for row in table.lines().filter(|line| line.starts_with('|')) {
