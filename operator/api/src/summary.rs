@@ -11,9 +11,9 @@ use crate::{DesktopStream, conditions};
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
-    /// Namespace.
+    /// Namespace of the stream.
     pub namespace: String,
-    /// Name.
+    /// Name of the stream.
     pub name: String,
     /// `status.phase`; empty before the first reconciliation.
     pub phase: String,

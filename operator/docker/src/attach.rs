@@ -14,16 +14,16 @@ use crate::render::{Attached, Device, Source, device_mapping, mount};
 /// An examined container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Examination {
-    /// What the sidecar shares with the container.
+    /// Parts of the container that the sidecar shares.
     pub attached: Attached,
-    /// What the container lacks, for people, such as `the group 105`. Empty if nothing.
+    /// Missing parts, for people, such as `the group 105`. Empty if the container has everything.
     pub missing: Vec<String>,
 }
 
-/// What a stream needs of the container.
+/// Requirements of a stream on the container.
 #[derive(Debug, Clone, Copy)]
 pub struct Needs<'n> {
-    /// GPUs.
+    /// GPUs that the container must have.
     pub devices: &'n [Device],
     /// A mount at `XDG_RUNTIME_DIR`. False for sources that do not capture the desktop.
     pub runtime_dir: bool,

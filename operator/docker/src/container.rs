@@ -12,15 +12,15 @@ use crate::names::{Role, StreamKey};
 /// A listed container.
 #[derive(Debug, Clone, Default)]
 pub struct Container {
-    /// Name.
+    /// Container name without the leading slash.
     pub name: String,
-    /// ID.
+    /// Container ID.
     pub id: String,
     /// Image reference.
     pub image: String,
-    /// State.
+    /// Lifecycle state.
     pub state: State,
-    /// Labels.
+    /// Labels of the container and its image.
     pub labels: HashMap<String, String>,
     /// Networks: the container's address by the network's name. Empty if it has none.
     pub networks: HashMap<String, String>,
@@ -38,13 +38,13 @@ pub enum State {
     /// Created, not started.
     #[default]
     Created,
-    /// Running.
+    /// The process runs.
     Running,
     /// Frozen by `docker pause`.
     Paused,
     /// Ended; the Engine waits before it restarts it.
     Restarting,
-    /// Ended.
+    /// Ended, and not restarted by the Engine.
     Exited,
     /// Being removed.
     Removing,
@@ -71,7 +71,7 @@ impl From<&ContainerSummary> for Container {
         let networks = summary.network_settings.as_ref().and_then(|settings| settings.networks.clone());
         let published = summary.ports.iter().flatten().find_map(|port| {
             let public = port.public_port.filter(|_| port.private_port == VIEWER_PORT)?;
-            let ip = port.ip.as_deref().and_then(|ip| ip.parse().ok()).unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+            let ip = port.ip.as_deref().and_then(|ip| ip.parse().ok()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
             Some(SocketAddr::new(ip, public))
         });
         Self {

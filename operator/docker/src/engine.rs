@@ -31,7 +31,7 @@ pub enum EngineError {
         "no Docker Engine at {host}: {cause}; start it, join its group, or set its address with DOCKER_HOST"
     )]
     Unreachable {
-        /// Address.
+        /// Address of the Engine.
         host: String,
         /// Innermost cause, such as `Connection refused`.
         cause: String,
@@ -101,9 +101,9 @@ pub struct Engine {
 pub struct Listing {
     /// Containers, running or not.
     pub containers: Vec<ContainerSummary>,
-    /// Networks.
+    /// Networks with the label.
     pub networks: Vec<Network>,
-    /// Volumes.
+    /// Volumes with the label.
     pub volumes: Vec<Volume>,
 }
 

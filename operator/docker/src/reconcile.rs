@@ -28,6 +28,7 @@ use parking_lot::Mutex;
 use stream_token::Signer;
 
 use self::memory::Memory;
+pub use self::status::write_orphaned;
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::machine::Machine;
@@ -42,9 +43,9 @@ const STARTING_INTERVAL: Duration = Duration::from_secs(2);
 /// Requeue interval when an object cannot be created or started.
 const OBSTACLE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What does not change while the operator runs, and its memory.
+/// Settings and clients of the operator, and its memory.
 pub struct Context {
-    /// Engine.
+    /// Client of the Engine.
     pub engine: Arc<Engine>,
     /// Project name.
     pub project: String,

@@ -28,7 +28,7 @@ pub enum Recreated {
     Yes,
     /// The new container did not start, and the old one is back.
     Restored {
-        /// Reason.
+        /// Reason why the new container did not start.
         cause: String,
     },
 }

@@ -87,9 +87,9 @@ pub struct Settings<'s> {
 pub struct Objects {
     /// Network of the project.
     pub network: NetworkCreateRequest,
-    /// Volumes.
+    /// Volumes of the stream.
     pub volumes: Vec<VolumeCreateRequest>,
-    /// Sidecar.
+    /// Sidecar container.
     pub sidecar: ContainerCreateBody,
     /// Desktop; `None` if the sidecar is attached to a user's container.
     pub desktop: Option<ContainerCreateBody>,

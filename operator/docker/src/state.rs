@@ -32,7 +32,7 @@ pub struct StateFolder {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
-    /// UID.
+    /// UID of the stream.
     pub uid: String,
     /// Number of the spec's version, from 1.
     pub generation: i64,
@@ -43,7 +43,7 @@ pub struct Record {
     /// The stream's time to live is over; it is not started again before its spec changes.
     #[serde(default)]
     pub ended: bool,
-    /// Status.
+    /// Status of the last pass.
     #[serde(default)]
     pub status: DesktopStreamStatus,
 }

@@ -132,7 +132,7 @@ impl Situation {
         obstacle: Option<&Obstacle>,
     ) -> DesktopStreamStatus {
         let outcome = Outcome {
-            life: self.life.clone(),
+            life: self.life,
             unwatched_since: None,
             idle_since: None,
             woken_by: None,

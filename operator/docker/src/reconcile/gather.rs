@@ -27,7 +27,7 @@ pub(super) struct Gathered<'g> {
     pub(super) attach_request: Option<&'g Container>,
     /// Desktop, the user's container if the stream attaches to one.
     pub(super) desktop: Option<Container>,
-    /// Sidecar.
+    /// Sidecar container.
     pub(super) sidecar: Option<Container>,
     /// Sidecar's report; `None` if it does not run.
     pub(super) report: Option<SidecarReport>,

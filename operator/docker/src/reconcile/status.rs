@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
-use operator_api::conditions::{Engine, READY, Subject};
+use operator_api::conditions::{self, Engine, READY, Subject, reasons};
 use operator_api::{AuthKind, DesktopStreamStatus, Phase};
 use operator_plan::status::{self as plan, Input, Obstacle};
 use operator_plan::validate::Invalid;
@@ -10,6 +10,7 @@ use operator_plan::validate::Invalid;
 use super::decide::Decision;
 use super::gather::Gathered;
 use super::{Context, Pass};
+use crate::container::Container;
 use crate::observation;
 use crate::state::Record;
 
@@ -49,7 +50,7 @@ impl Pass<'_> {
         };
         let mut status = plan::status(&self.valid, input);
         let sidecar = gathered.sidecar.as_ref();
-        status.viewer_url = sidecar.and_then(|it| it.local_url()).map(|url| format!("{url}/"));
+        status.viewer_url = sidecar.and_then(Container::local_url).map(|url| format!("{url}/"));
         let uses_token = self.valid.spec.viewers.auth.kind == AuthKind::Token;
         let token_file = || self.context.folder.viewer_token_file(stream).display().to_string();
         status.viewer_secret_name = uses_token.then(token_file);
@@ -73,6 +74,21 @@ pub(super) fn write_invalid(
     let subject = Subject { engine: ENGINE, name: stream, generation: Some(record.generation) };
     let status = plan::invalid(subject, &record.status, invalid, now);
     write(context, stream, record, status)
+}
+
+/// Writes the status of a stream that is in no file: its containers run on, unreconciled. No effect if it has no record.
+pub fn write_orphaned(context: &Context, stream: &str, now: Timestamp) -> anyhow::Result<()> {
+    let Some(record) = context.folder.record(stream) else { return Ok(()) };
+    let subject = Subject { engine: ENGINE, name: stream, generation: Some(record.generation) };
+    let text = "the stream is in no file, and its containers are not reconciled";
+    let orphaned = subject.condition(READY, Some(false), reasons::ORPHANED, text);
+    let previous = &record.status.conditions;
+    let mut conditions: Vec<Condition> = previous.iter().filter(|it| it.type_ != READY).cloned().collect();
+    conditions.push(orphaned);
+    conditions::keep_times(&mut conditions, previous, now);
+    let status =
+        DesktopStreamStatus { phase: Some(Phase::Degraded), conditions, ..record.status.clone() };
+    write(context, stream, &record, status)
 }
 
 /// Writes the record with a status if it differs from the file, and logs a change of phase or of Ready's reason.

@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use futures_util::StreamExt;
+use k8s_openapi::jiff::Timestamp;
 use operator_api::{Attach, DesktopStream, DesktopStreamSpec, WorkloadKind};
 
 use super::Operator;
 use crate::container::Container;
 use crate::engine::{Engine, EngineError};
 use crate::names::{self, StreamKey};
-use crate::reconcile::{Context, Outcome, World, reconcile};
+use crate::reconcile::{Context, Outcome, World, reconcile, write_orphaned};
 use crate::recreate;
 use crate::teardown::{Home, remove_network, teardown};
 use crate::view::View;
@@ -118,8 +119,8 @@ impl Operator {
     }
 
     /// Removes streams that are in no file. Those of earlier runs are removed with `--prune` only, and only if all files
-    /// were read: a broken one may contain them.
-    async fn remove_deleted(&mut self, view: &View) -> Result<bool, EngineError> {
+    /// were read: a broken one may contain them, and a folder may not be mounted yet. Until then their status says so.
+    async fn remove_deleted(&mut self, view: &View) -> Result<bool> {
         let mut existing: BTreeSet<String> = view.streams();
         existing.extend(self.context.folder.streams());
         let may_prune = self.prune && self.desired.problems.is_empty();
@@ -130,8 +131,9 @@ impl Operator {
             }
             if !self.seen.contains(&stream) && !may_prune {
                 if self.logged_orphans.insert(stream.clone()) {
-                    tracing::warn!(stream, "stream of an earlier run is in no file; --prune removes it");
+                    tracing::warn!(stream, "stream of an earlier run is in no file; --prune deletes it");
                 }
+                write_orphaned(&self.context, &stream, Timestamp::now())?;
                 continue;
             }
             let key = StreamKey::new(&self.context.project, &stream);
