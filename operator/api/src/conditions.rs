@@ -289,7 +289,10 @@ mod tests {
     #[test]
     fn message_of_a_condition_that_is_not_true_ends_with_the_remedy() {
         let bad = DESK.condition(DEVICES_READY, Some(false), reasons::QUOTA, "pods: 3 of 3");
-        assert_eq!(bad.message, "pods: 3 of 3; raise the namespace's ResourceQuota, or suspend another stream");
+        assert_eq!(
+            bad.message,
+            "pods: 3 of 3; raise the namespace's ResourceQuota, or suspend another stream"
+        );
         assert_eq!(DESK.condition(READY, Some(true), reasons::QUOTA, "fine").message, "fine");
         assert!(clip(&"ä".repeat(2000)).len() < 1100);
     }

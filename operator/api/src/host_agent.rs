@@ -81,11 +81,9 @@ pub struct HostAgentStatus {
     pub version: Option<String>,
     /// Encoders that passed their trial on the host.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub encoders: Vec<EncoderStatus>,
     /// Names of the VMs whose taps are connected to the host-agent.
     #[serde(rename = "vms", skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub vms: Vec<String>,
     /// Number of sessions that the host-agent reports.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Attach, Capture, Desktop, DesktopStreamStatus, Encode, Gpu, HostAgentRef, Lifecycle, OperatingMode, Viewers,
+    Attach, Capture, Desktop, DesktopStreamStatus, Encode, Gpu, HostAgentRef, Lifecycle, OperatingMode,
+    Viewers,
 };
 
 /// Desired state of a DesktopStream.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use operator_sidecar_client::{FetchError, Limits, fetch};
+use operator_sidecar_client::{Limits, RequestError, get};
 
 use crate::cli::Stream;
 use crate::kubectl::Kubectl;
@@ -23,7 +23,7 @@ pub(crate) fn run(kubectl: &Kubectl, stream: &Stream, output: Option<PathBuf>) -
     let forward = PortForward::start(kubectl, &target, 0)?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let url = format!("{}/snapshot.png", forward.url());
-    let response = runtime.block_on(fetch(&url, token.as_deref(), LIMITS));
+    let response = runtime.block_on(get(&url, token.as_deref(), LIMITS));
     let png = response.map_err(|error| anyhow!("{}", with_remedy(&error, &stream.name)))?;
     anyhow::ensure!(
         png.starts_with(PNG_SIGNATURE),
@@ -39,12 +39,16 @@ pub(crate) fn run(kubectl: &Kubectl, stream: &Stream, output: Option<PathBuf>) -
     Ok(())
 }
 
-fn with_remedy(error: &FetchError, name: &str) -> String {
-    match error {
-        FetchError::Status { code: 401, .. } => format!(
+fn with_remedy(error: &RequestError, name: &str) -> String {
+    let status = match error {
+        RequestError::Status { status, .. } => status.as_u16(),
+        _ => 0,
+    };
+    match status {
+        401 => format!(
             "the sidecar refuses the viewer token; delete the pod of {name}, and its next pod reads the Secret's token"
         ),
-        FetchError::Status { code: 503, .. } => {
+        503 => {
             format!("no frame available ({error}); run `kubectl desktopstream doctor {name}`")
         }
         _ => format!("cannot fetch a snapshot ({error}); see `kubectl desktopstream logs {name}`"),
@@ -53,15 +57,19 @@ fn with_remedy(error: &FetchError, name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use operator_sidecar_client::StatusCode;
+
     use super::*;
 
     #[test]
     fn fetch_error_is_reported_with_its_remedy() {
-        let status = |code, message: &str| FetchError::Status { code, message: message.to_owned() };
-        assert!(with_remedy(&status(503, "no frame"), "desk").contains("doctor desk"));
-        assert!(with_remedy(&status(401, ""), "desk").contains("token"));
-        assert!(with_remedy(&status(501, "no decoder"), "desk").contains("no decoder"));
-        let timeout = FetchError::Timeout { seconds: 30 };
+        let status = |status, reason: &str| RequestError::Status { status, reason: reason.to_owned() };
+        let unavailable = status(StatusCode::SERVICE_UNAVAILABLE, "no frame");
+        assert!(with_remedy(&unavailable, "desk").contains("doctor desk"));
+        assert!(with_remedy(&status(StatusCode::UNAUTHORIZED, ""), "desk").contains("token"));
+        let missing = status(StatusCode::NOT_IMPLEMENTED, "no decoder");
+        assert!(with_remedy(&missing, "desk").contains("no decoder"));
+        let timeout = RequestError::Timeout(LIMITS.timeout);
         assert!(with_remedy(&timeout, "desk").contains("30 s"));
     }
 }

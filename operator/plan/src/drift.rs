@@ -24,7 +24,8 @@ fn includes(live: &Value, desired: &Value) -> bool {
             })
         }
         (Value::Array(live), Value::Array(desired)) => {
-            live.len() == desired.len() && live.iter().zip(desired).all(|(live, desired)| includes(live, desired))
+            live.len() == desired.len()
+                && live.iter().zip(desired).all(|(live, desired)| includes(live, desired))
         }
         (live, desired) => live == desired,
     }

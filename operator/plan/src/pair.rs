@@ -102,10 +102,13 @@ pub fn pair(
     }
     let has_room = |candidate: &&Candidate| candidate.load < candidate.capacity;
     let kept = reached.iter().find(|candidate| Some(candidate.name.as_str()) == current).copied();
-    let Some(chosen) = kept.filter(has_room).or_else(|| least_loaded(reached.iter().copied().filter(has_room)))
+    let Some(chosen) =
+        kept.filter(has_room).or_else(|| least_loaded(reached.iter().copied().filter(has_room)))
     else {
-        let full: Vec<String> =
-            reached.iter().map(|it| format!("{} has {} of {} streams", it.name, it.load, it.capacity)).collect();
+        let full: Vec<String> = reached
+            .iter()
+            .map(|it| format!("{} has {} of {} streams", it.name, it.load, it.capacity))
+            .collect();
         return Pairing::None { reason: reasons::HOST_AGENT_FULL, text: full.join(", ") };
     };
     let endpoint = node.and_then(|_| places.first()).and_then(|node| endpoint(stream, chosen, node));
@@ -122,8 +125,7 @@ fn least_loaded<'c>(candidates: impl Iterator<Item = &'c Candidate>) -> Option<&
 fn unreached(matching: &[&Candidate], node: Option<&str>, current: Option<&str>) -> Pairing {
     let names = || matching.iter().map(|candidate| candidate.name.as_str()).collect::<Vec<_>>().join(", ");
     let names = current.map_or_else(names, ToOwned::to_owned);
-    let reason =
-        if current.is_some() { reasons::HOST_AGENT_GONE } else { reasons::HOST_AGENT_UNREACHABLE };
+    let reason = if current.is_some() { reasons::HOST_AGENT_GONE } else { reasons::HOST_AGENT_UNREACHABLE };
     let text = match node {
         Some(node) => format!("node {node} does not reach {names}"),
         None => format!("no node with the device reaches {names}"),

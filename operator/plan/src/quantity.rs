@@ -38,14 +38,15 @@ pub fn amount(quantity: &Quantity) -> Option<Amount> {
         return None;
     }
     let scale = Scale::parse(suffix)?;
-    let digits = |text: &str| text.bytes().fold(0_i128, |all, digit| {
-        all.saturating_mul(10).saturating_add(i128::from(digit - b'0'))
-    });
+    let digits = |text: &str| {
+        text.bytes()
+            .fold(0_i128, |all, digit| all.saturating_mul(10).saturating_add(i128::from(digit - b'0')))
+    };
     // With at most 9 digits after the point, their product with the largest factor fits into i128.
     let fraction = &fraction[..fraction.len().min(9)];
-    let total = scale
-        .apply(digits(whole).saturating_mul(NANO))
-        .saturating_add(scale.apply(digits(fraction).saturating_mul(NANO)) / 10_i128.pow(fraction.len() as u32));
+    let total = scale.apply(digits(whole).saturating_mul(NANO)).saturating_add(
+        scale.apply(digits(fraction).saturating_mul(NANO)) / 10_i128.pow(fraction.len() as u32),
+    );
     Some(Amount(if negative { -total } else { total }))
 }
 
@@ -129,7 +130,9 @@ mod tests {
 
     #[test]
     fn amount_other_text_is_refused() {
-        for text in ["", "Gi", ".", "1X", "1ki", "1 Gi", "1.2.3", "e3", "1e", "1e1.5", "inf", "nan", "0x10", "1Kim"] {
+        for text in
+            ["", "Gi", ".", "1X", "1ki", "1 Gi", "1.2.3", "e3", "1e", "1e1.5", "inf", "nan", "0x10", "1Kim"]
+        {
             assert_eq!(of(text), None, "{text}");
         }
     }

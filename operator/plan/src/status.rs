@@ -6,8 +6,8 @@
 mod containers;
 mod sidecar;
 
-use contract::{FramePath, HostAgentConnection, SidecarStatus};
 use contract::sidecar_status::RefusalCode;
+use contract::{FramePath, HostAgentConnection, SidecarStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use operator_api::conditions::{self, Engine, Reason, Subject, reasons};
@@ -104,8 +104,7 @@ pub fn invalid(
 pub fn status(stream: &Validated, input: Input<'_>) -> DesktopStreamStatus {
     let Input { observation, outcome, previous, now, pairing, .. } = input;
     let verdicts = verdicts(stream, input);
-    let subject =
-        Subject { engine: input.engine, name: &stream.names.stream, generation: stream.generation };
+    let subject = Subject { engine: input.engine, name: &stream.names.stream, generation: stream.generation };
     let mut next: Vec<Condition> = conditions::STREAM_TYPES
         .iter()
         .zip(&verdicts)
@@ -138,7 +137,9 @@ fn verdicts(stream: &Validated, input: Input<'_>) -> [Verdict; 5] {
     let stopped = match input.outcome.life {
         Life::Suspended => Some((reasons::SUSPENDED, "suspended by spec.operatingMode")),
         Life::Idle => Some((reasons::IDLE, "no viewer for spec.lifecycle.idleTimeoutSeconds")),
-        Life::Expired => Some((reasons::ENDED, "spec.lifecycle.ttlSeconds has passed; the stream is being deleted")),
+        Life::Expired => {
+            Some((reasons::ENDED, "spec.lifecycle.ttlSeconds has passed; the stream is being deleted"))
+        }
         Life::Run => None,
     };
     if let Some((reason, text)) = stopped {

@@ -75,7 +75,7 @@ impl Check {
         }
     }
 
-    fn range<T: PartialOrd + std::fmt::Display>(&mut self, field: &str, value: T, min: T, max: T) {
+    fn range<T: Copy + PartialOrd + std::fmt::Display>(&mut self, field: &str, value: T, min: T, max: T) {
         let holds = value >= min && value <= max;
         self.ensure(holds, field, &format!("must be between {min} and {max}"));
     }
@@ -209,7 +209,9 @@ fn check_viewers(check: &mut Check, spec: &DesktopStreamSpec) {
     );
     let is_origin = |origin: &String| {
         let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-        host.is_some_and(|host| !host.is_empty() && !host.contains(|c: char| c == '/' || c == ',' || c.is_whitespace()))
+        host.is_some_and(|host| {
+            !host.is_empty() && !host.contains(|c: char| c == '/' || c == ',' || c.is_whitespace())
+        })
     };
     check.ensure(
         viewers.allowed_origins.iter().all(is_origin) && viewers.allowed_origins.len() <= 16,

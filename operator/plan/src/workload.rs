@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use contract::names::{ENDPOINT_FILE, HOST_AGENT_DIR, RUNTIME_DIR, TOKEN_FILE, VIEWER_DIR, VIEWER_PORT, env, flags};
+use contract::names::{
+    ENDPOINT_FILE, HOST_AGENT_DIR, RUNTIME_DIR, TOKEN_FILE, VIEWER_DIR, VIEWER_PORT, env, flags,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use operator_api::{
     AuthKind, Cursor, DesktopStreamSpec, DeviceNodes, GpuClass, OnDelete, Placement, Require, Source,

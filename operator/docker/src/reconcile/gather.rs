@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use contract::SidecarStatus;
 use operator_api::names::VIEWER_PORT;
-use operator_sidecar_client as sidecar_client;
-use operator_sidecar_client::FetchError;
+use operator_sidecar_client::{RequestError, sidecar_status};
 
 use super::Pass;
 use super::memory::Poll;
@@ -19,7 +18,7 @@ const INSPECTION_TIME: Duration = Duration::from_secs(60);
 const STARTING_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The sidecar's status, or the reason why there is none.
-pub(super) type SidecarReport = Result<SidecarStatus, FetchError>;
+pub(super) type SidecarReport = Result<SidecarStatus, RequestError>;
 
 /// State of a stream.
 pub(super) struct Gathered<'g> {
@@ -107,10 +106,10 @@ impl<'p> Pass<'p> {
         addresses.extend(sidecar.local_address().map(|address| address.to_string()));
         addresses.extend(inside.map(|ip| format!("{ip}:{VIEWER_PORT}")));
         let token = self.context.folder.viewer_token(&self.key.stream);
-        let mut report = Err(FetchError::Unreachable { cause: "the sidecar has no address".to_owned() });
+        let mut report = Err(RequestError::Connection("the sidecar has no address".to_owned()));
         let mut answered = None;
         for address in addresses {
-            report = sidecar_client::status(&address, token.as_deref()).await;
+            report = sidecar_status(&address, token.as_deref()).await;
             if report.is_ok() {
                 answered = Some(address);
                 break;

@@ -96,7 +96,7 @@ impl Discovery {
 
     /// Probes all endpoints. True if the result differs from the last one.
     pub(super) async fn probe(&self, host_agents: &[HostAgent], proc: &Path) -> bool {
-        let mut reached = self.reach.lock().await.look(host_agents, &BTreeMap::new(), proc).await;
+        let mut reached = self.reach.lock().await.probe(host_agents, &BTreeMap::new(), proc).await;
         // Docker's default seccomp profile denies vsock to the sidecar, so vsock endpoints come last.
         for endpoints in reached.values_mut() {
             endpoints.sort_by_key(|endpoint| matches!(endpoint, Endpoint::Vsock { .. }));

@@ -82,13 +82,13 @@ fn container(status: &ContainerStatus) -> Container {
 
 fn state(status: &ContainerStatus) -> ContainerState {
     let now = status.state.clone().unwrap_or_default();
+    if let Some(blocked) = now.waiting.as_ref().and_then(blocked) {
+        return blocked;
+    }
     if is_crashing(status, &now) {
         let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
         let last = if status.last_state.is_some() { last } else { now.terminated.as_ref() };
         return ContainerState::Crashing { last: last.map(exit) };
-    }
-    if let Some(blocked) = now.waiting.as_ref().and_then(blocked) {
-        return blocked;
     }
     match (now.running, now.terminated) {
         (Some(running), _) => ContainerState::Running { since: running.started_at.map(|at| at.0) },

@@ -112,7 +112,10 @@ mod tests {
             ..Node::default()
         };
         let report = |render_node| SidecarStatus { render_node, ..SidecarStatus::default() };
-        assert!(node(1).offers(stream.spec.gpu.class, stream.spec.gpu.device_nodes, 1), "the resource's name");
+        assert!(
+            node(1).offers(stream.spec.gpu.class, stream.spec.gpu.device_nodes, 1),
+            "the resource's name"
+        );
         assert!(lacks_device(&stream, &pod, &[node(16)], &report(Some(false))));
         for (nodes, render_node) in [
             (vec![node(16)], Some(true)),

@@ -36,7 +36,11 @@ fn pair_chooses_the_least_loaded_reachable_host_agent_with_capacity() {
     let all = [candidate("a", 3, 4), candidate("b", 5, 10), candidate("c", 0, 10)];
     let stream = wants(json!({}));
     assert_eq!(chosen(&pair(&stream, &all, &nodes, None, None)), ("c", None), "without a node");
-    assert_eq!(chosen(&pair(&stream, &all, &nodes, Some("n1"), None)), ("b", Some("vsock://2:1".to_owned())), "on n1");
+    assert_eq!(
+        chosen(&pair(&stream, &all, &nodes, Some("n1"), None)),
+        ("b", Some("vsock://2:1".to_owned())),
+        "on n1"
+    );
     assert_eq!(chosen(&pair(&stream, &all, &nodes, Some("n1"), Some("a"))).0, "a", "the current one");
     let full = [candidate("a", 4, 4), candidate("b", 9, 10)];
     assert_eq!(chosen(&pair(&stream, &full, &nodes, Some("n1"), Some("a"))).0, "b", "unless it is full");
@@ -52,7 +56,10 @@ fn pair_respects_name_selector_transport_and_node_selector() {
     assert_eq!(chosen(&pick(json!({"selector": {"matchLabels": {"room": "lab"}}}))).0, "b");
     assert_eq!(chosen(&pick(json!({"transport": "Vsock"}))).0, "b");
     assert_eq!(reason(&pick(json!({"transport": "Unix"}))).0, reasons::HOST_AGENT_UNREACHABLE);
-    assert_eq!(reason(&pick(json!({"name": "z"}))), (reasons::NO_HOST_AGENT, "HostAgent \"z\" does not exist"));
+    assert_eq!(
+        reason(&pick(json!({"name": "z"}))),
+        (reasons::NO_HOST_AGENT, "HostAgent \"z\" does not exist")
+    );
     all[1].node_selector.insert("zone".to_owned(), "x".to_owned());
     let pick = pair(&wants(json!({"hostAgent": {"name": "b"}})), &all, &nodes, Some("n1"), None);
     assert_eq!(reason(&pick).0, reasons::HOST_AGENT_UNREACHABLE, "nodes that may not use it");

@@ -82,8 +82,7 @@ pub(super) fn crash(input: Input<'_>) -> Option<Verdict> {
     let containers = &input.observation?.containers;
     containers.iter().find_map(|container| {
         let ContainerState::Crashing { last } = &container.state else { return None };
-        let reason =
-            if container.is_sidecar { reasons::SIDECAR_CRASHING } else { reasons::DESKTOP_CRASHING };
+        let reason = if container.is_sidecar { reasons::SIDECAR_CRASHING } else { reasons::DESKTOP_CRASHING };
         let last = last.as_ref().map_or_else(|| "the exit code is not known yet".to_owned(), describe);
         let text = format!("container {} restarted {} times; {last}", container.name, container.restarts);
         Some(Verdict::no(reason, text))
@@ -99,16 +98,14 @@ fn describe(Exit { reason, code, message }: &Exit) -> String {
 /// True if the desktop was started within [`START_TIMEOUT`], or is about to be started.
 pub(super) fn is_starting(input: Input<'_>) -> bool {
     let Some(observation) = input.observation else { return false };
-    observation.containers.iter().filter(|container| !container.is_sidecar).any(|container| {
-        match &container.state {
-            ContainerState::Running { since: Some(since) } => {
-                input.now.duration_since(*since) < START_TIMEOUT
-            }
-            ContainerState::Crashing { .. } => false,
-            ContainerState::Running { since: None }
-            | ContainerState::Starting
-            | ContainerState::Blocked { .. }
-            | ContainerState::Exited(_) => true,
-        }
+    observation.containers.iter().filter(|container| !container.is_sidecar).any(|container| match &container
+        .state
+    {
+        ContainerState::Running { since: Some(since) } => input.now.duration_since(*since) < START_TIMEOUT,
+        ContainerState::Crashing { .. } => false,
+        ContainerState::Running { since: None }
+        | ContainerState::Starting
+        | ContainerState::Blocked { .. }
+        | ContainerState::Exited(_) => true,
     })
 }

@@ -28,7 +28,10 @@ impl World {
             frame_path: Some(FramePath::ResourceId),
             frames: FrameCounts { captured: 9, encoded: 9, ..FrameCounts::default() },
             capture: CaptureState { negotiated: "DMA-BUF XR24".to_owned(), ..CaptureState::default() },
-            host_agent: HostAgentConnection::Connected { endpoint: endpoint(), server: "host-agent".to_owned() },
+            host_agent: HostAgentConnection::Connected {
+                endpoint: endpoint(),
+                server: "host-agent".to_owned(),
+            },
             width: 640,
             height: 480,
             ..SidecarStatus::default()
@@ -104,7 +107,8 @@ fn container(name: &str, state: Value) -> Pod {
 
 /// Status, reason and message of a condition.
 fn of<'s>(status: &'s DesktopStreamStatus, kind: &str) -> (&'s str, &'s str, &'s str) {
-    let condition = status.conditions.iter().find(|it| it.type_ == kind).expect("every status has all conditions");
+    let condition =
+        status.conditions.iter().find(|it| it.type_ == kind).expect("every status has all conditions");
     (&condition.status, &condition.reason, &condition.message)
 }
 
@@ -215,7 +219,8 @@ fn broken_connection_is_the_reason_of_paired_and_of_ready_if_required() {
 fn rewording_every_message_changes_no_decision() {
     let spec = json!({"hostAgent": {"name": "a"}});
     // Texts that used to decide, and others.
-    let texts = ["", "connected", "the token has expired", "refuses", "not configured", "DMA-BUF", "ça alors"];
+    let texts =
+        ["", "connected", "the token has expired", "refuses", "not configured", "DMA-BUF", "ça alors"];
     let decisions = |text: &str| {
         let mut decisions = Vec::new();
         let mut decide = |world: &World| {
@@ -309,7 +314,11 @@ fn stopped_stream_has_the_phase_of_its_cause() {
     let mut ended = pod(json!({"phase": "Succeeded"}));
     world.pod = Some(ended.clone());
     world.report = None;
-    assert_ne!(world.status().phase, Some(Phase::Ended), "a pod with restart policy Always did not end by itself");
+    assert_ne!(
+        world.status().phase,
+        Some(Phase::Ended),
+        "a pod with restart policy Always did not end by itself"
+    );
     ended.spec.as_mut().expect("a spec").restart_policy = Some("Never".to_owned());
     world.pod = Some(ended);
     assert_eq!(world.status().phase, Some(Phase::Ended));
