@@ -39,9 +39,8 @@ impl Summary {
     pub fn of(stream: &DesktopStream) -> Self {
         let status = stream.status.clone().unwrap_or_default();
         let capture = status.capture.unwrap_or_default();
-        let is_problem = |it: &&Condition| {
-            it.status == "False" && it.reason != conditions::reasons::WAITING.name
-        };
+        let is_problem =
+            |it: &&Condition| it.status == "False" && it.reason != conditions::reasons::WAITING.name;
         let problem = status
             .conditions
             .iter()
@@ -116,15 +115,19 @@ mod tests {
     }
 
     fn streaming() -> Summary {
-        summary(json!({"metadata": {"namespace": "a", "name": "good"}, "spec": {"desktop": {"image": "i"}}, "status": {
+        summary(
+            json!({"metadata": {"namespace": "a", "name": "good"}, "spec": {"desktop": {"image": "i"}}, "status": {
             "phase": "Streaming", "capture": {"framePath": "Local"}, "stats": {"fps": 30, "viewers": 2}, "nodeName": "n1",
-            "conditions": [condition("Ready", "True", "")]}}))
+            "conditions": [condition("Ready", "True", "")]}}),
+        )
     }
 
     fn failed() -> Summary {
-        summary(json!({"metadata": {"namespace": "a", "name": "bad"}, "spec": {"desktop": {"image": "i"}}, "status": {
+        summary(
+            json!({"metadata": {"namespace": "a", "name": "bad"}, "spec": {"desktop": {"image": "i"}}, "status": {
             "phase": "Failed", "conditions": [condition("DevicesReady", "True", ""),
-                condition("Paired", "False", "start host-agent"), condition("Ready", "False", "later")]}}))
+                condition("Paired", "False", "start host-agent"), condition("Ready", "False", "later")]}}),
+        )
     }
 
     #[test]

@@ -94,11 +94,7 @@ pub struct Replacement {
 }
 
 /// The replacement of a container. `runtime_volume` is mounted at its `XDG_RUNTIME_DIR` if it has no mount there.
-pub fn replacement(
-    found: &ContainerInspectResponse,
-    needs: Needs<'_>,
-    runtime_volume: &str,
-) -> Replacement {
+pub fn replacement(found: &ContainerInspectResponse, needs: Needs<'_>, runtime_volume: &str) -> Replacement {
     let config = serde_json::to_value(found.config.clone().unwrap_or_default()).unwrap_or_default();
     // `Config` of an inspection has the fields of a create request, except `HostConfig` and `NetworkingConfig`.
     let mut body: ContainerCreateBody = serde_json::from_value(config).unwrap_or_default();
@@ -236,7 +232,10 @@ mod tests {
         let none = Needs { devices: &[], runtime_dir: false };
         assert_eq!(examine(&found(&json!({})), none).missing, [""; 0]);
         let root = examine(&found(&json!({"Config": {"User": ""}})), needs);
-        assert!(!root.missing.iter().any(|text| text.contains("group")), "root opens the device without its group");
+        assert!(
+            !root.missing.iter().any(|text| text.contains("group")),
+            "root opens the device without its group"
+        );
         assert_eq!(root.attached.user, "1000:1000");
     }
 

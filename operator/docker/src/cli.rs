@@ -180,8 +180,7 @@ impl Docker {
 }
 
 fn project_of_current_dir() -> Result<String> {
-    let folder =
-        std::env::current_dir().context("cannot read the current folder's name; set --project")?;
+    let folder = std::env::current_dir().context("cannot read the current folder's name; set --project")?;
     Ok(names::project(&folder.file_name().unwrap_or_default().to_string_lossy()))
 }
 

@@ -93,7 +93,10 @@ impl Commands {
         if json {
             println!("{}", serde_json::to_string_pretty(&streams)?);
         } else if streams.is_empty() {
-            eprintln!("no streams in project {}; start some with `operator docker --dir FOLDER`", self.project);
+            eprintln!(
+                "no streams in project {}; start some with `operator docker --dir FOLDER`",
+                self.project
+            );
         } else {
             let rows: Vec<Summary> = streams.iter().map(Summary::of).collect();
             print!("{}", table(&rows, false));
@@ -143,8 +146,8 @@ impl Commands {
     pub async fn open(&self, name: &str, no_browser: bool, json: bool) -> Result<()> {
         let sidecar = self.container(name, Role::Sidecar).await?;
         let base = sidecar.local_url();
-        let base =
-            base.with_context(|| format!("{name}'s sidecar does not run; see `operator docker logs {name}`"))?;
+        let base = base
+            .with_context(|| format!("{name}'s sidecar does not run; see `operator docker logs {name}`"))?;
         let url = viewer_url(&base, self.folder.viewer_token(name).as_deref());
         if json {
             println!("{}", json!({"url": url}));

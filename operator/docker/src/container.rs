@@ -71,7 +71,11 @@ impl From<&ContainerSummary> for Container {
         let networks = summary.network_settings.as_ref().and_then(|settings| settings.networks.clone());
         let published = summary.ports.iter().flatten().find_map(|port| {
             let public = port.public_port.filter(|_| port.private_port == VIEWER_PORT)?;
-            let ip = port.ip.as_deref().and_then(|ip| ip.parse().ok()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+            let ip = port
+                .ip
+                .as_deref()
+                .and_then(|ip| ip.parse().ok())
+                .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
             Some(SocketAddr::new(ip, public))
         });
         Self {
@@ -83,7 +87,9 @@ impl From<&ContainerSummary> for Container {
                 Some(ContainerSummaryStateEnum::PAUSED) => State::Paused,
                 Some(ContainerSummaryStateEnum::RESTARTING) => State::Restarting,
                 Some(ContainerSummaryStateEnum::EXITED) => State::Exited,
-                Some(ContainerSummaryStateEnum::REMOVING | ContainerSummaryStateEnum::DEAD) => State::Removing,
+                Some(ContainerSummaryStateEnum::REMOVING | ContainerSummaryStateEnum::DEAD) => {
+                    State::Removing
+                }
                 _ => State::Created,
             },
             labels: summary.labels.clone().unwrap_or_default(),

@@ -14,10 +14,7 @@ pub fn observe(node: &str, desktop: Option<&Container>, sidecar: Option<&Contain
         desktop.map(|it| observed(it, names::DESKTOP_CONTAINER, false)),
         sidecar.map(|it| observed(it, names::SIDECAR_CONTAINER, true)),
     ];
-    Some(Observation {
-        containers: containers.into_iter().flatten().collect(),
-        ..not_created(&name, node)
-    })
+    Some(Observation { containers: containers.into_iter().flatten().collect(), ..not_created(&name, node) })
 }
 
 /// A stream that runs on `node` and has no container yet.

@@ -42,7 +42,10 @@ mod tests {
     #[test]
     fn port_alone_is_published_on_loopback() {
         assert_eq!(Publish::parse("8090"), Some(Publish { port: 8090, ..Publish::LOCAL }));
-        assert_eq!(Publish::parse("0.0.0.0:80").map(|it| (it.ip.is_unspecified(), it.port)), Some((true, 80)));
+        assert_eq!(
+            Publish::parse("0.0.0.0:80").map(|it| (it.ip.is_unspecified(), it.port)),
+            Some((true, 80))
+        );
         assert_eq!(Publish::parse("[::1]:80").map(|it| it.ip.is_ipv6()), Some(true));
         assert_eq!(Publish::parse("x"), None);
     }

@@ -218,8 +218,7 @@ impl Operator {
         let streams = desired.streams.keys().filter_map(|name| {
             let status = context.folder.record(name)?.status;
             let mut conditions = status.conditions.iter();
-            let first =
-                conditions.find(|it| it.status == "False" && it.reason != reasons::WAITING.name)?;
+            let first = conditions.find(|it| it.status == "False" && it.reason != reasons::WAITING.name)?;
             let counts = first.type_ == DEVICES_READY || first.reason == reasons::INVALID.name;
             counts.then(|| format!("{name}: {}", first.message))
         });

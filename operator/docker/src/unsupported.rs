@@ -272,7 +272,8 @@ mod tests {
 
     #[test]
     fn invalid_and_unsupported_fields_are_reported_together() {
-        let problems = problems(&json!({"spec": {"capture": {"width": 3}, "viewers": {"ingress": {"host": "a.b"}}}}));
+        let problems =
+            problems(&json!({"spec": {"capture": {"width": 3}, "viewers": {"ingress": {"host": "a.b"}}}}));
         assert!(
             problems.contains("spec.capture.width") && problems.contains("spec.viewers.ingress"),
             "{problems}"

@@ -53,7 +53,9 @@ impl Kubectl {
         if !output.status.success() {
             let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             if !self.may_have_streams() {
-                bail!("{message}: desktopstream is not installed in this cluster; run `helm install` for its chart");
+                bail!(
+                    "{message}: desktopstream is not installed in this cluster; run `helm install` for its chart"
+                );
             }
             bail!("{message}");
         }

@@ -90,11 +90,14 @@ impl Target {
         let own = names::Names::new(self.stream.metadata.name.as_deref().unwrap_or_default()).viewer_secret();
         let name = auth.secret_name.clone().unwrap_or(own);
         let secret: Secret = kubectl.get(&["get", "secret", &name]).with_context(|| {
-            format!("cannot read the viewer token in Secret {name}; ask an administrator for the right to get it")
+            format!(
+                "cannot read the viewer token in Secret {name}; ask an administrator for the right to get it"
+            )
         })?;
         let token = secret.data.get(TOKEN_FILE).and_then(|token| BASE64_STANDARD.decode(token).ok());
         let token = token.and_then(|token| String::from_utf8(token).ok());
-        let token = token.with_context(|| format!("Secret {name} has no text under the key {TOKEN_FILE:?}"))?;
+        let token =
+            token.with_context(|| format!("Secret {name} has no text under the key {TOKEN_FILE:?}"))?;
         Ok(Some(token.trim().to_owned()))
     }
 }

@@ -12,9 +12,9 @@ use std::time::Duration;
 use contract::names::VIEWER_PORT;
 use contract::{HostAgentStatus, SidecarStatus, sidecar_status};
 use http_body_util::{BodyExt, Empty, Limited};
+use hyper::Request;
 use hyper::body::Bytes;
 use hyper::header::AUTHORIZATION;
-use hyper::Request;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -120,8 +120,7 @@ pub fn viewer_address(ip: std::net::IpAddr) -> String {
 fn first_line(body: &[u8]) -> String {
     let line = body.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let text = String::from_utf8_lossy(line);
-    let is_plain =
-        text.len() <= MAX_REASON && !text.contains(|c: char| c.is_control() || c == '<');
+    let is_plain = text.len() <= MAX_REASON && !text.contains(|c: char| c.is_control() || c == '<');
     if is_plain { text.into_owned() } else { String::new() }
 }
 
@@ -168,10 +167,8 @@ mod tests {
 
     #[tokio::test]
     async fn status_request_is_bounded_in_size_and_time() {
-        let huge = serve(
-            Router::new().route("/status", get(|| async { " ".repeat(STATUS.max_bytes + 1) })),
-        )
-        .await;
+        let huge =
+            serve(Router::new().route("/status", get(|| async { " ".repeat(STATUS.max_bytes + 1) }))).await;
         assert!(sidecar_status(&huge, None).await.is_err());
         let slow =
             serve(Router::new().route("/status", get(|| tokio::time::sleep(Duration::from_secs(60))))).await;

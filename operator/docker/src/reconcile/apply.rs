@@ -126,8 +126,7 @@ impl Pass<'_> {
             Err(ApplyError::Blocked(obstacle)) => Some(obstacle),
         };
         // Pulls have a retry delay of their own.
-        let held =
-            obstacle.clone().filter(|it| it.reason != reasons::WAITING && it.reason != reasons::IMAGE);
+        let held = obstacle.clone().filter(|it| it.reason != reasons::WAITING && it.reason != reasons::IMAGE);
         self.update_memory(|memory| {
             memory.obstacle = held.map(|obstacle| HeldObstacle {
                 obstacle,
@@ -217,9 +216,10 @@ impl Apply<'_> {
 
     fn ensure_pulled(&self, image: &str) -> Result<(), ApplyError> {
         let context = self.pass.context;
-        context.pulls.ensure(&context.engine, image).map_or(Ok(()), |obstacle| {
-            Err(ApplyError::Blocked(obstacle))
-        })
+        context
+            .pulls
+            .ensure(&context.engine, image)
+            .map_or(Ok(()), |obstacle| Err(ApplyError::Blocked(obstacle)))
     }
 
     /// Pull policy of a container's image, by default `IfNotPresent`.

@@ -53,8 +53,7 @@ impl Pass<'_> {
                 "add them, or label it desktopstream.dev/recreate=true to have it recreated with them",
             );
         }
-        let failed =
-            |cause: &str| format!("recreated with them, it did not start and was restored: {cause}");
+        let failed = |cause: &str| format!("recreated with them, it did not start and was restored: {cause}");
         if let Some(FailedRecreation { container_id, cause }) = self.memory().failed_recreation
             && container_id == container.id
         {
@@ -88,7 +87,8 @@ impl Pass<'_> {
         let guard = Arc::clone(&self.context.recreation).lock_owned().await;
         let volume = self.key.object(Role::Runtime);
         let task = tokio::spawn(async move {
-            let recreated = recreate(&engine, &found, Needs { devices: &devices, runtime_dir }, &volume).await;
+            let recreated =
+                recreate(&engine, &found, Needs { devices: &devices, runtime_dir }, &volume).await;
             drop(guard);
             recreated
         });

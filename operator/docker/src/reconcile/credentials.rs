@@ -35,7 +35,8 @@ impl Pass<'_> {
             files.insert(format!("host-agent/{TOKEN_FILE}"), credentials.token);
         }
         let existing = self.world.view.container(&self.key, Role::Sidecar).filter(|_| !created);
-        let upload = existing.map(|container| Upload { container_id: container.id.clone(), files: files.clone() });
+        let upload =
+            existing.map(|container| Upload { container_id: container.id.clone(), files: files.clone() });
         if upload.is_some() && self.memory().upload == upload {
             return Ok(());
         }
@@ -53,9 +54,10 @@ impl Pass<'_> {
     ) -> Result<Option<HostAgentCredentials>, ApplyError> {
         let Pairing::Paired { host_agent, endpoint: Some(endpoint) } = pairing else { return Ok(None) };
         let now = self.now.as_second().max(0).cast_unsigned();
-        let issued = self.memory().token.filter(|it| {
-            it.host_agent == *host_agent && it.endpoint == *endpoint && now < it.renew_at
-        });
+        let issued = self
+            .memory()
+            .token
+            .filter(|it| it.host_agent == *host_agent && it.endpoint == *endpoint && now < it.renew_at);
         let token = match issued {
             Some(issued) => issued.token,
             None => self.issue_token(host_agent, endpoint, now)?,

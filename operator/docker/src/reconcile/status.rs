@@ -86,8 +86,7 @@ pub fn write_orphaned(context: &Context, stream: &str, now: Timestamp) -> anyhow
     let mut conditions: Vec<Condition> = previous.iter().filter(|it| it.type_ != READY).cloned().collect();
     conditions.push(orphaned);
     conditions::keep_times(&mut conditions, previous, now);
-    let status =
-        DesktopStreamStatus { phase: Some(Phase::Degraded), conditions, ..record.status.clone() };
+    let status = DesktopStreamStatus { phase: Some(Phase::Degraded), conditions, ..record.status.clone() };
     write(context, stream, &record, status)
 }
 

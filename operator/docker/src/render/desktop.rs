@@ -126,9 +126,7 @@ pub(super) fn owned_folders(desktop: &Desktop) -> Vec<String> {
 
 fn set_resources(host: &mut HostConfig, resources: &ResourceRequirements) {
     let memory = |list: &Option<BTreeMap<String, Quantity>>| bytes(list.as_ref()?.get("memory")?);
-    let cpu = |list: &Option<BTreeMap<String, Quantity>>| {
-        Some(amount(list.as_ref()?.get("cpu")?)?.as_f64())
-    };
+    let cpu = |list: &Option<BTreeMap<String, Quantity>>| Some(amount(list.as_ref()?.get("cpu")?)?.as_f64());
     host.memory = memory(&resources.limits);
     host.memory_reservation = memory(&resources.requests);
     host.nano_cpus = cpu(&resources.limits).map(|cores| (cores * 1e9) as i64);

@@ -75,9 +75,8 @@ fn spec_hash_changes_with_the_container_own_settings_only() {
 
 #[test]
 fn host_agent_endpoint_is_translated_for_the_container() {
-    let translate = |text: &str, gateway| {
-        endpoint_in_container(&text.parse().expect("an endpoint"), gateway).to_string()
-    };
+    let translate =
+        |text: &str, gateway| endpoint_in_container(&text.parse().expect("an endpoint"), gateway).to_string();
     let translated = |text: &str| translate(text, Some("172.18.0.1"));
     assert_eq!(translated("tcp://127.0.0.1:15937"), "tcp://172.18.0.1:15937");
     assert_eq!(translated("tcp://192.168.64.1:15937"), "tcp://192.168.64.1:15937");
