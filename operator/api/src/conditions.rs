@@ -89,6 +89,8 @@ pub mod reasons {
         /// The desktop ended by itself.
         ENDED = "DesktopEnded", "delete the pod to start the desktop again",
             docker "change the stream's spec to start the desktop again";
+        /// Docker only: the stream is in no file, and this operator has never read one of it.
+        ORPHANED = "Orphaned", "restore the stream's file, or delete the stream with operator docker --prune";
         /// The spec is invalid.
         INVALID = "InvalidSpec", "correct the fields named above";
 

@@ -10,6 +10,7 @@ pub mod rules;
 mod settings;
 mod status;
 mod stream;
+pub mod summary;
 mod viewers;
 
 pub use desktop::{Attach, Desktop, Home, OnDelete, WorkloadKind};

@@ -1,19 +1,27 @@
-//! HTTP client for the `/status` of sidecars and host-agents.
+//! HTTP client for the `/status` of sidecars and host-agents, and what its users share: the viewer URL, the browser, the
+//! doctor's options.
 //!
 //! Both are untrusted: a request is bounded in time and size, and error texts of a peer are bounded before they are
 //! passed on.
+
+mod doctor;
+mod viewer;
 
 use std::time::Duration;
 
 use contract::names::VIEWER_PORT;
 use contract::{HostAgentStatus, SidecarStatus, sidecar_status};
 use http_body_util::{BodyExt, Empty, Limited};
+use hyper::Request;
 use hyper::body::Bytes;
 use hyper::header::AUTHORIZATION;
-use hyper::{Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+
+pub use doctor::doctor_options;
+pub use hyper::StatusCode;
+pub use viewer::{open_browser, viewer_url};
 
 /// Bounds of a request.
 #[derive(Debug, Clone, Copy)]

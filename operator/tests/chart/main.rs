@@ -186,12 +186,13 @@ fn rights(objects: &[Value]) -> BTreeSet<(String, String, String)> {
     given
 }
 
-/// The table under "Rights" in docs/kubernetes.md lists each right.
+/// The table under "Permissions" in docs/kubernetes.md lists each right.
 #[test]
 #[ignore = "needs helm; run by ./x test cluster"]
 fn rights_are_those_in_the_documentation() {
     let text = fs::read_to_string(repository().join("docs/kubernetes.md")).expect("docs");
-    let table = text.split("## Rights").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a table");
+    let table =
+        text.split("## Permissions").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a table");
     let mut component = String::new();
     let mut documented: BTreeSet<(String, String, String)> = BTreeSet::new();
     for row in table.lines().filter(|line| line.starts_with('|')) {
