@@ -18,10 +18,7 @@ const REMOVE_TIMEOUT: Duration = Duration::from_secs(30);
 pub fn create(name: &str) -> Result<()> {
     for folder in folders(name) {
         fs::create_dir_all(&folder).with_context(|| {
-            format!(
-                "creating {}: mount {ROOT} writable (in a container: --privileged)",
-                folder.display()
-            )
+            format!("creating {}: mount {ROOT} writable (in a container: --privileged)", folder.display())
         })?;
     }
     Ok(())

@@ -118,7 +118,12 @@ impl Running {
     pub fn check(&mut self) -> Result<()> {
         let Some(status) = self.child.try_wait()? else { return Ok(()) };
         let log = self.log();
-        bail!("{} ended with {status}; the end of {}:\n{}", self.daemon(), log.display(), host::tail(&log, 15))
+        bail!(
+            "{} ended with {status}; the end of {}:\n{}",
+            self.daemon(),
+            log.display(),
+            host::tail(&log, 15)
+        )
     }
 
     /// Sends SIGTERM, and SIGKILL after a grace period.

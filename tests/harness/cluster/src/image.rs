@@ -297,7 +297,9 @@ mod tests {
         image.write(&archive).expect("image is packed");
 
         let mut files = std::collections::BTreeMap::new();
-        for entry in tar::Archive::new(File::open(&archive).expect("file exists")).entries().expect("a tar archive") {
+        for entry in
+            tar::Archive::new(File::open(&archive).expect("file exists")).entries().expect("a tar archive")
+        {
             let mut entry = entry.expect("entry is readable");
             let name = entry.path().expect("entry has a path").display().to_string();
             let mut bytes = Vec::new();
@@ -309,8 +311,11 @@ mod tests {
         assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{digest}"));
         assert_eq!(config["config"]["User"], "7");
         let mut layer = tar::Archive::new(&files["layer0.0.tar"][..]);
-        let link =
-            layer.entries().expect("a tar archive").flatten().find(|it| it.path().is_ok_and(|p| p.ends_with("link")));
+        let link = layer
+            .entries()
+            .expect("a tar archive")
+            .flatten()
+            .find(|it| it.path().is_ok_and(|p| p.ends_with("link")));
         assert!(link.expect("the link is in the layer").header().entry_type().is_symlink());
     }
 
@@ -324,7 +329,10 @@ mod tests {
         let image = |name: &str| Image::of_disk(&format!("docker.io/local/{name}:1"), "sidecar");
         let images = [image("a"), image("b").with_programs(&[("usr/bin/program", &program)])];
         Image::write_for_vm(&images, &payload, "/payload/x").expect("images are packed");
-        assert_eq!(fs::metadata(payload.join("layers/0/usr/bin/program")).expect("file exists").len(), 100_000);
+        assert_eq!(
+            fs::metadata(payload.join("layers/0/usr/bin/program")).expect("file exists").len(),
+            100_000
+        );
         let script = fs::read_to_string(payload.join("mount-layers.sh")).expect("file exists");
         assert!(script.contains(MOUNTED), "the script looks for another marker: {script}");
         let archive = fs::read(payload.join("images.tar")).expect("file exists");
@@ -334,7 +342,8 @@ mod tests {
             (text.matches("/images/sidecar").count(), text.matches("/payload/x/layers/0").count()),
             (2, 1)
         );
-        let error = Image::write_all(&images, &folder.path().join("all.tar")).expect_err("an image needs a VM");
+        let error =
+            Image::write_all(&images, &folder.path().join("all.tar")).expect_err("an image needs a VM");
         assert!(error.to_string().contains("VMs only"), "{error}");
     }
 

@@ -13,6 +13,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
@@ -38,7 +39,7 @@ pub fn keep_folders() {
 pub struct Instance {
     state: State,
     /// Empty if another process created the instance.
-    daemons: Vec<Running>,
+    daemons: Mutex<Vec<Running>>,
     /// First processes of the machines, to be reaped.
     holders: Vec<Child>,
     owned: bool,
@@ -52,7 +53,7 @@ impl Instance {
     /// If the name is invalid or in use.
     pub fn create(kind: Kind, name: &str, nodes: u8) -> Result<Self> {
         let state = State::create(kind, name, nodes)?;
-        Ok(Self { state, daemons: Vec::new(), holders: Vec::new(), owned: true, complete: false })
+        Ok(Self { state, daemons: Mutex::default(), holders: Vec::new(), owned: true, complete: false })
     }
 
     /// A handle on a running instance. Dropping it changes nothing; [`down`](Self::down) ends the instance.
@@ -69,7 +70,7 @@ impl Instance {
                 kind.command()
             );
         };
-        Ok(Self { state, daemons: Vec::new(), holders: Vec::new(), owned: false, complete: true })
+        Ok(Self { state, daemons: Mutex::default(), holders: Vec::new(), owned: false, complete: true })
     }
 
     /// Names of all running instances of a kind.
@@ -88,8 +89,8 @@ impl Instance {
     }
 
     /// Starts a daemon with this `PATH`.
-    pub fn start_daemon(&mut self, launch: Launch, path: &OsStr) -> Result<()> {
-        self.daemons.push(launch.start(path)?);
+    pub fn start_daemon(&self, launch: Launch, path: &OsStr) -> Result<()> {
+        self.lock().push(launch.start(path)?);
         Ok(())
     }
 
@@ -115,7 +116,7 @@ impl Instance {
     pub fn end(&mut self) -> Result<()> {
         self.owned = false;
         let ended = self.state.end();
-        self.daemons.iter_mut().for_each(Running::reap);
+        self.lock().iter_mut().for_each(Running::reap);
         for holder in &mut self.holders {
             // Already reaped is fine.
             let _ = holder.wait();
@@ -147,39 +148,52 @@ impl Instance {
     ///
     /// # Errors
     /// If another process started the daemon.
-    pub fn stop(&mut self, daemon: Daemon) -> Result<()> {
-        self.daemon(daemon)?.stop()
+    pub fn stop(&self, daemon: Daemon) -> Result<()> {
+        self.with_daemon(daemon, Running::stop)
     }
 
     /// Starts a daemon that was stopped, with the same arguments.
     ///
     /// # Errors
     /// If the daemon is running or another process started it.
-    pub fn start(&mut self, daemon: Daemon) -> Result<()> {
-        self.daemon(daemon)?.start_again()
+    pub fn start(&self, daemon: Daemon) -> Result<()> {
+        self.with_daemon(daemon, Running::start_again)
+    }
+
+    /// Starts the daemons of this process that have ended.
+    pub fn start_ended_daemons(&self) -> Result<()> {
+        let mut daemons = self.lock();
+        let ended = daemons.iter_mut().filter_map(|daemon| daemon.check().is_err().then_some(daemon));
+        ended.into_iter().try_for_each(Running::start_again)
     }
 
     /// Log of a daemon.
-    pub fn daemon_log(&mut self, daemon: Daemon) -> Result<String> {
-        let log = self.daemon(daemon)?.log();
+    pub fn daemon_log(&self, daemon: Daemon) -> Result<String> {
+        let log = self.with_daemon(daemon, |running| Ok(running.log()))?;
         Ok(String::from_utf8_lossy(&fs::read(log)?).into_owned())
     }
 
-    /// The daemons that this process started.
-    pub fn daemons(&self) -> &[Running] {
-        &self.daemons
+    /// The daemons that this process started, with their process IDs on the host.
+    pub fn daemons(&self) -> Vec<(Daemon, Vec<u32>)> {
+        self.lock().iter().map(|running| (running.daemon(), running.processes())).collect()
     }
 
     /// Fails with the end of a daemon's log if a daemon has ended.
-    pub fn check_daemons(&mut self) -> Result<()> {
-        self.daemons.iter_mut().try_for_each(Running::check)
+    pub fn check_daemons(&self) -> Result<()> {
+        self.lock().iter_mut().try_for_each(Running::check)
     }
 
-    fn daemon(&mut self, daemon: Daemon) -> Result<&mut Running> {
-        let found = self.daemons.iter_mut().find(|running| running.daemon() == daemon);
-        found.with_context(|| {
+    fn lock(&self) -> MutexGuard<'_, Vec<Running>> {
+        // A panic leaves the list complete.
+        self.daemons.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with_daemon<T>(&self, daemon: Daemon, action: impl FnOnce(&mut Running) -> Result<T>) -> Result<T> {
+        let mut daemons = self.lock();
+        let found = daemons.iter_mut().find(|running| running.daemon() == daemon);
+        action(found.with_context(|| {
             format!("{daemon} was not started by this process: ask the process that created the instance")
-        })
+        })?)
     }
 }
 

@@ -78,13 +78,11 @@ fn run(Arguments { name, command }: Arguments) -> Result<ExitCode> {
         Action::Status => Cluster::running()?.iter().for_each(|name| println!("{name}")),
         Action::Kubectl { arguments } => return run_command(&name, "kubectl", &arguments),
         Action::Helm { arguments } => return run_command(&name, "helm", &arguments),
-        Action::Exec { arguments } => match arguments.split_first() {
-            Some((program, arguments)) => return run_command(&name, program, arguments),
-            None => {
-                let shell = std::env::var("SHELL").unwrap_or_else(|_| "sh".to_owned());
-                return run_command(&name, &shell, &[]);
-            }
-        },
+        Action::Exec { arguments } => {
+            let shell = [std::env::var("SHELL").unwrap_or_else(|_| "sh".to_owned())];
+            let command = if arguments.is_empty() { &shell[..] } else { &arguments };
+            return run_command(&name, &command[0], &command[1..]);
+        }
         Action::Import { reference, from } => {
             let image = if from.is_dir() {
                 Image::of_folder(&reference, &from)

@@ -6,7 +6,9 @@ pub mod gpus;
 pub mod host_agent;
 pub mod http;
 pub mod images;
+mod installed;
 pub mod pods;
+pub mod rights;
 pub mod samples;
 
 use std::path::PathBuf;
@@ -18,6 +20,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{Cluster, Config, Output};
+
+pub use installed::Installed;
 
 /// Limit of each wait. Generous: it bounds conditions that never come, not slow machines.
 pub const TIMEOUT: Duration = Duration::from_secs(180);
@@ -68,7 +72,10 @@ impl Testbed {
     /// Applies the manifests of `operator install-manifests`.
     pub fn apply_manifests(&self, arguments: &[&str]) -> Result<()> {
         let yaml = self.manifests(arguments)?;
-        self.cluster.kubectl_with_input(&["apply", "--server-side", "-f", "-"], &yaml)?.ok().context("installing")?;
+        self.cluster
+            .kubectl_with_input(&["apply", "--server-side", "-f", "-"], &yaml)?
+            .ok()
+            .context("installing")?;
         Ok(())
     }
 
@@ -132,14 +139,20 @@ impl Testbed {
         self.cluster.apply(&stream(name, spec).to_string()).map(drop)
     }
 
-    /// Deletes streams in `default`; returns when their pods are deleted.
+    /// Deletes streams in `default`; returns when their objects are deleted, so that their names can be used again.
     pub fn delete_streams(&self, names: &[&str]) -> Result<()> {
         if names.is_empty() {
             return Ok(());
         }
         self.cluster.kubectl(&[&["delete", "desktopstream", "--ignore-not-found"], names].concat())?;
         for name in names {
-            self.await_deleted("pod", &format!("{name}-desktop"))?;
+            self.eventually(&format!("the objects of {name} are deleted"), || {
+                for kind in ["pod", "service", "secret", "networkpolicy"] {
+                    let left = self.api.list("default", kind, &format!("desktopstream.dev/stream={name}"))?;
+                    ensure!(left.is_empty(), "{} of kind {kind}", left.len());
+                }
+                Ok(())
+            })?;
         }
         Ok(())
     }
@@ -280,7 +293,9 @@ impl Testbed {
         let metrics = http::free_address()?;
         let mut command = Command::new(&self.programs.operator);
         command.env("KUBECONFIG", &kubeconfig).env("RUST_LOG", "info");
-        command.args(["run", "--namespace", SYSTEM, "--identity", identity, "--metrics"]).arg(metrics.to_string());
+        command
+            .args(["run", "--namespace", SYSTEM, "--identity", identity, "--metrics"])
+            .arg(metrics.to_string());
         command.args(["--sidecar-image", images::SIDECAR, "--sidecar-pull-policy=Never"]).args(arguments);
         let child = command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).spawn()?;
         Ok(Operator { child, log, metrics })

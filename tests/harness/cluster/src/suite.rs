@@ -51,10 +51,14 @@ pub struct Test<F> {
     run: Run<F>,
 }
 
+type SharedTest<F> = Box<dyn Fn(&F) -> Result<()> + Send + Sync>;
+type ExclusiveTest<F> = Box<dyn Fn(&mut F) -> Result<()> + Send + Sync>;
+type ConsumingTest<F> = Box<dyn Fn(F) -> Result<()> + Send + Sync>;
+
 enum Run<F> {
-    Shared(Box<dyn Fn(&F) -> Result<()> + Send + Sync>),
-    Exclusive(Box<dyn Fn(&mut F) -> Result<()> + Send + Sync>),
-    Consuming(Box<dyn Fn(F) -> Result<()> + Send + Sync>),
+    Shared(SharedTest<F>),
+    Exclusive(ExclusiveTest<F>),
+    Consuming(ConsumingTest<F>),
 }
 
 /// Signatures of tests.
@@ -279,6 +283,11 @@ fn catch<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::unnecessary_wraps,
+    clippy::needless_pass_by_value,
+    reason = "tests of a suite have these signatures"
+)]
 mod unit_tests {
     use std::sync::atomic::AtomicUsize;
 
@@ -320,8 +329,7 @@ mod unit_tests {
     }
 
     fn ends(fixture: Counted) -> Result<()> {
-        drop(fixture);
-        Ok(())
+        fixture.check()
     }
 
     #[test]
@@ -330,7 +338,8 @@ mod unit_tests {
             UPS.fetch_add(1, Ordering::Relaxed);
             Ok(Counted::default())
         });
-        let tests: Vec<Test<Counted>> = crate::tests![passes, leaves_something, was_restored_once, ends, passes];
+        let tests: Vec<Test<Counted>> =
+            crate::tests![passes, leaves_something, was_restored_once, ends, passes];
         let results: Vec<bool> = tests.iter().map(|test| slot.run(test).is_ok()).collect();
         assert_eq!(results, [true, false, true, true, true]);
         assert_eq!(UPS.load(Ordering::Relaxed), 2);
@@ -345,7 +354,8 @@ mod unit_tests {
             counted.fetch_add(1, Ordering::Relaxed);
             bail!("no root")
         });
-        for test in &crate::tests![passes, was_restored_once] {
+        let tests: Vec<Test<Counted>> = crate::tests![passes, was_restored_once];
+        for test in &tests {
             let error = slot.run(test).expect_err("no fixture");
             assert!(format!("{error:#}").contains("no root"), "{error:#}");
         }

@@ -77,7 +77,11 @@ impl Tools {
         let sources = lab::repository().join("tests/harness").join(crate_name).join("tools");
         let built = products.iter().map(|product| {
             let source = sources.join(product.name);
-            ensure!(source.is_dir(), "{} does not exist: run this in a clone of the repository", source.display());
+            ensure!(
+                source.is_dir(),
+                "{} does not exist: run this in a clone of the repository",
+                source.display()
+            );
             let mut recipe = Recipe::new(&format!("{crate_name}-{}", product.name), FORMAT)
                 .input("tags", product.tags.as_bytes());
             if let Some(flags) = product.compiler {

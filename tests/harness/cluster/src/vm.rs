@@ -82,7 +82,8 @@ impl Cluster {
     /// the node is ready.
     pub fn join(&self, number: u8, vm: &Vm) -> Result<()> {
         let begin = Instant::now();
-        let done = |step: &str| progress!("{:5.1} s  {}: {step}", begin.elapsed().as_secs_f64(), name(number));
+        let done =
+            |step: &str| progress!("{:5.1} s  {}: {step}", begin.elapsed().as_secs_f64(), name(number));
         let files = tempfile::tempdir()?;
         self.write_files(number, files.path())?;
         let guest = vm.guest();

@@ -65,12 +65,12 @@ pub(super) fn run(config: &Config) -> Result<Cluster> {
         cluster.start_daemon(launch, &path)?;
     }
     for node in &nodes {
-        await_containerd(&mut cluster, node.machine)?;
+        await_containerd(&cluster, node.machine)?;
     }
     steps.done("containerd");
     import_first_images(&cluster)?;
     steps.done("first images");
-    await_kubectl(&mut cluster, "the apiserver", &["get", "--raw", "/readyz"], "ok")?;
+    await_kubectl(&cluster, "the apiserver", &["get", "--raw", "/readyz"], "ok")?;
     steps.done("apiserver");
 
     for launch in control_plane::clients(&hub, &pki)? {
@@ -82,16 +82,16 @@ pub(super) fn run(config: &Config) -> Result<Cluster> {
         }
     }
     for node in &nodes {
-        await_node(&mut cluster, &node.machine.name)?;
+        await_node(&cluster, &node.machine.name)?;
     }
     steps.done("nodes ready");
     // Pods are refused in a namespace without its default service account.
     let account = ["get", "serviceaccount", "default", "-n", "default", "-o", "name"];
-    await_kubectl(&mut cluster, "the default service account", &account, "serviceaccount/default")?;
+    await_kubectl(&cluster, "the default service account", &account, "serviceaccount/default")?;
     for node in &nodes {
-        await_services(&mut cluster, node.machine)?;
+        await_services(&cluster, node.machine)?;
     }
-    await_dns(&mut cluster, &hub)?;
+    await_dns(&cluster, &hub)?;
     steps.done("services and names");
     progress!("cluster {} is up after {:.1} s", config.name, started.elapsed().as_secs_f64());
     cluster.mark_complete();
@@ -128,7 +128,7 @@ fn import_first_images(cluster: &Cluster) -> Result<()> {
     cluster.import(&Image::of_program(PROBE, &cluster.tools.program("probe")?))
 }
 
-fn await_containerd(cluster: &mut Cluster, machine: &Machine) -> Result<()> {
+fn await_containerd(cluster: &Cluster, machine: &Machine) -> Result<()> {
     let ctr = cluster.tools.program("ctr")?;
     await_step(cluster, "containerd", |_| {
         let mut command = machine.command(&ctr);
@@ -138,7 +138,7 @@ fn await_containerd(cluster: &mut Cluster, machine: &Machine) -> Result<()> {
 }
 
 /// Waits until the node is ready and its kubelet holds a Lease.
-fn await_node(cluster: &mut Cluster, name: &str) -> Result<()> {
+fn await_node(cluster: &Cluster, name: &str) -> Result<()> {
     let ready = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
     await_kubectl(cluster, name, &["get", "node", name, "-o", ready], "True")?;
     let lease = ["get", "lease", "-n", "kube-node-lease", name, "-o", "jsonpath={.spec.holderIdentity}"];
@@ -146,7 +146,7 @@ fn await_node(cluster: &mut Cluster, name: &str) -> Result<()> {
 }
 
 /// Waits until kubectl prints `wanted`.
-fn await_kubectl(cluster: &mut Cluster, subject: &str, arguments: &[&str], wanted: &str) -> Result<()> {
+fn await_kubectl(cluster: &Cluster, subject: &str, arguments: &[&str], wanted: &str) -> Result<()> {
     await_step(cluster, subject, |cluster| {
         let output = cluster.try_kubectl(&[&["--request-timeout=5s"], arguments].concat())?;
         Ok(if output.success() && output.stdout.trim() == wanted {
@@ -158,7 +158,7 @@ fn await_kubectl(cluster: &mut Cluster, subject: &str, arguments: &[&str], wante
 }
 
 /// Waits until kube-proxy routes the apiserver's Service.
-fn await_services(cluster: &mut Cluster, machine: &Machine) -> Result<()> {
+fn await_services(cluster: &Cluster, machine: &Machine) -> Result<()> {
     let probe = cluster.tools.program("probe")?;
     let url = format!("http://{}:443/", addresses::KUBERNETES);
     await_step(cluster, "the Service kubernetes", |_| {
@@ -169,7 +169,7 @@ fn await_services(cluster: &mut Cluster, machine: &Machine) -> Result<()> {
 }
 
 /// Waits until CoreDNS has read the objects that it serves names of.
-fn await_dns(cluster: &mut Cluster, hub: &Machine) -> Result<()> {
+fn await_dns(cluster: &Cluster, hub: &Machine) -> Result<()> {
     let probe = cluster.tools.program("probe")?;
     let url = format!("http://{}:8181/ready", addresses::HUB);
     await_step(cluster, "CoreDNS", |_| {
@@ -180,7 +180,7 @@ fn await_dns(cluster: &mut Cluster, hub: &Machine) -> Result<()> {
 
 /// Calls `obstacle` until it returns `None`. An error carries the last obstacle.
 fn await_step(
-    cluster: &mut Cluster,
+    cluster: &Cluster,
     subject: &str,
     mut obstacle: impl FnMut(&Cluster) -> Result<Option<String>>,
 ) -> Result<()> {

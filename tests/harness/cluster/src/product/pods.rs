@@ -18,7 +18,8 @@ pub fn container(pod: &Value, name: &str) -> Result<Value> {
 /// Process ID on the host of a container's first process.
 pub fn process(bed: &Testbed, pod: &str, name: &str) -> Result<u32> {
     let pod = bed.get(&["pod", pod])?;
-    let id = container(&pod, name)?["containerID"].as_str().context("the container is not running")?.to_owned();
+    let id =
+        container(&pod, name)?["containerID"].as_str().context("the container is not running")?.to_owned();
     let id = id.trim_start_matches("containerd://").to_owned();
     let pids = fs::read_dir("/proc")?.flatten().filter_map(|it| it.file_name().to_str()?.parse::<u32>().ok());
     let mut ours = pids.filter(|pid| {

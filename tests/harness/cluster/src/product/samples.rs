@@ -67,7 +67,8 @@ mod tests {
         let folder = lab::repository().join("docs/samples");
         let mut streams = 0;
         for entry in std::fs::read_dir(folder).expect("docs/samples exists") {
-            let text = std::fs::read_to_string(entry.expect("folder is readable").path()).expect("file is readable");
+            let text =
+                std::fs::read_to_string(entry.expect("folder is readable").path()).expect("file is readable");
             let value: serde_json::Value = serde_yaml_ng::from_str(&text).expect("file is YAML");
             if value["kind"] == "DesktopStream" {
                 let name = value["metadata"]["name"].as_str().expect("stream has a name");
