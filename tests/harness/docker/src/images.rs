@@ -169,7 +169,11 @@ mod tests {
             assert!(bake.contains(&variable), "{variable}");
             assert!(docker.join(root).join("packages").is_file(), "{root}");
         }
-        assert_eq!(bake.matches("\n  dockerfile = ").count(), ALL.len(), "a target of bake.hcl is not in the list");
+        assert_eq!(
+            bake.matches("\n  dockerfile = ").count(),
+            ALL.len(),
+            "a target of bake.hcl is not in the list"
+        );
     }
 
     /// The host-agent's image is built on the sidecar's root without a network.

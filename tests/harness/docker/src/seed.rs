@@ -41,7 +41,8 @@ fn entry(name: &str, names: &[&str]) -> Result<PathBuf> {
     for program in ["dockerd", "containerd"] {
         // The folder's name holds the hash of the program's inputs.
         let program = tools.program(program)?;
-        let folder = program.parent().and_then(Path::file_name).context("the program's path has no folder")?;
+        let folder =
+            program.parent().and_then(Path::file_name).context("the program's path has no folder")?;
         recipe = recipe.input("program", folder.as_encoded_bytes());
     }
     for (image, root, _) in images::wanted(names)? {

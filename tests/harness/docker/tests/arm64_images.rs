@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use cluster::suite::{Fixture, Suite};
 use cluster::tests;
-use e2e::http::number;
+use contract::{FramePath, SidecarStatus};
 use e2e::rig::VIEWER_TOKEN;
 use e2e::{HostAgent, Programs, http, wait};
 use engine::{Engine, Version, images};
@@ -79,9 +79,9 @@ impl Lab {
             .env("DESKTOPSTREAM_VIEWER_TOKEN", VIEWER_TOKEN);
         let desktop = Container::start(self.vm.guest(), &desktop)?;
         let sidecar = Container::start(self.vm.guest(), &sidecar)?;
-        let checked = self.check_frames(name).with_context(|| {
-            [&desktop, &sidecar].map(|it| it.logs().unwrap_or_default()).join("\n")
-        });
+        let checked = self
+            .check_frames(name)
+            .with_context(|| [&desktop, &sidecar].map(|it| it.logs().unwrap_or_default()).join("\n"));
         sidecar.remove()?;
         desktop.remove()?;
         checked
@@ -89,20 +89,20 @@ impl Lab {
 
     fn check_frames(&self, name: &str) -> Result<()> {
         let url = format!("http://127.0.0.1:{}/status", self.vm.host_port(8080)?);
-        let frames = |status: &Value| number(status, "/frames/encoded");
-        let after = |count: f64| {
+        let after = |count: u64| {
             wait::until(&format!("{count} frames by resource ID"), TIMEOUT, || {
-                let status = http::json(&url, Some(VIEWER_TOKEN))?;
-                ensure!(status["frame_path"] == "ResourceId" && frames(&status)? >= count, "{status}");
+                let status: SidecarStatus = http::json(&url, Some(VIEWER_TOKEN))?;
+                let by_resource_id = status.frame_path == Some(FramePath::ResourceId);
+                ensure!(by_resource_id && status.frames.encoded >= count, "{status:?}");
                 Ok(status)
             })
         };
-        let before = after(2.0)?;
-        let after = after(frames(&before)? + 10.0)?;
-        let rise = |what| -> Result<f64> { Ok(number(&after, what)? - number(&before, what)?) };
-        let bytes = rise("/bytes_to_host")? / rise("/frames/encoded")?;
-        println!("{name}: {bytes:.1} bytes per frame, {}", after["capture"]["taken"]);
-        ensure!(bytes <= MAX_BYTES_PER_FRAME, "{bytes} bytes per frame: {after}");
+        let before = after(2)?;
+        let after = after(before.frames.encoded + 10)?;
+        let frames = after.frames.encoded - before.frames.encoded;
+        let bytes = (after.bytes_to_host - before.bytes_to_host) as f64 / frames as f64;
+        println!("{name}: {bytes:.1} bytes per frame, {:?}", after.capture);
+        ensure!(bytes <= MAX_BYTES_PER_FRAME, "{bytes} bytes per frame: {after:?}");
         Ok(())
     }
 }

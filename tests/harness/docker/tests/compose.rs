@@ -59,7 +59,8 @@ impl Fixture for Compose {
 
 impl Compose {
     fn up() -> Result<Self> {
-        let engine = Engine::up_with_images("compose", &["operator", "sidecar", "host-agent", "desktop-sway"])?;
+        let engine =
+            Engine::up_with_images("compose", &["operator", "sidecar", "host-agent", "desktop-sway"])?;
         let before = objects(&engine)?;
         let mut compose = Self { engine, before, env: Vec::new(), folder: tempfile::tempdir()? };
         compose.use_sidecar()?;

@@ -209,8 +209,7 @@ fn hold_orphan(name: &str) -> ExitCode {
 
 fn orphan_is_ended() -> Result<()> {
     let name = "smoke-orphan";
-    let mut child =
-        Command::new(std::env::current_exe()?).env(ORPHAN, name).stdout(Stdio::null()).spawn()?;
+    let mut child = Command::new(std::env::current_exe()?).env(ORPHAN, name).stdout(Stdio::null()).spawn()?;
     until("the orphan answers", || {
         ensure!(child.try_wait()?.is_none(), "its process ended");
         Engine::attach(name)?.docker(&["ps"])

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use cluster::suite::{Fixture, Suite};
 use cluster::tests;
+use contract::{FramePath, SidecarStatus};
 use e2e::browser::{self, in_order};
 use e2e::http::{self, number};
 use e2e::{Desktop, wait};
@@ -118,22 +119,22 @@ fn two_streams_play_at_once_in_a_browser(lab: &Lab) -> Result<()> {
     }
     let (sway, sway_token) = lab.vm.engine.viewers("sway")?;
     let (pattern, token) = lab.vm.engine.viewers("pattern")?;
-    let frames = || -> Result<f64> {
-        number(&http::json(&format!("{sway}/status"), Some(&sway_token))?, "/frames/encoded")
+    let frames = || -> Result<u64> {
+        Ok(http::json::<SidecarStatus>(&format!("{sway}/status"), Some(&sway_token))?.frames.encoded)
     };
     let (begin, before) = (Instant::now(), frames()?);
     let seen = browser::Watch::start(&pattern, &token, 8, 1, 0)?.finish()?;
-    let rate = (frames()? - before) / begin.elapsed().as_secs_f64();
+    let rate = (frames()? - before) as f64 / begin.elapsed().as_secs_f64();
     println!("         sway at the same time: {rate:.1} fps");
     in_order(&seen, 20, 0)?;
     ensure!(rate > 1.0, "the other stream is stalled: {rate} fps");
-    let status = http::json(&format!("{pattern}/status"), Some(&token))?;
-    println!("         pattern: {} fps, latency {}", status["fps"], status["latency_ms"]);
-    ensure!(status["frame_path"] == "ResourceId", "{status}");
+    let status: SidecarStatus = http::json(&format!("{pattern}/status"), Some(&token))?;
+    println!("         pattern: {} fps, latency {:?}", status.fps, status.latency_ms);
+    ensure!(status.frame_path == Some(FramePath::ResourceId), "{status:?}");
     let status = lab.vm.host_agent.status()?;
-    ensure!(status["sessions"].as_array().is_some_and(|all| all.len() == 2), "{}", status["sessions"]);
-    let tap = &status["vms"][0]["stats"];
-    ensure!(tap["faults"] == 0 && tap["disabled"] == false, "{tap}");
+    ensure!(status.sessions.len() == 2, "{:?}", status.sessions);
+    let tap = &status.vms.first().context("no VM is connected")?.stats;
+    ensure!(tap.faults == 0 && !tap.disabled, "{tap:?}");
     Ok(())
 }
 
@@ -142,8 +143,8 @@ fn compose_down_leaves_nothing_and_ends_the_sessions(lab: Lab) -> Result<()> {
     let left = objects(&lab.vm.engine)?;
     ensure!(left == lab.before, "{} before, {left} after", lab.before);
     wait::until("the host-agent has no session", TIMEOUT, || {
-        let sessions = lab.vm.host_agent.status()?["sessions"].clone();
-        ensure!(sessions.as_array().is_some_and(Vec::is_empty), "{sessions}");
+        let sessions = lab.vm.host_agent.status()?.sessions;
+        ensure!(sessions.is_empty(), "{sessions:?}");
         Ok(())
     })?;
     // The other tests need the example.

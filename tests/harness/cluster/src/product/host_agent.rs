@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use contract::HostAgentStatus;
 
 use super::{SYSTEM, Testbed, http};
 use crate::forward::Forward;
@@ -58,7 +58,7 @@ impl HostAgent {
     }
 
     /// The host-agent's `/status`.
-    pub fn status(&self) -> Result<Value> {
+    pub fn status(&self) -> Result<HostAgentStatus> {
         let (status, body) = http::get(self.admin, "/status", None)?;
         ensure!(status == 200, "{status}");
         Ok(serde_json::from_slice(&body)?)

@@ -146,7 +146,12 @@ pub fn failed_recreation_restores_the_container(bed: &mut Testbed) -> Result<()>
         let after = bed.inspect("stays")?;
         ensure!(after["Id"] == before["Id"], "another container");
         ensure!(after["State"]["Running"] == true, "{}", after["State"]);
-        ensure!(after["Mounts"] == before["Mounts"], "{} before, {} after", before["Mounts"], after["Mounts"]);
+        ensure!(
+            after["Mounts"] == before["Mounts"],
+            "{} before, {} after",
+            before["Mounts"],
+            after["Mounts"]
+        );
         let names = bed.docker("ps --all --format={{.Names}}")?;
         ensure!(!names.contains("before"), "a container is left: {names}");
         stays.remove()

@@ -90,7 +90,10 @@ fn main() -> ExitCode {
         .named_fixture(
             "full_disk::",
             move || Testbed::with_disk("full", version, SMALL_DISK),
-            tests![pulls::full_disk_during_a_pull_is_reported, pulls::full_disk_without_a_pull_is_reported_until_freed],
+            tests![
+                pulls::full_disk_during_a_pull_is_reported,
+                pulls::full_disk_without_a_pull_is_reported_until_freed
+            ],
         )
         .main()
 }

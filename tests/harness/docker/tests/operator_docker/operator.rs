@@ -99,7 +99,8 @@ pub fn operators_wait_for_the_engine(bed: &mut Testbed) -> Result<()> {
         for project in [&early, &running] {
             project.eventually("the operator reports the outage", || {
                 let log = project.log();
-                let reported = log.lines().any(|line| line.contains("WARN") && line.contains("Docker Engine"));
+                let reported =
+                    log.lines().any(|line| line.contains("WARN") && line.contains("Docker Engine"));
                 ensure!(reported, "no warning");
                 Ok(())
             })?;

@@ -94,7 +94,8 @@ pub fn full_disk_without_a_pull_is_reported_until_freed(bed: &mut Testbed) -> Re
     let mut project = bed.project("container")?;
     let filler = "/var/lib/filler";
     // dd fails when the disk is full.
-    let filled = bed.engine.inside("dd")?.args(["if=/dev/zero", &format!("of={filler}"), "bs=64k"]).output()?;
+    let filled =
+        bed.engine.inside("dd")?.args(["if=/dev/zero", &format!("of={filler}"), "bs=64k"]).output()?;
     ensure!(!filled.status.success(), "the disk has no limit");
     let reported = (|| {
         project.write("desk", &pattern(&json!({})))?;
