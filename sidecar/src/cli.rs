@@ -151,7 +151,7 @@ pub struct Run {
     #[arg(long, default_value_t = 16, env = "DESKTOPSTREAM_MAX_VIEWERS")]
     pub max_viewers: usize,
     /// Use only this rung of the ladder.
-    #[arg(long, value_enum, env = "DESKTOPSTREAM_RUNG")]
+    #[arg(long, env = "DESKTOPSTREAM_RUNG")]
     pub rung: Option<Rung>,
     /// What the rung must at least be; else /readyz fails.
     #[arg(long, value_enum, default_value = "any", env = "DESKTOPSTREAM_REQUIRE")]

@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
-use protocol::stream::{Codec, ServerMessage};
+use protocol::stream::{AccessUnit, Codec, ServerMessage};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use virtgpu::{Device, OpenError};
 
 use capture::{self, CaptureOptions};
 use crate::cli::{Cli, Command, Desktop, HostAgent, MemoryArg, PushArg, RequireArg, Run, SourceArg};
-use frame_path::gate::{Gate, Source};
 use frame_path::fallback::Rung;
 use frame_path::pump::{Parts, Pump, PumpOptions};
 use frame_path::report::Report;
+use frame_path::source_switch::{Source, SourceSwitch, UnitSink};
 use frame_path::upstream::{EndpointSource, Event, SIDECAR, TokenSource, Upstream, UpstreamOptions};
 use viewers::{Hub, HubOptions, Server, ServerOptions, StreamInfo};
 
@@ -92,11 +92,7 @@ pub fn capture_options(desktop: &Desktop, device: Option<Device>, max_fps: u16) 
 /// What `upstream` is told, from the command line.
 pub fn upstream_options(host_agent: &HostAgent) -> Option<UpstreamOptions> {
     let HostAgent { upstream, upstream_file, token_file, token } = host_agent.clone();
-    let token = match (token_file, token) {
-        (Some(path), _) => TokenSource::File(path),
-        (None, Some(text)) => TokenSource::Text(text),
-        (None, None) => TokenSource::None,
-    };
+    let token = TokenSource::new(token_file, token);
     let endpoint = upstream.map(EndpointSource::Fixed).or_else(|| upstream_file.map(EndpointSource::File))?;
     Some(UpstreamOptions { endpoint, token, client: SIDECAR })
 }
@@ -134,7 +130,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
 
     let report = Arc::new(Report::new(name.clone()));
     let hub = Hub::new(HubOptions::default());
-    let gate = Arc::new(Gate::new(hub.clone(), Arc::clone(&report)));
+    let switch = Arc::new(SourceSwitch::new(ViewerSink(hub.clone()), Arc::clone(&report)));
     let device = Device::open(&desktop.render_node);
     if let Err(error) = &device {
         tracing::warn!(%error, "no render node: frames cannot go by resource ID");
@@ -144,7 +140,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let want_idr = Arc::new(AtomicBool::new(false));
     let (event_in, events) = mpsc::channel();
-    let upstream = upstream_options(&host_agent).map(|options| start_upstream(options, &gate, event_in));
+    let upstream = upstream_options(&host_agent).map(|options| start_upstream(options, &switch, event_in));
     let capture = capture::start(capture_options(&desktop, device.clone().ok(), max_fps));
 
     let pump = Pump::new(
@@ -162,7 +158,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
             device,
             upstream: upstream.clone(),
             events,
-            gate,
+            switch,
             report: Arc::clone(&report),
             want_idr: Arc::clone(&want_idr),
             stop: Arc::clone(&stop),
@@ -229,15 +225,29 @@ async fn run(options: Run) -> anyhow::Result<()> {
     result
 }
 
+/// Publishes access units in the viewers' hub.
+#[derive(Debug)]
+struct ViewerSink(Hub);
+
+impl UnitSink for ViewerSink {
+    fn publish(&self, unit: AccessUnit) {
+        self.0.publish(unit);
+    }
+
+    fn discontinuity(&self) {
+        self.0.discontinuity();
+    }
+}
+
 /// Starts the host-agent's connection: access units go straight to the gate, everything to the pump.
-fn start_upstream(options: UpstreamOptions, gate: &Arc<Gate>, events: mpsc::Sender<Event>) -> Upstream {
-    let gate = Arc::clone(gate);
+fn start_upstream(options: UpstreamOptions, switch: &Arc<SourceSwitch>, events: mpsc::Sender<Event>) -> Upstream {
+    let switch = Arc::clone(switch);
     Upstream::start(options, move |event| {
         let event = match event {
             Event::Message(ServerMessage::AccessUnit(unit)) => {
                 // The pump wants to know which frame landed, not its bytes.
-                let landed = protocol::stream::AccessUnit { data: bytes::Bytes::new(), ..unit.clone() };
-                gate.offer(Source::HostAgent, unit);
+                let landed = AccessUnit { data: bytes::Bytes::new(), ..unit.clone() };
+                switch.offer(Source::HostAgent, unit);
                 Event::Message(ServerMessage::AccessUnit(landed))
             }
             event => event,

@@ -18,7 +18,7 @@ pub const GRACE: Duration = Duration::from_millis(1500);
 pub const RETRY: Duration = Duration::from_secs(3);
 
 /// How a frame travels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 pub enum Rung {
     /// Its resource ID goes through the mailbox.
     ResourceId,
@@ -26,6 +26,24 @@ pub enum Rung {
     Pixels,
     /// It is encoded in the sidecar.
     Local,
+}
+
+/// Text that names no frame path.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a frame path; use resource-id, pixels or local")]
+pub struct UnknownFramePath(String);
+
+impl std::str::FromStr for Rung {
+    type Err = UnknownFramePath;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "resource-id" => Ok(Self::ResourceId),
+            "pixels" => Ok(Self::Pixels),
+            "local" => Ok(Self::Local),
+            other => Err(UnknownFramePath(other.to_owned())),
+        }
+    }
 }
 
 /// The stream connection as the ladder sees it.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use encode::{Choice, EncodeError, Encoder, Output, Picture, Settings};
 use protocol::stream::AccessUnit;
 
-use crate::gate::{Gate, Source};
+use crate::source_switch::{Source, SourceSwitch};
 
 /// A still picture is encoded again this often.
 pub const KEEP_ALIVE: Duration = Duration::from_millis(100);
@@ -38,8 +38,8 @@ pub struct Local {
 }
 
 impl Local {
-    /// Starts an encoder; access units go to `gate`.
-    pub fn start(choice: &Choice, settings: Settings, gate: Arc<Gate>) -> Result<Self, EncodeError> {
+    /// Starts an encoder; access units go to `switch`.
+    pub fn start(choice: &Choice, settings: Settings, switch: Arc<SourceSwitch>) -> Result<Self, EncodeError> {
         let tickets = Tickets::default();
         let waiting = Arc::clone(&tickets);
         let sink = move |result: Result<Output, (u64, EncodeError)>| {
@@ -49,7 +49,7 @@ impl Local {
             };
             let Some(ticket) = take(&waiting, number) else { return };
             match result {
-                Ok(output) => gate.offer(
+                Ok(output) => switch.offer(
                     Source::Local,
                     AccessUnit {
                         seq: ticket.seq,

@@ -20,7 +20,7 @@ use protocol::stream::{ClientMessage, Codec, Config, ErrorCode, ServerMessage};
 use virtgpu::{Device, Mailbox};
 
 use capture::{Capture, CaptureEvent, Frame};
-use crate::gate::Gate;
+use crate::source_switch::SourceSwitch;
 use crate::fallback::{Binding, Choice, Ladder, Link, Rung};
 use crate::local::Local;
 use crate::report::Report;
@@ -68,7 +68,7 @@ pub struct Parts {
     /// What happens there.
     pub events: Receiver<Event>,
     /// Where local access units go.
-    pub gate: Arc<Gate>,
+    pub switch: Arc<SourceSwitch>,
     /// What is told about it.
     pub report: Arc<Report>,
     /// Raised by viewers who need an IDR.
@@ -389,7 +389,7 @@ impl Pump {
         }
         self.configured = Some(config);
         self.configured_at = Instant::now();
-        self.parts.gate.new_encoder();
+        self.parts.switch.encoder_replaced();
         true
     }
 }

@@ -82,6 +82,15 @@ pub enum TokenSource {
 }
 
 impl TokenSource {
+    /// Prefers the file; without file and text the connection carries no token.
+    pub fn new(file: Option<std::path::PathBuf>, text: Option<String>) -> Self {
+        match (file, text) {
+            (Some(path), _) => Self::File(path),
+            (None, Some(text)) => Self::Text(text),
+            (None, None) => Self::None,
+        }
+    }
+
     fn read(&self) -> Result<String, UpstreamError> {
         match self {
             Self::None => Ok(String::new()),

@@ -224,7 +224,7 @@ impl Pictures {
             (Kind::DmaBuf, Some(resolver)) => Memory::Gpu(resolver.resolve(fd()?).map_err(Useless::Memory)?),
             (Kind::DmaBuf, None) => return Err(unsupported("there is no render node".to_owned())),
             (Kind::MemFd, _) => {
-                let map = SharedMap::lent(fd()?.as_fd(), added.offset.into(), added.len as usize);
+                let map = SharedMap::map_read_only(fd()?.as_fd(), added.offset.into(), added.len as usize);
                 Memory::Shm(Arc::new(map.map_err(Useless::Memory)?))
             }
             (Kind::MemPtr, _) => Memory::Inline,

@@ -10,7 +10,7 @@ use protocol::{PixelFormat, Rect};
 
 use super::{Pump, SETTLE, TAP_TIMEOUT};
 use capture::{Frame, FrameBuffer};
-use crate::gate::Source;
+use crate::source_switch::Source;
 use crate::fallback::Binding;
 use crate::local::Local;
 
@@ -52,7 +52,7 @@ impl Pump {
         if !self.configure(frame, frame.format, Path::ResourceId) {
             return false;
         }
-        self.parts.gate.open(Source::HostAgent);
+        self.parts.switch.select(Source::HostAgent);
         let request = FrameRequest {
             resource: buffer.resource_id(),
             format: frame.format,
@@ -102,11 +102,11 @@ impl Pump {
     pub(super) fn carry_pixels(&mut self, frame: &Frame) -> bool {
         let format = if self.options.push_nv12 { PixelFormat::Nv12 } else { frame.format };
         let first = self.configured.is_none_or(|config| config.path != Path::Pixels)
-            || self.parts.gate.source() != Some(Source::HostAgent);
+            || self.parts.switch.selected() != Some(Source::HostAgent);
         if !self.configure(frame, format, Path::Pixels) {
             return false;
         }
-        self.parts.gate.open(Source::HostAgent);
+        self.parts.switch.select(Source::HostAgent);
         let whole = Rect::full(frame.width, frame.height);
         let rect = if first { whole } else { crate::pixels::even(frame.damage, frame.width, frame.height) };
         let data = match crate::pixels::gather(frame, rect, format) {
@@ -149,7 +149,7 @@ impl Pump {
                 return false;
             }
         }
-        self.parts.gate.open(Source::Local);
+        self.parts.switch.select(Source::Local);
         let data = match crate::pixels::gather(frame, Rect::full(frame.width, frame.height), frame.format) {
             Ok(data) => data,
             Err(error) => {
@@ -175,8 +175,8 @@ impl Pump {
     fn start_local(&mut self, settings: Settings) -> bool {
         let soon = Instant::now() + Duration::from_millis(20);
         let Some(starting) = self.starting.take() else {
-            let (choice, gate) = (self.options.local_encoder.clone(), self.parts.gate.clone());
-            let start = move || Local::start(&choice, settings, gate);
+            let (choice, switch) = (self.options.local_encoder.clone(), self.parts.switch.clone());
+            let start = move || Local::start(&choice, settings, switch);
             self.starting = std::thread::Builder::new().name("local-start".into()).spawn(start).ok();
             self.due = soon;
             return false;
@@ -190,7 +190,7 @@ impl Pump {
             Ok(Ok(local)) if local.settings() == settings => {
                 self.parts.report.update(|status| local.name().clone_into(&mut status.encoder));
                 self.local = Some(local);
-                self.parts.gate.new_encoder();
+                self.parts.switch.encoder_replaced();
                 true
             }
             Ok(Ok(_)) => false,

@@ -17,10 +17,8 @@ use gstreamer::prelude::*;
 use gstreamer::subclass::prelude::*;
 use protocol::Endpoint;
 use protocol::pixel::MAX_SIDE;
-use sidecar::cli::HostAgent;
 use frame_path::fallback::Rung;
-use sidecar::run::upstream_options;
-use frame_path::upstream::UpstreamOptions;
+use frame_path::upstream::{EndpointSource, SIDECAR, TokenSource, UpstreamOptions};
 
 use super::Require;
 use super::input::Input;
@@ -273,9 +271,11 @@ impl Encoder {
             (None, None) => (variable("DESKTOPSTREAM_TOKEN"), variable("DESKTOPSTREAM_TOKEN_FILE")),
             given => given,
         };
-        let token_file = token_file.map(PathBuf::from);
-        upstream_options(&HostAgent { upstream: Some(endpoint), upstream_file: None, token_file, token })
-            .ok_or_else(|| "no host-agent".to_owned())
+        Ok(UpstreamOptions {
+            endpoint: EndpointSource::Fixed(endpoint),
+            token: TokenSource::new(token_file.map(PathBuf::from), token),
+            client: SIDECAR,
+        })
     }
 
     /// Ends the pipeline with an error, once.

@@ -18,12 +18,11 @@ use std::time::Duration;
 
 use protocol::stream::{AccessUnit, Codec, ServerMessage};
 use capture::{self, Frame, Inlet};
-use frame_path::gate::Gate;
 use frame_path::fallback::Rung;
 use frame_path::pump::{Parts, Pump, PumpOptions};
 use frame_path::report::Report;
+use frame_path::source_switch::{DiscardUnits, SourceSwitch};
 use frame_path::upstream::{Event, Upstream, UpstreamOptions};
-use viewers::{Hub, HubOptions};
 use tokio::runtime::{Builder, Runtime};
 use virtgpu::Device;
 
@@ -106,7 +105,7 @@ impl Session {
                 device,
                 upstream: Some(upstream),
                 events,
-                gate: Arc::new(Gate::new(Hub::new(HubOptions::default()), Arc::clone(&report))),
+                switch: Arc::new(SourceSwitch::new(DiscardUnits, Arc::clone(&report))),
                 report: Arc::clone(&report),
                 want_idr: Arc::clone(&want_idr),
                 stop: Arc::clone(&stop),
