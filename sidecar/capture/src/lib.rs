@@ -18,6 +18,7 @@ mod mutter;
 mod negotiated;
 mod outlet;
 mod pipewire;
+pub mod resolve;
 mod returns;
 mod slot;
 mod supervise;
