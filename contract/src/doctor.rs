@@ -21,6 +21,10 @@ pub mod checks {
     pub const BIND: &str = "bind";
     /// The compositor delivers frames as DMA-BUF.
     pub const CAPTURE: &str = "capture";
+    /// The compositor delivers a frame.
+    pub const FRAME: &str = "frame";
+    /// The frame's buffer has a resource ID.
+    pub const IMPORT: &str = "import";
     /// The tap reads a captured frame.
     pub const READ: &str = "read";
     /// The host-agent returns an access unit.

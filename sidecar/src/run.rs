@@ -190,7 +190,10 @@ async fn run(options: Run) -> anyhow::Result<()> {
             let status = status.clone();
             move || serde_json::to_value(status()).unwrap_or_default()
         })
-        .with_collector(crate::metrics::StatusCollector::new(status.clone()))
+        .with_metrics({
+            let status = status.clone();
+            move || crate::metrics::render(status())
+        })
         .with_ready({
             let status = status.clone();
             move || ready(&status(), require)
@@ -267,8 +270,8 @@ async fn update_info(hub: Hub, status: impl Fn() -> SidecarStatus) {
         let status = status();
         let info = StreamInfo {
             name: status.name,
-            frame_path: status.frame_path,
-            frame_path_reason: status.frame_path_reason,
+            rung: status.frame_path.map(|path| path.to_string()).unwrap_or_default(),
+            rung_reason: status.frame_path_reason,
             width: status.width,
             height: status.height,
             encoder: status.encoder,

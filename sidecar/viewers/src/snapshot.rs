@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 
-pub(crate) use decode::last_picture_as_png;
+pub use decode::last_picture_as_png;
 
 use super::hub::{Hub, Unit};
 

@@ -34,7 +34,7 @@ impl Drop for Running {
 }
 
 /// The last picture of a closed GOP's access units, by the first decoder that can.
-pub(crate) fn last_picture_as_png(units: &[Bytes]) -> Result<Bytes, SnapshotError> {
+pub fn last_picture_as_png(units: &[Bytes]) -> Result<Bytes, SnapshotError> {
     let deadline = Instant::now() + DEADLINE;
     gst::init().map_err(failed)?;
     let mut result = Err(SnapshotError::NoDecoder);
