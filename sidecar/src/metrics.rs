@@ -58,8 +58,8 @@ impl Collector for StatusCollector {
                 ("unreadable", drops.unreadable),
             ],
         )?;
-        let in_use = FramePath::ALL
-            .map(|path| (path.name(), f64::from(u8::from(status.frame_path == Some(path)))));
+        let in_use =
+            FramePath::ALL.map(|path| (path.name(), f64::from(u8::from(status.frame_path == Some(path)))));
         gauges(&mut encoder, FRAME_PATH, "1 for the frame path in use, else 0", "path", &in_use)?;
         gauges(
             &mut encoder,
@@ -97,7 +97,9 @@ fn counters(
     samples: &[(&str, u64)],
 ) -> fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    samples.iter().try_for_each(|(value, count)| sample(&mut family, label, value, &ConstCounter::new(*count)))
+    samples
+        .iter()
+        .try_for_each(|(value, count)| sample(&mut family, label, value, &ConstCounter::new(*count)))
 }
 
 fn gauges(
@@ -121,7 +123,8 @@ mod tests {
 
     #[test]
     fn metrics_have_the_names_of_the_contract_and_one_type_each() {
-        let mut status = SidecarStatus { frame_path: Some(FramePath::Pixels), fps: 59.5, ..SidecarStatus::default() };
+        let mut status =
+            SidecarStatus { frame_path: Some(FramePath::Pixels), fps: 59.5, ..SidecarStatus::default() };
         status.frames.captured = 7;
         status.frames.drops.interrupted = 3;
         status.bytes_to_host = 640;

@@ -246,7 +246,11 @@ impl UnitSink for ViewerSink {
 
 /// Starts the host-agent connection. Access units go to `switch`; the pump receives every event, access units without
 /// their bytes.
-fn start_upstream(options: UpstreamOptions, switch: &Arc<SourceSwitch>, events: mpsc::Sender<Event>) -> Upstream {
+fn start_upstream(
+    options: UpstreamOptions,
+    switch: &Arc<SourceSwitch>,
+    events: mpsc::Sender<Event>,
+) -> Upstream {
     let switch = Arc::clone(switch);
     Upstream::start(options, move |event| {
         let event = match event {

@@ -175,7 +175,9 @@ impl Fallback {
             }
             (Binding::Requested(_), _) => pixels(Reason::Unconfirmed),
             (Binding::Bound, _) => match &self.refused {
-                Some((since, reason)) if now.duration_since(*since) < RETRY_INTERVAL => pixels(reason.clone()),
+                Some((since, reason)) if now.duration_since(*since) < RETRY_INTERVAL => {
+                    pixels(reason.clone())
+                }
                 _ => Decision::Use(FramePath::ResourceId, None),
             },
         }
@@ -187,7 +189,9 @@ impl Fallback {
             && matches!(self.only, None | Some(FramePath::ResourceId))
             && match &self.binding {
                 Binding::Untried => true,
-                Binding::Failed { at, .. } | Binding::Requested(at) => now.duration_since(*at) >= RETRY_INTERVAL,
+                Binding::Failed { at, .. } | Binding::Requested(at) => {
+                    now.duration_since(*at) >= RETRY_INTERVAL
+                }
                 Binding::Unavailable(_) | Binding::Bound => false,
             }
     }

@@ -234,8 +234,7 @@ impl Pump {
     fn connection(&self, path: FramePath) -> Option<HostAgentConnection> {
         let Session { endpoint, server, .. } = self.session.as_ref()?;
         let (endpoint, server) = (endpoint.clone(), server.clone());
-        let unconfirmed =
-            path == FramePath::Pixels && matches!(self.fallback.binding, Binding::Requested(_));
+        let unconfirmed = path == FramePath::Pixels && matches!(self.fallback.binding, Binding::Requested(_));
         Some(if unconfirmed {
             HostAgentConnection::OtherVm { endpoint, server }
         } else {

@@ -106,7 +106,15 @@ mod tests {
     }
 
     fn unit(seq: u64) -> AccessUnit {
-        AccessUnit { seq, capture_ns: 0, idr: true, repeat: false, queue_us: 0, encode_us: 0, data: Bytes::new() }
+        AccessUnit {
+            seq,
+            capture_ns: 0,
+            idr: true,
+            repeat: false,
+            queue_us: 0,
+            encode_us: 0,
+            data: Bytes::new(),
+        }
     }
 
     #[test]

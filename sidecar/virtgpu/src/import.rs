@@ -35,8 +35,7 @@ pub struct Imported {
 impl Device {
     /// Imports a DMA-BUF. Takes 0.1 to 1 ms, so import each buffer once. The descriptor may be closed afterwards.
     pub fn import(&self, buffer: impl AsFd) -> io::Result<Imported> {
-        let handle =
-            self.node.take(|node| sys::retry(|| node.prime_fd_to_buffer(buffer.as_fd())))?;
+        let handle = self.node.take(|node| sys::retry(|| node.prime_fd_to_buffer(buffer.as_fd())))?;
         Imported::of(handle)
     }
 }

@@ -29,7 +29,9 @@ pub enum Reason {
     #[error("{0}")]
     NoEncoder(String),
     /// The picture exceeds the limit that the host-agent sent in `HelloAck`.
-    #[error("the picture has {pixels} pixels, the host-agent accepts {limit}; raise host-agent serve --max-pixels")]
+    #[error(
+        "the picture has {pixels} pixels, the host-agent accepts {limit}; raise host-agent serve --max-pixels"
+    )]
     PictureTooLarge {
         /// Pixels of the picture.
         pixels: u64,
@@ -60,7 +62,9 @@ pub enum Reason {
 pub fn explain(status: Status) -> &'static str {
     match status {
         Status::Ok => "ok",
-        Status::BadRequest => "the tap cannot decode the request; install tap and sidecar of the same version",
+        Status::BadRequest => {
+            "the tap cannot decode the request; install tap and sidecar of the same version"
+        }
         Status::UnknownResource => "the tap does not find the buffer's resource",
         Status::NotAttached => "the buffer is not attached to this sidecar's GPU context",
         Status::NotBound => "no session is bound to this sidecar's GPU context",

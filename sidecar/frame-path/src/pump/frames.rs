@@ -130,7 +130,9 @@ impl Frames {
     /// Ends all flights: connection, binding or path changed. `current` is the frame taken for submission, if any;
     /// it, or else the newest frame, is submitted again and does not count as dropped.
     pub fn interrupt(&mut self, current: Option<&Frame>) {
-        let kept = current.or_else(|| self.newest.as_ref().map(|newest| &newest.frame)).map(|frame| frame.capture_ns);
+        let kept = current
+            .or_else(|| self.newest.as_ref().map(|newest| &newest.frame))
+            .map(|frame| frame.capture_ns);
         let (mut dropped, mut kept_in_flight) = (0, false);
         for entry in self.in_flight.clear() {
             if Some(entry.value) == kept {

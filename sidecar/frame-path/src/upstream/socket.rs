@@ -22,7 +22,9 @@ pub enum SocketError {
     #[error("the connection to the host-agent broke: {0}")]
     Io(#[from] io::Error),
     /// A received message could not be decoded.
-    #[error("cannot decode a message of the host-agent: {0}; install host-agent and sidecar of the same version")]
+    #[error(
+        "cannot decode a message of the host-agent: {0}; install host-agent and sidecar of the same version"
+    )]
     Decode(#[from] DecodeError),
 }
 

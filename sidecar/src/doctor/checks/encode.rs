@@ -31,7 +31,8 @@ pub fn by_resource_id(
     };
     let pixels = u64::from(frame.width) * u64::from(frame.height);
     if pixels > u64::from(session.max_pixels()) {
-        let detail = format!("the picture has {pixels} pixels, the host-agent accepts {}", session.max_pixels());
+        let detail =
+            format!("the picture has {pixels} pixels, the host-agent accepts {}", session.max_pixels());
         report.push(Check::failed(checks::READ, detail, "raise host-agent serve --max-pixels"));
         report.push(Check::skipped(checks::ENCODE, "needs a picture"));
         return;
@@ -75,7 +76,8 @@ pub fn by_resource_id(
     match answer {
         Ok(answer) if answer.status == Status::Ok => {
             let ms = f64::from(answer.spent_ns) / 1e6;
-            report.push(Check::ok(checks::READ, format!("read by the tap in {ms:.2} ms on the VMM's thread")));
+            report
+                .push(Check::ok(checks::READ, format!("read by the tap in {ms:.2} ms on the VMM's thread")));
         }
         Ok(answer) => return report.push(refusal(checks::READ, answer.status)),
         Err(error) => {
@@ -112,8 +114,10 @@ fn decode(unit: Bytes) -> Check {
     match snapshot::last_picture_as_png(&[unit]) {
         Ok(_) => Check::ok(checks::DECODE, format!("decoded in {:.1?}", start.elapsed())),
         Err(error @ SnapshotError::NoDecoder) => Check::skipped(checks::DECODE, error.to_string()),
-        Err(error) => {
-            Check::failed(checks::DECODE, error.to_string(), "try another encoder: host-agent serve --encoder")
-        }
+        Err(error) => Check::failed(
+            checks::DECODE,
+            error.to_string(),
+            "try another encoder: host-agent serve --encoder",
+        ),
     }
 }

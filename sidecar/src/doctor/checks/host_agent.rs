@@ -76,7 +76,8 @@ pub async fn connect(host_agent: &HostAgent, report: &mut Vec<Check>) -> Option<
     };
     let options = UpstreamOptions { client: DOCTOR, ..options };
     let (sender, events) = channel();
-    let endpoint = options.endpoint.read().map_or_else(|_| "unknown endpoint".to_owned(), |it| it.to_string());
+    let endpoint =
+        options.endpoint.read().map_or_else(|_| "unknown endpoint".to_owned(), |it| it.to_string());
     let upstream = Upstream::start(options, move |event| sender.send(event).is_ok());
     let first = tokio::task::spawn_blocking(move || (events.recv_timeout(2 * ANSWER_TIMEOUT), events)).await;
     match first {
