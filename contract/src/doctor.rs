@@ -19,11 +19,9 @@ pub mod checks {
     pub const HOST_AGENT: &str = "host-agent";
     /// The session is bound to this container's virgl context.
     pub const BIND: &str = "bind";
-    /// The compositor delivers frames as DMA-BUF.
+    /// The compositor delivers frames.
     pub const CAPTURE: &str = "capture";
-    /// The compositor delivers a frame.
-    pub const FRAME: &str = "frame";
-    /// The frame's buffer has a resource ID.
+    /// The captured DMA-BUF resolves to a resource ID.
     pub const IMPORT: &str = "import";
     /// The tap reads a captured frame.
     pub const READ: &str = "read";

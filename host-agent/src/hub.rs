@@ -296,8 +296,8 @@ fn attach(entry: &mut Entry) {
 
 fn make_ring(slot_bytes: usize) -> Result<(RingEnd, OwnedFd, OwnedFd), String> {
     let (consumer, memory) = Ring::create(frame_ring::SLOTS, slot_bytes).map_err(|error| error.to_string())?;
-    let (bell, rings) = frame_ring::doorbell::pair().map_err(|error| format!("no socket for the ring: {error}"))?;
-    Ok((RingEnd { consumer, bell }, memory, rings))
+    let (bell, rings) = frame_ring::wake::pair().map_err(|error| format!("no socket for the ring: {error}"))?;
+    Ok((RingEnd { consumer, bell }, memory, rings.into()))
 }
 
 /// Tells the tap to stop writing the session's ring.

@@ -1,11 +1,11 @@
 //! What the rest of the process tells a session's worker. Every kind of order has one place, the newest
 //! wins, so that it needs no bound; pushed pixels build on each other and come by a channel of their own.
 
-use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::stream::{Config, Pixels};
 use frame_ring::Consumer;
+use frame_ring::wake::WakeFd;
 use tokio::sync::mpsc;
 
 use crate::waker::{self, Sleeper, Waker};
@@ -19,7 +19,7 @@ pub struct RingEnd {
     /// The pictures.
     pub consumer: Consumer,
     /// Rung by the tap.
-    pub bell: UnixStream,
+    pub bell: WakeFd,
 }
 
 /// Orders that wait.

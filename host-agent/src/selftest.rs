@@ -87,8 +87,7 @@ fn sockets() -> Result<String> {
 fn shared_memory() -> Result<String> {
     let bytes = PixelFormat::Nv12.bytes(SIZE.0, SIZE.1);
     let (mut consumer, fd) = Ring::create(SLOTS, bytes)?;
-    let (listen, bell) = frame_ring::doorbell::pair()?;
-    let bell = frame_ring::doorbell::Bell::new(bell)?;
+    let (wake_fd, waker) = frame_ring::wake::pair()?;
     let mut producer = Producer::map(fd)?;
     let begin = Instant::now();
     for seq in 0..60 {
@@ -106,8 +105,8 @@ fn shared_memory() -> Result<String> {
             full_at_ns: 0,
         };
         ensure!(slot.publish(meta), "a picture's description was refused");
-        bell.ring();
-        ensure!(frame_ring::doorbell::drain(&listen), "the bell is broken");
+        waker.wake();
+        ensure!(wake_fd.clear() == frame_ring::wake::WakeState::Woken, "the wake fd was not woken");
         let taken = consumer.newest().context("a picture is not there")?;
         let picture: &[u8] = taken.as_ref();
         ensure!(taken.meta().seq == seq, "picture {} came for {seq}", taken.meta().seq);

@@ -47,7 +47,7 @@ impl Source {
     /// Takes note of the bell. A closed one belongs to a tap that is gone, and listening on would spin.
     pub(super) fn hear(&mut self) {
         if let Some(end) = &self.ring
-            && !frame_ring::doorbell::drain(&end.bell)
+            && end.bell.clear() == frame_ring::wake::WakeState::Closed
         {
             tracing::debug!("the tap closed the bell");
             self.ring = None;

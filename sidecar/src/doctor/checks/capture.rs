@@ -38,16 +38,16 @@ pub fn frame(desktop: &Desktop, device: Option<Device>, report: &mut Vec<Check>)
     };
     let Negotiated { source, offered, taken, reason, .. } = negotiated;
     let detail = format!("{source}: offered {}; negotiated {taken}", offered.join(", "));
+    let Some(frame) = frame else {
+        let detail = format!("{detail}; no frame within {FRAME_TIMEOUT:?}");
+        let remedy = "move something on the desktop: an unchanged one delivers no frames";
+        report.push(Check::failed(checks::CAPTURE, detail, remedy));
+        return None;
+    };
     report.push(match reason {
         None => Check::ok(checks::CAPTURE, detail),
         Some(reason) => Check::failed(checks::CAPTURE, detail, format!("enable DMA-BUF: {reason}")),
     });
-    let Some(frame) = frame else {
-        let detail = format!("no frame within {FRAME_TIMEOUT:?}");
-        let remedy = "move something on the desktop: an unchanged one delivers no frames";
-        report.push(Check::failed(checks::FRAME, detail, remedy));
-        return None;
-    };
     report.push(match &frame.buffer {
         FrameBuffer::Gpu(buffer) => {
             let (width, height, format) = (frame.width, frame.height, frame.format);
