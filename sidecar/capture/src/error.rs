@@ -96,7 +96,9 @@ pub enum CaptureError {
         height: u32,
     },
     /// [`Memory::DmaBuf`](crate::Memory::DmaBuf) was requested and only shared memory is available.
-    #[error("DMA-BUF is required but not available: {0}; set the capture memory to auto to allow shared memory")]
+    #[error(
+        "DMA-BUF is required but not available: {0}; set the capture memory to auto to allow shared memory"
+    )]
     NoDmaBuf(ShmReason),
     /// Mutter's screen cast service is not available on the session bus.
     #[error(

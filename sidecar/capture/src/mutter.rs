@@ -181,8 +181,9 @@ struct Session {
 impl Session {
     async fn start(request: &Request) -> Result<(Self, u32), CaptureError> {
         let no_mutter = |reason: String| CaptureError::NoMutter { address: request.address.clone(), reason };
-        let connecting =
-            zbus::connection::Builder::address(request.address.as_str()).method_timeout(REPLY_TIMEOUT).build();
+        let connecting = zbus::connection::Builder::address(request.address.as_str())
+            .method_timeout(REPLY_TIMEOUT)
+            .build();
         let connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
             .map_err(|_| no_mutter(format!("no reply from the bus within {CONNECT_TIMEOUT:?}")))?

@@ -12,7 +12,7 @@ pub struct Negotiated {
     /// Offers of the source, one line each, for display.
     pub offered: Vec<String>,
     /// Chosen format, size and memory, for display.
-    pub taken: String,
+    pub chosen: String,
     /// Pixel format.
     pub format: PixelFormat,
     /// Width in pixels.
@@ -22,7 +22,7 @@ pub struct Negotiated {
     /// True if the buffers are DMA-BUFs.
     pub dmabuf: bool,
     /// Reason for shared memory; `None` with DMA-BUF.
-    pub reason: Option<ShmReason>,
+    pub shm_reason: Option<ShmReason>,
 }
 
 /// Reason for using shared memory in place of DMA-BUF.

@@ -23,11 +23,11 @@ use pipewire::loop_::Timeout;
 use pipewire::main_loop::MainLoopRc;
 use pipewire::spa::support::system::IoFlags;
 
+use crate::CaptureOptions;
 use crate::error::CaptureError;
 use crate::mutter::Cast;
 use crate::release::ReleaseQueue;
 use crate::source_context::SourceContext;
-use crate::{CaptureOptions, Memory};
 
 use frames::FrameBuilder;
 use stream::{Stage, Stream};

@@ -64,8 +64,8 @@ impl SourceContext {
         }
         tracing::info!(
             source = negotiated.source,
-            taken = negotiated.taken,
-            reason = negotiated.reason.as_ref().map(tracing::field::display),
+            chosen = negotiated.chosen,
+            shm_reason = negotiated.shm_reason.as_ref().map(tracing::field::display),
             "capture negotiated"
         );
         self.last_error.borrow_mut().clear();

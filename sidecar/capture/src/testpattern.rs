@@ -44,12 +44,12 @@ pub fn run(options: &CaptureOptions, context: &SourceContext) -> Result<(), Capt
     context.report_negotiated(Negotiated {
         source: "testpattern".to_owned(),
         offered: Vec::new(),
-        taken: format!("BGRx {width}x{height} in shared memory"),
+        chosen: format!("BGRx {width}x{height} in shared memory"),
         format: PixelFormat::Bgrx,
         width,
         height,
         dmabuf: false,
-        reason: Some(ShmReason::TestPattern),
+        shm_reason: Some(ShmReason::TestPattern),
     });
     let start = Instant::now();
     let interval = options.frame_interval();

@@ -60,7 +60,7 @@ fn test_pattern_frames_match_the_definition_and_increase() {
         other => unreachable!("{other:?}"),
     };
     assert_eq!((negotiated.width, negotiated.height, negotiated.dmabuf), (SIZE.0, SIZE.1, false));
-    assert!(negotiated.reason.is_some(), "shared memory has a reason");
+    assert!(negotiated.shm_reason.is_some(), "shared memory has a reason");
     assert!(capture.try_event().is_none(), "a negotiation is reported once");
 }
 

@@ -81,8 +81,9 @@ fn capture(guest: &Guest, desktop: &str, args: &[&str]) -> String {
             .into_iter()
             .chain(args.iter().copied())
             .collect();
-    let spec =
-        Spec::sidecar("capture", desktop, &command).env("RUST_LOG", "info,capture=debug").env("NO_COLOR", "1");
+    let spec = Spec::sidecar("capture", desktop, &command)
+        .env("RUST_LOG", "info,capture=debug")
+        .env("NO_COLOR", "1");
     let (status, log) = Container::run(guest, &spec, CAPTURE_TIMEOUT).expect("the capture runs");
     println!("capture of {desktop} with {args:?}:\n{log}");
     assert_eq!(status, 0, "{log}");
@@ -98,12 +99,16 @@ fn sway(guest: &Guest) {
     let log = capture(guest, "sway", &["--memory", "shm"]);
     assert!(log.contains("dmabuf: false") && log.contains("Requested"), "{log}");
     let log = capture(guest, "sway", &["--render-node", "/dev/dri/renderD129"]);
-    assert!(log.contains("dmabuf: false") && log.contains("NoRenderNode") && log.contains("renderD129"), "{log}");
+    assert!(
+        log.contains("dmabuf: false") && log.contains("NoRenderNode") && log.contains("renderD129"),
+        "{log}"
+    );
     sway.remove().expect("the container is removed");
 }
 
 fn gnome(guest: &Guest) {
-    let gnome = Container::start(guest, &Spec::desktop("gnome", "desktop-gnome", SIZE)).expect("GNOME starts");
+    let gnome =
+        Container::start(guest, &Spec::desktop("gnome", "desktop-gnome", SIZE)).expect("GNOME starts");
     // Started at once: capture waits for the shell.
     let log = capture(guest, "gnome", &[]);
     assert!(log.contains("source: \"pipewire (mutter)\"") && log.contains("dmabuf: true"), "{log}");

@@ -230,7 +230,11 @@ impl StreamBuffers {
                 // SAFETY: `buffer` belongs to a live `pw_buffer`, laid out by libpipewire as `read` requires.
                 unsafe { metadata::read(id, buffer) }
             });
-            return Some(filled.unwrap_or(FilledBuffer { id, corrupted: true, ..FilledBuffer::default() }));
+            return Some(filled.unwrap_or_else(|| FilledBuffer {
+                id,
+                corrupted: true,
+                ..FilledBuffer::default()
+            }));
         }
     }
 

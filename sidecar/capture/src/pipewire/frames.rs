@@ -241,9 +241,9 @@ impl FrameBuilder {
         };
         Negotiated {
             source: self.source.to_owned(),
-            reason: (!dmabuf).then(|| shm_reason(self.shm_reason.as_ref(), &offered)),
+            shm_reason: (!dmabuf).then(|| shm_reason(self.shm_reason.as_ref(), &offered)),
             offered: offered.into_iter().map(|format| format.text).collect(),
-            taken: format!("{:?} {width}x{height} in {memory}", agreed.format),
+            chosen: format!("{:?} {width}x{height} in {memory}", agreed.format),
             format: agreed.format,
             width,
             height,

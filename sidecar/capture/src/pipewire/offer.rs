@@ -394,13 +394,17 @@ mod tests {
             ],
         });
         assert_eq!(agreed(&chosen).expect("a choice of kind None is a fixed value"), shm);
-        let fixed =
-            format_pod(VideoFormat::BGRx, 640, 360, Some((MANDATORY, Value::Long(MOD_INVALID.cast_signed()))));
+        let fixed = format_pod(
+            VideoFormat::BGRx,
+            640,
+            360,
+            Some((MANDATORY, Value::Long(MOD_INVALID.cast_signed()))),
+        );
         let fixed = agreed(&fixed).expect("a valid format");
         assert_eq!((fixed.modifier, fixed.unfixed), (Some(MOD_INVALID), false));
         let open = Value::Choice(ChoiceValue::Long(one_of(0, vec![0, MOD_INVALID.cast_signed()])));
-        let open =
-            agreed(&format_pod(VideoFormat::BGRx, 1, 1, Some((MANDATORY | DONT_FIXATE, open)))).expect("a valid format");
+        let open = agreed(&format_pod(VideoFormat::BGRx, 1, 1, Some((MANDATORY | DONT_FIXATE, open))))
+            .expect("a valid format");
         assert_eq!((open.modifier, open.unfixed), (Some(MOD_LINEAR), true));
     }
 

@@ -55,13 +55,9 @@ pub struct Cycle<'a> {
 
 impl<'a> Cycle<'a> {
     /// A cycle on `session` without buffers.
-    pub fn new(
-        session: Session,
-        options: &'a CaptureOptions,
-        context: &'a SourceContext,
-    ) -> Result<Self, CaptureError> {
+    pub fn new(session: Session, options: &'a CaptureOptions, context: &'a SourceContext) -> Self {
         let (release, released) = ReleaseQueue::new(context.waker());
-        Ok(Self {
+        Self {
             session,
             options,
             context,
@@ -72,7 +68,7 @@ impl<'a> Cycle<'a> {
             generation: 0,
             failures: 0,
             delivered: false,
-        })
+        }
     }
 
     /// Captures until an error occurs, or until the capture is stopped (`Ok`).
@@ -152,8 +148,11 @@ impl<'a> Cycle<'a> {
             buffers.put_back(index);
             return Ok(Outcome::Failed);
         };
-        let damage =
-            if self.delivered { clip_damage(result.damage, width, height) } else { Rect::full(width, height) };
+        let damage = if self.delivered {
+            clip_damage(result.damage, width, height)
+        } else {
+            Rect::full(width, height)
+        };
         self.delivered = true;
         self.context.deliver(Frame {
             seq: 0,
@@ -203,8 +202,7 @@ impl<'a> Cycle<'a> {
             return Ok(());
         }
         self.generation += 1;
-        let buffers =
-            Buffers::shm(wanted, &self.session.state, &self.session.handle(), self.generation)?;
+        let buffers = Buffers::shm(wanted, &self.session.state, &self.session.handle(), self.generation)?;
         self.use_buffers(buffers, &offer);
         Ok(())
     }
@@ -251,12 +249,12 @@ impl<'a> Cycle<'a> {
         self.context.report_negotiated(Negotiated {
             source: "wayland".to_owned(),
             offered,
-            taken: format!("{:?} {width}x{height} in {memory}, {}", buffers.format(), buffers.describe()),
+            chosen: format!("{:?} {width}x{height} in {memory}, {}", buffers.format(), buffers.describe()),
             format: buffers.format(),
             width,
             height,
             dmabuf,
-            reason: self.shm_reason.clone(),
+            shm_reason: self.shm_reason.clone(),
         });
         self.buffers = Some(buffers);
         self.delivered = false;

@@ -83,7 +83,7 @@ impl Session {
 
     /// Captures until an error occurs, or until the capture is stopped (`Ok`).
     pub fn run(self, options: &CaptureOptions, context: &SourceContext) -> Result<(), CaptureError> {
-        Cycle::new(self, options, context)?.run()
+        Cycle::new(self, options, context).run()
     }
 
     /// The handle for creating objects on this connection.
@@ -163,10 +163,8 @@ impl Session {
             Err(error) => return Err(self.disconnected(&DispatchError::Backend(error))),
         }
         if let Some(guard) = self.queue.prepare_read() {
-            let readable = self
-                .waker
-                .wait(Some(guard.connection_fd().as_fd()), limit)
-                .map_err(CaptureError::System)?;
+            let readable =
+                self.waker.wait(Some(guard.connection_fd().as_fd()), limit).map_err(CaptureError::System)?;
             if readable {
                 match guard.read() {
                     Ok(_) => {}
