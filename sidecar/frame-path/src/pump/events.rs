@@ -18,9 +18,9 @@ impl Pump {
                     let capture = &mut status.capture;
                     capture.source = negotiated.source;
                     capture.offered = negotiated.offered;
-                    capture.negotiated = negotiated.taken;
+                    capture.negotiated = negotiated.chosen;
                     capture.shm_reason =
-                        negotiated.reason.map(|reason| reason.to_string()).unwrap_or_default();
+                        negotiated.shm_reason.map(|reason| reason.to_string()).unwrap_or_default();
                     capture.error.clear();
                 }),
                 CaptureEvent::Lost(error) => {

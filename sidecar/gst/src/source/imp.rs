@@ -330,8 +330,8 @@ impl Source {
     fn on_capture_event(&self, event: CaptureEvent, reason: &mut String) {
         match event {
             CaptureEvent::Negotiated(negotiated) => {
-                gst::info!(CAT, imp = self, "{}: {}", negotiated.source, negotiated.taken);
-                if let Some(shm_reason) = negotiated.reason {
+                gst::info!(CAT, imp = self, "{}: {}", negotiated.source, negotiated.chosen);
+                if let Some(shm_reason) = negotiated.shm_reason {
                     gst::info!(CAT, imp = self, "no DMA-BUF: {shm_reason}");
                     *reason = shm_reason.to_string();
                 }

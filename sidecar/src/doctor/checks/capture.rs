@@ -36,15 +36,15 @@ pub fn frame(desktop: &Desktop, device: Option<Device>, report: &mut Vec<Check>)
         report.push(Check::failed(checks::CAPTURE, error, remedy));
         return None;
     };
-    let Negotiated { source, offered, taken, reason, .. } = negotiated;
-    let detail = format!("{source}: offered {}; negotiated {taken}", offered.join(", "));
+    let Negotiated { source, offered, chosen, shm_reason, .. } = negotiated;
+    let detail = format!("{source}: offered {}; negotiated {chosen}", offered.join(", "));
     let Some(frame) = frame else {
         let detail = format!("{detail}; no frame within {FRAME_TIMEOUT:?}");
         let remedy = "move something on the desktop: an unchanged one delivers no frames";
         report.push(Check::failed(checks::CAPTURE, detail, remedy));
         return None;
     };
-    report.push(match reason {
+    report.push(match shm_reason {
         None => Check::ok(checks::CAPTURE, detail),
         Some(reason) => Check::failed(checks::CAPTURE, detail, format!("enable DMA-BUF: {reason}")),
     });
