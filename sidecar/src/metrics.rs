@@ -7,28 +7,28 @@ use std::fmt;
 use contract::names::metrics::{FPS, FRAME_PATH, FRAMES_TOTAL};
 use contract::{FramePath, SidecarStatus};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, prometheus_text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-/// Encodes the metrics in the Prometheus text format, version 0.0.4.
-pub fn render(status: SidecarStatus) -> String {
-    let mut registry = Registry::default();
+/// Registers the metrics of the stream whose status `status` returns.
+pub fn register(registry: &mut Registry, status: impl Fn() -> SidecarStatus + Send + Sync + 'static) {
     registry.register_collector(Box::new(StatusCollector(status)));
-    let mut text = String::new();
-    // Writing to a String does not fail.
-    let _ = prometheus_text::encode(&mut text, &registry);
-    text
 }
 
-#[derive(Debug)]
-struct StatusCollector(SidecarStatus);
+struct StatusCollector<F>(F);
 
-impl Collector for StatusCollector {
+impl<F> fmt::Debug for StatusCollector<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StatusCollector").finish()
+    }
+}
+
+impl<F: Fn() -> SidecarStatus + Send + Sync + 'static> Collector for StatusCollector<F> {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let Self(status) = self;
+        let status = (self.0)();
         let frames = &status.frames;
         counters(
             &mut encoder,
@@ -119,6 +119,8 @@ fn sample(family: &mut MetricEncoder, label: &str, value: &str, metric: &impl En
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::encoding::prometheus_text;
+
     use super::*;
 
     #[test]
@@ -128,7 +130,10 @@ mod tests {
         status.frames.captured = 7;
         status.frames.drops.interrupted = 3;
         status.bytes_to_host = 640;
-        let text = render(status);
+        let mut registry = Registry::default();
+        register(&mut registry, move || status.clone());
+        let mut text = String::new();
+        prometheus_text::encode(&mut text, &registry).expect("written");
         for line in [
             "# TYPE desktopstream_frames_total counter",
             "desktopstream_frames_total{result=\"captured\"} 7",

@@ -14,6 +14,7 @@ use frame_path::pump::{Parts, Pump, PumpOptions};
 use frame_path::report::Report;
 use frame_path::source_switch::{Source, SourceSwitch, UnitSink};
 use frame_path::upstream::{EndpointSource, Event, SIDECAR, TokenSource, Upstream, UpstreamOptions};
+use prometheus_client::registry::Registry;
 use protocol::stream::{AccessUnit, Codec, ServerMessage};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -185,15 +186,14 @@ async fn run(options: Run) -> anyhow::Result<()> {
         max_viewers,
         ..ServerOptions::default()
     };
+    let mut registry = Registry::default();
+    crate::metrics::register(&mut registry, status.clone());
     let server = Server::new(hub.clone(), server_options)
         .with_status({
             let status = status.clone();
             move || serde_json::to_value(status()).unwrap_or_default()
         })
-        .with_metrics({
-            let status = status.clone();
-            move || crate::metrics::render(status())
-        })
+        .with_registry(registry)
         .with_ready({
             let status = status.clone();
             move || ready(&status(), require)
@@ -274,8 +274,8 @@ async fn update_info(hub: Hub, status: impl Fn() -> SidecarStatus) {
         let status = status();
         let info = StreamInfo {
             name: status.name,
-            rung: status.frame_path.map(|path| path.to_string()).unwrap_or_default(),
-            rung_reason: status.frame_path_reason,
+            frame_path: status.frame_path,
+            frame_path_reason: status.frame_path_reason,
             width: status.width,
             height: status.height,
             encoder: status.encoder,
