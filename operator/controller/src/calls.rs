@@ -8,6 +8,9 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use tower::util::MapRequestLayer;
 
+/// Values of [`Purpose::kind`].
+const KINDS: [&str; 4] = ["lease", "watch", "read", "write"];
+
 /// Label of the requests' metric.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Purpose {
@@ -17,8 +20,19 @@ pub struct Purpose {
 }
 
 /// Requests since start, by purpose. Clones share the counters.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 pub struct Calls(pub(crate) Family<Purpose, Counter>);
+
+impl Default for Calls {
+    fn default() -> Self {
+        let family = Family::default();
+        // Counters that exist are exported with 0.
+        for kind in KINDS {
+            drop(family.get_or_create(&Purpose { kind }));
+        }
+        Self(family)
+    }
+}
 
 impl Calls {
     fn count<B>(&self, request: &Request<B>) {

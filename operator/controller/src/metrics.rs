@@ -173,6 +173,7 @@ mod tests {
             "desktopstream_operator_reconcile_failures_total{category=\"refused\"} 1",
             "desktopstream_operator_api_writes_total 1",
             "desktopstream_operator_leader 0",
+            "desktopstream_operator_api_requests_total{kind=\"watch\"} 0",
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }
