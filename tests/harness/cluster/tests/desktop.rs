@@ -415,7 +415,7 @@ fn restarted_kubelet_keeps_desktops_and_offers_devices_again(bed: &mut Installed
 }
 
 /// The node-agent's log message about a new kubelet socket.
-const KUBELET_RESTARTED: &str = "kubelet";
+const KUBELET_RESTARTED: &str = "kubelet restarted";
 
 fn drained_node_moves_the_desktop(bed: &Installed) -> Result<()> {
     start(bed, "moves", &json!({}))?;
