@@ -18,6 +18,7 @@ pub mod annexb;
 pub mod clock;
 pub mod convert;
 pub mod encoder;
+pub mod in_flight;
 pub mod null;
 pub mod open;
 pub mod picture;
@@ -33,4 +34,5 @@ pub mod gst;
 
 pub use annexb::{codec_string, is_idr};
 pub use encoder::{Codec, EncodeError, Encoder, Output, Picture, PixelFormat, Settings, Sink};
+pub use in_flight::InFlight;
 pub use open::{Choice, Found, available, open};

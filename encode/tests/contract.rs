@@ -1,8 +1,8 @@
 //! The contract, for each encoder of this crate. What is installed is run; what is not is named.
 
+use encode::{Choice, EncodeError, annexb, open};
 use encode_testkit::pictures::moving;
 use encode_testkit::{Bench, SETTINGS, SIZE, Subject, contract};
-use encode::{Choice, EncodeError, annexb, open};
 
 const NULL: Subject =
     Subject { video: false, ..Subject::new("null", |settings, sink| open(&Choice::Null, settings, sink)) };

@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::kube::{Client, Config};
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
+use kube::{Client, Config};
 
 use operator_api::crds;
 use operator_controller::calls::{self, Calls};
@@ -17,9 +17,10 @@ use operator_controller::{Options, Settings};
 use operator_discovery::gpus::Roots;
 use operator_node_agent::kubelet::FOLDER;
 use operator_node_agent::plugin::Dealing;
+use operator_plan::duration::positive;
 use operator_plan::kubernetes::SidecarImage;
-use operator_plan::validate::duration;
-use crate::{docker, install, kube as controllers, node, webhook};
+
+use crate::install;
 
 /// Runs DesktopStreams, on Kubernetes or on a Docker Engine.
 ///
@@ -40,7 +41,7 @@ enum Command {
     Run(Box<Run>),
     /// Run the node-agent: device plugin, node facts, discovery of host-agents
     Node(Box<Node>),
-    Docker(Box<docker::cli::Docker>),
+    Docker(Box<operator_docker::cli::Docker>),
     /// Print the CustomResourceDefinitions, for `kubectl apply -f -`
     #[command(alias = "crd")]
     Crds,
@@ -86,10 +87,10 @@ struct Run {
     #[arg(long, env = "OPERATOR_SIDECAR_MEMORY_LIMIT", default_value = "1Gi")]
     sidecar_memory_limit: String,
     /// How often a running sidecar is asked how it does
-    #[arg(long, env = "OPERATOR_POLL", default_value = "15s", value_parser = span)]
+    #[arg(long, env = "OPERATOR_POLL", default_value = "15s", value_parser = positive)]
     poll: Duration,
     /// How long a token for a host-agent is good; renewed at half of it
-    #[arg(long, env = "OPERATOR_TOKEN_LIFE", default_value = "1h", value_parser = span)]
+    #[arg(long, env = "OPERATOR_TOKEN_LIFE", default_value = "1h", value_parser = positive)]
     token_life: Duration,
     /// Reconciliations at once
     #[arg(long, env = "OPERATOR_CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -113,7 +114,7 @@ struct Run {
     #[arg(long, env = "OPERATOR_WEBHOOK_CERT_DIR")]
     webhook_cert_dir: Option<PathBuf>,
     /// How long the Lease is good without renewal
-    #[arg(long, env = "OPERATOR_LEASE", default_value = "15s", value_parser = span)]
+    #[arg(long, env = "OPERATOR_LEASE", default_value = "15s", value_parser = positive)]
     lease: Duration,
 }
 
@@ -145,16 +146,11 @@ struct Node {
     #[arg(long, env = "OPERATOR_CDI_DIR")]
     cdi_dir: Option<PathBuf>,
     /// How often host-agents are tried
-    #[arg(long, env = "OPERATOR_REACH_EVERY", default_value = "10s", value_parser = span)]
+    #[arg(long, env = "OPERATOR_REACH_EVERY", default_value = "10s", value_parser = positive)]
     reach_every: Duration,
     /// Hand out devices only: no apiserver, no facts
     #[arg(long)]
     no_cluster: bool,
-}
-
-pub(crate) fn span(text: &str) -> Result<Duration, String> {
-    let parsed = duration(text).filter(|span| !span.is_zero());
-    parsed.ok_or_else(|| format!("{text:?} is no duration: write 90s, 30m or 1h30m"))
 }
 
 impl Cli {
@@ -242,7 +238,7 @@ impl Run {
         };
         let calls = Arc::default();
         let client = client_counted(&calls).await?;
-        let hooks = webhook.map(|listen| webhook::Options {
+        let hooks = webhook.map(|listen| operator_webhook::Options {
             listen,
             namespace: namespace.clone(),
             service: webhook_service,
@@ -253,12 +249,12 @@ impl Run {
         let settings =
             Settings { namespace, deployment, watch_namespace, sidecar, poll, token_life, concurrency };
         let controls =
-            controllers::run(client.clone(), Options { settings, metrics, identity, lease, calls });
+            operator_controller::run(client.clone(), Options { settings, metrics, identity, lease, calls });
         // Every replica serves the webhook, one leads.
         match hooks {
             Some(hooks) => tokio::select! {
                 ended = controls => ended,
-                ended = webhook::run(client, hooks) => ended,
+                ended = operator_webhook::run(client, hooks) => ended,
             },
             None => controls.await,
         }
@@ -270,7 +266,7 @@ impl Node {
         let Self { name, dev, sys, proc, drivers, shares, plugin_dir, cdi_dir, reach_every, no_cluster } =
             self;
         let client = if no_cluster { None } else { Some(client().await?) };
-        let options = node::Options {
+        let options = operator_node_agent::Options {
             node: name,
             roots: Roots { dev, sys, more_drivers: drivers },
             proc,
@@ -278,6 +274,6 @@ impl Node {
             dealing: Dealing { shares, cdi: cdi_dir },
             reach_every,
         };
-        node::run(client, options).await
+        operator_node_agent::run(client, options).await
     }
 }

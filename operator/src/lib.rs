@@ -1,5 +1,5 @@
 //! The operator program: command line, installation manifests and the installation check.
 
-pub mod check;
+mod check;
 pub mod cli;
 pub mod install;

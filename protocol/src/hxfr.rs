@@ -29,6 +29,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::frame::{FrameHeader, check_limit};
 use crate::pixel::{MAX_SIDE, PixelFormat};
 use crate::wire::{DecodeError, Reader};
 
@@ -75,13 +76,7 @@ impl Header {
             session: r.u16("session")?,
             len: r.u32("payload length")?,
         };
-        let Some(limit) = limit(header.kind) else {
-            return Err(DecodeError::Unknown { what: "message type", value: header.kind.into() });
-        };
-        if header.len > limit {
-            let (got, limit) = (header.len.into(), limit.into());
-            return Err(DecodeError::TooLarge { field: "payload", got, limit });
-        }
+        check_limit(header.kind, header.len, limit)?;
         Ok(header)
     }
 
@@ -91,6 +86,18 @@ impl Header {
         let [s0, s1] = self.session.to_le_bytes();
         let [l0, l1, l2, l3] = self.len.to_le_bytes();
         [m0, m1, m2, m3, self.kind, self.flags, s0, s1, l0, l1, l2, l3]
+    }
+}
+
+impl FrameHeader for Header {
+    const BYTES: usize = HEADER_BYTES;
+
+    fn parse(bytes: &[u8], limit: impl Fn(u8) -> Option<u32>) -> Result<Option<Self>, DecodeError> {
+        bytes.first_chunk().map(|bytes| Self::decode(*bytes, limit)).transpose()
+    }
+
+    fn payload_bytes(&self) -> usize {
+        self.len as usize
     }
 }
 

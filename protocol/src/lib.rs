@@ -19,6 +19,7 @@ pub mod hxfr;
 pub mod link;
 pub mod mailbox;
 pub mod pixel;
+pub mod rate;
 pub mod stream;
 pub mod wire;
 

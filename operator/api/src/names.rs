@@ -65,6 +65,15 @@ pub const HOST_AGENT_PORT: u16 = 15937;
 /// The user that desktops and sidecars run as, and its group.
 pub const UID: i64 = 1000;
 
+/// Lease of the operator that leads.
+pub const LEASE: &str = "desktopstream-operator";
+/// Secret with the private key that signs tokens for host-agents, under `key.pem`.
+pub const SIGNING_KEY_SECRET: &str = "desktopstream-signing-key";
+/// ConfigMap with the public key that verifies them, under `key.pem.pub`.
+pub const PUBLIC_KEY_CONFIG_MAP: &str = "desktopstream-public-key";
+/// Secret with the webhook's certificate.
+pub const WEBHOOK_CERT_SECRET: &str = "desktopstream-webhook-cert";
+
 /// The extended resource for a class, with or without the card node:
 /// `desktopstream.dev/dri`, `…/dri-virtio`, `…/dri-card`, `…/dri-virtio-card`.
 pub fn resource(class: GpuClass, card: bool) -> String {

@@ -10,8 +10,7 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
 
-use super::{keys, lease};
-use operator_webhook::cert;
+use operator_api::names;
 
 /// First wait for what isn't made yet; it doubles.
 const SOON: Duration = Duration::from_secs(5);
@@ -44,9 +43,9 @@ async fn once(client: &Client, namespace: &str, deployment: &str) -> Result<(), 
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
-    secrets.patch_metadata(keys::SECRET, &params, &patch).await?;
-    maps.patch_metadata(keys::CONFIG_MAP, &params, &patch).await?;
-    leases.patch_metadata(lease::NAME, &params, &patch).await?;
-    secrets.patch_metadata(cert::SECRET, &params, &patch).await?;
+    secrets.patch_metadata(names::SIGNING_KEY_SECRET, &params, &patch).await?;
+    maps.patch_metadata(names::PUBLIC_KEY_CONFIG_MAP, &params, &patch).await?;
+    leases.patch_metadata(names::LEASE, &params, &patch).await?;
+    secrets.patch_metadata(names::WEBHOOK_CERT_SECRET, &params, &patch).await?;
     Ok(())
 }

@@ -192,7 +192,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use operator_plan::validate::tests::validated;
+    use operator_plan::testing::validated;
 
     fn says(code: u16, message: &str) -> Option<&'static str> {
         let error = kube::Error::Api(Status::failure(message, "r").with_code(code).boxed());

@@ -11,7 +11,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde::Deserialize;
 
 use super::context::Context;
-use super::{events, sidecar};
+use super::events;
 use operator_api::conditions::{self, condition, reasons};
 use operator_api::{EncoderStatus, HostAgent, HostAgentStatus, Transport, names};
 use operator_plan::facts::Node;
@@ -97,7 +97,7 @@ async fn look(context: &Context, agent: &HostAgent, nodes: &[Node]) {
 }
 
 async fn ask(admin: &str) -> Result<Said, String> {
-    let body = sidecar::get(&format!("{}/status", admin.trim_end_matches('/')), None).await?;
+    let body = operator_sidecar_client::get(&format!("{}/status", admin.trim_end_matches('/')), None).await?;
     serde_json::from_slice(&body).map_err(|error| format!("its status makes no sense: {error}"))
 }
 
@@ -162,7 +162,7 @@ fn status(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use operator_plan::pair::tests::node;
+    use operator_plan::testing::node;
 
     fn agent(status: HostAgentStatus) -> HostAgent {
         let mut agent: HostAgent =

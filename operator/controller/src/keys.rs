@@ -17,13 +17,9 @@ use kube::{Api, Client};
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
-use operator_api::names;
+use operator_api::names::{self, PUBLIC_KEY_CONFIG_MAP as CONFIG_MAP, SIGNING_KEY_SECRET as SECRET};
 use operator_plan::workload::hex;
 
-/// Secret with the private key under `key.pem`.
-pub const SECRET: &str = "desktopstream-signing-key";
-/// ConfigMap with the public key under `key.pem.pub`.
-pub const CONFIG_MAP: &str = "desktopstream-public-key";
 const PRIVATE: &str = "key.pem";
 const PUBLIC: &str = "key.pem.pub";
 

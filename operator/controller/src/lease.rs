@@ -15,9 +15,6 @@ use kube::{Api, Client};
 use super::error::Error;
 use operator_api::names;
 
-/// The Lease's name.
-pub const NAME: &str = "desktopstream-operator";
-
 /// Our claim to it.
 pub struct Claim {
     api: Api<Lease>,
@@ -66,12 +63,12 @@ impl Claim {
 
     /// Gives it back.
     pub async fn release(&self) {
-        let Ok(Some(mut lease)) = self.api.get_opt(NAME).await else { return };
+        let Ok(Some(mut lease)) = self.api.get_opt(names::LEASE).await else { return };
         let spec = lease.spec.get_or_insert_default();
         if spec.holder_identity.as_ref() == Some(&self.identity) {
             spec.holder_identity = None;
             spec.renew_time = None;
-            if let Err(error) = self.api.replace(NAME, &PostParams::default(), &lease).await {
+            if let Err(error) = self.api.replace(names::LEASE, &PostParams::default(), &lease).await {
                 tracing::debug!(%error, "the Lease was not given back; it runs out");
             }
         }
@@ -80,11 +77,11 @@ impl Claim {
     /// Takes or renews it; `false` if it is somebody else's.
     async fn try_once(&self) -> Result<bool, Error> {
         let now = Timestamp::now();
-        let found = self.api.get_opt(NAME).await.map_err(Error::api("read the Lease"))?;
+        let found = self.api.get_opt(names::LEASE).await.map_err(Error::api("read the Lease"))?;
         let written = match found {
             None => {
                 let metadata = ObjectMeta {
-                    name: Some(NAME.to_owned()),
+                    name: Some(names::LEASE.to_owned()),
                     labels: Some([(names::MANAGED_BY.to_owned(), names::MANAGER.to_owned())].into()),
                     ..ObjectMeta::default()
                 };
@@ -97,7 +94,7 @@ impl Claim {
                 };
                 lease.spec = Some(spec);
                 // With the version that was read: of two that take it at once, one fails.
-                self.api.replace(NAME, &PostParams::default(), &lease).await
+                self.api.replace(names::LEASE, &PostParams::default(), &lease).await
             }
         };
         match written {

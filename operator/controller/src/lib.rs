@@ -18,7 +18,6 @@ pub mod keys;
 pub mod lease;
 mod memory;
 mod metrics;
-pub mod nodes;
 mod reconcile;
 mod run;
 mod secrets;

@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::context::Context;
 use super::error::Error;
 use super::stores::Guarded;
-use super::{apply, events, secrets, sidecar};
+use super::{apply, events, secrets};
 use operator_api::{DesktopStream, DesktopStreamStatus, names};
 use operator_plan::facts::Node;
 use operator_plan::kubernetes::{self, Objects};
@@ -174,7 +174,7 @@ impl Work<'_> {
             return Some(report);
         }
         context.metrics.polls.fetch_add(1, Relaxed);
-        let report = sidecar::ask(&address, known.viewer_token.as_deref()).await;
+        let report = operator_sidecar_client::ask(&address, known.viewer_token.as_deref()).await;
         context.memory.update(&valid.uid, |known| known.report = Some((Instant::now(), report.clone())));
         Some(report)
     }

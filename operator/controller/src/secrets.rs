@@ -125,7 +125,7 @@ fn content(secret: &Secret) -> Option<HostAgentSecret> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use operator_plan::validate::tests::validated;
+    use operator_plan::testing::validated;
 
     #[test]
     fn what_was_written_is_read_back_and_renewed_in_time() {

@@ -17,9 +17,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 
-use super::nodes;
 use operator_api::{DesktopStream, HostAgent, names};
 use operator_plan::facts::Node;
+use operator_plan::kubernetes;
 
 /// A stream whose spec may not even be of our types: such a one waits for its next edit, the rest go on.
 pub type Guarded = DeserializeGuard<DesktopStream>;
@@ -178,7 +178,7 @@ impl Watches<'_> {
     ) {
         let (queue, streams, nodes) = (self.queue.clone(), streams.clone(), Arc::clone(nodes));
         let api: Api<KubeNode> = Api::all(self.client.clone());
-        let changes = watcher(api, watcher::Config::default()).default_backoff().modify(nodes::slim);
+        let changes = watcher(api, watcher::Config::default()).default_backoff().modify(kubernetes::slim);
         tasks.spawn(async move {
             let mut changes = std::pin::pin!(changes);
             let mut fresh: HashMap<String, Node> = HashMap::new();
@@ -191,7 +191,7 @@ impl Watches<'_> {
                         false
                     }
                     watcher::Event::InitApply(node) => {
-                        let node = nodes::node(&node);
+                        let node = read_node(&node);
                         fresh.insert(node.name.clone(), node);
                         false
                     }
@@ -200,7 +200,7 @@ impl Watches<'_> {
                         std::mem::replace(&mut *all, fresh.clone()) != fresh
                     }
                     watcher::Event::Apply(node) => {
-                        let node = nodes::node(&node);
+                        let node = read_node(&node);
                         all.insert(node.name.clone(), node.clone()) != Some(node)
                     }
                     watcher::Event::Delete(node) => all.remove(&node.name_any()).is_some(),
@@ -241,6 +241,13 @@ impl Watches<'_> {
         });
         store
     }
+}
+
+fn read_node(node: &KubeNode) -> Node {
+    if let Err(error) = kubernetes::facts(node) {
+        tracing::warn!(node = node.name_any(), %error, "node facts are not readable; update the node-agent");
+    }
+    kubernetes::node(node)
 }
 
 /// What a watch said; its troubles pass, and are said once each.

@@ -108,41 +108,9 @@ fn has_virgl(device: &Path) -> Option<bool> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::os::unix::fs::symlink;
-
+mod tests {
     use super::*;
-
-    /// A made-up /sys and /dev with one PCI device per entry: address, driver, minor, features.
-    pub(crate) fn machine(root: &Path, gpus: &[(&str, &str, u32, Option<&str>)]) -> Roots {
-        let (sys, dev) = (root.join("sys"), root.join("dev"));
-        fs::create_dir_all(sys.join("class/drm")).expect("a folder");
-        fs::create_dir_all(dev.join("dri")).expect("a folder");
-        for (address, driver, minor, features) in gpus {
-            let mut device = sys.join("devices/pci0000:00").join(address);
-            if let Some(features) = features {
-                device = device.join("virtio0");
-                fs::create_dir_all(&device).expect("a folder");
-                fs::write(device.join("features"), features).expect("writes");
-            }
-            let drivers = sys.join("bus/drivers").join(driver);
-            fs::create_dir_all(&drivers).expect("a folder");
-            fs::create_dir_all(&device).expect("a folder");
-            symlink(&drivers, device.join("driver")).expect("links");
-            for name in
-                [format!("card{minor}"), format!("renderD{}", 128 + minor), format!("card{minor}-DP-1")]
-            {
-                let class = sys.join("class/drm").join(&name);
-                fs::create_dir_all(&class).expect("a folder");
-                symlink(&device, class.join("device")).expect("links");
-                if !name.contains('-') {
-                    // A character device that everybody may make: the null device under another name.
-                    symlink("/dev/null", dev.join("dri").join(&name)).expect("links");
-                }
-            }
-        }
-        Roots { dev, sys, more_drivers: Vec::new() }
-    }
+    use crate::testing::machine;
 
     #[test]
     fn gpus_are_told_by_their_drivers_and_named_by_their_place() {

@@ -2,3 +2,5 @@
 
 pub mod gpus;
 pub mod reach;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

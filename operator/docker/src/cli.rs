@@ -10,6 +10,7 @@ use super::machine::{Given, Machine};
 use super::state::Folder;
 use super::{names, run, show};
 use operator_discovery::gpus::Roots;
+use operator_plan::duration::positive;
 use operator_plan::kubernetes::SidecarImage;
 
 /// Run streams on a Docker Engine, without a cluster.
@@ -92,10 +93,10 @@ struct Run {
     #[arg(long, env = "OPERATOR_SIDECAR_MEMORY_LIMIT", default_value = "1Gi")]
     sidecar_memory_limit: String,
     /// How often a running sidecar is asked how it does
-    #[arg(long, env = "OPERATOR_POLL", default_value = "5s", value_parser = crate::cli::span)]
+    #[arg(long, env = "OPERATOR_POLL", default_value = "5s", value_parser = positive)]
     poll: Duration,
     /// How long a token for a host-agent is good; renewed at half of it
-    #[arg(long, env = "OPERATOR_TOKEN_LIFE", default_value = "1h", value_parser = crate::cli::span)]
+    #[arg(long, env = "OPERATOR_TOKEN_LIFE", default_value = "1h", value_parser = positive)]
     token_life: Duration,
     /// Streams at once
     #[arg(long, env = "OPERATOR_CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]

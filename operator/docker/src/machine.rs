@@ -140,8 +140,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use operator_discovery::gpus::tests::machine;
-    use operator_plan::validate::tests::validated;
+    use operator_discovery::testing::machine;
+    use operator_plan::testing::validated;
 
     #[test]
     fn a_stream_gets_gpus_of_its_class_under_their_own_names() {

@@ -229,7 +229,7 @@ mod tests {
     use operator_plan::lifecycle::{Life, Outcome};
     use operator_plan::pair::Pairing;
     use operator_plan::status::{Seen, status};
-    use operator_plan::validate::tests::validated;
+    use operator_plan::testing::validated;
 
     fn container(name: &str, state: State, detail: Detail) -> Container {
         Container { name: name.to_owned(), state, detail: Some(detail), ..Container::default() }

@@ -2,7 +2,7 @@
 //! by another that looks at what came of it.
 
 mod act;
-pub(in crate) mod address;
+pub(crate) mod address;
 mod attaching;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -26,7 +26,6 @@ use super::teardown::{Keep, teardown};
 use super::words;
 use operator_api::{AuthKind, DesktopStream, DesktopStreamStatus, HostAgent, Phase, names};
 use operator_controller::keys::Signer;
-use operator_sidecar_client;
 use operator_plan::facts::{Gpu, Node};
 use operator_plan::kubernetes::SidecarImage;
 use operator_plan::lifecycle::{self, Life};
@@ -35,6 +34,7 @@ use operator_plan::status::report::Report;
 use operator_plan::status::{self, Obstacle, Seen};
 use operator_plan::validate::Validated;
 use operator_plan::workload;
+use operator_sidecar_client;
 
 /// A stream that is starting is looked at so often.
 const STARTING: Duration = Duration::from_secs(2);

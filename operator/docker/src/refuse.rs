@@ -239,7 +239,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use operator_plan::validate::tests::stream;
+    use operator_plan::testing::stream;
 
     fn said(changes: &Value) -> String {
         check(&stream(changes), "team").map_or_else(|invalid| invalid.to_string(), |_| String::new())

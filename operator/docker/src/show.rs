@@ -19,8 +19,8 @@ use super::observe::{Container, State};
 use super::reconcile::View;
 use super::state::Folder;
 use super::teardown::{Keep, remove_network, teardown};
-use operator_api::{DesktopStream, Phase};
 use kubectl_desktopstream::{find, list, open};
+use operator_api::{DesktopStream, Phase};
 
 /// How often `rm` tries where an operator puts things back.
 const TRIES: u32 = 3;

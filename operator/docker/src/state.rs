@@ -205,7 +205,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use operator_plan::validate::tests::stream;
+    use operator_plan::testing::stream;
 
     #[test]
     fn keys_and_tokens_stay_and_are_nobody_elses() {

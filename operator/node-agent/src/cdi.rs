@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::gpus::Found;
+use operator_discovery::gpus::Found;
 
 /// Vendor and class of our devices.
 pub const KIND: &str = "desktopstream.dev/gpu";

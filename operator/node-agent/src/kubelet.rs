@@ -13,11 +13,11 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::{Endpoint, Server};
 
-use super::gpus::Found;
 use super::plugin::{Dealing, Plugin, Resource};
 use super::wire::device_plugin::device_plugin_server::DevicePluginServer;
 use super::wire::registration::registration_client::RegistrationClient;
 use super::wire::{DevicePluginOptions, RegisterRequest, VERSION};
+use operator_discovery::gpus::Found;
 
 /// Where kubelets have it, whatever their root folder.
 pub const FOLDER: &str = "/var/lib/kubelet/device-plugins";

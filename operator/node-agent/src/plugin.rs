@@ -10,7 +10,6 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 
-use super::gpus::Found;
 use super::wire::device_plugin::device_plugin_server::DevicePlugin;
 use super::wire::{
     AllocateRequest, AllocateResponse, CdiDevice, ContainerAllocateResponse,
@@ -20,6 +19,7 @@ use super::wire::{
 };
 use super::{cdi, shares};
 use operator_api::{GpuClass, names};
+use operator_discovery::gpus::Found;
 
 /// An extended resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

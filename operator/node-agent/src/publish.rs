@@ -7,8 +7,8 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
-use super::gpus::Found;
 use operator_api::names;
+use operator_discovery::gpus::Found;
 use operator_plan::facts::NodeFacts;
 
 /// The facts.
@@ -60,7 +60,7 @@ pub async fn publish(nodes: &Api<Node>, node: &str, facts: &NodeFacts) -> anyhow
 #[cfg(test)]
 mod tests {
     use super::*;
-    use operator_plan::pair::tests::node;
+    use operator_plan::testing::node;
 
     #[test]
     fn what_is_published_is_what_the_operator_reads() {

@@ -11,11 +11,11 @@ use kube::{Api, Client};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::gpus::{self, Found, Roots};
 use super::plugin::Dealing;
-use super::reach::Reach;
 use super::{cdi, kubelet, publish};
 use operator_api::HostAgent;
+use operator_discovery::gpus::{self, Found, Roots};
+use operator_discovery::reach::Reach;
 
 /// How often devices are looked for.
 const DEVICES_EVERY: Duration = Duration::from_secs(5);

@@ -1,6 +1,7 @@
 //! A workload as Kubernetes objects. Infallible: what could be wrong was found by `validate`.
 
 mod network;
+mod node;
 mod pod;
 mod replace;
 mod storage;
@@ -11,6 +12,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Service};
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
+pub use node::{facts, node, slim};
 pub use pod::{SidecarImage, inject, place, pod, read_shape};
 pub use replace::{lacks_device, replace};
 pub use storage::{HostAgentSecret, host_agent_secret, viewer_secret};

@@ -9,10 +9,13 @@
 //! ```
 
 pub mod drift;
+pub mod duration;
 pub mod facts;
 pub mod kubernetes;
 pub mod lifecycle;
 pub mod pair;
 pub mod status;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod validate;
 pub mod workload;

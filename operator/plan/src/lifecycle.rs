@@ -108,7 +108,7 @@ fn left(start: Timestamp, span: Duration, now: Timestamp) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::validate::tests::validated;
+    use crate::testing::validated;
 
     fn stream(lifecycle: &serde_json::Value) -> Validated {
         validated(&serde_json::json!({"spec": {"lifecycle": lifecycle}}))

@@ -170,4 +170,4 @@ pub fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> b
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

@@ -362,7 +362,7 @@ fn is_label(text: &str, max: usize) -> bool {
 }
 
 /// A quantity in bytes.
-pub(crate) fn bytes(quantity: &Quantity) -> Option<f64> {
+pub fn bytes(quantity: &Quantity) -> Option<f64> {
     let text = quantity.0.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(digits);
@@ -409,4 +409,4 @@ pub fn duration(text: &str) -> Option<Duration> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

@@ -3,9 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{CONFIGURATION, NODE, OPERATOR, Options, everywhere, labels, ours};
-use operator_api::GROUP;
-use operator_controller::{keys, lease};
-use operator_webhook::cert;
+use operator_api::{GROUP, names};
 
 pub(super) fn objects(options: &Options) -> Vec<Value> {
     let mut all = Vec::new();
@@ -68,10 +66,10 @@ fn operator_at_home() -> Value {
     };
     json!([
         rule("coordination.k8s.io", &["leases"], &["create"]),
-        named("coordination.k8s.io", "leases", &[lease::NAME], &["get", "update", "patch"]),
+        named("coordination.k8s.io", "leases", &[names::LEASE], &["get", "update", "patch"]),
         rule("", &["configmaps"], &["create"]),
-        named("", "configmaps", &[keys::CONFIG_MAP], &["patch"]),
-        named("", "secrets", &[keys::SECRET, cert::SECRET], &["update", "patch"]),
+        named("", "configmaps", &[names::PUBLIC_KEY_CONFIG_MAP], &["patch"]),
+        named("", "secrets", &[names::SIGNING_KEY_SECRET, names::WEBHOOK_CERT_SECRET], &["update", "patch"]),
         named("apps", "deployments", &[OPERATOR], &["get"]),
     ])
 }

@@ -14,10 +14,8 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-use operator_api::names;
+use operator_api::names::{self, WEBHOOK_CERT_SECRET as SECRET};
 
-/// The Secret's name.
-pub const SECRET: &str = "desktopstream-webhook-cert";
 /// Annotation: when it expires, Unix seconds.
 const EXPIRES: &str = "desktopstream.dev/cert-expires";
 /// How long a certificate is good.

@@ -96,8 +96,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use operator_plan::pair::tests::node;
-    use operator_plan::validate::tests::stream;
+    use operator_plan::testing::node;
+    use operator_plan::testing::stream;
 
     fn pod(metadata: &Value) -> Pod {
         serde_json::from_value(

@@ -28,8 +28,7 @@ use super::cert::{self, Cert};
 use super::inject::{self, Wish};
 use super::validate;
 use operator_api::{DesktopStream, names};
-use operator_controller::nodes;
-use operator_plan::kubernetes::SidecarImage;
+use operator_plan::kubernetes::{self, SidecarImage};
 
 /// How often the certificate is looked at.
 const LOOK: Duration = Duration::from_secs(30);
@@ -110,7 +109,8 @@ impl Own {
     async fn ensure(&self) -> anyhow::Result<Cert> {
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         let now = Timestamp::now().as_second().max(0) as u64;
-        let found = secrets.get_opt(cert::SECRET).await.context("can't read the webhook's Secret")?;
+        let found =
+            secrets.get_opt(names::WEBHOOK_CERT_SECRET).await.context("can't read the webhook's Secret")?;
         let before = found.as_ref().and_then(Cert::read);
         if let Some(cert) = &before
             && !cert.is_due(now)
@@ -124,7 +124,7 @@ impl Own {
             Some(found) => {
                 secret.metadata.resource_version = found.metadata.resource_version;
                 secret.metadata.owner_references = found.metadata.owner_references;
-                secrets.replace(cert::SECRET, &PostParams::default(), &secret).await
+                secrets.replace(names::WEBHOOK_CERT_SECRET, &PostParams::default(), &secret).await
             }
             None => secrets.create(&PostParams::default(), &secret).await,
         };
@@ -134,7 +134,10 @@ impl Own {
                 Ok(cert)
             }
             Err(kube::Error::Api(status)) if status.code == 409 => {
-                let theirs = secrets.get(cert::SECRET).await.context("can't read the webhook's Secret")?;
+                let theirs = secrets
+                    .get(names::WEBHOOK_CERT_SECRET)
+                    .await
+                    .context("can't read the webhook's Secret")?;
                 Cert::read(&theirs).context("the webhook's Secret is not of our making; delete it")
             }
             Err(error) => Err(error).context("can't write the webhook's Secret"),
@@ -281,7 +284,7 @@ impl Shared {
         let labelled = ListParams::default().labels(names::NODE_RENDER_GID);
         let all: Api<KubeNode> = Api::all(self.client.clone());
         let all: Vec<_> =
-            all.list(&labelled).await.context("can't read Nodes")?.iter().map(nodes::node).collect();
+            all.list(&labelled).await.context("can't read Nodes")?.iter().map(kubernetes::node).collect();
         let injected = inject::injected(&pod, stream, &all, &self.sidecar).map_err(anyhow::Error::msg)?;
         tracing::info!(namespace, stream = stream.name_any(), pod = pod.name_any(), "injects the sidecar");
         let after = serde_json::to_value(&injected)?;

@@ -7,13 +7,13 @@ use std::time::Instant;
 use bollard::models::{ContainerCreateBody, EndpointSettings};
 
 use super::{OBSTRUCTED, Work};
-use operator_api::conditions::reasons;
 use crate::archive;
 use crate::engine::EngineError;
 use crate::names::{self, Role};
 use crate::observe::State;
 use crate::render::{self, Objects};
 use crate::teardown;
+use operator_api::conditions::reasons;
 use operator_plan::pair::Pairing;
 use operator_plan::status::Obstacle;
 use operator_plan::workload::{ENDPOINT_FILE, TOKEN_FILE, Workload};

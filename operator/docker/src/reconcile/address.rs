@@ -26,7 +26,7 @@ pub(super) fn announcement(name: &str, sidecar: &Container, token: Option<&str>)
 }
 
 /// Where viewers of this machine find it, without the token.
-pub(in crate) fn url(sidecar: &Container) -> Option<String> {
+pub(crate) fn url(sidecar: &Container) -> Option<String> {
     published(sidecar).map(|address| format!("http://{address}/"))
 }
 

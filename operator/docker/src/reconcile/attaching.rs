@@ -5,14 +5,14 @@ use std::sync::Arc;
 use bollard::models::ContainerInspectResponse;
 
 use super::Work;
-use operator_api::Source;
-use operator_api::conditions::reasons;
 use crate::attach::{Needs, examine};
 use crate::engine::EngineError;
 use crate::names::{self, Role};
 use crate::observe::Container;
 use crate::recreate::recreate;
 use crate::render::{Attached, Device, runtime_volume};
+use operator_api::Source;
+use operator_api::conditions::reasons;
 use operator_plan::status::Obstacle;
 
 /// What came of it.

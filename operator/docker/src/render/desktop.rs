@@ -4,10 +4,10 @@ use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountTmpfsOptions,
 use k8s_openapi::api::core::v1::{ResourceRequirements, SecurityContext, Volume, VolumeMount};
 
 use super::{Setting, Shared, confined, digest, label, mount, networked, quantity, user};
-use operator_api::Desktop;
-use operator_api::names::RUNTIME_DIR;
 use crate::names::Role;
 use crate::refuse::cpus;
+use operator_api::Desktop;
+use operator_api::names::RUNTIME_DIR;
 use operator_plan::validate::{Validated, bytes};
 use operator_plan::workload::Workload;
 

@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::refuse::check;
-use operator_plan::validate::tests::stream;
+use operator_plan::testing::stream;
 use operator_plan::workload::workload;
 
 fn gpu(number: u32) -> Device {

@@ -10,9 +10,9 @@ use futures_util::StreamExt;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
-use operator_api::HostAgent;
 use crate::engine::Engine;
 use crate::names;
+use operator_api::HostAgent;
 use operator_discovery::reach::Reach;
 
 /// How often host-agents are tried.

@@ -10,8 +10,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::metadata;
-use operator_api::{ServiceType, names};
 use crate::validate::Validated;
+use operator_api::{ServiceType, names};
 
 const PORT: &str = "viewers";
 

@@ -16,10 +16,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{labels, metadata};
-use operator_api::{AuthKind, Desktop, names};
 use crate::pair::{self, Pairing};
 use crate::validate::Validated;
 use crate::workload::{HOST_AGENT_DIR, VIEWER_DIR, Workload};
+use operator_api::{AuthKind, Desktop, names};
 
 const HOST_AGENT_VOLUME: &str = "desktopstream-host-agent";
 const VIEWER_VOLUME: &str = "desktopstream-viewer";

@@ -4,12 +4,12 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 
 use super::read_shape;
-use operator_api::names;
 use crate::facts::Node;
 use crate::status;
 use crate::status::report::Report;
 use crate::validate::Validated;
 use crate::workload::{self, Workload};
+use operator_api::names;
 
 /// Why it has to go; `None` if it may stay.
 pub fn replace(pod: &Pod, workload: &Workload) -> Option<String> {
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
     use crate::kubernetes::{self, SidecarImage};
     use crate::pair::Pairing;
-    use crate::validate::tests::validated;
+    use crate::testing::validated;
     use crate::workload::workload;
 
     fn pod(stream: &Validated, gid: Option<u32>) -> (Workload, Pod) {

@@ -8,9 +8,9 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::metadata;
-use operator_api::{OnDelete, names};
 use crate::validate::Validated;
 use crate::workload::{ENDPOINT_FILE, TOKEN_FILE};
+use operator_api::{OnDelete, names};
 
 pub(super) fn home(stream: &Validated) -> Option<PersistentVolumeClaim> {
     let home = stream.spec.desktop.as_ref()?.home.as_ref()?;

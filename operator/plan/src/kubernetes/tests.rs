@@ -3,7 +3,7 @@ use serde_json::json;
 
 use super::*;
 use crate::pair::Pairing;
-use crate::validate::tests::validated;
+use crate::testing::validated;
 use crate::workload::workload;
 
 fn rendered(changes: &serde_json::Value, pairing: &Pairing) -> PodSpec {

@@ -3,38 +3,10 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::facts::{Gpu, NodeFacts};
-use crate::validate::tests::validated;
+use crate::testing::{node, validated};
 
 fn candidate(name: &str, load: u32, capacity: u32) -> Candidate {
     Candidate { name: name.to_owned(), load, capacity, ..Candidate::default() }
-}
-
-/// A node with one virtio GPU that reaches these host-agents.
-pub(crate) fn node(name: &str, gid: u32, reaches: &[(&str, &str)]) -> Node {
-    let gpu = Gpu {
-        name: "pci-0000:00:02.0".to_owned(),
-        driver: "virtio_gpu".to_owned(),
-        class: operator_api::GpuClass::Virtio,
-        render: "/dev/dri/renderD128".to_owned(),
-        card: None,
-        render_gid: gid,
-        three_d: Some(true),
-    };
-    Node {
-        name: name.to_owned(),
-        ready: true,
-        facts: NodeFacts {
-            gpus: vec![gpu],
-            host_agents: reaches
-                .iter()
-                .map(|(agent, endpoint)| ((*agent).to_owned(), vec![(*endpoint).to_owned()]))
-                .collect(),
-            ..NodeFacts::default()
-        },
-        devices: [("desktopstream.dev/dri".to_owned(), 16)].into(),
-        ..Node::default()
-    }
 }
 
 fn wants(spec: Value) -> Validated {

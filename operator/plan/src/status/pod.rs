@@ -4,10 +4,10 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use k8s_openapi::jiff::SignedDuration;
 
 use super::{Seen, Verdict};
-use operator_api::conditions::{Reason, reasons};
-use operator_api::{GpuNodes, names};
 use crate::pair;
 use crate::validate::Validated;
+use operator_api::conditions::{Reason, reasons};
+use operator_api::{GpuNodes, names};
 
 /// Restarts after which a container counts as crashing.
 const CRASHES: i32 = 2;

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::report::{Capture, Frames};
 use super::*;
-use crate::pair::tests::node;
-use crate::validate::tests::validated;
+use crate::testing::node;
+use crate::testing::validated;
 
 /// Everything that there is to see, as it is when all is well.
 struct World {
@@ -256,9 +256,7 @@ fn the_message_of_a_choice_stays() {
 #[test]
 fn an_invalid_spec_keeps_what_is_known() {
     let before = World::new(json!({})).status();
-    let bad = crate::validate::tests::stream(
-        &json!({"spec": {"gpu": {"count": 0, "nodes": "RenderAndCard"}}}),
-    );
+    let bad = crate::testing::stream(&json!({"spec": {"gpu": {"count": 0, "nodes": "RenderAndCard"}}}));
     let problems = crate::validate::validate(&bad).expect_err("bad");
     let status = invalid(&before, Some(4), &problems, Timestamp::UNIX_EPOCH);
     assert_eq!((status.phase, status.node.as_deref()), (Some(Phase::Failed), Some("n1")));

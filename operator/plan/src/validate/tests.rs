@@ -1,21 +1,7 @@
 use super::*;
-use serde_json::{Value, json};
+use serde_json::json;
 
-/// A valid stream: the smallest one, with `changes` laid over it.
-pub(crate) fn stream(changes: &Value) -> DesktopStream {
-    let mut whole = json!({
-        "apiVersion": "desktopstream.dev/v1alpha1", "kind": "DesktopStream",
-        "metadata": {"name": "desk", "namespace": "team", "uid": "u-1", "generation": 3},
-        "spec": {"desktop": {"image": "registry/desktop:1"}},
-    });
-    json_patch::merge(&mut whole, changes);
-    serde_json::from_value(whole).expect("a stream")
-}
-
-/// The same, validated.
-pub(crate) fn validated(changes: &Value) -> Validated {
-    validate(&stream(changes)).expect("valid")
-}
+use crate::testing::stream;
 
 #[test]
 fn all_problems_are_told_at_once() {

@@ -1,8 +1,8 @@
 use serde_json::json;
 
 use super::*;
-use crate::pair::tests::node;
-use crate::validate::tests::validated;
+use crate::testing::node;
+use crate::testing::validated;
 
 #[test]
 fn the_sidecars_command_line() {

@@ -51,7 +51,7 @@ fn the_operator_keeps_its_word() {
 
 /// The corpus that the operator's own tests use: here the judges are real.
 fn bad_specs_are_refused(bed: &Bed) {
-    let file = lab::repository().join("operator/tests/data/bad-specs.yaml");
+    let file = lab::repository().join("operator/plan/tests/data/bad-specs.yaml");
     let text = std::fs::read_to_string(file).expect("reads");
     let all: Vec<Value> = serde_yaml_ng::from_str(&text).expect("YAML");
     assert!(all.len() >= 25);

@@ -2,8 +2,6 @@
 //! what a kubelet and an Engine would say of those objects is put to `plan::status`; phase, conditions and reasons must be
 //! one. For every sample that Docker takes; the others are refused by the field that the table names.
 
-mod samples;
-
 use std::collections::BTreeMap;
 
 use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerSummary};
@@ -24,6 +22,7 @@ use operator_plan::lifecycle::{Life, Outcome};
 use operator_plan::pair::Pairing;
 use operator_plan::status::report::Report;
 use operator_plan::status::{Obstacle, Seen, status};
+use operator_plan::testing;
 use operator_plan::validate::Validated;
 use operator_plan::workload::workload;
 use serde_json::{Value, json};
@@ -300,7 +299,7 @@ fn is_modest(stream: &Validated) -> bool {
 #[test]
 fn samples_have_one_status_in_both() {
     let mut compared = 0;
-    for (file, stream) in samples::all() {
+    for (file, stream) in testing::samples() {
         let Some(valid) = taken(&file, &stream) else { continue };
         for situation in situations() {
             if !situation.has_gpu && valid.spec.gpu.count == 0 {

@@ -1,11 +1,12 @@
 //! What becomes of the samples: their objects, letter by letter, in `tests/golden`. With UPDATE_GOLDEN=1
 //! the files are written.
 
-mod samples;
+use std::path::Path;
 
 use operator_api::DesktopStream;
 use operator_plan::kubernetes::{HostAgentSecret, SidecarImage, host_agent_secret, objects, pod};
 use operator_plan::pair::Pairing;
+use operator_plan::testing;
 use operator_plan::validate::validate;
 use operator_plan::workload::workload;
 use serde::Serialize;
@@ -44,5 +45,6 @@ fn rendered(mut stream: DesktopStream) -> String {
 
 #[test]
 fn samples_become_these_objects() {
-    samples::become_golden("", "golden", rendered);
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    testing::assert_golden(&golden, "operator-plan", rendered);
 }

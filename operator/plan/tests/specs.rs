@@ -1,10 +1,9 @@
 //! What is refused, by whom and with which words; what is accepted. The cluster suite sends the same specs to
 //! a real apiserver; here its rules are evaluated by kube-cel, and its types by ours.
 
-use std::path::PathBuf;
-
 use kube_cel::Validator;
 use operator_api::{DesktopStream, HostAgent, crds};
+use operator_plan::testing;
 use operator_plan::validate::{validate, validate_update};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -24,7 +23,7 @@ fn bad_specs() -> Vec<Bad> {
 }
 
 fn samples() -> Vec<(String, Value)> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/samples");
+    let folder = testing::repository().join("docs/samples");
     let mut all = Vec::new();
     for entry in std::fs::read_dir(folder).expect("docs/samples") {
         let path = entry.expect("an entry").path();

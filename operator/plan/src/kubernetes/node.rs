@@ -4,13 +4,23 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Node as KubeNode;
 
+use crate::facts::{Node, NodeFacts};
 use operator_api::names;
-use operator_plan::facts::{Node, NodeFacts};
 
-/// The part of a node that we read.
+/// The facts that the node-agent wrote; default if there are none. Unknown fields are ignored.
+///
+/// # Errors
+/// If the annotation is not the JSON of [`NodeFacts`].
+pub fn facts(node: &KubeNode) -> Result<NodeFacts, serde_json::Error> {
+    let annotations = node.metadata.annotations.as_ref();
+    annotations
+        .and_then(|all| all.get(names::NODE_FACTS))
+        .map_or_else(|| Ok(NodeFacts::default()), |text| serde_json::from_str(text))
+}
+
+/// Reads a Kubernetes node.
 pub fn node(node: &KubeNode) -> Node {
     let metadata = &node.metadata;
-    let facts = metadata.annotations.as_ref().and_then(|all| all.get(names::NODE_FACTS));
     let status = node.status.as_ref();
     let ready = status
         .and_then(|status| status.conditions.as_ref())
@@ -26,19 +36,11 @@ pub fn node(node: &KubeNode) -> Node {
     Node {
         name: metadata.name.clone().unwrap_or_default(),
         labels: metadata.labels.clone().unwrap_or_default(),
-        facts: facts.map(|text| read_facts(text)).unwrap_or_default(),
+        facts: facts(node).unwrap_or_default(),
         devices,
         unschedulable: node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false),
         ready,
     }
-}
-
-/// Facts of a newer or older node-agent are read as far as they go.
-fn read_facts(text: &str) -> NodeFacts {
-    serde_json::from_str(text).unwrap_or_else(|error| {
-        tracing::warn!(%error, "a node's facts can't be read; update its node-agent");
-        NodeFacts::default()
-    })
 }
 
 /// Takes off what we never read: a node's images alone are larger than all the rest.

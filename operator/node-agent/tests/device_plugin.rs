@@ -168,8 +168,9 @@ async fn health_is_told_as_it_changes() {
     let (_kubelet, mut heard) = start(&node.plugins());
     registered(&mut heard).await;
     let mut list = node.call(DRI).await.list_and_watch(Empty {}).await.expect("lists").into_inner();
-    let healthy =
-        |devices: &[operator_node_agent::wire::Device]| devices.iter().filter(|it| it.health == "Healthy").count();
+    let healthy = |devices: &[operator_node_agent::wire::Device]| {
+        devices.iter().filter(|it| it.health == "Healthy").count()
+    };
     assert_eq!(healthy(&list.message().await.expect("a list").expect("one").devices), 8);
     node.found.send_modify(|found| found[0].healthy = false);
     let next =

@@ -6,7 +6,7 @@ use operator_api::crds;
 
 #[test]
 fn the_files_are_current() {
-    for folder in ["../crds", "../charts/desktopstream/crds"] {
+    for folder in ["../../crds", "../../charts/desktopstream/crds"] {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(folder);
         let files = crds::files().expect("prints");
         for (name, text) in &files {
@@ -18,7 +18,7 @@ fn the_files_are_current() {
             let found = std::fs::read_to_string(&file).unwrap_or_default();
             assert!(
                 found == *text,
-                "{} is stale: UPDATE_CRDS=1 cargo test --release -p operator --test crds",
+                "{} is stale: UPDATE_CRDS=1 cargo test --release -p operator-api --test crds",
                 file.display()
             );
         }

@@ -1,7 +1,7 @@
-//! What becomes of the samples on Docker, letter by letter, in `tests/golden/docker`: objects, or a refusal.
+//! What becomes of the samples on Docker, letter by letter, in `tests/golden`: objects, or a refusal.
 //! With UPDATE_GOLDEN=1 the files are written.
 
-mod samples;
+use std::path::Path;
 
 use operator_api::DesktopStream;
 use operator_docker::names::Place;
@@ -9,6 +9,7 @@ use operator_docker::refuse::{Publish, check};
 use operator_docker::render::{Device, Setting, objects};
 use operator_plan::kubernetes::SidecarImage;
 use operator_plan::pair::Pairing;
+use operator_plan::testing;
 use operator_plan::workload::workload;
 use serde::Serialize;
 
@@ -56,5 +57,6 @@ fn rendered(stream: &DesktopStream) -> String {
 
 #[test]
 fn samples_become_these_objects_on_docker() {
-    samples::become_golden("docker", "docker_golden", |stream| rendered(&stream));
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    testing::assert_golden(&golden, "operator-docker", |stream| rendered(&stream));
 }
