@@ -1,7 +1,7 @@
-//! Who may have a session: a token signed by a key that we trust, for one stream and for this host-agent.
+//! Authentication of sidecars: a token signed by a trusted key, for one stream and this host-agent.
 //!
-//! Tokens are JWTs with Ed25519 signatures (RFC 7519, RFC 8037). Algorithms are not negotiated: a token
-//! that names another one is bad. This file verifies; [`crate::token`] mints.
+//! Tokens are JWTs with Ed25519 signatures (RFC 7519, RFC 8037). The algorithm is fixed: a token that names another one
+//! is refused.
 
 use std::path::{Path, PathBuf};
 
@@ -14,55 +14,56 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use protocol::stream::ErrorCode;
 use serde::{Deserialize, Serialize};
 
-/// Clocks of host and cluster may differ by this many seconds.
+/// Tolerated difference between the clocks of host and cluster, seconds.
 pub const LEEWAY_S: u64 = 30;
-/// Longest stream name: two Kubernetes names (RFC 1123 subdomains, 253 each) and a slash.
-const MAX_STREAM: usize = 2 * 253 + 1;
+/// Maximum length of a stream name: two Kubernetes names (RFC 1123 subdomains of 253 bytes) and a slash.
+const MAX_STREAM_BYTES: usize = 2 * 253 + 1;
 
-/// What a token says.
+/// Claims of a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
-    /// The stream: `namespace/name`.
+    /// Stream: `namespace/name`.
     pub sub: String,
-    /// The host-agent that it is for.
+    /// Name of the host-agent.
     pub aud: String,
-    /// Good until then, Unix seconds.
+    /// Expiry, Unix time in seconds.
     pub exp: u64,
-    /// Made then, Unix seconds.
+    /// Time of issue, Unix time in seconds.
     pub iat: u64,
-    /// Its own name, for logs.
+    /// Token ID, for logs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jti: Option<String>,
 }
 
-/// Why a token is no good.
+/// Reason why a token is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
-    /// It was good once.
+    /// The token has expired.
     #[error(
-        "the token has expired; the sidecar must read its token file again, and the operator renew it; if it is new, set the cluster's clock: it may differ by {LEEWAY_S} s, and a VM's stands still while its host sleeps"
+        "the token has expired; read the token file again, and check that the operator renews it. If the token is new, \
+         set the cluster's clock: it may differ by {LEEWAY_S} s, and a VM's clock stops while its host sleeps"
     )]
     Expired,
-    /// It is for another host-agent.
+    /// The token is for another host-agent; this one's name is given.
     #[error(
-        "the token is for another host-agent; this one is `{0}`: set the HostAgent's name or --name alike"
+        "the token is for another host-agent, this one is `{0}`; set the HostAgent's name and --name to the same value"
     )]
     Audience(String),
-    /// The signature is of no key here.
-    #[error("no public key here verifies the token; give host-agent the operator's key with --public-key")]
+    /// No trusted key verifies the signature.
+    #[error("no public key verifies the token; give host-agent the operator's key with --public-key")]
     Signature,
-    /// There is none.
+    /// The token is empty.
     #[error(
-        "the token is missing; mount the Secret that the operator made, or mint one with `host-agent token`"
+        "the token is missing; mount the Secret that the operator creates, or make a token with `host-agent token`"
     )]
     Missing,
-    /// Anything else.
-    #[error("the token is malformed: {0}; mint a new one")]
+    /// The token is malformed.
+    #[error("the token is malformed: {0}; request a new one")]
     Malformed(String),
 }
 
 impl AuthError {
-    /// The code on the wire.
+    /// The error code of the stream protocol.
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::Expired => ErrorCode::ExpiredToken,
@@ -71,23 +72,26 @@ impl AuthError {
     }
 }
 
-/// Why a key file is no good.
+/// Reason why a public key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// It can't be read.
-    #[error("can't read the key {}: {cause}; make a pair with `host-agent keygen`", path.display())]
+    /// The file cannot be read.
+    #[error("cannot read the key {}: {cause}; make a key pair with `host-agent keygen`", path.display())]
     Read {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         cause: std::io::Error,
     },
-    /// It is no key.
-    #[error("{} is no Ed25519 public key: neither PEM (`BEGIN PUBLIC KEY`) nor 32 bytes in base64", .0.display())]
+    /// The file is not a key.
+    #[error("{} is not an Ed25519 public key: neither PEM (`BEGIN PUBLIC KEY`) nor 32 bytes in base64", .0.display())]
     NotAKey(PathBuf),
 }
 
 /// Reads a public key: SPKI in PEM, or its 32 bytes in base64.
+///
+/// # Errors
+/// The file cannot be read, or is not a key.
 pub fn read_public_key(path: &Path) -> Result<VerifyingKey, KeyError> {
     let text =
         std::fs::read_to_string(path).map_err(|cause| KeyError::Read { path: path.to_owned(), cause })?;
@@ -104,45 +108,48 @@ fn parse_public_key(text: &str) -> Option<VerifyingKey> {
     VerifyingKey::from_bytes(bytes.as_slice().try_into().ok()?).ok()
 }
 
-/// A public key as [`read_public_key`] takes it, on one line.
-pub fn print_public_key(key: &VerifyingKey) -> String {
+/// Formats a public key in base64, as [`read_public_key`] accepts it.
+pub fn format_public_key(key: &VerifyingKey) -> String {
     BASE64_STANDARD.encode(key.as_bytes())
 }
 
-/// Decides who may have a session.
-pub enum Gate {
-    /// Tokens of these keys.
-    Keys(Box<Verifier>),
-    /// Anyone: for development on one machine.
-    Open,
+/// Decides which streams a connection may serve.
+pub enum Authenticator {
+    /// Accepts tokens of trusted keys.
+    Tokens(Box<Verifier>),
+    /// Accepts every connection: for development on one machine.
+    Insecure,
 }
 
-impl std::fmt::Debug for Gate {
+impl std::fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Keys(_) => "Keys",
-            Self::Open => "Open",
+            Self::Tokens(_) => "Tokens",
+            Self::Insecure => "Insecure",
         })
     }
 }
 
-impl Gate {
-    /// The stream that the token stands for; `None` if the gate is open and the token names none.
-    pub fn admit(&self, token: &str) -> Result<Option<String>, AuthError> {
+impl Authenticator {
+    /// Authenticates a connection and returns its stream; `None` for an insecure connection that names no stream.
+    ///
+    /// # Errors
+    /// The token is refused.
+    pub fn authenticate(&self, token: &str) -> Result<Option<String>, AuthError> {
         match self {
-            Self::Keys(verifier) => verifier.verify(token).map(|claims| Some(claims.sub)),
-            Self::Open => Ok(unverified_stream(token)),
+            Self::Tokens(verifier) => verifier.verify(token).map(|claims| Some(claims.sub)),
+            Self::Insecure => Ok(unverified_stream(token)),
         }
     }
 }
 
-/// With an open gate a token may be a JWT of any key, or just a stream's name.
+/// The stream in an unverified token: a JWT of any key, or a plain stream name.
 fn unverified_stream(token: &str) -> Option<String> {
     let claimed = jsonwebtoken::dangerous::insecure_decode_claims::<Claims>(token).map(|claims| claims.sub);
     Some(claimed.unwrap_or_else(|_| token.to_owned())).filter(|name| is_stream_name(name))
 }
 
-/// Checks tokens.
+/// Verifies tokens.
 pub struct Verifier {
     keys: Vec<DecodingKey>,
     validation: Validation,
@@ -150,7 +157,7 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Trusts these keys for tokens to `audience`.
+    /// Trusts `keys` for tokens with this audience.
     pub fn new(keys: &[VerifyingKey], audience: &str) -> Self {
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.leeway = LEEWAY_S;
@@ -161,7 +168,10 @@ impl Verifier {
         Self { keys, validation, audience: audience.to_owned() }
     }
 
-    /// What a good token says.
+    /// Verifies a token and returns its claims.
+    ///
+    /// # Errors
+    /// The token is refused.
     pub fn verify(&self, token: &str) -> Result<Claims, AuthError> {
         if token.is_empty() {
             return Err(AuthError::Missing);
@@ -182,14 +192,14 @@ impl Verifier {
     }
 }
 
-/// `namespace/name`, of what Kubernetes allows in names.
+/// Whether a text is `namespace/name`, both of characters that Kubernetes allows.
 fn is_stream_name(name: &str) -> bool {
-    let part = |part: &str| {
+    let is_valid = |part: &str| {
         !part.is_empty()
             && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
     };
-    name.len() <= MAX_STREAM
-        && name.split_once('/').is_some_and(|(namespace, name)| part(namespace) && part(name))
+    name.len() <= MAX_STREAM_BYTES
+        && name.split_once('/').is_some_and(|(namespace, name)| is_valid(namespace) && is_valid(name))
 }
 
 #[cfg(test)]

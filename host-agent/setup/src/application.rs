@@ -157,7 +157,10 @@ impl Application {
             return Err(ApplicationError::NotInstalled(root.clone()));
         }
         if !self.backup.exists() {
-            return Err(ApplicationError::NoBackup { application: root.clone(), backup: self.backup.clone() });
+            return Err(ApplicationError::NoBackup {
+                application: root.clone(),
+                backup: self.backup.clone(),
+            });
         }
         self.check_not_running()?;
         Ok(self.restore())
@@ -213,7 +216,8 @@ impl Application {
         let codesign = self.tools.codesign.display().to_string();
         let root = self.bundle.root.display().to_string();
         let command = |arguments: &[&str]| {
-            let all = std::iter::once(codesign.as_str()).chain(arguments.iter().copied()).chain([root.as_str()]);
+            let all =
+                std::iter::once(codesign.as_str()).chain(arguments.iter().copied()).chain([root.as_str()]);
             Action::Run(all.map(str::to_owned).collect())
         };
         vec![

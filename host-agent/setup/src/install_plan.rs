@@ -185,7 +185,8 @@ mod tests {
 
     #[test]
     fn failed_program_is_reported_with_its_stderr() {
-        let error = Action::Run(shell("echo unknown session >&2; exit 3")).execute().expect_err("exits with 3");
+        let error =
+            Action::Run(shell("echo unknown session >&2; exit 3")).execute().expect_err("exits with 3");
         assert!(error.to_string().contains("unknown session"), "{error}");
     }
 

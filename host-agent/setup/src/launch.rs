@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::binary::{Binary, BinaryError, PreloadBarrier};
+use crate::binary::{Binary, BinaryError, PreloadBarrier, Signature};
 use crate::renderer::{self, RendererError};
 use crate::sys::{PRELOAD_VARIABLE, SYSTEM, TAP_FILE};
 
@@ -226,7 +226,7 @@ fn check(program: &Path, tap: &Path) -> Result<(), LaunchError> {
     if binary.restricted {
         return Err(LaunchError::Restricted(path));
     }
-    let barrier = binary.signature.as_ref().and_then(|signature| signature.preload_barrier());
+    let barrier = binary.signature.as_ref().and_then(Signature::preload_barrier);
     if let Some(barrier) = barrier {
         return Err(LaunchError::Signature { path, barrier });
     }

@@ -100,8 +100,7 @@ pub fn find(path: &Path, program: &Binary, folders: &[PathBuf]) -> Result<Option
 
 /// The virglrenderer among the libraries that a binary links to.
 fn linked_renderer(binary: &Binary) -> Option<String> {
-    let is_renderer =
-        |name: &&String| file_name(name).trim_start_matches("lib").starts_with("virglrenderer");
+    let is_renderer = |name: &&String| file_name(name).trim_start_matches("lib").starts_with("virglrenderer");
     binary.needs.iter().find(is_renderer).cloned()
 }
 

@@ -225,9 +225,8 @@ mod tests {
         for manager in [Manager::Launchd, Manager::Systemd] {
             let service = example(manager);
             let definition = service.definition();
-            let writes = |action: &Action| {
-                matches!(action, Action::WriteFile { path, .. } if *path == definition)
-            };
+            let writes =
+                |action: &Action| matches!(action, Action::WriteFile { path, .. } if *path == definition);
             assert!(service.install().iter().any(writes));
             assert!(service.uninstall().contains(&Action::Remove(definition)));
             assert!(!service.uninstall().contains(&Action::Remove(service.config.clone())));

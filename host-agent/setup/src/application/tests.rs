@@ -24,7 +24,8 @@ impl Mac {
         let frameworks = mac.at("Applications/UTM.app/Contents/Frameworks/virglrenderer.1.framework");
         fs::create_dir_all(frameworks.join("Versions/A")).expect("folder created");
         symlink("A", frameworks.join("Versions/Current")).expect("link created");
-        symlink("Versions/Current/virglrenderer.1", frameworks.join("virglrenderer.1")).expect("link created");
+        symlink("Versions/Current/virglrenderer.1", frameworks.join("virglrenderer.1"))
+            .expect("link created");
         fs::write(mac.at("Applications/UTM.app/Contents/Info.plist"), "<plist/>").expect("file written");
         fs::write(mac.library(), original(&FUNCTIONS)).expect("file written");
         fs::write(mac.drop_in(), drop_in(ARM64, 2 << 16)).expect("file written");
@@ -93,10 +94,7 @@ fn install_replaces_the_library_and_signs_the_bundle() {
     let mac = Mac::new();
     mac.install().expect("installed");
     assert_eq!(fs::read(mac.library()).expect("file read"), drop_in(ARM64, 2 << 16));
-    assert_eq!(
-        fs::read(mac.library().with_file_name(ORIGINAL)).expect("file read"),
-        original(&FUNCTIONS)
-    );
+    assert_eq!(fs::read(mac.library().with_file_name(ORIGINAL)).expect("file read"), original(&FUNCTIONS));
     let signed = fs::read_to_string(mac.at("signed")).expect("codesign ran");
     let expected = "--force --deep --sign - --preserve-metadata=identifier,entitlements ";
     assert!(signed.starts_with(expected), "{signed}");

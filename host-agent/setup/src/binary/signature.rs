@@ -152,8 +152,9 @@ mod tests {
 
     #[test]
     fn false_entitlement_grants_nothing() {
-        let entries =
-            format!("<key>{DYLD_VARIABLES}</key><false/><key>{ANY_LIBRARY}</key><true/><key>x</key><string/>");
+        let entries = format!(
+            "<key>{DYLD_VARIABLES}</key><false/><key>{ANY_LIBRARY}</key><true/><key>x</key><string/>"
+        );
         let signature = parse(&blob(CS_RUNTIME, &property_list(&entries))).expect("parsed");
         assert!(!signature.grants(DYLD_VARIABLES) && signature.grants(ANY_LIBRARY));
         assert_eq!(signature.preload_barrier(), Some(PreloadBarrier::HardenedRuntime));

@@ -91,6 +91,8 @@ mod tests {
         let output = Command::new("systemd-analyze")
             .args(["--user", "verify"])
             .arg(&file)
+            // Outside a login session the user manager's folders are unknown, and nothing would be checked.
+            .env("XDG_RUNTIME_DIR", folder.path())
             .output()
             .expect("systemd-analyze is installed: it is in Debian's package systemd");
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
