@@ -13,7 +13,9 @@
 
 #![forbid(unsafe_code)]
 
-pub mod endpoint;
+
+// Until every user names `contract`.
+pub use contract::endpoint;
 pub mod frame;
 pub mod hxfr;
 pub mod link;
@@ -23,6 +25,6 @@ pub mod rate;
 pub mod stream;
 pub mod wire;
 
-pub use endpoint::Endpoint;
+pub use contract::Endpoint;
 pub use pixel::{PixelFormat, Rect};
 pub use wire::DecodeError;

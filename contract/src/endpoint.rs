@@ -1,41 +1,58 @@
-//! Where a stream connection goes: `tcp://HOST:PORT`, `unix:/PATH` or `vsock://CID:PORT`.
+//! Address of a stream connection: `tcp://HOST:PORT`, `unix:/PATH` or `vsock://CID:PORT`.
 //!
-//! A vsock CID may be written `any` (listen on all) or `host` (2, the hypervisor's side).
+//! The vsock CID accepts the names `any` (`VMADDR_CID_ANY`) and `host` (`VMADDR_CID_HOST`, 2). Different spellings of
+//! one endpoint parse to equal values, so endpoints are compared after parsing, never as text.
 
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// `VMADDR_CID_ANY` of `<linux/vm_sockets.h>`.
 pub const CID_ANY: u32 = u32::MAX;
 /// `VMADDR_CID_HOST` of `<linux/vm_sockets.h>`.
 pub const CID_HOST: u32 = 2;
 
-/// An address of one of the three kinds.
+/// Maximum length of an endpoint in a status or annotation, bytes. A Unix path has at most 107.
+pub const MAX_LENGTH: usize = 256;
+
+/// Transport protocol of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// Unix stream socket.
+    Unix,
+    /// `AF_VSOCK` stream socket.
+    Vsock,
+}
+
+/// Address of a listener or a peer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Endpoint {
-    /// Host name or address, and port.
+    /// TCP host and port.
     Tcp {
-        /// Name or address; IPv6 without brackets.
+        /// Host name or IP address; IPv6 without brackets.
         host: String,
-        /// Port.
+        /// TCP port.
         port: u16,
     },
     /// Path of a Unix stream socket.
     Unix(PathBuf),
-    /// Context ID and port of a vsock.
+    /// vsock context ID and port (`<linux/vm_sockets.h>`).
     Vsock {
         /// Context ID.
         cid: u32,
-        /// Port.
+        /// vsock port.
         port: u32,
     },
 }
 
-/// Why a text is no endpoint.
+/// A text that is not an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no endpoint: write tcp://HOST:PORT, unix:/PATH or vsock://CID:PORT")]
+#[error("invalid endpoint {0:?}: write tcp://HOST:PORT, unix:/PATH or vsock://CID:PORT")]
 pub struct EndpointError(String);
 
 impl FromStr for Endpoint {
@@ -64,19 +81,19 @@ fn parse(text: &str) -> Option<Endpoint> {
         };
         return Some(Endpoint::Vsock { cid, port: port.parse().ok()? });
     }
-    // With or without an empty authority; one slash in front is as good as many, and prints unambiguously.
+    // `unix:/a`, `unix:///a` and `unix:////a` are one path; it prints as `unix:/a`.
     let path = text.strip_prefix("unix:")?;
     let inside = path.strip_prefix("//").unwrap_or(path).strip_prefix('/')?.trim_start_matches('/');
     (!inside.contains('\0')).then(|| Endpoint::Unix(format!("/{inside}").into()))
 }
 
-/// Whether this can be a host name or an IPv4 address: a resolver may still say no.
+/// True for a syntactically possible host name or IPv4 address. Resolution may still fail.
 fn is_name(host: &str) -> bool {
-    let strange = |c: char| c.is_whitespace() || c.is_control() || "[]:/?#@%".contains(c);
-    !host.is_empty() && !host.contains(strange)
+    let forbidden = |c: char| c.is_whitespace() || c.is_control() || "[]:/?#@%".contains(c);
+    !host.is_empty() && !host.contains(forbidden)
 }
 
-/// Whether this is an IPv6 address, with or without a zone.
+/// True for an IPv6 address with an optional zone.
 fn is_v6(host: &str) -> bool {
     let (address, zone) = host.split_once('%').unwrap_or((host, "0"));
     address.parse::<Ipv6Addr>().is_ok() && is_name(zone)
@@ -94,12 +111,35 @@ impl fmt::Display for Endpoint {
     }
 }
 
+impl Endpoint {
+    /// Transport protocol.
+    pub const fn transport(&self) -> Transport {
+        match self {
+            Self::Tcp { .. } => Transport::Tcp,
+            Self::Unix(_) => Transport::Unix,
+            Self::Vsock { .. } => Transport::Vsock,
+        }
+    }
+}
+
+impl Serialize for Endpoint {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Endpoint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_is_printed_is_read_back() {
+    fn printed_endpoint_parses_to_itself() {
         for text in [
             "tcp://10.0.2.2:15937",
             "tcp://[::1]:1",
@@ -121,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_with_the_remedy() {
+    fn malformed_endpoint_error_names_the_grammar() {
         for text in [
             "",
             "10.0.2.2:1",

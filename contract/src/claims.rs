@@ -1,0 +1,19 @@
+//! Claims of a stream token: a JWT (RFC 7519) signed with Ed25519 (RFC 8037).
+
+use serde::{Deserialize, Serialize};
+
+/// Permission for one stream to open a session on one host-agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// Stream as `namespace/name`.
+    pub sub: String,
+    /// Name of the host-agent (`HostAgent` object, `host-agent serve --name`).
+    pub aud: String,
+    /// Expiry, Unix seconds.
+    pub exp: u64,
+    /// Issue time, Unix seconds.
+    pub iat: u64,
+    /// Token ID, for logs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jti: Option<String>,
+}

@@ -1,0 +1,13 @@
+//! Stream tokens: JWTs (RFC 7519) signed with Ed25519 (RFC 8037). The operator and `host-agent token` sign, the
+//! host-agent verifies.
+//!
+//! The algorithm is fixed: a token that names another one is rejected. No IO: callers read and store keys.
+
+#![forbid(unsafe_code)]
+
+mod key;
+mod verify;
+
+pub use contract::Claims;
+pub use key::{KeyError, Signer, parse_public_key, print_public_key};
+pub use verify::{LEEWAY_SECONDS, TokenError, Verifier, is_stream_name, unverified_claims};

@@ -1,0 +1,127 @@
+//! Verification of tokens.
+
+use contract::Claims;
+use ed25519_dalek::VerifyingKey;
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+
+/// Tolerated difference between the clocks of host and cluster, seconds.
+pub const LEEWAY_SECONDS: u64 = 30;
+/// Maximum length of a stream name, bytes: two RFC 1123 subdomains of 253 bytes and a slash.
+const MAX_STREAM: usize = 2 * 253 + 1;
+
+/// A token that does not grant a session.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// The token has expired.
+    #[error(
+        "the token has expired; check that the operator renews it and that the sidecar reads the renewed file; if the token is new, set the clock of the cluster: clocks may differ by {LEEWAY_SECONDS} s, and the clock of a VM stops while its host sleeps"
+    )]
+    Expired,
+    /// The token is for another host-agent.
+    #[error(
+        "the token is for another host-agent; set the HostAgent's name and --name to the same value: this one is `{0}`"
+    )]
+    Audience(String),
+    /// No configured key verifies the signature.
+    #[error("no public key verifies the token; pass the operator's key to host-agent with --public-key")]
+    Signature,
+    /// There is no token.
+    #[error(
+        "the token is missing; mount the Secret that the operator created, or mint a token with `host-agent token`"
+    )]
+    Missing,
+    /// The token cannot be parsed, or a claim is invalid.
+    #[error("malformed token: {0}; mint a new one")]
+    Malformed(String),
+}
+
+/// Public keys and the audience that tokens are verified against.
+pub struct Verifier {
+    keys: Vec<DecodingKey>,
+    validation: Validation,
+    audience: String,
+}
+
+impl std::fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Verifier")
+            .field("audience", &self.audience)
+            .field("keys", &self.keys.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Verifier {
+    /// Accepts tokens for `audience` that any of `keys` verifies.
+    pub fn new(keys: &[VerifyingKey], audience: &str) -> Self {
+        let mut validation = Validation::new(Algorithm::EdDSA);
+        validation.leeway = LEEWAY_SECONDS;
+        validation.validate_nbf = true;
+        validation.set_audience(&[audience]);
+        validation.set_required_spec_claims(&["exp", "aud", "sub"]);
+        let keys = keys.iter().map(|key| DecodingKey::from_ed_der(key.as_bytes())).collect();
+        Self { keys, validation, audience: audience.to_owned() }
+    }
+
+    /// Verifies signature, expiry, audience and the form of the subject.
+    ///
+    /// # Errors
+    /// One variant of [`TokenError`] per cause; nothing of the token is trusted then.
+    pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+        if token.is_empty() {
+            return Err(TokenError::Missing);
+        }
+        for key in &self.keys {
+            match jsonwebtoken::decode::<Claims>(token, key, &self.validation) {
+                Ok(data) if is_stream_name(&data.claims.sub) => return Ok(data.claims),
+                Ok(_) => return Err(TokenError::Malformed("the subject is not namespace/name".to_owned())),
+                Err(error) => match error.kind() {
+                    ErrorKind::InvalidSignature => {}
+                    ErrorKind::ExpiredSignature => return Err(TokenError::Expired),
+                    ErrorKind::InvalidAudience => return Err(TokenError::Audience(self.audience.clone())),
+                    _ => return Err(TokenError::Malformed(error.to_string())),
+                },
+            }
+        }
+        Err(TokenError::Signature)
+    }
+}
+
+/// Claims of a JWT without verification. Only for a host-agent that was told to run without authentication.
+pub fn unverified_claims(token: &str) -> Option<Claims> {
+    jsonwebtoken::dangerous::insecure_decode_claims::<Claims>(token).ok()
+}
+
+/// True for `namespace/name` with characters that Kubernetes allows in names.
+pub fn is_stream_name(name: &str) -> bool {
+    let part = |part: &str| {
+        !part.is_empty()
+            && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
+    };
+    name.len() <= MAX_STREAM
+        && name.split_once('/').is_some_and(|(namespace, name)| part(namespace) && part(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Signer;
+
+    #[test]
+    fn token_is_verified_by_its_key_and_audience_only() {
+        let signer = Signer::generate().expect("key");
+        let now = jsonwebtoken::get_current_timestamp();
+        let token = signer.token("team/desk", "mac", now, 60).expect("signs");
+        let keys = [Signer::generate().expect("key").verifying_key(), signer.verifying_key()];
+        let claims = Verifier::new(&keys, "mac").verify(&token).expect("valid");
+        assert_eq!((claims.sub.as_str(), claims.exp - claims.iat), ("team/desk", 60));
+        assert_eq!(Verifier::new(&keys, "other").verify(&token), Err(TokenError::Audience("other".into())));
+        assert_eq!(Verifier::new(&keys[..1], "mac").verify(&token), Err(TokenError::Signature));
+        assert_eq!(Verifier::new(&keys, "mac").verify(""), Err(TokenError::Missing));
+        let old = signer.token("team/desk", "mac", now - 3600, 60).expect("signs");
+        assert_eq!(Verifier::new(&keys, "mac").verify(&old), Err(TokenError::Expired));
+        let nameless = signer.token("desk", "mac", now, 60).expect("signs");
+        assert!(matches!(Verifier::new(&keys, "mac").verify(&nameless), Err(TokenError::Malformed(_))));
+    }
+}
