@@ -8,16 +8,18 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use contract::doctor::Report;
 use host_agent_setup::launch::Launch;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::config::{DEFAULT_NAME, Options, Settings};
 use crate::log_file::{self, LogFile};
-use crate::{doctor, selftest, serve, token};
+use crate::{doctor, keys, selftest, serve};
 
 /// Encodes the desktops of Linux VMs on their host and streams them back to the VMs' sidecars.
 ///
@@ -235,7 +237,7 @@ impl Command {
                 runtime.block_on(run_daemon(settings))
             }
             Self::Doctor { json, config, options } => {
-                Ok(doctor::examine(&with_config_file(*options, config)?).print(json))
+                print(&doctor::examine(&with_config_file(*options, config)?), json)
             }
             Self::Selftest { json, report: file } => {
                 let report = selftest::examine();
@@ -243,7 +245,7 @@ impl Command {
                     selftest::MachineReport::new(&report).write(&file)?;
                     eprintln!("host-agent: wrote the report to {}", file.display());
                 }
-                Ok(report.print(json))
+                print(&report, json)
             }
             Self::Run { tap, link, name, command } => {
                 let link = Options { link, ..Options::default() }.link_path();
@@ -263,16 +265,27 @@ impl Command {
                 manage::uninstall_tap(&application.app, application.dry_run)
             }
             Self::Keygen { file } => {
-                println!("{}", token::generate_key_pair(&file)?.display());
+                println!("{}", keys::generate_key_pair(&file)?.display());
                 Ok(ExitCode::SUCCESS)
             }
             Self::Token { key, stream, host_agent, seconds } => {
-                let key = token::read_private_key(&key)?;
-                println!("{}", token::sign(&key, &token::claims(&stream, &host_agent, seconds)?)?);
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                let signer = keys::read_private_key(&key)?;
+                println!("{}", signer.token(&stream, &host_agent, now.as_secs(), seconds)?);
                 Ok(ExitCode::SUCCESS)
             }
         }
     }
+}
+
+/// Prints a report and returns its exit status.
+fn print(report: &Report, json: bool) -> Result<ExitCode> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(report)?);
+    } else {
+        println!("{report}");
+    }
+    Ok(report.exit_code())
 }
 
 /// Runs the daemon until a signal arrives or one of its tasks ends.

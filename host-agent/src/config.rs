@@ -8,19 +8,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use contract::Endpoint;
+use contract::names::{HOST_AGENT_ADMIN_PORT, HOST_AGENT_PORT};
 use ed25519_dalek::VerifyingKey;
-use protocol::endpoint::Endpoint;
 use protocol::pixel::MAX_SIDE;
 use serde::Deserialize;
 
-use crate::auth::{self, KeyError};
 use crate::encoders::Choice;
+use crate::keys::{KeyFileError, read_public_key};
 use crate::listen;
 
-/// Default port of the listener for sidecars.
-pub const DEFAULT_PORT: u16 = 15937;
-/// Default port of the admin server.
-pub const DEFAULT_ADMIN_PORT: u16 = 15938;
 /// Default name of the host-agent.
 pub const DEFAULT_NAME: &str = "default";
 
@@ -31,12 +28,10 @@ pub struct Options {
     /// Endpoint for sidecars: tcp://IP:PORT, unix:PATH or vsock://CID:PORT; may be repeated
     /// [default: tcp://127.0.0.1:15937]
     #[arg(long, value_name = "URL", env = "HOST_AGENT_LISTEN", value_delimiter = ',')]
-    #[serde(deserialize_with = "endpoints")]
     pub listen: Vec<Endpoint>,
     /// Endpoint for the HXFR protocol of the GStreamer element `vsockenc`; may be repeated. HXFR has no
     /// authentication: every peer can have the frames encoded that it sends; none can read GPU resources
     #[arg(long, value_name = "URL", env = "HOST_AGENT_HXFR", value_delimiter = ',')]
-    #[serde(deserialize_with = "endpoints")]
     pub hxfr: Vec<Endpoint>,
     /// Unix socket for taps [default: $XDG_RUNTIME_DIR/desktopstream/link.sock, on macOS
     /// ~/Library/Application Support/desktopstream/link.sock]
@@ -79,11 +74,6 @@ pub struct Options {
     /// [default: 60]
     #[arg(long, value_name = "S", env = "HOST_AGENT_IDLE_TIMEOUT_SECONDS")]
     pub idle_timeout_seconds: Option<u64>,
-}
-
-fn endpoints<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Endpoint>, D::Error> {
-    let texts = Vec::<String>::deserialize(deserializer)?;
-    texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
 }
 
 /// The configuration in effect.
@@ -153,7 +143,7 @@ pub enum ConfigError {
     KeysAndInsecure,
     /// A key file is not valid.
     #[error(transparent)]
-    Key(#[from] KeyError),
+    Key(#[from] KeyFileError),
     /// The encoder is unknown.
     #[error(transparent)]
     Encoder(#[from] encode::EncodeError),
@@ -233,7 +223,7 @@ impl Options {
     /// Endpoints for sidecars, or the default one.
     pub fn listeners(&self) -> Vec<Endpoint> {
         if self.listen.is_empty() {
-            vec![Endpoint::Tcp { host: Ipv4Addr::LOCALHOST.to_string(), port: DEFAULT_PORT }]
+            vec![Endpoint::Tcp { host: Ipv4Addr::LOCALHOST.to_string(), port: HOST_AGENT_PORT }]
         } else {
             self.listen.clone()
         }
@@ -246,7 +236,7 @@ impl Options {
 
     /// Address of the admin server, or the default one.
     pub fn admin_address(&self) -> SocketAddr {
-        self.admin.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, DEFAULT_ADMIN_PORT).into())
+        self.admin.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, HOST_AGENT_ADMIN_PORT).into())
     }
 
     /// Checks the options, applies defaults and reads the keys.
@@ -259,7 +249,7 @@ impl Options {
             (true, false) => return Err(ConfigError::NoKeys),
             (false, true) => return Err(ConfigError::KeysAndInsecure),
             (false, false) => Some(
-                self.public_key.iter().map(|path| auth::read_public_key(path)).collect::<Result<_, _>>()?,
+                self.public_key.iter().map(|path| read_public_key(path)).collect::<Result<_, _>>()?,
             ),
             (true, true) => match listen.iter().find(|endpoint| !listen::is_local(endpoint)) {
                 Some(remote) => return Err(ConfigError::InsecureRemoteListener(remote.clone())),

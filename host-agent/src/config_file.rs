@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn given_key_is_in_effect() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let public = crate::token::generate_key_pair(&folder.path().join("key")).expect("generated");
+        let public = crate::keys::generate_key_pair(&folder.path().join("key")).expect("generated");
         let path = folder.path().join("host-agent.toml");
         init(&path, std::slice::from_ref(&public)).expect("created");
         assert_eq!(check(&path).expect("valid").keys.map(|keys| keys.len()), Some(1));

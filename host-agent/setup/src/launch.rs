@@ -7,14 +7,11 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use contract::names::env;
+
 use crate::binary::{Binary, BinaryError, PreloadBarrier, Signature};
 use crate::renderer::{self, RendererError};
 use crate::sys::{PRELOAD_VARIABLE, SYSTEM, TAP_FILE};
-
-/// Environment variable of the tap: path of the link's socket.
-const LINK_VARIABLE: &str = "DESKTOPSTREAM_LINK";
-/// Environment variable of the tap: name of the VM.
-const VM_VARIABLE: &str = "DESKTOPSTREAM_VM";
 
 /// Reason why a VMM cannot be started with the tap.
 #[derive(Debug, thiserror::Error)]
@@ -143,10 +140,10 @@ impl Launch {
         let mut command = Command::new(&program);
         command
             .args(words)
-            .env(LINK_VARIABLE, link)
+            .env(env::LINK, link)
             .env(PRELOAD_VARIABLE, preload_list(&tap, std::env::var_os(PRELOAD_VARIABLE)));
         if let Some(name) = name {
-            command.env(VM_VARIABLE, name);
+            command.env(env::VM, name);
         }
         Ok((program, command))
     }
@@ -325,8 +322,8 @@ mod tests {
             command.get_envs().find(|(key, _)| *key == name).and_then(|(_, value)| value).map(OsStr::to_owned)
         };
         assert_eq!((path, command.get_args().collect::<Vec<_>>()), (vmm, vec![OsStr::new("-S")]));
-        assert_eq!(variable(LINK_VARIABLE), Some("/l/link.sock".into()));
-        assert_eq!(variable(VM_VARIABLE), Some("dev".into()));
+        assert_eq!(variable(env::LINK), Some("/l/link.sock".into()));
+        assert_eq!(variable(env::VM), Some("dev".into()));
         let expected = preload_list(&tap, std::env::var_os(PRELOAD_VARIABLE));
         assert_eq!(variable(PRELOAD_VARIABLE), Some(expected));
     }

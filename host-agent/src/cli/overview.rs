@@ -2,12 +2,12 @@
 
 use std::fmt;
 
+use contract::HostAgentStatus;
 use host_agent_setup::service::Service;
 use serde::Serialize;
 
 use crate::config::Options;
 use crate::listen;
-use crate::status::Status;
 
 /// The service and the daemon. The JSON output has these fields.
 #[derive(Debug, Serialize)]
@@ -23,7 +23,7 @@ pub(super) struct Overview {
     /// URL of the admin server.
     pub(super) admin: String,
     /// The daemon's `/status`; none if it does not answer.
-    pub(super) daemon: Option<Status>,
+    pub(super) daemon: Option<HostAgentStatus>,
 }
 
 impl Overview {
@@ -52,27 +52,23 @@ impl fmt::Display for Overview {
         let Some(daemon) = daemon else {
             return write!(f, "daemon     no answer at {admin}");
         };
-        writeln!(f, "daemon     {} as {}, up {} s", daemon.version, daemon.name, daemon.uptime_s)?;
+        writeln!(f, "daemon     {} as {}, up {} s", daemon.version, daemon.name, daemon.uptime_seconds)?;
         writeln!(f, "listeners")?;
         for endpoint in &daemon.listeners {
-            let note = if is_local(endpoint) { "" } else { "  (reachable from other machines)" };
+            let note = if listen::is_local(endpoint) { "" } else { "  (reachable from other machines)" };
             writeln!(f, "  sidecars {endpoint}{note}")?;
         }
         writeln!(f, "  taps     {}", daemon.link)?;
         writeln!(f, "  HTTP     {admin}: /healthz, /readyz, /metrics, /status")?;
         for vm in &daemon.vms {
-            writeln!(f, "VM         {}, process {}, connected for {} s", vm.name, vm.pid, vm.connected_s)?;
+            writeln!(f, "VM         {}, process {}, connected for {} s", vm.name, vm.pid, vm.connected_seconds)?;
         }
         for session in &daemon.sessions {
             let vm = session.vm.as_deref().unwrap_or("not bound to a VM");
-            writeln!(f, "session    {}, {vm}, connected for {} s", session.stream, session.connected_s)?;
+            writeln!(f, "session    {}, {vm}, connected for {} s", session.stream, session.connected_seconds)?;
         }
         write!(f, "{} VMs, {} sessions", daemon.vms.len(), daemon.sessions.len())
     }
-}
-
-fn is_local(endpoint: &str) -> bool {
-    endpoint.parse().is_ok_and(|endpoint| listen::is_local(&endpoint))
 }
 
 #[cfg(test)]
@@ -94,8 +90,19 @@ mod tests {
     }
 
     #[test]
-    fn endpoint_that_other_machines_reach_is_marked() {
-        assert!(is_local("tcp://127.0.0.1:15937") && is_local("unix:/x"));
-        assert!(!is_local("tcp://0.0.0.0:15937") && !is_local("tcp://192.168.64.1:15937"));
+    fn listener_that_other_machines_reach_is_marked() {
+        let listeners = ["tcp://127.0.0.1:15937", "tcp://0.0.0.0:15938"].map(|text| text.parse().expect(text));
+        let daemon = HostAgentStatus { listeners: listeners.into(), ..HostAgentStatus::default() };
+        let text = Overview {
+            service: String::new(),
+            definition: String::new(),
+            config: String::new(),
+            log: String::new(),
+            admin: String::new(),
+            daemon: Some(daemon),
+        }
+        .to_string();
+        assert!(text.contains("sidecars tcp://127.0.0.1:15937\n"), "{text}");
+        assert!(text.contains("sidecars tcp://0.0.0.0:15938  (reachable from other machines)\n"), "{text}");
     }
 }
