@@ -19,8 +19,10 @@ pub mod checks {
     pub const HOST_AGENT: &str = "host-agent";
     /// The session is bound to this container's virgl context.
     pub const BIND: &str = "bind";
-    /// The compositor delivers frames as DMA-BUF.
+    /// The compositor delivers frames.
     pub const CAPTURE: &str = "capture";
+    /// The captured DMA-BUF resolves to a resource ID.
+    pub const IMPORT: &str = "import";
     /// The tap reads a captured frame.
     pub const READ: &str = "read";
     /// The host-agent returns an access unit.

@@ -1,7 +1,7 @@
-//! Decides under which names the entries stand; `cfg(exported)` is the answer.
+//! Sets `cfg(exported)` if the entry points are exported under virglrenderer's names.
 //!
-//! Exported under virglrenderer's own names, they stand in front of it by the dynamic linker's order (Linux) or in
-//! its place (the drop-in library for macOS). Otherwise, on macOS, an interpose table names them.
+//! Exported functions take precedence over virglrenderer's by the dynamic linker's search order (Linux) or
+//! replace them (the drop-in library for macOS). Otherwise, on macOS, an interpose table lists them.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

@@ -245,6 +245,11 @@ impl Request {
         u32_at(bytes, 0) == MAGIC
     }
 
+    /// The sequence number of a request, also of a malformed one.
+    pub fn seq_of(bytes: &[u8; REQUEST_BYTES]) -> u64 {
+        u64_at(bytes, 8)
+    }
+
     /// Decodes a request that has been copied out of guest memory.
     pub fn decode(bytes: &[u8; REQUEST_BYTES]) -> Result<Self, DecodeError> {
         if !Self::is_request(bytes) {

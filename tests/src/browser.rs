@@ -1,4 +1,4 @@
-//! A real Chromium that watches streams, and what the pixels that it drew say.
+//! Chromium as a viewer, and the frame numbers in the pixels that it drew.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -8,7 +8,10 @@ use lab::repository;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// npm packages of the browser driver, once.
+/// Installs the npm packages of the browser driver, once per clone.
+///
+/// # Errors
+/// Fails if npm fails.
 pub fn install() -> Result<()> {
     let folder = script().parent().map(Path::to_owned).unwrap_or_default();
     if folder.join("node_modules").is_dir() {
@@ -28,14 +31,17 @@ fn script() -> PathBuf {
     repository().join("tests/browser/viewer.mjs")
 }
 
-/// A browser at work.
+/// A running browser with one or more viewer pages.
 pub struct Watch {
     child: Child,
     folder: TempDir,
 }
 
 impl Watch {
-    /// Has `viewers` pages open for so long, at the sidecar there; they may see the stream start anew `restarts` times.
+    /// Opens `viewers` pages of the sidecar at `url` for `seconds`. The stream may restart `restarts` times meanwhile.
+    ///
+    /// # Errors
+    /// Fails if Node.js does not start.
     pub fn start(url: &str, token: &str, seconds: u32, viewers: u32, restarts: u32) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let child = Command::new("node")
@@ -50,7 +56,10 @@ impl Watch {
         Ok(Self { child, folder })
     }
 
-    /// Waits for its end; what it saw.
+    /// Waits for the browser and returns its report: per viewer, the frames that it drew.
+    ///
+    /// # Errors
+    /// Fails if the browser failed.
     pub fn finish(mut self) -> Result<Value> {
         let status = self.child.wait()?;
         let text = std::fs::read_to_string(self.folder.path().join("seen.json"));
@@ -59,10 +68,13 @@ impl Watch {
     }
 }
 
-/// Every viewer drew at least `least` different pictures, whole, in order but for the desktop's `restarts`.
+/// Asserts that every viewer drew at least `least` different frames, none torn, in order except at `restarts` of the desktop.
+///
+/// # Errors
+/// Names the violation.
 pub fn in_order(seen: &Value, least: usize, restarts: usize) -> Result<()> {
-    let viewers = seen["viewers"].as_array().context("no viewers")?;
-    ensure!(!viewers.is_empty(), "nobody watched");
+    let viewers = seen["viewers"].as_array().context("the report has no viewers")?;
+    ensure!(!viewers.is_empty(), "the report has no viewer");
     for viewer in viewers {
         let mut numbers = numbers(viewer)?;
         let (all, falls) = (numbers.len(), falls(&numbers));
@@ -74,16 +86,19 @@ pub fn in_order(seen: &Value, least: usize, restarts: usize) -> Result<()> {
     Ok(())
 }
 
-/// The numbers in the pictures that a viewer drew; an error if one was torn.
+/// Frame numbers that a viewer drew.
+///
+/// # Errors
+/// Fails on a torn picture.
 pub fn numbers(viewer: &Value) -> Result<Vec<u64>> {
-    let frames = viewer["frames"].as_array().context("no frames")?;
+    let frames = viewer["frames"].as_array().context("the viewer has no frames")?;
     frames
         .iter()
-        .map(|frame| frame["number"].as_u64().with_context(|| format!("a torn picture: {frame}")))
+        .map(|frame| frame["number"].as_u64().with_context(|| format!("torn picture: {frame}")))
         .collect()
 }
 
-/// How often a number is lower than the one before.
+/// Count of numbers that are lower than their predecessor.
 pub fn falls(numbers: &[u64]) -> usize {
     numbers.windows(2).filter(|pair| pair[1] < pair[0]).count()
 }

@@ -1,4 +1,4 @@
-//! Compiles our programs, once per run, and lays out the folder that goes into the VM.
+//! Compiles the programs under test and lays out the payload folder of the VM.
 
 mod cross;
 mod plugin;
@@ -10,30 +10,36 @@ use anyhow::{Context as _, Result, ensure};
 use lab::{Arch, repository};
 use tempfile::TempDir;
 
-/// Our programs, compiled for release: what is tested is what is shipped.
+/// Programs under test, compiled in the release profile that ships.
 #[derive(Debug)]
 pub struct Programs {
-    /// The host's daemon.
+    /// Path of `host-agent`.
     pub host_agent: PathBuf,
-    /// The library for the VMM.
+    /// Path of `libtap.so`.
     pub tap: PathBuf,
-    /// The processor of the guests that the payload is for.
+    /// Architecture of the guest programs in the payload.
     pub arch: Arch,
     payload: TempDir,
 }
 
-/// What runs on the host.
+/// Packages that run on the host.
 const HOST_PROGRAMS: [&str; 2] = ["host-agent", "tap"];
-/// What runs in the guest.
+/// Packages that run in the guest.
 const GUEST_PROGRAMS: [&str; 3] = ["sidecar", "pattern", "attacker"];
 
 impl Programs {
-    /// Compiles what has changed, for guests with the machine's own processor.
+    /// Compiles the programs for guests of the machine's own architecture.
+    ///
+    /// # Errors
+    /// Fails if cargo fails.
     pub fn build() -> Result<Self> {
         Self::build_for(Arch::default())
     }
 
-    /// Compiles what has changed, for guests with this processor.
+    /// Compiles the programs for guests of architecture `arch`.
+    ///
+    /// # Errors
+    /// Fails if cargo fails.
     pub fn build_for(arch: Arch) -> Result<Self> {
         let native = if arch.is_native() { &GUEST_PROGRAMS[..] } else { &[] };
         let status = cargo()
@@ -41,7 +47,7 @@ impl Programs {
             .args(HOST_PROGRAMS.iter().chain(native).flat_map(|program| ["-p", program]))
             .status()
             .context("starting cargo")?;
-        ensure!(status.success(), "cargo could not build our programs; its messages are above");
+        ensure!(status.success(), "cargo could not build the programs under test; see its messages above");
         let release = target()?.join("release");
         let payload = tempfile::tempdir()?;
         if arch.is_native() {
@@ -58,25 +64,28 @@ impl Programs {
         Ok(Self { host_agent: release.join("host-agent"), tap: release.join("libtap.so"), arch, payload })
     }
 
-    /// The folder that the VM gets as its payload.
+    /// Payload folder of the VM.
     pub fn payload(&self) -> &Path {
         self.payload.path()
     }
 }
 
-/// Compiles packages for another processor than the machine's; the folder with their programs, stripped.
+/// Cross-compiles packages for `arch`. Returns the folder with the stripped programs.
+///
+/// # Errors
+/// Fails if cargo fails.
 pub fn cross_build(arch: Arch, packages: &[&str]) -> Result<PathBuf> {
     cross::build(arch, packages, &target()?)
 }
 
-/// The cargo that runs us, in the workspace.
+/// The cargo that started this program, in the workspace root.
 fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(repository()).stdin(Stdio::null());
     cargo
 }
 
-/// The workspace's target folder: where this very program lies, when it was not given by the environment.
+/// Target folder of the workspace, from `CARGO_TARGET_DIR` or the default.
 fn target() -> Result<PathBuf> {
     if let Some(target) = std::env::var_os("CARGO_TARGET_DIR") {
         return Ok(repository().join(target));
@@ -84,7 +93,7 @@ fn target() -> Result<PathBuf> {
     Ok(repository().canonicalize()?.join("target"))
 }
 
-/// Copies a program without its debug information: the guest's disk is small, and its reads are slow.
+/// Copies a program without debug information: the guest's disk is small and slow.
 fn strip(from: &Path, to: &Path) -> Result<()> {
     let status = Command::new("strip").arg("-o").args([to, from]).status().context("starting strip")?;
     ensure!(status.success(), "strip {} failed", from.display());

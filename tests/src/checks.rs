@@ -1,36 +1,42 @@
-//! What must hold of a stream wherever it comes from: few bytes a frame to the host, and whole pictures in order.
+//! Assertions that hold for every stream: few bytes per frame to the host, whole pictures in order.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use contract::FramePath;
 use serde_json::Value;
 
-use crate::http::number;
 use crate::rig::Stream;
 use crate::video::{self, Decoder};
 use crate::wait;
 
-/// What may cross the VM boundary per frame (DESIGN, "Speed that we promise ourselves").
-const MOST_BYTES: f64 = 128.0;
+/// Maximum bytes from guest to host per frame (DESIGN.md, "Performance goals").
+const MAX_BYTES_PER_FRAME: f64 = 128.0;
 
-/// 30 frames by rung `ResourceId`, for the bytes that we promise.
+/// 30 frames travel by resource ID for at most [`MAX_BYTES_PER_FRAME`] each.
+///
+/// # Errors
+/// Names the violation.
 pub fn frames_cost_few_bytes(stream: &Stream) -> Result<()> {
-    let before = stream.wait_for_rung("ResourceId")?;
-    let frames = number(&before, "/frames/encoded")? + 30.0;
+    let before = stream.wait_for_frame_path(FramePath::ResourceId)?;
+    let frames = before.frames.encoded + 30;
     let after = wait::until("30 more frames", Duration::from_secs(60), || {
         let status = stream.status()?;
-        ensure!(number(&status, "/frames/encoded")? >= frames, "{status}");
+        ensure!(status.frames.encoded >= frames, "{status:?}");
         Ok(status)
     })?;
-    let rise = |what| -> Result<f64> { Ok(number(&after, what)? - number(&before, what)?) };
-    let bytes = rise("/bytes_to_host")? / rise("/frames/encoded")?;
-    println!("{}: {bytes:.1} bytes a frame, {}", stream.name, after["capture"]["taken"]);
-    ensure!(bytes <= MOST_BYTES, "{bytes} bytes a frame: {after}");
-    ensure!(after["rung"] == "ResourceId", "{after}");
+    let encoded = after.frames.encoded - before.frames.encoded;
+    let bytes = (after.bytes_to_host - before.bytes_to_host) as f64 / encoded as f64;
+    println!("{}: {bytes:.1} bytes a frame, {}", stream.name, after.capture.negotiated);
+    ensure!(bytes <= MAX_BYTES_PER_FRAME, "{bytes} bytes a frame: {after:?}");
+    ensure!(after.frame_path == Some(FramePath::ResourceId), "{after:?}");
     Ok(())
 }
 
-/// The pattern's numbers in what a viewer gets, as two decoders see them: none torn, none older than one before.
+/// The pattern's frame numbers, decoded by two decoders: none torn, none lower than its predecessor.
+///
+/// # Errors
+/// Names the violation.
 pub fn numbers_are_right(stream: &Stream) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("live.h264");
@@ -46,13 +52,16 @@ pub fn numbers_are_right(stream: &Stream) -> Result<()> {
     Ok(())
 }
 
-/// What tests/fixtures/attacker reports: it got nothing that isn't its own, and that it got.
+/// The report of `tests/fixtures/attacker` contains refusals only, apart from the attacker's own buffer, which it can read.
+///
+/// # Errors
+/// Names the violation.
 pub fn only_refusals(report: &Value) -> Result<()> {
     let only = |section: &str, allowed: &[&str]| -> Result<()> {
         let answers = report[section].as_object().with_context(|| section.to_owned())?;
         ensure!(!answers.is_empty(), "{section}: no answers");
-        for what in answers.keys() {
-            ensure!(allowed.contains(&what.as_str()), "{section}: {what} among {answers:?}");
+        for answer in answers.keys() {
+            ensure!(allowed.contains(&answer.as_str()), "{section}: {answer} among {answers:?}");
         }
         Ok(())
     };
@@ -64,13 +73,13 @@ pub fn only_refusals(report: &Value) -> Result<()> {
         "wrong",
         &["bad_request", "bad_box", "bad_format", "unknown_resource", "not_attached", "rate_limited"],
     )?;
-    // Who floods and does not read its socket loses its session, not more.
+    // A flood from a client that does not read its socket ends that client's session and nothing else.
     only("flood", &["ok", "rate_limited", "not_bound"])?;
     only("bind_flood", &["ok", "rate_limited"])?;
-    // What it may do, it can: otherwise all these refusals would prove nothing.
+    // Without a permitted read the refusals would prove nothing.
     ensure!(report["bound"] == true && report["own_buffer"]["ok"] == 1, "{report}");
-    for (what, answer) in report["forged"].as_object().context("forged")? {
-        ensure!(answer == "BadToken", "{what}: {answer}");
+    for (token, answer) in report["forged"].as_object().context("forged")? {
+        ensure!(answer == "BadToken", "{token}: {answer}");
     }
     ensure!(report["garbage"] == "closed" || report["garbage"] == "Protocol", "{report}");
     Ok(())

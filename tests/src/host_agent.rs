@@ -1,4 +1,4 @@
-//! A host-agent on the host, with keys, sockets and ports of its own.
+//! A host-agent process on the host, with its own keys, sockets and ports.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -7,20 +7,20 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use contract::HostAgentStatus;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{http, wait};
 
-/// A running host-agent; ends with this handle.
+/// A running host-agent; terminated on drop.
 #[derive(Debug)]
 pub struct HostAgent {
     program: PathBuf,
     name: String,
     arguments: Vec<String>,
-    /// How many of them are not `extra`.
-    own: usize,
+    /// Number of leading `arguments` that are not `extra`.
+    base_arguments: usize,
     folder: TempDir,
     port: u16,
     admin: u16,
@@ -28,12 +28,18 @@ pub struct HostAgent {
 }
 
 impl HostAgent {
-    /// Starts `program` under the name `lab`, and waits until it is ready. `extra` arguments go behind our own.
+    /// Starts `program` under the name `lab` with `extra` arguments appended, and waits until it is ready.
+    ///
+    /// # Errors
+    /// Fails if the process does not become ready; the error contains its log.
     pub fn start(program: &Path, extra: &[&str]) -> Result<Self> {
         Self::start_as("lab", program, extra)
     }
 
-    /// The same under another name: that of its HostAgent.
+    /// Like [`start`](Self::start) under another name: that of its `HostAgent` object.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
     pub fn start_as(name: &str, program: &Path, extra: &[&str]) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("host-agent-").tempdir()?;
         let key = |name: &str| folder.path().join(name).display().to_string();
@@ -59,11 +65,11 @@ impl HostAgent {
         ]
         .map(str::to_owned)
         .into();
-        let own = arguments.len();
+        let base_arguments = arguments.len();
         arguments.extend(extra.iter().map(ToString::to_string));
         let child = spawn(program, &arguments, folder.path())?;
         let (program, name) = (program.to_owned(), name.to_owned());
-        let it = Self { program, name, arguments, own, folder, port, admin, child };
+        let it = Self { program, name, arguments, base_arguments, folder, port, admin, child };
         it.wait_ready()?;
         Ok(it)
     }
@@ -77,22 +83,25 @@ impl HostAgent {
         .with_context(|| self.log())
     }
 
-    /// Where sidecars in a VM with user networking reach it.
+    /// Endpoint for sidecars in a VM with QEMU user networking.
     pub fn upstream(&self) -> String {
         format!("tcp://10.0.2.2:{}", self.port)
     }
 
-    /// Where taps connect.
+    /// Unix socket for taps.
     pub fn link(&self) -> PathBuf {
         self.folder.path().join("link.sock")
     }
 
-    /// The private key whose tokens it takes.
+    /// Private key of accepted tokens.
     pub fn signing_key(&self) -> PathBuf {
         self.folder.path().join("key.pem")
     }
 
-    /// A token for a stream; `extra` arguments e.g. for one that has expired.
+    /// Mints a token for `stream`; `extra` arguments of `host-agent token`, e.g. `--seconds=-120` for an expired one.
+    ///
+    /// # Errors
+    /// Fails if `host-agent token` fails.
     pub fn token(&self, stream: &str, extra: &[&str]) -> Result<String> {
         let output = Command::new(&self.program)
             .args(["token", "--stream", stream, "--host-agent", &self.name, "--key"])
@@ -104,43 +113,55 @@ impl HostAgent {
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }
 
-    /// Its `/status`.
-    pub fn status(&self) -> Result<Value> {
+    /// Response of `/status`.
+    ///
+    /// # Errors
+    /// Fails without a valid response.
+    pub fn status(&self) -> Result<HostAgentStatus> {
         http::json(&format!("http://127.0.0.1:{}/status", self.admin), None)
     }
 
-    /// Port of its admin endpoint.
+    /// Port of `/status`, `/metrics` and probes.
     pub fn admin_port(&self) -> u16 {
         self.admin
     }
 
-    /// Its process.
+    /// Process ID.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it logged.
+    /// Log so far.
     pub fn log(&self) -> String {
         let log = std::fs::read(self.folder.path().join("log")).unwrap_or_default();
         String::from_utf8_lossy(&log).into_owned()
     }
 
-    /// Ends it at once, as a crash would.
+    /// Kills the process (SIGKILL).
+    ///
+    /// # Errors
+    /// Fails if the signal cannot be sent.
     pub fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
-    /// Ends it and starts it with other `extra` arguments.
+    /// Kills the process and starts it with other `extra` arguments.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
     pub fn restart_with(&mut self, extra: &[&str]) -> Result<()> {
         self.kill()?;
-        self.arguments.truncate(self.own);
+        self.arguments.truncate(self.base_arguments);
         self.arguments.extend(extra.iter().map(ToString::to_string));
         self.restart()
     }
 
-    /// Starts it again, as a supervisor would: same keys, ports and socket.
+    /// Starts the process again with the same keys, ports and socket.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
     pub fn restart(&mut self) -> Result<()> {
         self.child = spawn(&self.program, &self.arguments, self.folder.path())?;
         self.wait_ready()
@@ -154,7 +175,7 @@ impl Drop for HostAgent {
                 let _ = kill_process(pid, Signal::TERM);
             }
             let ended = wait::until("host-agent ended", Duration::from_secs(3), || {
-                self.child.try_wait()?.context("it runs")
+                self.child.try_wait()?.context("still running")
             });
             if ended.is_err() {
                 let _ = self.child.kill();
@@ -176,7 +197,7 @@ fn spawn(program: &Path, arguments: &[String], folder: &Path) -> Result<Child> {
     Ok(child)
 }
 
-/// A port that was free a moment ago.
+/// Port that was free when asked.
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }

@@ -1,16 +1,18 @@
-//! The whole path of a frame, put up for real: a VM with a GPU and the tap, a host-agent, a desktop and its
-//! sidecar in containers. The demo, the benches and the tests are what they do with a [`Rig`].
+//! Test rig of the whole frame path: a VM with a GPU and the tap, a host-agent, a desktop and its sidecar in containers.
+//! The tests, `./x demo` and `./x bench frame` run on it.
 //!
-//! - [`browser`] watches with a real Chromium.
-//! - [`build`] compiles our programs and lays out what goes into the VM.
-//! - [`checks`] holds what is true of every stream.
-//! - [`host_agent`] runs a host-agent on the host.
-//! - [`rig`] joins host-agent, VM, desktop and sidecar.
-//! - [`http`] asks programs for their status.
-//! - [`video`] decodes what a viewer gets and reads the pattern's numbers.
-//! - [`wait`] waits for conditions, never for time.
+//! | module         | contents                                                        |
+//! |----------------|-----------------------------------------------------------------|
+//! | [`build`]      | compiles the programs and lays out the VM's payload             |
+//! | [`rig`]        | starts and joins host-agent, VM, desktop and sidecar            |
+//! | [`host_agent`] | a host-agent process on the host                                |
+//! | [`checks`]     | assertions that hold for every stream                           |
+//! | [`browser`]    | Chromium as a viewer                                            |
+//! | [`video`]      | decodes a stream and reads the pattern's frame numbers          |
+//! | [`http`]       | HTTP requests on loopback                                       |
+//! | [`wait`]       | polling for a condition                                         |
 //!
-//! Errors are [`anyhow`]'s: those who call are tests and people, who read them and never decide by them.
+//! Errors are [`anyhow`]'s: callers print them and never branch on them.
 
 pub mod browser;
 pub mod build;

@@ -1,28 +1,28 @@
-//! Host-agent, VM, desktop and sidecar, joined: the topology of the product on one machine.
+//! Host-agent, VM, desktop and sidecar on one machine.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use contract::{FramePath, SidecarStatus};
 use lab::container::{Container, Spec};
 use lab::{RenderAccess, Tap, Vm, VmConfig};
-use serde_json::Value;
 
 use crate::{HostAgent, Programs, http, wait};
 
-/// Which desktop.
+/// Desktop image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Desktop {
-    /// GNOME Shell, captured by PipeWire.
+    /// GNOME Shell, captured through PipeWire.
     Gnome,
-    /// sway, captured by wlr-screencopy.
+    /// sway, captured through wlr-screencopy.
     Sway,
-    /// Our numbered pattern, captured by wlr-screencopy: the truth for tests.
+    /// Numbered test pattern, captured through wlr-screencopy.
     Pattern,
 }
 
 impl Desktop {
-    /// The name of its image.
+    /// Image name.
     pub const fn image(self) -> &'static str {
         match self {
             Self::Gnome => "desktop-gnome",
@@ -31,8 +31,8 @@ impl Desktop {
         }
     }
 
-    /// How long it may take from start to its first frame, under emulation.
-    const fn patience(self) -> Duration {
+    /// Time limit from start to first frame under emulation.
+    const fn first_frame_timeout(self) -> Duration {
         match self {
             Self::Gnome => Duration::from_secs(300),
             Self::Sway | Self::Pattern => Duration::from_secs(60),
@@ -40,27 +40,27 @@ impl Desktop {
     }
 }
 
-/// What to put up.
+/// Options of a rig.
 #[derive(Debug, Clone)]
 pub struct RigOptions {
-    /// The VM's name.
+    /// VM name.
     pub name: String,
-    /// The images that the VM has: those of all desktops that will run in it.
+    /// Desktop images that the VM contains.
     pub desktops: Vec<Desktop>,
-    /// Whether the tap is loaded into QEMU.
+    /// Loads the tap into QEMU.
     pub tap: bool,
-    /// The VM's GPU.
+    /// GPU of the VM.
     pub gpu: lab::Gpu,
-    /// Whose QEMU runs the VM.
+    /// QEMU version.
     pub qemu: lab::Qemu,
-    /// Who runs its containers.
+    /// Container runtime in the guest.
     pub runtime: lab::Runtime,
-    /// More arguments for the host-agent.
+    /// Additional arguments of `host-agent serve`.
     pub host_agent: Vec<String>,
 }
 
 impl RigOptions {
-    /// Everything as the product wants it.
+    /// Defaults of the product.
     pub fn new(name: &str, desktops: &[Desktop]) -> Self {
         Self {
             name: name.to_owned(),
@@ -74,31 +74,31 @@ impl RigOptions {
     }
 }
 
-/// A stream: a desktop's container and its sidecar's.
+/// Options of a stream: a desktop container and a sidecar container.
 #[derive(Debug, Clone)]
 pub struct StreamOptions {
-    /// The desktop.
+    /// Desktop image.
     pub desktop: Desktop,
-    /// Its size.
+    /// Width and height, pixels.
     pub size: (u32, u32),
-    /// Arguments of the desktop's program (`pattern` only).
+    /// Additional arguments of the `pattern` program.
     pub desktop_args: Vec<String>,
-    /// More variables of the desktop's environment.
+    /// Additional environment of the desktop.
     pub desktop_env: Vec<(String, String)>,
-    /// More arguments for `sidecar run`.
+    /// Additional arguments of `sidecar run`.
     pub sidecar_args: Vec<String>,
-    /// What the sidecar has of the render node.
+    /// Sidecar's access to the render node.
     pub sidecar_render: RenderAccess,
-    /// What the desktop has of it.
+    /// Desktop's access to the render node.
     pub desktop_render: RenderAccess,
-    /// The host-agent to use; `None` for none.
+    /// Host-agent endpoint; `None` uses the rig's own, `none` configures no host-agent.
     pub upstream: Option<String>,
-    /// The token for it; minted when not given.
+    /// Token for the host-agent; `None` mints one.
     pub token: Option<String>,
 }
 
 impl StreamOptions {
-    /// This desktop at this size, otherwise as the product wants it.
+    /// Defaults of the product for this desktop and size.
     pub fn new(desktop: Desktop, size: (u32, u32)) -> Self {
         Self {
             desktop,
@@ -114,14 +114,14 @@ impl StreamOptions {
     }
 }
 
-/// What viewers of a rig's streams must bring.
+/// Token of viewers.
 pub const VIEWER_TOKEN: &str = "for-the-lab-only";
 
-/// Host-agent and VM.
+/// A running host-agent and VM.
 pub struct Rig {
-    /// The VM. Declared first: it ends before the host-agent.
+    /// The VM. Declared first: dropped before the host-agent.
     pub vm: Vm,
-    /// The host-agent.
+    /// Host-agent of the VM.
     pub host_agent: HostAgent,
     runtime: lab::Runtime,
     next_port: u16,
@@ -130,21 +130,24 @@ pub struct Rig {
 /// A running stream.
 #[derive(Debug)]
 pub struct Stream {
-    /// Its name.
+    /// Stream name.
     pub name: String,
-    /// What it was started from.
+    /// Options that it was started with.
     pub options: StreamOptions,
-    /// The desktop.
+    /// Desktop container.
     pub desktop: Container,
-    /// The sidecar.
+    /// Sidecar container.
     pub sidecar: Container,
-    /// Where its viewers go.
+    /// Base URL of the sidecar.
     pub url: String,
     specs: (Spec, Spec),
 }
 
 impl Rig {
-    /// Puts up host-agent and VM; the VM has the processor that the programs are for.
+    /// Starts host-agent and VM; the VM has the architecture of `programs`.
+    ///
+    /// # Errors
+    /// Fails if either does not become ready.
     pub fn up(programs: &Programs, options: &RigOptions) -> Result<Self> {
         let extra: Vec<&str> = options.host_agent.iter().map(String::as_str).collect();
         let host_agent = HostAgent::start(&programs.host_agent, &extra)?;
@@ -152,7 +155,10 @@ impl Rig {
         Ok(Self { vm, host_agent, runtime: options.runtime, next_port: 8080 })
     }
 
-    /// Starts a desktop and its sidecar; returns when both containers run.
+    /// Starts a desktop and its sidecar. Returns when both containers run.
+    ///
+    /// # Errors
+    /// Fails if a container does not start.
     pub fn start(&mut self, name: &str, options: StreamOptions) -> Result<Stream> {
         let port = self.next_port;
         self.next_port += 1;
@@ -199,12 +205,15 @@ impl Rig {
     }
 }
 
-/// Boots a VM whose tap talks to `link`.
+/// Boots a VM whose tap connects to the Unix socket `link`.
+///
+/// # Errors
+/// Fails if the VM does not boot.
 pub fn boot(programs: &Programs, options: &RigOptions, link: &Path) -> Result<Vm> {
     let images: Vec<&str> =
         ["sidecar"].into_iter().chain(options.desktops.iter().map(|desktop| desktop.image())).collect();
     let mut config = VmConfig::new(&options.name, &images);
-    // One for each stream of a rig's life: a bench starts two dozen.
+    // One port per stream; a bench starts two dozen streams.
     config.ports = 40;
     config.arch = programs.arch;
     config.gpu = options.gpu;
@@ -214,7 +223,7 @@ pub fn boot(programs: &Programs, options: &RigOptions, link: &Path) -> Result<Vm
     Vm::boot(config)
 }
 
-/// The tap as users have it inserted, by `host-agent run`; what that sets is here, too, for a QEMU of another Debian.
+/// The tap, inserted by `host-agent run` as users insert it. The environment is set here too, for QEMU in another root.
 pub fn tap(programs: &Programs, vm: &str, link: &Path) -> Tap {
     let [program, library, link] =
         [&*programs.host_agent, &*programs.tap, link].map(|path| path.display().to_string());
@@ -231,28 +240,34 @@ pub fn tap(programs: &Programs, vm: &str, link: &Path) -> Tap {
 }
 
 impl Stream {
-    /// The sidecar's `/status`.
-    pub fn status(&self) -> Result<Value> {
+    /// Response of the sidecar's `/status`.
+    ///
+    /// # Errors
+    /// Fails without a valid response.
+    pub fn status(&self) -> Result<SidecarStatus> {
         http::json(&format!("{}/status", self.url), Some(VIEWER_TOKEN))
     }
 
-    /// The page that a person opens.
+    /// URL of the viewer page, with token.
     pub fn page(&self) -> String {
         format!("{}/?token={VIEWER_TOKEN}", self.url)
     }
 
-    /// Waits until frames flow by `rung`; its status then.
-    pub fn wait_for_rung(&self, rung: &str) -> Result<Value> {
-        let limit = self.options.desktop.patience();
-        wait::until(&format!("stream {} on rung {rung}", self.name), limit, || {
+    /// Waits until frames travel by `path`. Returns the status then.
+    ///
+    /// # Errors
+    /// Fails after the desktop's time limit; the error contains the logs.
+    pub fn wait_for_frame_path(&self, path: FramePath) -> Result<SidecarStatus> {
+        let limit = self.options.desktop.first_frame_timeout();
+        wait::until(&format!("stream {} by {path}", self.name), limit, || {
             let status = self.status()?;
-            ensure!(status["rung"] == rung && status["frames"]["encoded"].as_u64() > Some(2), "{status}");
+            ensure!(status.frame_path == Some(path) && status.frames.encoded > 2, "{status:?}");
             Ok(status)
         })
         .with_context(|| self.logs())
     }
 
-    /// What both containers logged.
+    /// Last log lines of both containers.
     pub fn logs(&self) -> String {
         let tail = |container: &Container| {
             let log = container.logs().unwrap_or_else(|error| format!("{error:#}"));
@@ -262,7 +277,10 @@ impl Stream {
         format!("--- desktop\n{}\n--- sidecar\n{}", tail(&self.desktop), tail(&self.sidecar))
     }
 
-    /// Runs `sidecar doctor --json` in a container like the sidecar's: exit code and what it said.
+    /// Runs `sidecar doctor --json` in a container like the sidecar's. Returns exit code and output.
+    ///
+    /// # Errors
+    /// Fails if the container does not start or does not end in time.
     pub fn doctor(&self, rig: &Rig) -> Result<(i32, String)> {
         let mut spec = self.specs.1.clone();
         spec.name = format!("{}-doctor", self.name);
@@ -273,10 +291,10 @@ impl Stream {
             .chain(["doctor".to_owned(), "--json".to_owned()])
             .chain(upstream)
             .collect();
-        // A container's log is both streams in one: its JSON must stand alone.
+        // stdout and stderr share the container's log, which must contain JSON only.
         spec.env.retain(|(name, _)| name != "RUST_LOG");
         spec.env.push(("RUST_LOG".to_owned(), "off".to_owned()));
-        // A session of its own: one of the same stream would replace the sidecar's.
+        // A session of the same stream would replace the sidecar's.
         if self.options.token.is_none() {
             let token = rig.host_agent.token(&format!("lab/{}", spec.name), &[])?;
             spec.env.retain(|(name, _)| name != "DESKTOPSTREAM_TOKEN");
@@ -285,7 +303,10 @@ impl Stream {
         Container::run(rig.vm.guest(), &spec, Duration::from_secs(60))
     }
 
-    /// Starts the sidecar again after it was killed, as its supervisor would.
+    /// Starts the sidecar again after it was killed.
+    ///
+    /// # Errors
+    /// Fails if the container does not start.
     pub fn restart_sidecar(&mut self, rig: &Rig) -> Result<()> {
         self.sidecar.remove()?;
         self.sidecar = Container::start(rig.vm.guest(), &self.specs.1)?;
@@ -293,13 +314,19 @@ impl Stream {
     }
 
     /// Starts the desktop again after it was killed.
+    ///
+    /// # Errors
+    /// Fails if the container does not start.
     pub fn restart_desktop(&mut self, rig: &Rig) -> Result<()> {
         self.desktop.remove()?;
         self.desktop = Container::start(rig.vm.guest(), &self.specs.0)?;
         Ok(())
     }
 
-    /// Ends both containers.
+    /// Removes both containers.
+    ///
+    /// # Errors
+    /// Fails if a container cannot be removed.
     pub fn stop(self) -> Result<()> {
         self.sidecar.remove()?;
         self.desktop.remove()

@@ -1,5 +1,4 @@
-//! What a viewer without a browser sees: the live H.264, decoded by ffmpeg and by GStreamer, and the numbers
-//! in the decoded pictures.
+//! The live stream as a viewer receives it: decoded by ffmpeg and GStreamer, and the frame numbers in the pictures.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -12,7 +11,10 @@ use protocol::PixelFormat;
 
 use crate::rig::{Stream, VIEWER_TOKEN};
 
-/// Takes `path` (`/stream.h264`, `/stream.mp4`) for `time`.
+/// Receives `path` (`/stream.h264`, `/stream.mp4`) for `time`.
+///
+/// # Errors
+/// Fails if the stream ends earlier.
 pub fn take(stream: &Stream, path: &str, time: Duration) -> Result<Vec<u8>> {
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_connect(Some(Duration::from_secs(5)))
@@ -36,16 +38,19 @@ pub fn take(stream: &Stream, path: &str, time: Duration) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Who decodes.
+/// Decoder to use.
 #[derive(Debug, Clone, Copy)]
 pub enum Decoder {
-    /// ffmpeg.
+    /// `ffmpeg`.
     Ffmpeg,
-    /// GStreamer's avdec_h264.
+    /// `gst-launch-1.0` with `avdec_h264`.
     GStreamer,
 }
 
-/// Decodes a file to grey pictures of this size and reads the number of each.
+/// Decodes a file to pictures of the given size and reads the frame number of each.
+///
+/// # Errors
+/// Fails if the decoder fails or returns no picture.
 pub fn numbers(file: &Path, (width, height): (u32, u32), decoder: Decoder) -> Result<Vec<Result<u32, Torn>>> {
     let file = file.display().to_string();
     let output = match decoder {
@@ -69,12 +74,15 @@ pub fn numbers(file: &Path, (width, height): (u32, u32), decoder: Decoder) -> Re
         .chunks_exact(picture)
         .map(|picture| read_number(picture, width, height, width, PixelFormat::Nv12))
         .collect();
-    // A live stream is cut off anywhere: its last picture may lack slices.
+    // The recording ends at an arbitrary byte: slices of the last picture may be missing.
     numbers.pop();
     Ok(numbers)
 }
 
-/// The number in a still picture.
+/// Frame number in a still image.
+///
+/// # Errors
+/// Fails if the image does not decode or has another size.
 pub fn still(file: &Path, size: (u32, u32)) -> Result<Result<u32, Torn>> {
     let file = file.display().to_string();
     let output = Command::new("ffmpeg")
@@ -83,11 +91,11 @@ pub fn still(file: &Path, size: (u32, u32)) -> Result<Result<u32, Torn>> {
         .output()
         .context("starting ffmpeg")?;
     ensure!(output.status.success(), "ffmpeg: {}", String::from_utf8_lossy(&output.stderr));
-    ensure!(output.stdout.len() == PixelFormat::Nv12.bytes(size.0, size.1), "{file} is of another size");
+    ensure!(output.stdout.len() == PixelFormat::Nv12.bytes(size.0, size.1), "{file} has another size");
     Ok(read_number(&output.stdout, size.0, size.1, size.0, PixelFormat::Nv12))
 }
 
-/// What is wrong with a row of numbers: torn pictures, and numbers that are lower than one before.
+/// Violations in a sequence of frame numbers: torn pictures, and numbers lower than a predecessor.
 pub fn wrong(numbers: &[Result<u32, Torn>]) -> Vec<String> {
     let mut last = 0;
     let mut wrong = Vec::new();
@@ -101,7 +109,7 @@ pub fn wrong(numbers: &[Result<u32, Torn>]) -> Vec<String> {
     wrong
 }
 
-/// How many different numbers there are.
+/// Count of distinct frame numbers.
 pub fn distinct(numbers: &[Result<u32, Torn>]) -> usize {
     numbers.iter().flatten().collect::<std::collections::BTreeSet<_>>().len()
 }

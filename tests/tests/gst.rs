@@ -1,4 +1,4 @@
-//! The GStreamer plugin in a container beside a desktop: what gst-launch records is what the desktop drew.
+//! The GStreamer plugin in a container beside a desktop: recordings contain the frames that the desktop drew.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use lab::container::{self, Container, RUNTIME_DIR, Spec};
 use lab::payload;
 
 const SIZE: (u32, u32) = (640, 360);
-/// Long, as a busy machine makes an emulated guest slow.
+/// Time limit of one recording in an emulated guest.
 const LIMIT: Duration = Duration::from_secs(180);
 
 #[test]
-fn a_pipeline_records_what_the_desktop_draws() -> Result<()> {
+fn pipeline_records_frames_of_the_desktop() -> Result<()> {
     let programs = Programs::build()?.with_plugin()?;
     let rig = Rig::up(&programs, &RigOptions::new("gst", &[Desktop::Pattern]))?;
     let mut desktop = Spec::desktop("gst", Desktop::Pattern.image(), SIZE);
@@ -24,18 +24,18 @@ fn a_pipeline_records_what_the_desktop_draws() -> Result<()> {
     Container::start(rig.vm.guest(), &desktop)?;
 
     let log = records(&rig, "by-id", 120, "desktopstreamsrc num-buffers=120", "require=zero-copy")?;
-    ensure!(log.contains("rung = ResourceId") && log.contains("memory:DMABuf"), "{log}");
-    // GStreamer's newer name for the same buffers, and the way without a GPU.
+    ensure!(log.contains("frame-path = ResourceId") && log.contains("memory:DMABuf"), "{log}");
+    // DMA_DRM is GStreamer's newer format for the same buffers; system memory travels as pixels.
     let newer = "desktopstreamsrc num-buffers=40 ! video/x-raw(memory:DMABuf),format=DMA_DRM";
     let log = records(&rig, "dma-drm", 40, newer, "require=zero-copy")?;
-    ensure!(log.contains("rung = ResourceId") && log.contains("drm-format=(string)XR24"), "{log}");
+    ensure!(log.contains("frame-path = ResourceId") && log.contains("drm-format=(string)XR24"), "{log}");
     let pixels = "desktopstreamsrc num-buffers=40 ! video/x-raw";
     let log = records(&rig, "pixels", 40, pixels, "require=any")?;
-    ensure!(log.contains("rung = Pixels"), "{log}");
+    ensure!(log.contains("frame-path = Pixels"), "{log}");
     Ok(())
 }
 
-/// Records `frames` to a file, whose pictures must be right, in order, and more than half as many; the log.
+/// Records `frames` frames to a file. More than half must be present, whole and in order. Returns the log.
 fn records(rig: &Rig, name: &str, frames: usize, source: &str, how: &str) -> Result<String> {
     let host_agent = rig.host_agent.upstream();
     let pipeline = format!(
@@ -46,7 +46,7 @@ fn records(rig: &Rig, name: &str, frames: usize, source: &str, how: &str) -> Res
     let spec = Spec::sidecar(name, "gst", &words)
         .env("DESKTOPSTREAM_TOKEN", &rig.host_agent.token(&format!("lab/{name}"), &[])?)
         .env("GST_PLUGIN_PATH", payload::IN_CONTAINER)
-        // One that can be written: the image's list lacks our plugin, and to make one takes a minute and more.
+        // The image's registry is read-only and lacks the plugin; a new one takes over a minute to build.
         .env("GST_REGISTRY", &format!("{RUNTIME_DIR}/gstreamer-registry.bin"))
         .env("GST_REGISTRY_UPDATE", "yes")
         .env("GST_DEBUG", "desktopstreamsrc:4,desktopstreamenc:4")

@@ -1,20 +1,30 @@
-//! The parts of virglrenderer's C interface that pass through the tap, defined by hand.
+//! The part of virglrenderer's C ABI that crosses the tap.
 //!
-//! Source: `virglrenderer.h` and `virgl_hw.h` of virglrenderer 0.10.4, unchanged in 1.1.0. The host's own
-//! header is of no use: its callbacks structure has other fields with and without unstable APIs, and one
-//! tap serves every version. Of that structure only the first field, `version`, is read.
+//! Source: `src/virglrenderer.h` and `src/virgl_hw.h` of virglrenderer 0.10.4; the declarations are the
+//! same in 1.1.0. They are not generated from the build machine's header, because one tap serves every
+//! version: `struct virgl_renderer_callbacks` grows from version to version, so only the fields that all
+//! versions share are declared here. The sizes are checked below.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
 
+pub use libc::iovec;
 use protocol::PixelFormat;
 
-/// `PIPE_TEXTURE_2D` (Gallium `p_defines.h`).
-pub const TARGET_2D: u32 = 2;
+/// `PIPE_TEXTURE_2D` (Gallium, `p_defines.h`, `enum pipe_texture_target`).
+pub const PIPE_TEXTURE_2D: u32 = 2;
+/// `VIRGL_FORMAT_B8G8R8A8_UNORM` (`virgl_hw.h`, `enum virgl_formats`).
+pub const FORMAT_B8G8R8A8: u32 = 1;
+/// `VIRGL_FORMAT_B8G8R8X8_UNORM`.
+pub const FORMAT_B8G8R8X8: u32 = 2;
+/// `VIRGL_FORMAT_R8G8B8A8_UNORM`.
+pub const FORMAT_R8G8B8A8: u32 = 67;
+/// `VIRGL_FORMAT_R8G8B8X8_UNORM`.
+pub const FORMAT_R8G8B8X8: u32 = 134;
 
 /// `struct virgl_renderer_resource_create_args`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
-#[expect(missing_docs, reason = "field by field the C structure")]
+#[expect(missing_docs, reason = "mirrors the C structure field by field")]
 pub struct CreateArgs {
     pub handle: u32,
     pub target: u32,
@@ -29,7 +39,7 @@ pub struct CreateArgs {
     pub flags: u32,
 }
 
-/// The first field of `struct virgl_renderer_resource_create_blob_args`: the rest does not matter here.
+/// The first field of `struct virgl_renderer_resource_create_blob_args`.
 #[repr(C)]
 #[derive(Debug)]
 pub struct CreateBlobArgs {
@@ -41,15 +51,15 @@ pub struct CreateBlobArgs {
 #[repr(C)]
 #[derive(Debug)]
 pub struct Callbacks {
-    /// 1 (QEMU 7.2) to 4; says which callbacks follow.
+    /// Version of the structure, 1 (QEMU 7.2) to 4; determines which callbacks follow.
     pub version: c_int,
 }
 
-/// `struct virgl_box` (`virgl_hw.h`).
+/// `struct virgl_box` (`virgl_hw.h`): a three-dimensional box in pixels.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-#[expect(missing_docs, reason = "field by field the C structure")]
-pub struct Box3 {
+#[expect(missing_docs, reason = "mirrors the C structure field by field")]
+pub struct VirglBox {
     pub x: u32,
     pub y: u32,
     pub z: u32,
@@ -58,24 +68,14 @@ pub struct Box3 {
     pub d: u32,
 }
 
-/// `struct iovec` (POSIX `sys/uio.h`).
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub struct IoVec {
-    /// First byte.
-    pub base: *mut c_void,
-    /// Bytes.
-    pub len: usize,
-}
+const _: () = assert!(size_of::<CreateArgs>() == 11 * 4 && size_of::<VirglBox>() == 6 * 4);
 
-/// Whether a resource of this virgl format holds pixels in the order that `format` names. Alpha and
-/// padding are interchangeable: the bytes lie alike.
+/// True if a resource of this virgl format holds pixels in the byte order of `format`. Alpha and padding
+/// bytes are interchangeable.
 pub fn format_matches(virgl: u32, format: PixelFormat) -> bool {
     match format {
-        // VIRGL_FORMAT_B8G8R8A8_UNORM, VIRGL_FORMAT_B8G8R8X8_UNORM
-        PixelFormat::Bgra | PixelFormat::Bgrx => matches!(virgl, 1 | 2),
-        // VIRGL_FORMAT_R8G8B8A8_UNORM, VIRGL_FORMAT_R8G8B8X8_UNORM
-        PixelFormat::Rgba | PixelFormat::Rgbx => matches!(virgl, 67 | 134),
+        PixelFormat::Bgra | PixelFormat::Bgrx => matches!(virgl, FORMAT_B8G8R8A8 | FORMAT_B8G8R8X8),
+        PixelFormat::Rgba | PixelFormat::Rgbx => matches!(virgl, FORMAT_R8G8B8A8 | FORMAT_R8G8B8X8),
         PixelFormat::Nv12 => false,
     }
 }

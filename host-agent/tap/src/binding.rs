@@ -1,32 +1,33 @@
-//! Where a context's pictures go: a session's ring and its bell.
+//! The binding of a context to a host-agent session, and the commands that change it.
 
-use protocol::link::Context;
 use frame_ring::Producer;
-use frame_ring::doorbell::Bell;
+use frame_ring::wake::Waker;
+use protocol::link::Context;
 
-/// A session of the host-agent's, bound to a context.
+/// A host-agent session that is bound to a context.
 #[derive(Debug)]
 pub struct Binding {
-    /// The host-agent's number.
+    /// Session number, chosen by the host-agent.
     pub session: u64,
-    /// The link epoch in which it was made; ends with that.
+    /// Link epoch in which the session was attached; the binding is void in any other.
     pub epoch: u64,
-    /// Its ring, mapped and present.
+    /// The session's ring.
     pub producer: Producer,
-    /// Rung when a slot is full.
-    pub bell: Bell,
+    /// Wakes the host-agent when a slot is full.
+    pub waker: Waker,
 }
 
-/// What the link thread tells the VMM's thread.
+/// A command from the link thread to the VMM's thread. A binding stays in its box from here until the
+/// link thread gets it back ([`Shared::retire`](crate::shared::Shared::retire)).
 #[derive(Debug)]
 pub enum Command {
-    /// Pictures of this context go there. Boxed: it travels through a queue of fixed slots.
+    /// Bind the session to the context.
     Attach(Context, Box<Binding>),
-    /// The session is over.
+    /// Unbind the session.
     Detach {
-        /// The link epoch in which it was said.
+        /// Link epoch in which the command was received.
         epoch: u64,
-        /// The host-agent's number.
+        /// Session number.
         session: u64,
     },
 }

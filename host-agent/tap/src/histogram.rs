@@ -1,6 +1,7 @@
-//! A log-linear histogram of durations that one thread fills and another reads, without a lock.
+//! A lock-free log-linear histogram of durations, written by one thread and read by another.
 //!
-//! 32 buckets per power of two: a quantile is at most 3 % above the truth.
+//! With 32 buckets per power of two a quantile is at most 1/32 (3 %) too high. The `hdrhistogram` crate
+//! has no histogram that is written through a shared reference.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,11 +9,11 @@ use protocol::link::Quantiles;
 
 const SUB_BITS: u32 = 5;
 const SUB: usize = 1 << SUB_BITS;
-/// Longer durations count as this one: 18 minutes.
+/// Durations above this one (18 minutes) count as it, ns.
 const LARGEST: u64 = (1 << 40) - 1;
 const BUCKETS: usize = (40 - SUB_BITS as usize) * SUB + SUB;
 
-/// The histogram; durations in ns.
+/// A histogram of durations in ns.
 #[derive(Debug)]
 pub struct Histogram {
     buckets: [AtomicU64; BUCKETS],
@@ -31,7 +32,7 @@ fn bucket(ns: u64) -> usize {
     shift as usize * SUB + (ns >> shift) as usize
 }
 
-/// The largest duration that falls into a bucket.
+/// The largest duration in a bucket, ns.
 fn upper(bucket: usize) -> u64 {
     let shift = (bucket / SUB).saturating_sub(1);
     let sub = (bucket - shift * SUB) as u64;
@@ -39,13 +40,13 @@ fn upper(bucket: usize) -> u64 {
 }
 
 impl Histogram {
-    /// Counts one duration.
+    /// Counts a duration.
     pub fn record(&self, ns: u64) {
         self.buckets[bucket(ns)].fetch_add(1, Ordering::Relaxed);
         self.max.fetch_max(ns, Ordering::Relaxed);
     }
 
-    /// What was counted so far.
+    /// Count, median, 99th percentile and maximum so far.
     pub fn quantiles(&self) -> Quantiles {
         let counts = self.buckets.each_ref().map(|count| count.load(Ordering::Relaxed));
         let count = counts.iter().sum();
@@ -88,13 +89,13 @@ mod tests {
     }
 
     #[test]
-    fn empty_is_zero() {
+    fn empty_histogram_has_zero_quantiles() {
         assert_eq!(Histogram::default().quantiles(), Quantiles::default());
     }
 
     proptest! {
         #[test]
-        fn quantiles_are_near_the_truth(mut values in prop::collection::vec(0_u64..10_000_000_000, 1..300)) {
+        fn quantiles_are_at_most_one_bucket_too_high(mut values in prop::collection::vec(0_u64..10_000_000_000, 1..300)) {
             let histogram = Histogram::default();
             for value in &values {
                 histogram.record(*value);

@@ -1,41 +1,45 @@
-//! The tap: preloaded into an unmodified VMM, it reads virglrenderer's resources for their owners.
+//! The tap: a library preloaded into an unmodified VMM that reads virglrenderer resources on behalf of
+//! the guest contexts that own them.
 //!
 //! ```text
-//!  VMM's GPU thread                                         link thread
-//!  ffi ──> hook ──> vmm ──> judge ──> reader ──> ring slot   link <──socket──> host-agent
-//!           │        └─ tables, mailbox page                  │
+//!  VMM's GPU thread                                          link thread
+//!  ffi ──> hook ──> vmm ──> access ──> reader ──> ring slot   link <──socket──> host-agent
+//!           │        └─ tables, mailbox page                   │
 //!           │                └────────── shared (bounded queues, counters) ───┘
-//!           └─ catches panics, checks the thread, switches the tap off
+//!           └─ catches panics, checks the thread, disables the tap
 //! ```
 //!
-//! [`ffi`] stands in front of the virglrenderer functions that make, attach, write and destroy things,
-//! calls the real one and then tells [`vmm`] what happened. A sidecar in the guest rings its mailbox;
-//! [`vmm`] judges the request by what the *host* saw (see [`judge`]), reads the picture into the
-//! session's ring and answers. The [`link`] thread talks to the host-agent and never touches
-//! virglrenderer.
+//! [`ffi`] interposes the virglrenderer functions that create, attach, write and destroy resources and
+//! contexts: it calls the original function and then records the event in [`vmm`]. A sidecar in the
+//! guest writes a request to its mailbox; [`vmm`] checks it against the recorded state ([`access`]),
+//! reads the frame into the session's ring and answers. The [`link`] thread talks to the host-agent and
+//! never calls virglrenderer.
 //!
-//! What may not happen here, whatever the guest or the host-agent does: a crash, a panic that reaches
-//! the VMM, a wait, an unbounded allocation, a word on the VMM's output that nobody asked for. The
-//! unsafe code is in [`ffi`], [`real`], [`memory`] and [`sys`]; everything else is plain Rust that is
-//! tested without a VM.
+//! Invariants, for any guest and any host-agent:
+//! - no panic reaches the VMM, and no call crashes it;
+//! - the VMM's thread never waits for another thread or process: it shares no lock, and its system calls
+//!   are the clock and one nonblocking send;
+//! - memory is bounded by the limits in [`tables`], [`shared`] and [`link`];
+//! - nothing is written to the VMM's output unless [`log::VARIABLE`] is set.
+//!
+//! Unsafe code is confined to [`ffi`], [`original`], [`memory`] and [`sys`].
 
 #![expect(
     unsafe_code,
-    reason = "stands between a VMM and a C library; fenced into ffi, real, memory and sys"
+    reason = "interposes a C library in a foreign process; confined to ffi, original, memory and sys"
 )]
 
 pub mod abi;
+pub mod access;
 pub mod binding;
-pub mod bucket;
 mod ffi;
 pub mod histogram;
 pub mod hook;
-pub mod judge;
 pub mod link;
 pub mod log;
 pub mod memory;
+mod original;
 pub mod reader;
-mod real;
 pub mod settings;
 pub mod shared;
 pub mod stats;
@@ -43,5 +47,5 @@ pub mod sys;
 pub mod tables;
 pub mod vmm;
 
-/// The tap's own version, in hello and in every answer.
+/// Tap version, sent in the link's hello and in every mailbox answer.
 pub const VERSION: u16 = 1;

@@ -1,30 +1,29 @@
-//! The link thread: keeps a connection to the host-agent, for as long as the VMM lives.
+//! The link thread: keeps a connection to the host-agent as long as the VMM runs.
 //!
 //! ```text
 //!   connect ──fails──> wait 100 ms .. 1 s ──┐
 //!      │   ^─────────────────────────────────┘
 //!      v
-//!    hello ──no answer in 5 s──> wait
+//!    hello ──no answer within 5 s──> wait
 //!      v
 //!   session: events out, attach/detach in, stats once a second   (epoch is odd)
-//!      └──closed, or the peer talks nonsense──> wait             (epoch is even)
+//!      └──closed, or protocol error──> wait                      (epoch is even)
 //! ```
 //!
-//! It does everything that takes time: mapping rings, unmapping them, talking. It never calls
-//! virglrenderer and holds nothing that the VMM's thread might wait for. Whatever the peer does ends
-//! the connection at worst.
+//! All slow work is done here: mapping and unmapping rings, and socket IO. The thread never calls
+//! virglrenderer and shares no lock with the VMM's thread. An error of the peer ends the connection and
+//! nothing else.
 
 mod session;
 mod socket;
 
-use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use frame_ring::wake::{self, WakeFd, WakeState};
 use protocol::DecodeError;
-use frame_ring::doorbell::{self, Bell};
 
 use crate::settings::Settings;
 use crate::shared::Shared;
@@ -32,65 +31,67 @@ use crate::{log, sys};
 
 pub use session::MAX_RING_BYTES;
 
-/// First wait between two attempts to connect; doubles up to [`LONGEST_WAIT`].
-const SHORTEST_WAIT: Duration = Duration::from_millis(100);
-/// Longest wait between two attempts.
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// First delay before a new attempt to connect; doubles up to [`MAX_RETRY_DELAY`].
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(100);
+/// Longest delay before a new attempt to connect.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Why a connection ended, or there is none.
+/// A connection could not be made, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    /// The operating system said no.
+    /// A system call failed.
     #[error(
-        "can't {step}: {source}; is the host-agent running, and does DESKTOPSTREAM_LINK name its socket?"
+        "failed to {step}: {source}; check that the host-agent runs and DESKTOPSTREAM_LINK names its socket"
     )]
     System {
-        /// What was tried.
+        /// The failed step, an infinitive.
         step: &'static str,
-        /// What it said.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// The host-agent hung up.
+    /// The host-agent closed the connection.
     #[error("the host-agent closed the link")]
     Closed,
-    /// The host-agent did not answer hello.
-    #[error("no hello from the host-agent in time; is something else listening there?")]
-    Silent,
-    /// A message that is not of this protocol.
-    #[error("the host-agent does not speak our protocol: {0}; run tap and host-agent of the same release")]
+    /// The host-agent did not answer the hello in time.
+    #[error("the host-agent did not answer the hello; check that no other program listens on its socket")]
+    HelloTimeout,
+    /// A message is malformed.
+    #[error("malformed message from the host-agent: {0}; install tap and host-agent of the same release")]
     Decode(#[from] DecodeError),
-    /// A message at the wrong time or with the wrong descriptors.
-    #[error("the host-agent broke the protocol: {0}")]
+    /// A message came out of order or with the wrong descriptors.
+    #[error("protocol error of the host-agent: {0}")]
     Protocol(&'static str),
-    /// A ring that can't be used.
+    /// An attached ring is unusable.
     #[error(transparent)]
     Ring(#[from] frame_ring::RingError),
-    /// More was asked or happened than one side keeps; both start over.
-    #[error("{0}; starting over")]
+    /// A bounded queue or buffer is full; both ends start again with a new connection.
+    #[error("{0}; reconnecting")]
     Overrun(&'static str),
 }
 
-/// What the link thread has to itself.
+/// State of the link thread.
 #[derive(Debug)]
 struct Link {
     shared: Arc<Shared>,
     settings: Settings,
-    wake: UnixStream,
-    /// Tells a reconnect of this tap from a new VM.
+    wake_fd: WakeFd,
+    /// Random; lets the host-agent tell a reconnect of this tap from a new VM.
     instance: [u8; 16],
 }
 
-/// Starts the thread; `abi` is what hello says of the VMM.
+/// Starts the link thread. `abi` is the version of the VMM's callbacks structure, for the hello.
+///
+/// # Errors
+/// If the process is out of descriptors, threads or random bytes.
 pub fn start(settings: Settings, abi: u32) -> Result<Arc<Shared>, LinkError> {
     let system = |step| move |source| LinkError::System { step, source };
-    let (wake, bell) = doorbell::pair().map_err(system("make a socket pair"))?;
-    let bell = Bell::new(bell).map_err(system("use a socket pair"))?;
+    let (wake_fd, waker) = wake::pair().map_err(system("make a socket pair"))?;
     let mut instance = [0; 16];
     getrandom::fill(&mut instance)
         .map_err(|error| LinkError::System { step: "get random bytes", source: error.into() })?;
-    let shared = Arc::new(Shared::new(bell));
+    let shared = Arc::new(Shared::new(waker));
     shared.abi.store(abi, Ordering::Relaxed);
-    let link = Link { shared: Arc::clone(&shared), settings, wake, instance };
+    let link = Link { shared: Arc::clone(&shared), settings, wake_fd, instance };
     let thread = std::thread::Builder::new().name("desktopstream".to_owned());
     sys::without_signals(|| thread.spawn(move || link.run())).map_err(system("start a thread"))?;
     Ok(shared)
@@ -98,33 +99,34 @@ pub fn start(settings: Settings, abi: u32) -> Result<Arc<Shared>, LinkError> {
 
 impl Link {
     fn run(self) {
-        let mut wait = SHORTEST_WAIT;
+        let mut delay = MIN_RETRY_DELAY;
         loop {
-            let shaken_hands = std::cell::Cell::new(false);
-            let ended = catch_unwind(AssertUnwindSafe(|| session::run(&self, || shaken_hands.set(true))));
-            self.shared.down();
+            let connected = std::cell::Cell::new(false);
+            let ended = catch_unwind(AssertUnwindSafe(|| session::run(&self, || connected.set(true))));
+            self.shared.disconnect();
             match ended {
-                Ok(Err(error)) if shaken_hands.get() => log::line(format_args!("link: {error}")),
+                Ok(Err(error)) if connected.get() => log::line(format_args!("link lost: {error}")),
                 Ok(_) => {}
                 Err(_) => {
                     self.shared.counters.fault();
                 }
             }
-            wait = if shaken_hands.get() { SHORTEST_WAIT } else { LONGEST_WAIT.min(2 * wait) };
-            self.rest(wait);
+            delay = if connected.get() { MIN_RETRY_DELAY } else { MAX_RETRY_DELAY.min(2 * delay) };
+            self.pause(delay);
         }
     }
 
-    /// Waits, unmapping rings that come back meanwhile.
-    fn rest(&self, wait: Duration) {
-        let end = Instant::now() + wait;
+    /// Waits, and unmaps rings that are retired meanwhile.
+    fn pause(&self, delay: Duration) {
+        let end = Instant::now() + delay;
         loop {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
-            if socket::wait(&self.wake, None, left).is_err() || !doorbell::drain(&self.wake) {
-                // Can't happen with a socket pair of our own; without this it would spin.
+            let waited = socket::wait(&self.wake_fd, None, left);
+            if waited.is_err() || self.wake_fd.clear() == WakeState::Closed {
+                // Not expected, as this process holds both ends; prevents a busy loop.
                 std::thread::sleep(left);
             }
             self.shared.unmap_retired();

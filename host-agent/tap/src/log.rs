@@ -1,11 +1,11 @@
-//! The tap's few words, on the VMM's stderr and only if `DESKTOPSTREAM_TAP_LOG` is set. A preloaded
-//! library owns nothing of its host process, its output least of all.
+//! Logging to the VMM's stderr, off unless `DESKTOPSTREAM_TAP_LOG` is set: a preloaded library must not
+//! write to its host process's output unasked.
 
 use std::fmt;
 use std::io::Write;
 use std::sync::OnceLock;
 
-/// The variable that turns logging on.
+/// Environment variable that turns logging on; any non-empty value.
 pub const VARIABLE: &str = "DESKTOPSTREAM_TAP_LOG";
 
 fn enabled() -> bool {
@@ -13,7 +13,7 @@ fn enabled() -> bool {
     *ENABLED.get_or_init(|| std::env::var_os(VARIABLE).is_some_and(|value| !value.is_empty()))
 }
 
-/// Writes a line if logging is on. Failing to write is no reason to do anything.
+/// Writes a line if logging is on. Write errors are ignored.
 pub fn line(text: fmt::Arguments<'_>) {
     if enabled() {
         let text = format!("desktopstream tap[{}]: {text}\n", std::process::id());

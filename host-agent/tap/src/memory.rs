@@ -1,50 +1,55 @@
-//! Memory that belongs to somebody else: guest pages and C strings from the VMM.
+//! Foreign memory: guest pages and C strings from the VMM.
 //!
-//! A mailbox page is guest memory: the guest's processors write it whenever they like. It is therefore
-//! only ever seen as atomic words, a request is copied out once before anybody looks at it, and an
-//! answer's first word is stored last. Unsafe is only how a [`Page`] comes to be; its use is safe.
+//! The guest's CPUs may write to a mailbox page at any time. It is therefore accessed as atomic words
+//! only, a request is copied out once before it is decoded, and an answer's first word is stored last.
+//! Making a [`Page`] is unsafe; using one is safe.
 
 use std::ffi::c_char;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use protocol::mailbox::{self, ANSWER_BYTES, Answer, REQUEST_BYTES};
 
-use crate::abi::IoVec;
+use crate::abi::iovec;
 
 const WORDS: usize = mailbox::BYTES / size_of::<u64>();
 
-/// A mailbox's page. Whoever holds one drops it before the memory goes: see [`Page::from_iov`].
+/// A mailbox page. The holder must drop it before the memory is unmapped: see [`Page::from_iov`].
 #[derive(Debug, Clone, Copy)]
 pub struct Page(&'static [AtomicU64; WORDS]);
 
 impl Page {
-    /// Memory of our own as a page, for tests and for programs that play a guest.
-    pub fn of(words: &'static [AtomicU64; WORDS]) -> Self {
+    /// A page in memory of this process.
+    pub fn from_static(words: &'static [AtomicU64; WORDS]) -> Self {
         Self(words)
     }
 
-    /// The first part of a resource's backing, if it can hold a mailbox.
+    /// The first part of a resource's guest memory; `None` if it is too short for a mailbox or not aligned
+    /// to 8 bytes.
     ///
     /// # Safety
-    /// `iov` is null or points to `count` parts; the first one, if there is any, is memory that can be
-    /// read and written until the page is dropped.
-    pub unsafe fn from_iov(iov: *const IoVec, count: usize) -> Option<Self> {
+    /// `iov` must be null or point to `count` entries. The memory of the first entry must be readable and
+    /// writable until the page and all copies of it are dropped.
+    pub unsafe fn from_iov(iov: *const iovec, count: usize) -> Option<Self> {
         if iov.is_null() || count == 0 {
             return None;
         }
-        // SAFETY: not null, and by the caller's promise it points to at least one part.
+        // SAFETY: not null and at least one entry (checked); the caller guarantees that entries are readable.
         let first = unsafe { *iov };
-        let base = first.base.cast::<[AtomicU64; WORDS]>();
-        if first.len < mailbox::BYTES || base.is_null() || !base.is_aligned() {
+        let base = first.iov_base.cast::<[AtomicU64; WORDS]>();
+        if first.iov_len < mailbox::BYTES || base.is_null() || !base.is_aligned() {
             return None;
         }
-        // SAFETY: not null, aligned, at least as long as the array, valid for as long as the page is
-        // held (caller); atomics may be changed by others and have no invalid values.
+        // SAFETY:
+        // - valid: not null and at least as long as the array (checked), readable and writable until the
+        //   page is dropped (caller).
+        // - aligned: checked.
+        // - initialised: atomics of integers accept any bytes.
+        // - aliasing: atomics, so writes by the guest are not data races.
         Some(Self(unsafe { &*base }))
     }
 
-    /// Copies out the request of `slot`, which is below [`mailbox::SLOTS`]. The guest may change it
-    /// meanwhile: then it is some mixture, and is judged as such.
+    /// Copies out the request of `slot`, which must be less than [`mailbox::SLOTS`]. If the guest writes
+    /// meanwhile, the copy is a mixture of both, and is decoded like any other bytes.
     pub fn request(self, slot: usize) -> [u8; REQUEST_BYTES] {
         let mut out = [0; REQUEST_BYTES];
         let words = &self.0[mailbox::request_offset(slot) / 8..];
@@ -54,7 +59,8 @@ impl Page {
         out
     }
 
-    /// Writes the answer of `slot`: the sequence number last, so that who sees it sees the rest.
+    /// Writes the answer of `slot`. The sequence number is stored last, with release ordering, so a guest
+    /// that loads it with acquire ordering sees the whole answer.
     pub fn answer(self, slot: usize, answer: &Answer) {
         let bytes: [u8; ANSWER_BYTES] = answer.encode();
         let words = &self.0[mailbox::answer_offset(slot) / 8..];
@@ -66,18 +72,20 @@ impl Page {
     }
 }
 
-/// Longest context name: `debug_name` of `struct virtio_gpu_ctx_create` (`virtio_gpu.h`).
+/// Longest context name in bytes: `debug_name` of `struct virtio_gpu_ctx_create` (`virtio_gpu.h`).
 const NAME_BYTES: usize = 64;
 
-/// A context's debug name. The guest chooses both bytes and length, and QEMU hands both on unchecked.
+/// A context's debug name, with control characters and invalid UTF-8 replaced. The guest chooses both
+/// bytes and length, and QEMU passes both on unchecked.
 ///
 /// # Safety
-/// `name` is null or points to `len` bytes or to 64, whichever is less, or to a shorter C string.
+/// `name` must be null, or point to min(`len`, 64) readable bytes, or to a shorter C string.
 pub unsafe fn context_name(name: *const c_char, len: u32) -> String {
     let mut bytes = Vec::with_capacity(NAME_BYTES);
     if !name.is_null() {
         for at in 0..NAME_BYTES.min(len as usize) {
-            // SAFETY: below `len` and 64, and no NUL was before it.
+            // SAFETY: `at` is less than `len` and 64, and no NUL came before it, so the caller guarantees that
+            // this byte is readable.
             let byte = unsafe { *name.wrapping_add(at) }.cast_unsigned();
             if byte == 0 {
                 break;
@@ -96,11 +104,11 @@ mod tests {
 
     fn page() -> (Page, &'static [AtomicU64; WORDS]) {
         let words: &'static _ = Box::leak(Box::new([const { AtomicU64::new(0) }; WORDS]));
-        (Page::of(words), words)
+        (Page::from_static(words), words)
     }
 
     #[test]
-    fn requests_and_answers_lie_where_the_protocol_says() {
+    fn requests_and_answers_are_at_the_protocols_offsets() {
         let (page, words) = page();
         for slot in 0..mailbox::SLOTS {
             let request = Request { seq: slot as u64 + 1, operation: Operation::Bind([slot as u8; 16]) };
@@ -122,12 +130,12 @@ mod tests {
     }
 
     #[test]
-    fn a_page_needs_whole_aligned_memory() {
+    fn page_needs_a_whole_aligned_mailbox() {
         let (_, words) = page();
         let base: *mut std::ffi::c_void = words.as_ptr().cast_mut().cast();
-        let part = |base, len| IoVec { base, len };
-        let make = |part: &IoVec, count| {
-            // SAFETY: one part of leaked memory, or none.
+        let part = |iov_base, iov_len| iovec { iov_base, iov_len };
+        let make = |part: &iovec, count| {
+            // SAFETY: the count is 0 or 1, and a page is only made of leaked memory of 4096 bytes.
             unsafe { Page::from_iov(part, count) }
         };
         assert!(make(&part(base, 4096), 1).is_some());
@@ -135,21 +143,21 @@ mod tests {
         assert!(make(&part(base, 4095), 1).is_none());
         assert!(make(&part(base.wrapping_byte_add(4), 4096), 1).is_none());
         assert!(make(&part(std::ptr::null_mut(), 4096), 1).is_none());
-        // SAFETY: null is allowed.
+        // SAFETY: a null `iov` is allowed.
         assert!(unsafe { Page::from_iov(std::ptr::null(), 3) }.is_none());
     }
 
     #[test]
-    fn names_are_bounded_and_printable() {
+    fn context_name_is_bounded_and_printable() {
         let name = |bytes: &[u8], len| {
-            // SAFETY: every test string ends with NUL or is at least 64 bytes long.
+            // SAFETY: every test string ends with NUL or has at least 64 bytes.
             unsafe { context_name(bytes.as_ptr().cast(), len) }
         };
         assert_eq!(name(b"gnome-shell\0", 64), "gnome-shell");
         assert_eq!(name(b"gnome-shell\0", 5), "gnome");
         assert_eq!(name(&[b'a'; 100], u32::MAX).len(), NAME_BYTES);
         assert_eq!(name(b"a\x1b[2J\xff\0", 64), "a?[2J\u{fffd}");
-        // SAFETY: null is allowed.
+        // SAFETY: a null name is allowed.
         assert_eq!(unsafe { context_name(std::ptr::null(), 9) }, "");
     }
 }

@@ -1,17 +1,13 @@
-//! How a picture gets from a resource into a slot.
+//! Readers: how pixels get from a resource into a ring slot.
 //!
-//! There is one reader, [`Copy`]: virglrenderer's own synchronous read, right for software GL, where
-//! nothing is asynchronous anyway. On a real GPU that read stops the VMM for as long as the GPU is busy.
-//! The reader for that converts with a shader into a mapped buffer and returns at once; it fits here:
-//! [`Reader::read`] answers [`Progress::Pending`], the slot and the mailbox's answer wait in the VMM
-//! part, and the fence's callback, on the same thread, finishes both. Which reader to take is to be
-//! chosen by the GL renderer's name at init.
+//! [`CopyReader`] uses virglrenderer's synchronous read. That suits software GL; on a GPU it blocks the
+//! VMM's thread until the GPU has finished drawing.
 
 use frame_ring::clock::monotonic_ns;
 
-use crate::real;
+use crate::original;
 
-/// A picture to read: all of a resource that [`judge`](crate::judge) has let through.
+/// A resource to read as a whole, approved by [`access`](crate::access).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Job {
     /// Resource ID.
@@ -20,56 +16,49 @@ pub struct Job {
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// Bytes from row to row in the slot.
+    /// Distance between rows in the slot, in bytes.
     pub stride: u32,
 }
 
 impl Job {
-    /// Bytes that the picture takes. Both sides are at most 8192: no overflow.
+    /// Size of the frame in bytes. Both sides are at most 8192, so it cannot overflow.
     pub fn bytes(&self) -> usize {
         self.stride as usize * self.height as usize
     }
 }
 
-/// How far a read got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// The pixels are in the slot.
-    Done {
-        /// Time that the read itself took on this thread, ns.
-        ns: u64,
-    },
-    /// The pixels will be there later; see the module's text.
-    Pending,
-}
-
-/// Why a read failed.
+/// A read failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// The VMM's virglrenderer lacks the function.
-    #[error("virglrenderer has no virgl_renderer_transfer_read_iov; this version can't be read")]
+    /// The VMM's virglrenderer lacks a function.
+    #[error("virglrenderer has no virgl_renderer_transfer_read_iov; install version 0.10 or newer")]
     Missing,
-    /// virglrenderer said no, with an errno.
-    #[error("virglrenderer could not read the resource: {0}")]
+    /// virglrenderer returned an error code.
+    #[error("virglrenderer failed to read the resource: error {0}")]
     Refused(i32),
 }
 
-/// Reads pictures, on the VMM's GPU thread.
+/// Reads resources on the VMM's GPU thread.
 pub trait Reader {
-    /// Reads `job` into `out`, which has exactly its bytes.
-    fn read(&mut self, job: &Job, out: &mut [u8]) -> Result<Progress, ReadError>;
+    /// Reads `job` into `out`, which has exactly [`Job::bytes`] bytes. Returns the time that the read
+    /// took, ns.
+    ///
+    /// # Errors
+    /// If the resource could not be read.
+    fn read(&mut self, job: &Job, out: &mut [u8]) -> Result<u64, ReadError>;
 }
 
-/// The synchronous reader. Row 0 comes out at the top, of `VIRGL_RESOURCE_Y_0_TOP` resources too:
-/// virglrenderer keeps those upside down and turns them in both directions (`vrend_renderer.c`,
-/// `vrend_transfer_send_readpixels`).
+/// The synchronous reader.
+///
+/// Row 0 is the top row, also for `VIRGL_RESOURCE_Y_0_TOP` resources: virglrenderer stores those upside
+/// down and flips them in both directions (`vrend_renderer.c`, `vrend_transfer_send_readpixels`).
 #[derive(Debug, Default)]
-pub struct Copy;
+pub struct CopyReader;
 
-impl Reader for Copy {
-    fn read(&mut self, job: &Job, out: &mut [u8]) -> Result<Progress, ReadError> {
+impl Reader for CopyReader {
+    fn read(&mut self, job: &Job, out: &mut [u8]) -> Result<u64, ReadError> {
         let start = monotonic_ns();
-        real::get().read_picture(job, out)?;
-        Ok(Progress::Done { ns: monotonic_ns().saturating_sub(start) })
+        original::get().read_resource(job, out)?;
+        Ok(monotonic_ns().saturating_sub(start))
     }
 }

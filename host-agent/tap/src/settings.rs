@@ -1,26 +1,27 @@
-//! Where the host-agent is and what this VM is called, from the VMM's environment and command line.
+//! The tap's settings, read from the VMM's environment and command line.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use protocol::link::MAX_TEXT;
 
-/// Path of the host-agent's socket for taps.
+/// Environment variable with the path of the host-agent's link socket.
 pub const LINK: &str = "DESKTOPSTREAM_LINK";
-/// The VM's name.
+/// Environment variable with the VM's name.
 pub const VM: &str = "DESKTOPSTREAM_VM";
 
-/// The settings.
+/// Settings of the tap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The host-agent's socket.
+    /// Path of the host-agent's link socket.
     pub link: PathBuf,
-    /// The VM's name, at most [`MAX_TEXT`] bytes.
+    /// VM name, at most [`MAX_TEXT`] bytes.
     pub vm: String,
 }
 
 impl Settings {
-    /// Reads them.
+    /// Reads the settings. Without variables the socket is `desktopstream/link.sock` in the runtime directory,
+    /// and the VM's name is QEMU's `-name` or `vm-PID`.
     pub fn from_environment() -> Self {
         let arguments = crate::sys::arguments();
         let uid = rustix::process::getuid().as_raw();
@@ -43,7 +44,7 @@ impl Settings {
     }
 }
 
-/// The guest's name in a QEMU command line: `-name NAME`, `-name guest=NAME,debug-threads=on`.
+/// The VM's name in a QEMU command line: `-name NAME`, `-name guest=NAME,debug-threads=on`.
 fn qemu_name(arguments: &[u8]) -> Option<String> {
     let mut arguments = arguments.split(|byte| *byte == 0);
     arguments.find(|argument| matches!(*argument, b"-name" | b"--name"))?;
@@ -65,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn names_come_from_where_there_is_one() {
+    fn vm_name_is_taken_from_variable_then_command_line_then_pid() {
         let qemu = b"qemu-system-x86_64\0-S\0-name\0guest=dev,debug-threads=on\0";
         assert_eq!(settings(&[], qemu).vm, "dev");
         assert_eq!(settings(&[], b"qemu\0-name\0dev,process=x\0").vm, "dev");
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn the_link_is_in_the_runtime_folder() {
+    fn link_defaults_to_the_runtime_directory() {
         assert_eq!(settings(&[(LINK, "/a/b")], b"").link, PathBuf::from("/a/b"));
         let runtime = settings(&[("XDG_RUNTIME_DIR", "/r")], b"");
         assert_eq!(runtime.link, PathBuf::from("/r/desktopstream/link.sock"));

@@ -1,43 +1,42 @@
-//! What the VMM's thread and the link thread share: bounded queues, counters, and the link's epoch.
+//! State shared by the VMM's thread and the link thread: bounded queues, counters and the link's epoch.
 //!
-//! The epoch counts connects and disconnects: odd while a host-agent is there. Everything said over the
-//! link belongs to one epoch and is void in the next, so a disconnect needs no message to take effect,
-//! and a full queue can't keep it from doing so.
+//! The epoch counts connects and disconnects of the host-agent; it is odd while one is connected. Events,
+//! commands and bindings belong to one epoch and are void in the next, so a disconnect takes effect
+//! without a message, even if a queue is full. All queues are lock-free and allocated in advance.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_queue::ArrayQueue;
+use frame_ring::wake::Waker;
 use protocol::link::Context;
-use frame_ring::Producer;
-use frame_ring::doorbell::Bell;
 
-use crate::binding::Command;
+use crate::binding::{Binding, Command};
 use crate::stats::Counters;
 
-/// Things that happened on the VMM's thread and wait for the link thread.
-const EVENTS: usize = 1024;
-/// Commands that wait for the VMM's thread, which may be idle for long.
-const COMMANDS: usize = 256;
-/// Rings that wait to be unmapped.
-const RETIRED: usize = 256;
+/// Capacity of the queue from the VMM's thread to the link thread.
+const MAX_EVENTS: usize = 1024;
+/// Capacity of the queue to the VMM's thread, which takes commands only when the guest makes a request.
+const MAX_COMMANDS: usize = 256;
+/// Capacity of the queue of bindings whose rings wait to be unmapped.
+const MAX_RETIRED: usize = 256;
 
-/// What the VMM's thread tells the link thread.
+/// An event from the VMM's thread to the link thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A context rang with a nonce.
+    /// A context asked to be bound to the session with this nonce.
     Bind {
-        /// Which.
+        /// The context.
         context: Context,
-        /// Its debug name.
+        /// The context's debug name.
         name: String,
-        /// The nonce.
+        /// The session's nonce.
         nonce: [u8; 16],
     },
-    /// A context that had rung is gone.
+    /// A context that had sent a bind was destroyed.
     Gone(Context),
 }
 
-/// The shared part.
+/// The shared state.
 #[derive(Debug)]
 pub struct Shared {
     /// Counters.
@@ -47,23 +46,23 @@ pub struct Shared {
     events: ArrayQueue<(u64, Event)>,
     events_lost: AtomicBool,
     commands: ArrayQueue<Command>,
-    retired: ArrayQueue<Producer>,
+    retired: ArrayQueue<Box<Binding>>,
     epoch: AtomicU64,
-    wake: Bell,
+    link_waker: Waker,
 }
 
 impl Shared {
-    /// `wake` is rung when the link thread has something to do.
-    pub fn new(wake: Bell) -> Self {
+    /// New state without a host-agent. `link_waker` wakes the link thread.
+    pub fn new(link_waker: Waker) -> Self {
         Self {
             counters: Counters::default(),
             abi: AtomicU32::new(0),
-            events: ArrayQueue::new(EVENTS),
+            events: ArrayQueue::new(MAX_EVENTS),
             events_lost: AtomicBool::new(false),
-            commands: ArrayQueue::new(COMMANDS),
-            retired: ArrayQueue::new(RETIRED),
+            commands: ArrayQueue::new(MAX_COMMANDS),
+            retired: ArrayQueue::new(MAX_RETIRED),
             epoch: AtomicU64::new(0),
-            wake,
+            link_waker,
         }
     }
 
@@ -78,32 +77,32 @@ impl Shared {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// VMM's thread: something happened in `epoch`. `false` if the queue is full; then the link thread
-    /// will start over, because the host-agent no longer knows all it must.
-    pub fn tell(&self, epoch: u64, event: Event) -> bool {
-        let told = self.events.push((epoch, event)).is_ok();
-        if !told {
+    /// VMM's thread: queues an event of `epoch`. Returns false if the queue is full; then the link thread
+    /// reconnects, because the host-agent's knowledge of the VM is incomplete.
+    pub fn send_event(&self, epoch: u64, event: Event) -> bool {
+        let queued = self.events.push((epoch, event)).is_ok();
+        if !queued {
             self.events_lost.store(true, Ordering::Release);
         }
-        self.wake.ring();
-        told
+        self.link_waker.wake();
+        queued
     }
 
-    /// VMM's thread: the next command.
-    pub fn command(&self) -> Option<Command> {
+    /// VMM's thread: takes the next command.
+    pub fn next_command(&self) -> Option<Command> {
         self.commands.pop()
     }
 
-    /// VMM's thread: a ring that is no longer written. Unmapping takes time that the VMM has not got;
-    /// only with hundreds of rings waiting it is done here.
-    pub fn retire(&self, producer: Producer) {
-        if self.retired.push(producer).is_ok() {
-            self.wake.ring();
+    /// VMM's thread: hands a binding that is no longer used to the link thread, which unmaps its ring and
+    /// closes its socket. If the queue is full, that happens here.
+    pub fn retire(&self, binding: Box<Binding>) {
+        if self.retired.push(binding).is_ok() {
+            self.link_waker.wake();
         }
     }
 
-    /// Link thread: a host-agent is there; gives the new epoch.
-    pub fn up(&self) -> u64 {
+    /// Link thread: a host-agent is connected. Returns the new epoch.
+    pub fn connect(&self) -> u64 {
         if let Some(epoch) = self.connected() {
             return epoch;
         }
@@ -111,8 +110,8 @@ impl Shared {
         self.epoch.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    /// Link thread: the host-agent is gone, and with it everything that it said.
-    pub fn down(&self) {
+    /// Link thread: the host-agent disconnected.
+    pub fn disconnect(&self) {
         if self.connected().is_some() {
             self.epoch.fetch_add(1, Ordering::AcqRel);
         }
@@ -120,8 +119,8 @@ impl Shared {
         self.unmap_retired();
     }
 
-    /// Link thread: the next event of `epoch`.
-    pub fn event(&self, epoch: u64) -> Option<Event> {
+    /// Link thread: takes the next event of `epoch`.
+    pub fn next_event(&self, epoch: u64) -> Option<Event> {
         loop {
             let (of, event) = self.events.pop()?;
             if of == epoch {
@@ -130,20 +129,20 @@ impl Shared {
         }
     }
 
-    /// Link thread: whether an event was lost since the link came up.
+    /// Link thread: true if an event was lost since [`Shared::connect`].
     pub fn lost_events(&self) -> bool {
         self.events_lost.load(Ordering::Acquire)
     }
 
-    /// Link thread: a command for the VMM's thread. `false` if too many wait.
-    pub fn send(&self, command: Command) -> bool {
+    /// Link thread: queues a command for the VMM's thread. Returns false if the queue is full.
+    pub fn send_command(&self, command: Command) -> bool {
         self.commands.push(command).is_ok()
     }
 
-    /// Link thread: unmaps what the VMM's thread no longer needs.
+    /// Link thread: unmaps the rings of retired bindings.
     pub fn unmap_retired(&self) {
-        while let Some(producer) = self.retired.pop() {
-            drop(producer);
+        while let Some(binding) = self.retired.pop() {
+            drop(binding);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What the tap counts. The VMM's thread adds, the link thread reads; nobody waits.
+//! The tap's counters. The VMM's thread writes and the link thread reads them; all are atomics, without
+//! locks.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -14,52 +15,52 @@ pub struct Counters {
     request_bytes: AtomicU64,
     picture_bytes: AtomicU64,
     faults: AtomicU64,
-    /// Calls on a thread that is not the VMM's GPU thread; ignored.
+    /// Calls on threads other than the VMM's GPU thread, which are ignored.
     pub foreign_calls: AtomicU64,
     disabled: AtomicBool,
-    /// Contexts alive.
+    /// Existing contexts.
     pub contexts: AtomicU32,
-    /// Resources alive.
+    /// Existing resources.
     pub resources: AtomicU32,
-    /// The tap's time per frame that was read, mailbox look-up to answer written.
+    /// Time on the VMM's thread per frame read, from mailbox look-up to answer, ns.
     pub entry: Histogram,
-    /// The reader's share of that.
+    /// Time of the reader alone, ns.
     pub read: Histogram,
 }
 
 impl Counters {
-    /// A request was answered.
+    /// Counts an answer.
     pub fn answered(&self, status: Status) {
         self.answers[status as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A request came over a mailbox.
+    /// Counts a request's bytes.
     pub fn requested(&self, bytes: usize) {
         self.request_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// A picture was read.
+    /// Counts a frame that was read.
     pub fn read(&self, bytes: usize, ns: u64) {
         self.picture_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.read.record(ns);
     }
 
-    /// A panic was caught; gives how many there were.
+    /// Counts a caught panic; returns their number so far.
     pub fn fault(&self) -> u64 {
         self.faults.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Whether the tap has switched itself off.
+    /// True if the tap is disabled.
     pub fn is_disabled(&self) -> bool {
         self.disabled.load(Ordering::Relaxed)
     }
 
-    /// Switches the tap off; there is no way back.
+    /// Disables the tap until the VMM restarts.
     pub fn disable(&self) {
         self.disabled.store(true, Ordering::Relaxed);
     }
 
-    /// All of it, for the host-agent.
+    /// A snapshot for the link's stats message.
     pub fn snapshot(&self) -> link::Stats {
         link::Stats {
             answers: self.answers.each_ref().map(|answers| answers.load(Ordering::Relaxed)),

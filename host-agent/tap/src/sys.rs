@@ -1,5 +1,5 @@
-//! What differs between operating systems, and the little C that threads and libraries need. The only
-//! cfg site of this crate.
+//! Operating system differences, and the C calls for signals and symbols. The only cfg site of this
+//! crate.
 
 #[cfg(not(target_os = "macos"))]
 mod linux;
@@ -21,18 +21,18 @@ mod interposed;
 #[cfg(not(exported))]
 pub(crate) use interposed::Originals;
 
-/// Runs `spawn` with all signals blocked, so that the thread it starts inherits that: the VMM's
-/// signals are for the VMM's threads.
+/// Runs `spawn` with all signals blocked. A thread that it starts inherits the mask, so the VMM's signals
+/// are delivered to the VMM's threads only.
 pub(crate) fn without_signals<T>(spawn: impl FnOnce() -> T) -> T {
     let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: room for a set.
+    // SAFETY: the pointer is to a local with room for a set, which the function initialises.
     unsafe { libc::sigfillset(all.as_mut_ptr()) };
-    // SAFETY: `all` was filled above, `before` has room for a set.
+    // SAFETY: `all` was initialised above; `before` is a local with room for a set.
     let failed = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
     let result = spawn();
     if failed == 0 {
-        // SAFETY: `before` was written by the call that did not fail; null means: don't tell.
+        // SAFETY: `before` was initialised by the call that succeeded; the old-set pointer may be null.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
     }
     result

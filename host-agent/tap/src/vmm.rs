@@ -1,209 +1,212 @@
-//! The tap's part on the VMM's GPU thread: keeps the tables, serves the mailboxes.
+//! The tap's state machine on the VMM's GPU thread: records objects and serves mailboxes.
 //!
-//! Never waits: its only system calls are the clock and one nonblocking byte to a bell. It does not know
-//! who calls it or how; [`hook`](crate::hook) catches its panics, and a panic while a request is served
-//! is caught here, so that the guest gets an answer.
+//! It never waits; its system calls are the clock and one nonblocking send to a wake fd. A panic while a
+//! request is served is caught here, so that the guest gets an answer; all other panics are caught in
+//! [`hook`](crate::hook).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use frame_ring::Meta;
 use protocol::link::Context;
 use protocol::mailbox::{self, Answer, FrameRequest, Operation, REQUEST_BYTES, Request, Status};
-use frame_ring::Meta;
-use frame_ring::clock::monotonic_ns;
+use protocol::rate::TokenBucket;
 
 use crate::abi::CreateArgs;
+use crate::access;
 use crate::binding::{Binding, Command};
-use crate::bucket::Bucket;
-use crate::judge;
 use crate::memory::Page;
-use crate::reader::{Progress, Reader};
+use crate::reader::Reader;
 use crate::shared::{Event, Shared};
-use crate::tables::{Alive, Contexts, Resources};
+use crate::tables::{ContextEntry, Contexts, Resources};
 
-/// Faults after which the tap serves nobody any more.
+/// Number of caught panics after which the tap is disabled.
 pub const MAX_FAULTS: u64 = 3;
 
-/// Everything that belongs to the VMM's thread.
+/// A monotonic clock, ns.
+pub type Clock = fn() -> u64;
+
+/// State of the VMM's thread.
 #[derive(Debug)]
 pub struct Vmm<R> {
     shared: Arc<Shared>,
     reader: R,
+    clock: Clock,
     resources: Resources,
     contexts: Contexts,
-    /// Limit of binds of the whole VM.
-    binds: Bucket,
-    /// The link epoch whose bindings are held.
+    /// Limit of bind requests of the whole VM.
+    binds: TokenBucket,
+    /// Link epoch of the current bindings.
     epoch: u64,
 }
 
-/// What came of a request.
+/// Result of a request.
 struct Outcome {
     status: Status,
-    /// The picture's sequence of drops, for the answer.
+    /// Number of overwritten frames of the session so far, for the answer.
     dropped: u64,
-    /// Whether a frame was read, to be counted in the entry times.
-    served: bool,
+    /// True if a frame was read; only those count in the entry times.
+    frame_read: bool,
 }
 
 impl From<Status> for Outcome {
     fn from(status: Status) -> Self {
-        Self { status, dropped: 0, served: false }
+        Self { status, dropped: 0, frame_read: false }
     }
 }
 
 impl<R: Reader> Vmm<R> {
-    /// A VM without anything in it.
-    pub fn new(shared: Arc<Shared>, reader: R) -> Self {
+    /// A VM without contexts and resources.
+    pub fn new(shared: Arc<Shared>, reader: R, clock: Clock) -> Self {
         let epoch = shared.epoch();
         Self {
             shared,
             reader,
+            clock,
             resources: Resources::default(),
             contexts: Contexts::default(),
-            binds: Bucket::default(),
+            binds: TokenBucket::new(access::VM_BINDS),
             epoch,
         }
     }
 
-    /// The shared part.
+    /// The state shared with the link thread.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
-    /// A resource was made.
-    pub fn resource_create(&mut self, made: CreateArgs, page: Option<Page>) {
-        self.resources.create(made, false);
-        self.resources.back(made.handle, page);
-        self.count();
+    /// Records a created resource and its guest memory.
+    pub fn resource_create(&mut self, args: CreateArgs, page: Option<Page>) {
+        self.resources.create(args, false);
+        self.resources.set_page(args.handle, page);
+        self.update_counts();
     }
 
-    /// A blob was made.
+    /// Records a created blob.
     pub fn blob_create(&mut self, id: u32) {
         self.resources.create(CreateArgs { handle: id, ..CreateArgs::default() }, true);
-        self.count();
+        self.update_counts();
     }
 
-    /// A resource is going.
+    /// Records that a resource is about to be destroyed.
     pub fn resource_unref(&mut self, id: u32) {
         self.resources.remove(id);
-        self.count();
+        self.update_counts();
     }
 
-    /// A resource got guest memory.
+    /// Records guest memory that was attached to a resource.
     pub fn attach_memory(&mut self, id: u32, page: Option<Page>) {
-        self.resources.back(id, page);
+        self.resources.set_page(id, page);
     }
 
-    /// A resource is losing its guest memory.
+    /// Records that a resource's guest memory is about to be detached.
     pub fn detach_memory(&mut self, id: u32) {
-        self.resources.unback(id);
+        self.resources.set_page(id, None);
     }
 
-    /// A context got hold of a resource.
+    /// Records that a resource was attached to a context.
     pub fn attach(&mut self, context: u32, resource: u32) {
-        if let Some(named) = self.contexts.named(context) {
-            self.resources.attach(resource, named, |context| self.contexts.is_alive(context));
+        if let Some(context) = self.contexts.current(context) {
+            self.resources.attach(resource, context, |context| self.contexts.exists(context));
         }
     }
 
-    /// A context let go of a resource.
+    /// Records that a resource is about to be detached from a context.
     pub fn detach(&mut self, context: u32, resource: u32) {
-        if let Some(named) = self.contexts.named(context) {
-            self.resources.detach(resource, named);
+        if let Some(context) = self.contexts.current(context) {
+            self.resources.detach(resource, context);
         }
     }
 
-    /// A context was made.
+    /// Records a created context.
     pub fn context_create(&mut self, id: u32, name: String) {
         if let Some(replaced) = self.contexts.create(id, name) {
-            self.bury(id, replaced);
+            self.release(id, replaced);
         }
-        self.count();
+        self.update_counts();
     }
 
-    /// A context is going.
+    /// Records that a context is about to be destroyed.
     pub fn context_destroy(&mut self, id: u32) {
-        if let Some(dead) = self.contexts.remove(id) {
-            self.bury(id, dead);
+        if let Some(entry) = self.contexts.remove(id) {
+            self.release(id, entry);
         }
-        self.count();
+        self.update_counts();
     }
 
-    /// Everything is gone: the VM was reset, or the renderer shut down.
+    /// Removes all objects: the VM is being reset, or the renderer shut down.
     pub fn reset(&mut self) {
         self.resources.clear();
-        let dead: Vec<(u32, Alive)> = self.contexts.drain().collect();
-        for (id, dead) in dead {
-            self.bury(id, dead);
+        let entries: Vec<(u32, ContextEntry)> = self.contexts.drain().collect();
+        for (id, entry) in entries {
+            self.release(id, entry);
         }
-        self.count();
+        self.update_counts();
     }
 
-    fn count(&self) {
+    fn update_counts(&self) {
         let counters = &self.shared.counters;
         counters.contexts.store(self.contexts.len() as u32, Ordering::Relaxed);
         counters.resources.store(self.resources.len() as u32, Ordering::Relaxed);
     }
 
-    /// A context's end: its ring goes back, and the host-agent hears of it if it knew the context.
-    fn bury(&self, id: u32, dead: Alive) {
-        if let Some(binding) = dead.binding {
-            self.shared.retire(binding.producer);
+    /// Releases a removed context: retires its binding, and notifies the host-agent if that knows it.
+    fn release(&self, id: u32, entry: ContextEntry) {
+        if let Some(binding) = entry.binding {
+            self.shared.retire(binding);
         }
-        if let Some(epoch) = dead.announced
+        if let Some(epoch) = entry.announced
             && self.shared.connected() == Some(epoch)
         {
-            self.shared.tell(epoch, Event::Gone(Context { id, generation: dead.generation }));
+            self.shared.send_event(epoch, Event::Gone(Context { id, generation: entry.generation }));
         }
     }
 
-    /// Does what the link thread asked for since the last call.
-    pub fn drain(&mut self) {
+    /// Executes the commands that the link thread queued since the last call.
+    fn run_commands(&mut self) {
         let epoch = self.shared.epoch();
         if epoch != self.epoch {
             self.epoch = epoch;
-            for alive in self.contexts.iter_mut() {
-                if let Some(binding) = alive.binding.take_if(|binding| binding.epoch != epoch) {
-                    self.shared.retire(binding.producer);
+            self.unbind_if(|binding| binding.epoch != epoch);
+        }
+        while let Some(command) = self.shared.next_command() {
+            match command {
+                Command::Attach(context, binding) => self.bind(context, binding),
+                Command::Detach { epoch, session } => {
+                    self.unbind_if(|binding| (binding.epoch, binding.session) == (epoch, session));
                 }
             }
         }
-        while let Some(command) = self.shared.command() {
-            match command {
-                Command::Attach(context, binding) => self.bind(context, *binding),
-                Command::Detach { epoch, session } => self.unbind(epoch, session),
-            }
-        }
     }
 
-    fn bind(&mut self, context: Context, binding: Binding) {
-        let wanted = self.contexts.get_mut(context).filter(|alive| {
-            // Only who rang with a nonce can have a session, and only in the epoch that heard it.
-            alive.announced == Some(binding.epoch) && binding.epoch == self.epoch
-        });
-        let old = match wanted {
-            Some(alive) => alive.binding.replace(binding),
+    fn bind(&mut self, context: Context, binding: Box<Binding>) {
+        // A context is bound only if it sent a bind, in the same epoch as the session was attached.
+        let entry = self
+            .contexts
+            .get_mut(context)
+            .filter(|entry| entry.announced == Some(binding.epoch) && binding.epoch == self.epoch);
+        let unused = match entry {
+            Some(entry) => entry.binding.replace(binding),
             None => Some(binding),
         };
-        if let Some(old) = old {
-            self.shared.retire(old.producer);
+        if let Some(unused) = unused {
+            self.shared.retire(unused);
         }
     }
 
-    fn unbind(&mut self, epoch: u64, session: u64) {
-        for alive in self.contexts.iter_mut() {
-            let over = |binding: &mut Binding| (binding.epoch, binding.session) == (epoch, session);
-            if let Some(binding) = alive.binding.take_if(over) {
-                self.shared.retire(binding.producer);
+    fn unbind_if(&mut self, condition: impl Fn(&Binding) -> bool) {
+        for entry in self.contexts.iter_mut() {
+            if let Some(binding) = entry.binding.take_if(|binding| condition(binding)) {
+                self.shared.retire(binding);
             }
         }
     }
 
-    /// A context wrote guest memory to a resource: if that is a mailbox, a request is served.
+    /// Handles a transfer of guest memory to a resource: serves a request if the resource is a mailbox
+    /// and `offset` is that of a slot.
     pub fn transfer_write(&mut self, resource: u32, context: u32, offset: u64) {
-        let start = monotonic_ns();
+        let start = (self.clock)();
         let Some(slot) = mailbox::slot_at(offset) else { return };
         let Some(mailbox) = self.resources.get(resource) else { return };
         let Some(page) = mailbox.page else { return };
@@ -212,23 +215,23 @@ impl<R: Reader> Vmm<R> {
             return;
         }
         self.shared.counters.requested(REQUEST_BYTES);
-        // The guest's kernel lets nobody write to what he does not hold; if it does, the answer would
-        // go into somebody else's memory.
-        let asker = self.contexts.named(context).filter(|asker| mailbox.is_attached(*asker));
-        let Some(asker) = asker else {
+        // The guest's kernel lets a context transfer only to resources that it holds. If that check fails,
+        // an answer would be written to memory of another context.
+        let requester = self.contexts.current(context).filter(|requester| mailbox.is_attached(*requester));
+        let Some(requester) = requester else {
             self.shared.counters.answered(Status::NotAttached);
             return;
         };
-        let served = catch_unwind(AssertUnwindSafe(|| self.serve(&bytes, asker, start)));
+        let served = catch_unwind(AssertUnwindSafe(|| self.serve(&bytes, requester, start)));
         let outcome = served.unwrap_or_else(|_| {
             if self.shared.counters.fault() >= MAX_FAULTS {
                 self.shared.counters.disable();
             }
             Status::ReadFailed.into()
         });
-        let spent = monotonic_ns().saturating_sub(start);
+        let spent = (self.clock)().saturating_sub(start);
         let answer = Answer {
-            seq: seq_of(&bytes),
+            seq: Request::seq_of(&bytes),
             status: outcome.status,
             spent_ns: spent.try_into().unwrap_or(u32::MAX),
             dropped: outcome.dropped.try_into().unwrap_or(u32::MAX),
@@ -236,65 +239,59 @@ impl<R: Reader> Vmm<R> {
         };
         page.answer(slot, &answer);
         self.shared.counters.answered(outcome.status);
-        if outcome.served {
-            self.shared.counters.entry.record(monotonic_ns().saturating_sub(start));
+        if outcome.frame_read {
+            self.shared.counters.entry.record((self.clock)().saturating_sub(start));
         }
     }
 
-    fn serve(&mut self, bytes: &[u8; REQUEST_BYTES], asker: Context, now: u64) -> Outcome {
+    fn serve(&mut self, bytes: &[u8; REQUEST_BYTES], requester: Context, now: u64) -> Outcome {
         if self.shared.counters.is_disabled() {
             return Status::Disabled.into();
         }
-        self.drain();
+        self.run_commands();
         let Ok(request) = Request::decode(bytes) else { return Status::BadRequest.into() };
         match request.operation {
-            Operation::Echo => self.echo(asker, now).into(),
-            Operation::Bind(nonce) => self.announce(asker, nonce, now).into(),
-            Operation::Frame(frame) => self.frame(request.seq, &frame, asker, now),
+            Operation::Echo => self.echo(requester, now).into(),
+            Operation::Bind(nonce) => self.announce(requester, nonce, now).into(),
+            Operation::Frame(frame) => self.frame(request.seq, &frame, requester, now),
         }
     }
 
-    fn echo(&mut self, asker: Context, now: u64) -> Status {
-        let Some(alive) = self.contexts.get_mut(asker) else { return Status::NotAttached };
-        if alive.echoes.take(judge::ECHOES, now) { Status::Ok } else { Status::RateLimited }
+    fn echo(&mut self, requester: Context, now: u64) -> Status {
+        let Some(entry) = self.contexts.get_mut(requester) else { return Status::NotAttached };
+        if entry.echoes.try_take(now) { Status::Ok } else { Status::RateLimited }
     }
 
-    fn announce(&mut self, asker: Context, nonce: [u8; 16], now: u64) -> Status {
+    fn announce(&mut self, requester: Context, nonce: [u8; 16], now: u64) -> Status {
         let Some(epoch) = self.shared.connected() else { return Status::NoHostAgent };
-        let Some(alive) = self.contexts.get_mut(asker) else { return Status::NotAttached };
-        if !alive.binds.take(judge::BINDS, now) || !self.binds.take(judge::VM_BINDS, now) {
+        let Some(entry) = self.contexts.get_mut(requester) else { return Status::NotAttached };
+        if !entry.binds.try_take(now) || !self.binds.try_take(now) {
             return Status::RateLimited;
         }
-        alive.announced = Some(epoch);
-        let event = Event::Bind { context: asker, name: alive.name.clone(), nonce };
-        if self.shared.tell(epoch, event) { Status::Ok } else { Status::RateLimited }
+        entry.announced = Some(epoch);
+        let event = Event::Bind { context: requester, name: entry.name.clone(), nonce };
+        if self.shared.send_event(epoch, event) { Status::Ok } else { Status::RateLimited }
     }
 
-    fn frame(&mut self, seq: u64, request: &FrameRequest, asker: Context, now: u64) -> Outcome {
+    fn frame(&mut self, seq: u64, request: &FrameRequest, requester: Context, now: u64) -> Outcome {
         if self.shared.connected().is_none() {
             return Status::NoHostAgent.into();
         }
-        let Some(alive) = self.contexts.get_mut(asker) else { return Status::NotAttached.into() };
-        let Some(binding) = &mut alive.binding else { return Status::NotBound.into() };
-        let before = Outcome { status: Status::Ok, dropped: binding.producer.dropped(), served: false };
+        let Some(entry) = self.contexts.get_mut(requester) else { return Status::NotAttached.into() };
+        let Some(binding) = &mut entry.binding else { return Status::NotBound.into() };
+        let dropped = binding.producer.overwritten();
+        let refused = |status| Outcome { status, dropped, frame_read: false };
         let resource = self.resources.get(request.resource);
-        let job = match judge::frame(request, resource, asker, binding.producer.slot_bytes()) {
+        let job = match access::check_frame(request, resource, requester, binding.producer.slot_bytes()) {
             Ok(job) => job,
-            Err(status) => return Outcome { status, ..before },
+            Err(status) => return refused(status),
         };
-        if !alive.frames.take(judge::FRAMES, now) {
-            return Outcome { status: Status::RateLimited, ..before };
+        if !entry.frames.try_take(now) {
+            return refused(Status::RateLimited);
         }
-        let Some(mut slot) = binding.producer.claim() else {
-            return Outcome { status: Status::ReadFailed, ..before };
-        };
-        let Some(out) = slot.bytes_mut().get_mut(..job.bytes()) else {
-            return Outcome { status: Status::TooLarge, ..before };
-        };
-        // No reader of today is asynchronous: see reader.rs for what Pending will mean here.
-        let Ok(Progress::Done { ns }) = self.reader.read(&job, out) else {
-            return Outcome { status: Status::ReadFailed, ..before };
-        };
+        let Some(mut slot) = binding.producer.claim() else { return refused(Status::ReadFailed) };
+        let Some(out) = slot.bytes_mut().get_mut(..job.bytes()) else { return refused(Status::TooLarge) };
+        let Ok(read_ns) = self.reader.read(&job, out) else { return refused(Status::ReadFailed) };
         let published = slot.publish(Meta {
             seq,
             format: request.format,
@@ -303,21 +300,14 @@ impl<R: Reader> Vmm<R> {
             stride: job.stride,
             damage: request.damage,
             capture_ns: request.capture_ns,
-            read_ns: ns,
+            read_ns,
             full_at_ns: 0,
         });
         if !published {
-            return Outcome { status: Status::ReadFailed, ..before };
+            return refused(Status::ReadFailed);
         }
-        binding.bell.ring();
-        self.shared.counters.read(job.bytes(), ns);
-        Outcome { status: Status::Ok, dropped: binding.producer.dropped(), served: true }
+        binding.waker.wake();
+        self.shared.counters.read(job.bytes(), read_ns);
+        Outcome { status: Status::Ok, dropped: binding.producer.overwritten(), frame_read: true }
     }
-}
-
-/// The sequence number of a request, even of one that can't be understood.
-fn seq_of(bytes: &[u8; REQUEST_BYTES]) -> u64 {
-    let mut seq = [0; 8];
-    seq.copy_from_slice(&bytes[8..16]);
-    u64::from_le_bytes(seq)
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use protocol::frame::{HEADER_BYTES, Header};
 use protocol::link::{Context, FromTap, Stats, ToTap, VERSION, to_tap_limit};
 use protocol::{PixelFormat, Rect};
-use frame_ring::doorbell::Bell;
+use frame_ring::wake::Waker;
 use frame_ring::{Meta, Producer};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
@@ -25,7 +25,7 @@ pub struct Attached {
     pub session: u64,
     pub context: Context,
     pub producer: Producer,
-    pub bell: Bell,
+    pub bell: Waker,
 }
 
 impl Tap {
@@ -97,7 +97,7 @@ impl Tap {
         let ToTap::Attach { session, context } = message else { panic!("no attach: {message:?}") };
         let [memory, bell] = <[OwnedFd; 2]>::try_from(fds).expect("two descriptors");
         let producer = Producer::map(memory).expect("a ring");
-        Attached { session, context, producer, bell: Bell::new(bell).expect("a socket") }
+        Attached { session, context, producer, bell: Waker::new(bell).expect("a socket") }
     }
 
     pub fn detached(&mut self) -> u64 {
@@ -130,6 +130,6 @@ impl Attached {
             full_at_ns: 0,
         };
         assert!(slot.publish(meta), "it fits");
-        self.bell.ring();
+        self.bell.wake();
     }
 }

@@ -9,8 +9,18 @@ use crate::toolchain::{TARGET, Toolchain};
 use crate::{MINIMUM, repository, rules};
 
 /// The crates that ship on macOS.
-pub const CRATES: [&str; 8] =
-    ["protocol", "doctor", "encode", "numbered", "videotoolbox", "ring", "tap", "host-agent"];
+pub const CRATES: [&str; 10] = [
+    "protocol",
+    "contract",
+    "stream-token",
+    "encode",
+    "numbered",
+    "videotoolbox",
+    "frame-ring",
+    "tap",
+    "host-agent-setup",
+    "host-agent",
+];
 
 /// A file that ships.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! Programs for a guest with another processor: the same cargo and the same profile, with that target's standard library
-//! and the lab's sysroot. A target folder of its own, as cargo locks a folder while it builds in it.
+//! Cross-compilation for a guest of another architecture, with rustup's standard library for the target and the lab's
+//! sysroot. Uses its own target folder because cargo locks a target folder while it builds.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use lab::sysroot::Sysroot;
 use lab::{Arch, repository};
 
-/// Compiles `packages`; the folder with their binaries and libraries, stripped.
+/// Compiles `packages`. Returns the folder with the stripped binaries and libraries.
 pub(super) fn build(arch: Arch, packages: &[&str], target_folder: &Path) -> Result<PathBuf> {
     let target = arch.rust_target();
     ensure_standard_library(target)?;
@@ -17,18 +17,18 @@ pub(super) fn build(arch: Arch, packages: &[&str], target_folder: &Path) -> Resu
     let mut cargo = super::cargo();
     cargo.args(["build", "--release", "--quiet", "--target", target]).arg("--target-dir").arg(&folder);
     cargo.args(packages.iter().flat_map(|package| ["-p", package]));
-    // The machine's own strip doesn't know the format, the linker does.
+    // The native strip does not support the target's format; the linker does.
     cargo.envs(sysroot.cargo_environment()).env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
     let status = cargo.status().context("starting cargo")?;
     ensure!(
         status.success(),
-        "cargo could not build our programs for {arch}; its messages are above. When it lacks clang or lld: ./x installs \
-         them when its arguments name --arch {arch}"
+        "cargo could not build for {arch}; see its messages above. If clang or lld is missing, pass --arch {arch} to ./x, \
+         which installs them"
     );
     Ok(folder.join(target).join("release"))
 }
 
-/// rustup's toolchains come with the machine's own only.
+/// Installs the standard library of `target`, which rustup does not include by default.
 fn ensure_standard_library(target: &str) -> Result<()> {
     let output = Command::new("rustc")
         .current_dir(repository())
@@ -47,8 +47,8 @@ fn ensure_standard_library(target: &str) -> Result<()> {
         .status();
     ensure!(
         added.is_ok_and(|status| status.success()),
-        "no Rust standard library for {target}: `rustup target add {target}` must succeed in this repository, or rustc come \
-         from elsewhere together with that library ({folder})"
+        "no Rust standard library for {target} in {folder}: run `rustup target add {target}` in this repository, or use a \
+         rustc that includes it"
     );
     Ok(())
 }

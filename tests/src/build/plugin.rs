@@ -1,14 +1,17 @@
-//! The GStreamer plugin, which only the suite that tests it needs.
+//! The GStreamer plugin, built only for the suite that tests it.
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::{Programs, cargo, cross, strip, target};
 
-/// Package, and library.
+/// Package and library file.
 const PLUGIN: (&str, &str) = ("gst-plugin-desktopstream", "libgstdesktopstream.so");
 
 impl Programs {
-    /// Compiles the GStreamer plugin for the payload's guests, into it.
+    /// Compiles the GStreamer plugin into the payload.
+    ///
+    /// # Errors
+    /// Fails if cargo fails.
     pub fn with_plugin(self) -> Result<Self> {
         let (package, library) = PLUGIN;
         let to = self.payload().join(library);
@@ -21,7 +24,7 @@ impl Programs {
             .args(["build", "--release", "--quiet", "-p", package])
             .status()
             .context("starting cargo")?;
-        ensure!(status.success(), "cargo could not build {package}; its messages are above");
+        ensure!(status.success(), "cargo could not build {package}; see its messages above");
         strip(&target()?.join("release").join(library), &to)?;
         Ok(self)
     }

@@ -1,22 +1,22 @@
-//! The host-agent's end: takes the newest picture, says which ones it will never see.
+//! The host-agent's end: takes the newest frame and lists the frames that it skipped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::layout::{Descriptor, LOST, State, Word, held_limit};
+use crate::layout::{Descriptor, OVERWRITTEN_LOG, State, Word, held_limit};
 use crate::memory::Mapping;
 use crate::meta::Meta;
 
-/// Takes pictures. There is one per ring.
+/// Takes frames out of a ring; one per ring.
 #[derive(Debug)]
 pub struct Consumer {
     shared: Arc<Shared>,
-    /// Overwritten pictures that were already reported.
+    /// Number of overwritten frames that were already reported.
     overwritten_seen: u64,
     invalid: u64,
 }
 
-/// What slots keep alive.
+/// State that slots keep alive.
 #[derive(Debug)]
 struct Shared {
     mapping: Mapping,
@@ -29,9 +29,8 @@ impl Consumer {
         Self { shared, overwritten_seen: 0, invalid: 0 }
     }
 
-    /// Takes the newest full slot and frees the older ones; [`Slot::dropped`] has their numbers.
-    /// `None` if nothing is full, or if the caller already holds as many slots as
-    /// [`held_limit`] allows.
+    /// Takes the newest full slot and frees the older ones; [`Slot::dropped`] lists their frames. `None`
+    /// if no slot is full, or if the caller holds as many slots as [`held_limit`] allows.
     pub fn newest(&mut self) -> Option<Slot> {
         let shared = &self.shared;
         let slots = shared.mapping.layout().slots;
@@ -39,7 +38,8 @@ impl Consumer {
             return None;
         }
         let descriptors = &shared.mapping.header().descriptors[..slots];
-        // Each round a producer was faster or a picture was invalid; a sane producer needs one or two.
+        // Another round is needed if the producer overwrote the frame meanwhile or the frame is invalid.
+        // A correct producer causes one or two; the bound stops one that is not.
         for _ in 0..=2 * slots {
             let full = |(_, word): &(usize, Word)| word.state == State::Full;
             let words = descriptors.iter().map(Descriptor::load).enumerate();
@@ -58,45 +58,41 @@ impl Consumer {
                 continue;
             };
             shared.held.fetch_add(1, Ordering::AcqRel);
-            let mut dropped = lost(shared, &mut self.overwritten_seen);
+            let mut dropped = overwritten(shared, &mut self.overwritten_seen);
             free_older(descriptors, word.ticket, &mut dropped);
             return Some(Slot { shared: Arc::clone(shared), index: slot, word, meta, bytes, dropped });
         }
         None
     }
 
-    /// Room of one slot in bytes.
+    /// Size of one slot in bytes.
     pub fn slot_bytes(&self) -> usize {
         self.shared.mapping.layout().slot_bytes
     }
 
-    /// Pictures that the producer overwrote before they were taken, since the ring was made.
-    pub fn overwritten(&self) -> u64 {
-        self.shared.mapping.header().overwritten.load(Ordering::Acquire)
-    }
-
-    /// Slots whose description made no sense: the producer is broken.
+    /// Number of slots with invalid metadata; not zero means that the producer is broken.
     pub fn invalid(&self) -> u64 {
         self.invalid
     }
 }
 
-/// Numbers of the pictures that the producer overwrote since the last call; the last [`LOST`] of them.
-fn lost(shared: &Shared, seen: &mut u64) -> Vec<u64> {
+/// Sequence numbers of the frames that the producer overwrote since the last call: at most the last
+/// [`OVERWRITTEN_LOG`].
+fn overwritten(shared: &Shared, seen: &mut u64) -> Vec<u64> {
     let header = shared.mapping.header();
     let now = header.overwritten.load(Ordering::Acquire);
-    let new = now.saturating_sub(*seen).min(LOST as u64);
+    let new = now.saturating_sub(*seen).min(OVERWRITTEN_LOG as u64);
     *seen = now;
     (0..new)
         .rev()
         .map(|back| {
-            let at = now.wrapping_sub(back + 1) % LOST as u64;
-            header.lost[at as usize].load(Ordering::Relaxed)
+            let at = now.wrapping_sub(back + 1) % OVERWRITTEN_LOG as u64;
+            header.overwritten_log[at as usize].load(Ordering::Relaxed)
         })
         .collect()
 }
 
-/// Frees what is full and older than `ticket`, oldest first.
+/// Frees the full slots older than `ticket`, oldest first.
 fn free_older(descriptors: &[Descriptor], ticket: u64, dropped: &mut Vec<u64>) {
     let mut older: Vec<_> = descriptors
         .iter()
@@ -106,14 +102,14 @@ fn free_older(descriptors: &[Descriptor], ticket: u64, dropped: &mut Vec<u64>) {
     older.sort_unstable_by_key(|(_, word)| word.ticket);
     for (descriptor, word) in older {
         let seq = descriptor.meta.seq();
-        // A failed swap means that the producer overwrote it first, and says so itself.
+        // If the swap fails, the producer overwrote the frame first and logged it.
         if descriptor.swap(word, word.with(State::Free)) {
             dropped.push(seq);
         }
     }
 }
 
-/// A picture that was taken; dropping it frees its slot. Can be handed to `Bytes::from_owner`.
+/// A frame that was taken; dropping it frees its slot. Suits `Bytes::from_owner`.
 #[derive(Debug)]
 pub struct Slot {
     shared: Arc<Shared>,
@@ -125,18 +121,18 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Its description; checked against the slot's size.
+    /// The frame's metadata; checked against the slot's size.
     pub fn meta(&self) -> Meta {
         self.meta
     }
 
-    /// Numbers of the pictures that were dropped for this one, oldest first: overwritten by the
-    /// producer or older and full when this one was taken.
+    /// Sequence numbers of the frames that this one superseded, oldest first: overwritten by the
+    /// producer, or full and older when this one was taken.
     pub fn dropped(&self) -> &[u64] {
         &self.dropped
     }
 
-    /// The producer's number of it: rises from picture to picture.
+    /// The producer's ticket; rises from frame to frame.
     pub fn ticket(&self) -> u64 {
         self.word.ticket
     }
@@ -144,8 +140,9 @@ impl Slot {
 
 impl AsRef<[u8]> for Slot {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: `index` came from the layout's descriptors and is in state Reading, which only the
-        // drop of `self` leaves; the reference can't outlive `self`.
+        // SAFETY: `index` is less than the layout's number of slots (`Consumer::newest` enumerates
+        // `descriptors[..slots]`). The slot is in state Reading since `Consumer::newest` swapped it; only
+        // `Slot::drop` leaves that state, and the returned reference borrows `self`.
         let all = unsafe { self.shared.mapping.slot(self.index) };
         all.get(..self.bytes).unwrap_or(all)
     }

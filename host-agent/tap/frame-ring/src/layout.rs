@@ -1,43 +1,46 @@
-//! Where things lie in the shared memory: the only place that both ends must agree on.
+//! Layout of the shared memory, on which both ends must agree.
 //!
-//! | offset                          | size            | what                                  |
-//! |---------------------------------|-----------------|---------------------------------------|
-//! | 0                               | [`HEADER_BYTES`]| [`Header`]: identity, descriptors     |
-//! | `HEADER_BYTES + i * slot room`  | slot's bytes    | picture of slot `i`, page-aligned     |
+//! | offset                         | size             | content                                      |
+//! |--------------------------------|------------------|----------------------------------------------|
+//! | 0                              | [`HEADER_BYTES`] | [`Header`]: identity, counters, descriptors  |
+//! | 16 KiB + `i` * slot stride     | slot size        | pixels of slot `i`                           |
 //!
-//! A descriptor's `word` holds `ticket << 2 | state`. Tickets are the producer's own count of published
-//! pictures; they order the pictures, because the sequence numbers beside them come from a guest and
-//! may be anything. As a ticket is never used twice, a compare-and-swap on the word hits exactly the
-//! picture that was looked at.
+//! The slot stride is the slot size rounded up to 16 KiB, the largest page size of the supported systems
+//! (arm64 Macs).
+//!
+//! A descriptor's word is `ticket << 2 | state`. The producer counts tickets up with every claim; they
+//! order the frames, because the sequence numbers beside them come from a guest and are not trusted. A
+//! ticket is never reused, so a compare-and-swap of the word fails if the slot holds another frame by
+//! then.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::RingError;
 use crate::meta::RawMeta;
 
-/// Slots of a ring as host-agent makes it.
+/// Number of slots in the host-agent's rings.
 pub const SLOTS: usize = 4;
-/// Fewest slots: one being read, one being written, one full.
+/// Smallest number of slots: one being read, one being written, one full.
 pub const MIN_SLOTS: usize = 3;
-/// Most slots: what the header has descriptors for.
+/// Largest number of slots: the header has this many descriptors.
 pub const MAX_SLOTS: usize = 8;
-/// Pictures that a consumer of [`SLOTS`] slots may hold at once.
+/// Number of frames that a consumer of [`SLOTS`] slots may hold at once.
 pub const MAX_HELD: usize = held_limit(SLOTS);
-/// Bytes of the header.
+/// Size of the header in bytes.
 pub const HEADER_BYTES: usize = 4096;
-/// Slots begin at multiples of this: the largest page of the systems we run on (16 KiB on arm64 Macs).
+/// Alignment of slots in bytes.
 const SLOT_ALIGN: usize = 16 << 10;
-/// Largest slot: the largest picture of the protocol.
+/// Largest slot in bytes: a frame of the protocol's largest size.
 pub const MAX_SLOT_BYTES: usize =
     4 * (protocol::pixel::MAX_SIDE as usize) * (protocol::pixel::MAX_SIDE as usize);
 /// `DSRG`.
 const MAGIC: u32 = u32::from_le_bytes(*b"DSRG");
 const VERSION: u32 = 1;
-/// Overwritten pictures whose sequence numbers are kept for the consumer.
-pub(crate) const LOST: usize = 32;
+/// Number of overwritten frames whose sequence numbers are kept for the consumer.
+pub(crate) const OVERWRITTEN_LOG: usize = 32;
 
-/// Pictures that a consumer may hold while the producer still finds a slot: one is being written and
-/// one may be full and about to be taken.
+/// Number of frames that a consumer may hold while the producer still finds a slot: one slot is being
+/// written and one may be full.
 pub const fn held_limit(slots: usize) -> usize {
     slots - 2
 }
@@ -51,7 +54,7 @@ pub(crate) enum State {
     Reading,
 }
 
-/// A descriptor's word, taken apart.
+/// An unpacked descriptor word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Word {
     pub(crate) ticket: u64,
@@ -84,7 +87,8 @@ impl Word {
     }
 }
 
-/// What is known of one slot; alone on its cache lines.
+/// Description of one slot. Aligned so that no two share a cache line, also where lines are prefetched in
+/// pairs.
 #[repr(C, align(128))]
 pub(crate) struct Descriptor {
     word: AtomicU64,
@@ -92,23 +96,23 @@ pub(crate) struct Descriptor {
 }
 
 impl Descriptor {
-    /// The word, with everything that was written before it was stored.
+    /// Loads the word, and acquires what was written before it was stored.
     pub(crate) fn load(&self) -> Word {
         Word::unpack(self.word.load(Ordering::Acquire))
     }
 
-    /// Moves from `from` to `to` if nobody was faster.
+    /// Moves from `from` to `to`; false if the word is not `from` any more.
     pub(crate) fn swap(&self, from: Word, to: Word) -> bool {
         self.word.compare_exchange(from.pack(), to.pack(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// Leaves a state that only the caller may leave.
+    /// Leaves a state that only the caller may leave, and releases what was written before.
     pub(crate) fn store(&self, to: Word) {
         self.word.store(to.pack(), Ordering::Release);
     }
 }
 
-/// The first page of the memory. All atomics: the other process may change any of it at any time.
+/// The header page. All fields are atomics: the other process may change any of them at any time.
 #[repr(C)]
 pub(crate) struct Header {
     magic: AtomicU32,
@@ -116,17 +120,17 @@ pub(crate) struct Header {
     slots: AtomicU32,
     _reserved: AtomicU32,
     slot_bytes: AtomicU64,
-    /// Pictures overwritten before they were taken.
+    /// Number of frames that were overwritten before they were taken.
     pub(crate) overwritten: AtomicU64,
-    /// Their sequence numbers; entry `n % LOST` is of the `n`-th.
-    pub(crate) lost: [AtomicU64; LOST],
+    /// Sequence numbers of the last overwritten frames; the `n`-th one is at `n % OVERWRITTEN_LOG`.
+    pub(crate) overwritten_log: [AtomicU64; OVERWRITTEN_LOG],
     pub(crate) descriptors: [Descriptor; MAX_SLOTS],
 }
 
 const _: () = assert!(size_of::<Header>() <= HEADER_BYTES);
 
 impl Header {
-    /// Writes the identity into fresh, zeroed memory.
+    /// Writes the identity into new, zeroed memory.
     pub(crate) fn initialise(&self, layout: Layout) {
         self.version.store(VERSION, Ordering::Relaxed);
         self.slots.store(layout.slots as u32, Ordering::Relaxed);
@@ -134,20 +138,20 @@ impl Header {
         self.magic.store(MAGIC, Ordering::Release);
     }
 
-    /// The layout that this header names, if it is one of ours. Read once: what it says later is ignored.
+    /// Reads and checks the layout. Both ends read it once: later changes in the header have no effect.
     pub(crate) fn layout(&self) -> Result<Layout, RingError> {
         if self.magic.load(Ordering::Acquire) != MAGIC {
-            return Err(RingError::NotARing("wrong magic"));
+            return Err(RingError::NotARing("the magic number differs"));
         }
         if self.version.load(Ordering::Relaxed) != VERSION {
-            return Err(RingError::NotARing("another version"));
+            return Err(RingError::NotARing("the version differs"));
         }
         let slot_bytes = usize::try_from(self.slot_bytes.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
         Layout::new(self.slots.load(Ordering::Relaxed) as usize, slot_bytes)
     }
 }
 
-/// A checked pair of sizes.
+/// Checked sizes of a ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Layout {
     pub(crate) slots: usize,
@@ -157,18 +161,18 @@ pub(crate) struct Layout {
 impl Layout {
     pub(crate) fn new(slots: usize, slot_bytes: usize) -> Result<Self, RingError> {
         check("number of slots", slots, MIN_SLOTS, MAX_SLOTS)?;
-        check("bytes per slot", slot_bytes, 1, MAX_SLOT_BYTES)?;
+        check("slot size in bytes", slot_bytes, 1, MAX_SLOT_BYTES)?;
         Ok(Self { slots, slot_bytes })
     }
 
-    /// Bytes of the whole; at most 2 GiB and a header by the limits above.
+    /// Size of the memory in bytes; the limits keep it at most 2 GiB and a header.
     pub(crate) fn total_bytes(self) -> usize {
-        self.slot_at(self.slots)
+        self.slot_offset(self.slots)
     }
 
-    /// Where a slot's picture begins.
-    pub(crate) fn slot_at(self, slot: usize) -> usize {
-        // The header's room is a whole alignment too, so that slots stay aligned.
+    /// Offset of a slot's pixels in bytes.
+    pub(crate) fn slot_offset(self, slot: usize) -> usize {
+        // The header takes a whole alignment unit, so slots stay aligned.
         SLOT_ALIGN + slot * self.slot_bytes.next_multiple_of(SLOT_ALIGN)
     }
 }

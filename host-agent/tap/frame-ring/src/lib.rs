@@ -1,40 +1,40 @@
-//! The shared-memory ring of pictures between tap and host-agent.
+//! The shared-memory frame ring between tap and host-agent.
 //!
 //! The host-agent makes a [`Ring`] and keeps its [`Consumer`]; the descriptor goes over the link to the
-//! tap, which maps it as a [`Producer`]. The producer never waits: it takes a free slot, or overwrites
-//! the oldest picture that nobody took. The consumer takes the newest picture and frees the older ones.
+//! tap, which maps it as a [`Producer`]. The producer never waits: it claims a free slot, or overwrites
+//! the oldest frame that was not taken. The consumer takes the newest frame and frees the older ones.
 //!
 //! ```text
-//!            claim                publish              newest
+//!            claim                publish            take_newest
 //!   FREE ------------> WRITING ------------> FULL ------------> READING
 //!    ^                   |  ^                 | |                  |
-//!    |    writer dropped |  |  claim, no FREE | | newest took a    | slot dropped
-//!    +-------------------+  +-----------------+ | younger one      |
+//!    |    writer dropped |  |  claim, no FREE | | a newer frame    | slot dropped
+//!    +-------------------+  +-----------------+ | was taken        |
 //!    +------------------------------------------+                  |
 //!    +-------------------------------------------------------------+
 //! ```
 //!
-//! A slot's state and the number of its picture are one atomic word, so that nobody takes a picture for
-//! another one (see [`layout`]). With [`SLOTS`] slots the consumer may hold [`MAX_HELD`] pictures while
-//! it looks for a newer one, and the producer still always finds a slot.
+//! A slot's state and its frame's ticket share one atomic word, so a compare-and-swap cannot confuse two
+//! frames (see [`layout`]). With [`SLOTS`] slots the consumer may hold [`MAX_HELD`] frames while it looks
+//! for a newer one, and the producer still finds a slot.
 //!
-//! This crate does not know what a VM, a session or an encoder is. Both ends run as the same user and
-//! trust each other with the pixels, but not with sizes: every number that comes out of shared memory is
-//! checked before it is used, and the memory is sealed against shrinking, so a mapping can't fault.
+//! Trust: both ends run as the same user and trust each other with the pixels, but not with numbers.
+//! Every number read from shared memory is checked before use, and the memory cannot shrink, so a
+//! mapping cannot fault.
 
 #![expect(
     unsafe_code,
-    reason = "maps memory that another process maps too; all of it is in memory.rs and its callers' two lines"
+    reason = "maps memory that another process maps too; confined to memory.rs and its two call sites"
 )]
 
 pub mod clock;
 pub mod consumer;
-pub mod doorbell;
 pub mod layout;
 mod memory;
 pub mod meta;
 pub mod producer;
 mod sys;
+pub mod wake;
 
 pub use consumer::{Consumer, Slot};
 pub use layout::{MAX_HELD, MAX_SLOTS, MIN_SLOTS, SLOTS};
@@ -43,41 +43,44 @@ pub use producer::{Producer, SlotWriter};
 
 use std::os::fd::OwnedFd;
 
-/// Why a ring could not be made or mapped.
+/// A ring could not be made or mapped.
 #[derive(Debug, thiserror::Error)]
 pub enum RingError {
-    /// The operating system refused; the text names the step.
-    #[error("can't {step} the ring's memory: {source}; check the process's memory and descriptor limits")]
+    /// A system call failed.
+    #[error("failed to {step} the ring's memory: {source}; raise the process's memory and descriptor limits")]
     System {
-        /// What was tried.
+        /// The failed step, an infinitive.
         step: &'static str,
-        /// What it said.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// A size is outside what a ring can have.
-    #[error("{what} is {got}, it must be {min} to {max}")]
+    /// A size is out of range.
+    #[error("{what} is {got}, but must be between {min} and {max}")]
     Size {
-        /// Which size.
+        /// The size's name.
         what: &'static str,
-        /// What it is.
+        /// The value.
         got: u64,
-        /// Smallest.
+        /// Smallest allowed value.
         min: u64,
-        /// Largest.
+        /// Largest allowed value.
         max: u64,
     },
-    /// The descriptor is no ring of this version; both programs must be of the same release.
-    #[error("not a ring of this version: {0}; run tap and host-agent of the same release")]
+    /// The descriptor does not hold a ring of this version.
+    #[error("not a frame ring of this version: {0}; install tap and host-agent of the same release")]
     NotARing(&'static str),
 }
 
-/// Namespace for making a ring.
+/// Makes rings.
 #[derive(Debug)]
 pub struct Ring;
 
 impl Ring {
-    /// Makes a ring of `slots` slots with room for `slot_bytes` bytes each, and the descriptor that a
-    /// [`Producer`] maps.
+    /// Makes a ring of `slots` slots ([`MIN_SLOTS`] to [`MAX_SLOTS`]) of `slot_bytes` bytes each (1 to
+    /// [`layout::MAX_SLOT_BYTES`]). Returns its consumer, and the descriptor that a [`Producer`] maps.
+    ///
+    /// # Errors
+    /// If a size is out of range, or the memory cannot be allocated or mapped.
     pub fn create(slots: usize, slot_bytes: usize) -> Result<(Consumer, OwnedFd), RingError> {
         let layout = layout::Layout::new(slots, slot_bytes)?;
         let fd = sys::create(layout.total_bytes() as u64)?;

@@ -1,13 +1,13 @@
-//! What travels beside a picture.
+//! Frame metadata that travels beside the pixels.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use protocol::{PixelFormat, Rect};
 
-/// A picture's description.
+/// Description of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Meta {
-    /// The sidecar's number for it; not ordered, not unique: it comes from a guest.
+    /// The sidecar's sequence number. Comes from a guest: neither ordered nor unique.
     pub seq: u64,
     /// Memory layout.
     pub format: PixelFormat,
@@ -15,22 +15,23 @@ pub struct Meta {
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// Bytes from row to row.
+    /// Distance between rows in bytes.
     pub stride: u32,
-    /// What changed since the picture before, as the guest says.
+    /// Area that changed since the previous frame, according to the guest.
     pub damage: Rect,
-    /// When the compositor finished it: guest's `CLOCK_MONOTONIC`, ns.
+    /// Capture time, ns of the guest's `CLOCK_MONOTONIC`.
     pub capture_ns: u64,
-    /// How long the reader took, ns.
+    /// Duration of the read from virglrenderer, ns.
     pub read_ns: u64,
-    /// When it was published: host's `CLOCK_MONOTONIC`, ns. [`SlotWriter::publish`] fills it in.
+    /// Publication time, ns of the host's `CLOCK_MONOTONIC`. Set by [`SlotWriter::publish`].
     ///
     /// [`SlotWriter::publish`]: crate::SlotWriter::publish
     pub full_at_ns: u64,
 }
 
 impl Meta {
-    /// Bytes that the picture takes in a slot, if the description is sane.
+    /// Size of the frame in bytes; `None` if a size is zero or over the protocol's limit, the damage lies
+    /// outside the frame, or the stride is shorter than a row.
     pub fn bytes(&self) -> Option<usize> {
         let max = protocol::pixel::MAX_SIDE;
         if self.width == 0 || self.height == 0 || self.width > max || self.height > max {
@@ -66,7 +67,7 @@ pub(crate) struct RawMeta {
 }
 
 impl RawMeta {
-    /// Writes it; the release store of the state makes it visible.
+    /// Stores `meta`; the release store of the slot's state makes it visible.
     pub(crate) fn write(&self, meta: &Meta) {
         let Rect { x, y, width, height } = meta.damage;
         for (to, value) in self.damage.iter().zip([x, y, width, height]) {
@@ -82,12 +83,12 @@ impl RawMeta {
         self.stride.store(meta.stride, Ordering::Relaxed);
     }
 
-    /// The sequence number, of a picture that is not described further.
+    /// The sequence number alone.
     pub(crate) fn seq(&self) -> u64 {
         self.seq.load(Ordering::Relaxed)
     }
 
-    /// Reads it; `None` if it does not name a pixel format.
+    /// Loads the metadata; `None` if the pixel format is unknown.
     pub(crate) fn read(&self) -> Option<Meta> {
         let [x, y, width, height] = self.damage.each_ref().map(|side| side.load(Ordering::Relaxed));
         Some(Meta {

@@ -1,55 +1,54 @@
-//! The tap's end: never waits, never allocates, overwrites what nobody took.
+//! The tap's end: never waits, never allocates, and overwrites the oldest frame that was not taken.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
 use crate::RingError;
 use crate::clock::monotonic_ns;
-use crate::layout::{LOST, State, Word};
+use crate::layout::{Descriptor, OVERWRITTEN_LOG, State, Word};
 use crate::memory::Mapping;
 use crate::meta::Meta;
 
-/// Writes pictures. There is one per ring.
+/// Writes frames into a ring; one per ring.
 #[derive(Debug)]
 pub struct Producer {
     mapping: Mapping,
-    /// Number of the next picture; what the words in shared memory say is only compared with.
+    /// Ticket of the next claim. Kept here, because the words in shared memory are not trusted.
     next_ticket: u64,
     overwritten: u64,
 }
 
 impl Producer {
-    /// Maps a ring that a peer made and has every page of it present. Checks the peer's numbers
-    /// against the memory's real size and our limits; the mapping can't lose pages later.
-    #[expect(clippy::needless_pass_by_value, reason = "the mapping takes the descriptor's place")]
+    /// Maps a ring that a peer made, with all pages present.
+    ///
+    /// # Errors
+    /// If the memory is not a ring of this version, has not the size in its header, could shrink, or
+    /// cannot be mapped.
+    #[expect(clippy::needless_pass_by_value, reason = "the mapping replaces the descriptor")]
     pub fn map(fd: OwnedFd) -> Result<Self, RingError> {
         let mapping = Mapping::map_foreign(&fd, true)?;
         Ok(Self { mapping, next_ticket: 1, overwritten: 0 })
     }
 
-    /// Room of one slot in bytes.
+    /// Size of one slot in bytes.
     pub fn slot_bytes(&self) -> usize {
         self.mapping.layout().slot_bytes
     }
 
-    /// Bytes of memory that this ring takes.
-    pub fn total_bytes(&self) -> usize {
-        self.mapping.layout().total_bytes()
-    }
-
-    /// Pictures that were overwritten before anyone took them.
-    pub fn dropped(&self) -> u64 {
+    /// Number of frames that were overwritten before they were taken.
+    pub fn overwritten(&self) -> u64 {
         self.overwritten
     }
 
-    /// Takes a slot: a free one, else the one with the oldest picture that nobody took. `None` only if
-    /// the consumer broke its promise not to hold more than its share.
+    /// Claims a free slot, else the full slot with the oldest frame. `None` only if the consumer holds
+    /// more slots than [`held_limit`](crate::layout::held_limit) allows.
     pub fn claim(&mut self) -> Option<SlotWriter<'_>> {
         let slots = self.mapping.layout().slots;
-        // Each failed swap means that the consumer took or freed that very picture meanwhile.
+        // A failed swap means that the consumer took or freed that slot meanwhile; the bound stops a
+        // consumer that keeps doing so.
         for _ in 0..=2 * slots {
             let descriptors = &self.mapping.header().descriptors[..slots];
-            let words = descriptors.iter().map(super::layout::Descriptor::load).enumerate();
+            let words = descriptors.iter().map(Descriptor::load).enumerate();
             let (slot, word) = words
                 .filter(|(_, word)| matches!(word.state, State::Free | State::Full))
                 .min_by_key(|(_, word)| (word.state == State::Full, word.ticket))?;
@@ -58,7 +57,7 @@ impl Producer {
                 continue;
             }
             if word.state == State::Full {
-                self.count_overwritten(slot);
+                self.log_overwritten(slot);
             }
             self.next_ticket += 1;
             return Some(SlotWriter { producer: self, slot, ticket });
@@ -66,18 +65,18 @@ impl Producer {
         None
     }
 
-    /// Tells the consumer which picture it will never see. Its description is still in the slot.
-    fn count_overwritten(&mut self, slot: usize) {
+    /// Logs for the consumer which frame it will not see; its metadata is still in the slot.
+    fn log_overwritten(&mut self, slot: usize) {
         let header = self.mapping.header();
         let seq = header.descriptors[slot].meta.seq();
-        let at = self.overwritten % LOST as u64;
-        header.lost[at as usize].store(seq, Ordering::Relaxed);
+        let at = self.overwritten % OVERWRITTEN_LOG as u64;
+        header.overwritten_log[at as usize].store(seq, Ordering::Relaxed);
         self.overwritten += 1;
         header.overwritten.store(self.overwritten, Ordering::Release);
     }
 }
 
-/// A slot being written. Dropped unpublished, it is free again.
+/// A claimed slot. Dropping it without publishing frees the slot.
 #[derive(Debug)]
 pub struct SlotWriter<'a> {
     producer: &'a mut Producer,
@@ -86,15 +85,16 @@ pub struct SlotWriter<'a> {
 }
 
 impl SlotWriter<'_> {
-    /// The slot's bytes; they hold whatever was there before.
+    /// The slot's bytes, with the content of an earlier frame.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: `slot` came from the layout's descriptors and is in state Writing, which only this
-        // writer leaves (publish and drop take or end it).
+        // SAFETY: `slot` is less than the layout's number of slots (`Producer::claim` enumerates
+        // `descriptors[..slots]`). The slot is in state Writing since `claim` swapped it; only `publish`
+        // and `drop` leave that state, and the returned reference borrows `self`.
         unsafe { self.producer.mapping.slot_mut(self.slot) }
     }
 
-    /// Makes the picture visible, stamped with the time. A description that the consumer would refuse
-    /// frees the slot instead and gives `false`.
+    /// Publishes the frame, stamped with the current time. If the metadata is invalid or larger than the
+    /// slot, frees the slot instead and returns false.
     pub fn publish(self, meta: Meta) -> bool {
         if meta.bytes().is_none_or(|bytes| bytes > self.producer.slot_bytes()) {
             return false;

@@ -5,9 +5,9 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use protocol::link::{Context, FromTap, Stats, ToTap, VERSION};
 use frame_ring::Producer;
-use frame_ring::doorbell::{self, Bell};
+use frame_ring::wake::Waker;
+use protocol::link::{Context, FromTap, Stats, ToTap, VERSION};
 
 use super::socket::{Socket, wait};
 use super::{Link, LinkError};
@@ -15,33 +15,40 @@ use crate::binding::{Binding, Command};
 use crate::log;
 use crate::shared::Event;
 
-/// Memory of all rings of one VM together: sixteen 4K sessions.
+/// Largest total size of all rings of one VM in bytes: sixteen 4K sessions.
 pub const MAX_RING_BYTES: u64 = 2 << 30;
-/// Sessions of one VM.
+/// Largest number of sessions of one VM.
 const MAX_SESSIONS: usize = 256;
-/// How long a host-agent may take to answer hello.
+/// Longest time until the host-agent answers the hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often stats go out while something happens.
+/// Interval between stats messages, which are sent only if the counters changed.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The rings that this connection brought, for their sum.
+/// A ring that was attached over this connection.
+#[derive(Debug)]
+struct RingEntry {
+    context: Context,
+    bytes: u64,
+}
+
+/// The attached rings by session.
 #[derive(Debug, Default)]
-struct Rings(HashMap<u64, (Context, u64)>);
+struct Rings(HashMap<u64, RingEntry>);
 
 impl Rings {
-    /// Checks that one more fits; an earlier one of the session or context makes room.
+    /// Records a ring if it fits into the limits. It replaces earlier ones of its session or context.
     fn add(&mut self, session: u64, context: Context, bytes: u64) -> Result<(), LinkError> {
-        self.0.retain(|other, (of, _)| *other != session && *of != context);
-        let sum: u64 = self.0.values().map(|(_, bytes)| bytes).sum();
+        self.0.retain(|other, ring| *other != session && ring.context != context);
+        let sum: u64 = self.0.values().map(|ring| ring.bytes).sum();
         if self.0.len() >= MAX_SESSIONS || bytes > MAX_RING_BYTES.saturating_sub(sum) {
-            return Err(LinkError::Overrun("more rings than one VM may have"));
+            return Err(LinkError::Overrun("the VM's sessions need more ring memory than allowed"));
         }
-        self.0.insert(session, (context, bytes));
+        self.0.insert(session, RingEntry { context, bytes });
         Ok(())
     }
 }
 
-/// Connects and serves until it ends; `connected` is called when hands are shaken.
+/// Connects and serves until the connection ends. Calls `connected` after the hello was answered.
 pub(super) fn run(link: &Link, connected: impl Fn()) -> Result<(), LinkError> {
     let shared = &link.shared;
     let mut socket = Socket::connect(&link.settings.link)?;
@@ -54,21 +61,21 @@ pub(super) fn run(link: &Link, connected: impl Fn()) -> Result<(), LinkError> {
         abi: shared.abi.load(Ordering::Relaxed),
         vm: link.settings.vm.clone(),
     })?;
-    shake_hands(link, &mut socket)?;
+    await_hello(link, &mut socket)?;
     connected();
-    let epoch = shared.up();
-    log::line(format_args!("link: up"));
+    let epoch = shared.connect();
+    log::line(format_args!("link connected"));
     let mut rings = Rings::default();
     let mut sent = Stats::default();
     let mut next_stats = Instant::now();
     loop {
         while let Some((message, descriptors)) = socket.receive()? {
             let command = command(message, descriptors, epoch, &mut rings)?;
-            if !shared.send(command) {
-                return Err(LinkError::Overrun("too many commands wait for an idle VM"));
+            if !shared.send_command(command) {
+                return Err(LinkError::Overrun("the command queue is full; the VM makes no requests"));
             }
         }
-        while let Some(event) = shared.event(epoch) {
+        while let Some(event) = shared.next_event(epoch) {
             socket.send(&from_event(event, &mut rings))?;
         }
         if shared.lost_events() {
@@ -84,30 +91,30 @@ pub(super) fn run(link: &Link, connected: impl Fn()) -> Result<(), LinkError> {
             }
         }
         let left = next_stats.saturating_duration_since(Instant::now());
-        if wait(&link.wake, Some(&socket), left)? {
-            doorbell::drain(&link.wake);
+        if wait(&link.wake_fd, Some(&socket), left)? {
+            link.wake_fd.clear();
         }
         socket.flush()?;
     }
 }
 
-fn shake_hands(link: &Link, socket: &mut Socket) -> Result<(), LinkError> {
+fn await_hello(link: &Link, socket: &mut Socket) -> Result<(), LinkError> {
     let end = Instant::now() + HELLO_TIMEOUT;
     loop {
         match socket.receive()? {
             Some((ToTap::HelloAck { version: VERSION }, _)) => return Ok(()),
             Some((ToTap::HelloAck { .. }, _)) => {
-                return Err(LinkError::Protocol("it chose a version that we did not offer"));
+                return Err(LinkError::Protocol("the chosen version was not offered"));
             }
-            Some(_) => return Err(LinkError::Protocol("its first message was not hello")),
+            Some(_) => return Err(LinkError::Protocol("the first message is not a hello")),
             None => {}
         }
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(LinkError::Silent);
+            return Err(LinkError::HelloTimeout);
         }
-        if wait(&link.wake, Some(socket), left)? {
-            doorbell::drain(&link.wake);
+        if wait(&link.wake_fd, Some(socket), left)? {
+            link.wake_fd.clear();
             link.shared.unmap_retired();
         }
         socket.flush()?;
@@ -127,17 +134,17 @@ fn command(
             Ok(Command::Detach { epoch, session })
         }
         ToTap::Attach { session, context } => {
-            let Ok([memory, bell]) = <[OwnedFd; 2]>::try_from(descriptors) else {
-                return Err(LinkError::Protocol("attach came without its two descriptors"));
+            let Ok([memory, wake_socket]) = <[OwnedFd; 2]>::try_from(descriptors) else {
+                return Err(LinkError::Protocol("an attach without its two descriptors"));
             };
-            // Mapping makes all pages present: look at the size first.
+            // The size is checked first, because mapping makes all pages present.
             let system = |step, errno: rustix::io::Errno| LinkError::System { step, source: errno.into() };
             let stat = rustix::fs::fstat(&memory).map_err(|errno| system("examine the ring", errno))?;
             rings.add(session, context, u64::try_from(stat.st_size).unwrap_or(u64::MAX))?;
             let producer = Producer::map(memory)?;
-            let bell = Bell::new(bell)
-                .map_err(|source| LinkError::System { step: "use the ring's bell", source })?;
-            Ok(Command::Attach(context, Box::new(Binding { session, epoch, producer, bell })))
+            let waker = Waker::new(wake_socket)
+                .map_err(|source| LinkError::System { step: "use the session's wake fd", source })?;
+            Ok(Command::Attach(context, Box::new(Binding { session, epoch, producer, waker })))
         }
     }
 }
@@ -146,7 +153,7 @@ fn from_event(event: Event, rings: &mut Rings) -> FromTap {
     match event {
         Event::Bind { context, name, nonce } => FromTap::Bind { context, nonce, name },
         Event::Gone(context) => {
-            rings.0.retain(|_, (of, _)| *of != context);
+            rings.0.retain(|_, ring| ring.context != context);
             FromTap::ContextGone(context)
         }
     }

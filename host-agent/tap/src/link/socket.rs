@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
-use protocol::frame::{HEADER_BYTES, Header};
-use protocol::link::{ATTACH_DESCRIPTORS, FromTap, ToTap, to_tap_limit};
+use bytes::{Buf, BytesMut};
+use frame_ring::wake::WakeFd;
+use protocol::frame::Decoder;
+use protocol::link::{ATTACH_DESCRIPTORS, FromTap, ToTap};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
@@ -21,27 +21,28 @@ use rustix::net::{
 use super::LinkError;
 use crate::sys;
 
-/// Bytes that may wait for a slow host-agent; a second of the fastest guest is a tenth of it.
-const MAX_WAITING: usize = 256 << 10;
-/// Descriptors that may wait for their message; one attach has two.
+/// Largest number of bytes that wait to be sent. The rate limits allow a guest a tenth of it per second.
+const MAX_UNSENT: usize = 256 << 10;
+/// Largest number of received descriptors that wait for their message; an attach has two.
 const MAX_DESCRIPTORS: usize = 4 * ATTACH_DESCRIPTORS;
+/// Size of one read in bytes.
 const READ_BYTES: usize = 4 << 10;
 
 fn system(step: &'static str) -> impl Fn(Errno) -> LinkError {
     move |errno| LinkError::System { step, source: errno.into() }
 }
 
-/// Waits until the wake socket or the link has something, or `timeout` is over. `Ok(true)`: the wake.
-pub(super) fn wait(wake: &UnixStream, link: Option<&Socket>, timeout: Duration) -> Result<bool, LinkError> {
+/// Waits until the wake fd or the link is ready, or for `timeout`. Returns true if the wake fd is ready.
+pub(super) fn wait(wake_fd: &WakeFd, link: Option<&Socket>, timeout: Duration) -> Result<bool, LinkError> {
     let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
     let mut fds = Vec::with_capacity(2);
-    fds.push(PollFd::new(wake, PollFlags::IN));
+    fds.push(PollFd::new(wake_fd, PollFlags::IN));
     if let Some(link) = link {
-        let out = if link.out.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+        let out = if link.unsent.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
         fds.push(PollFd::new(&link.fd, PollFlags::IN | out));
     }
     match poll(&mut fds, Some(&timeout)) {
-        Ok(_) => Ok(fds.first().is_some_and(|wake| !wake.revents().is_empty())),
+        Ok(_) => Ok(fds.first().is_some_and(|wake_fd| !wake_fd.revents().is_empty())),
         Err(Errno::INTR) => Ok(false),
         Err(errno) => Err(system("wait for the link")(errno)),
     }
@@ -51,37 +52,37 @@ pub(super) fn wait(wake: &UnixStream, link: Option<&Socket>, timeout: Duration) 
 #[derive(Debug)]
 pub(super) struct Socket {
     fd: OwnedFd,
-    received: BytesMut,
+    received: Decoder,
     descriptors: VecDeque<OwnedFd>,
-    out: BytesMut,
+    unsent: BytesMut,
 }
 
 impl Socket {
-    /// Connects, or fails at once.
+    /// Connects without waiting.
     pub(super) fn connect(path: &Path) -> Result<Self, LinkError> {
         let address = SocketAddrUnix::new(path).map_err(system("use the link's path"))?;
         let fd = sys::new_socket().map_err(system("make a socket"))?;
         connect(&fd, &address).map_err(system("connect to the host-agent"))?;
-        Ok(Self { fd, received: BytesMut::new(), descriptors: VecDeque::new(), out: BytesMut::new() })
+        Ok(Self { fd, received: Decoder::new(), descriptors: VecDeque::new(), unsent: BytesMut::new() })
     }
 
-    /// Queues a message and sends what goes out at once.
+    /// Queues a message and sends as much as the socket takes.
     pub(super) fn send(&mut self, message: &FromTap) -> Result<(), LinkError> {
         let encoded = message.encode();
-        if self.out.len() + encoded.len() > MAX_WAITING {
+        if self.unsent.len() + encoded.len() > MAX_UNSENT {
             return Err(LinkError::Overrun("the host-agent does not read"));
         }
-        self.out.extend_from_slice(&encoded.head);
-        self.out.extend_from_slice(&encoded.body);
+        self.unsent.extend_from_slice(&encoded.head);
+        self.unsent.extend_from_slice(&encoded.body);
         self.flush()
     }
 
-    /// Sends what waits, as far as it goes.
+    /// Sends as much of the queued bytes as the socket takes.
     pub(super) fn flush(&mut self) -> Result<(), LinkError> {
-        while !self.out.is_empty() {
+        while !self.unsent.is_empty() {
             let mut none = SendAncillaryBuffer::default();
-            match sendmsg(&self.fd, &[IoSlice::new(&self.out)], &mut none, sys::SEND) {
-                Ok(sent) => self.out.advance(sent),
+            match sendmsg(&self.fd, &[IoSlice::new(&self.unsent)], &mut none, sys::SEND) {
+                Ok(sent) => self.unsent.advance(sent),
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(Errno::PIPE | Errno::CONNRESET) => return Err(LinkError::Closed),
@@ -91,11 +92,11 @@ impl Socket {
         Ok(())
     }
 
-    /// The next message that is here already, with its descriptors.
+    /// The next message that has arrived, with its descriptors.
     pub(super) fn receive(&mut self) -> Result<Option<(ToTap, Vec<OwnedFd>)>, LinkError> {
         loop {
-            if let Some(message) = self.decode()? {
-                return Ok(Some(message));
+            if let Some(message) = self.received.next_message()? {
+                return self.with_descriptors(message).map(Some);
             }
             if !self.fill()? {
                 return Ok(None);
@@ -103,25 +104,16 @@ impl Socket {
         }
     }
 
-    fn decode(&mut self) -> Result<Option<(ToTap, Vec<OwnedFd>)>, LinkError> {
-        let Some(header) = self.received.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
-        let header = Header::decode(*header, to_tap_limit)?;
-        let len = header.len as usize;
-        if self.received.len() < HEADER_BYTES + len {
-            return Ok(None);
-        }
-        self.received.advance(HEADER_BYTES);
-        let payload: Bytes = self.received.split_to(len).freeze();
-        let message = ToTap::decode(header, payload)?;
+    fn with_descriptors(&mut self, message: ToTap) -> Result<(ToTap, Vec<OwnedFd>), LinkError> {
         let wanted = if matches!(message, ToTap::Attach { .. }) { ATTACH_DESCRIPTORS } else { 0 };
         if self.descriptors.len() < wanted {
-            return Err(LinkError::Protocol("attach came without its two descriptors"));
+            return Err(LinkError::Protocol("an attach without its two descriptors"));
         }
-        Ok(Some((message, self.descriptors.drain(..wanted).collect())))
+        Ok((message, self.descriptors.drain(..wanted).collect()))
     }
 
-    /// Reads once; `false` if there is nothing. Descriptors come with the first byte of their message
-    /// or, if the kernel joined messages, with bytes before it: never later.
+    /// Reads once; false if nothing has arrived. The kernel delivers descriptors with the first byte of
+    /// their message or, if it joins messages, with bytes before it: never later.
     fn fill(&mut self) -> Result<bool, LinkError> {
         let mut chunk = [0; READ_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
@@ -140,13 +132,13 @@ impl Socket {
             }
         }
         if got.flags.contains(ReturnFlags::CTRUNC) || self.descriptors.len() > MAX_DESCRIPTORS {
-            return Err(LinkError::Protocol("more descriptors than messages need"));
+            return Err(LinkError::Protocol("more descriptors than the messages need"));
         }
         if got.bytes == 0 {
             return Err(LinkError::Closed);
         }
         let chunk = chunk.get(..got.bytes).ok_or(LinkError::Closed)?;
-        self.received.extend_from_slice(chunk);
+        self.received.push(chunk);
         Ok(true)
     }
 }

@@ -1,27 +1,28 @@
-//! macOS: the interpose table, and the originals, whose addresses stand in it.
+//! macOS: the interpose table, which also holds the originals' addresses.
 //!
-//! dyld reads `__DATA,__interpose` of a library named in DYLD_INSERT_LIBRARIES and has everybody but this library
-//! call the replacements. virglrenderer is linked weakly: what a version lacks is null here, and a VMM without it
-//! gets nothing from us. The originals are taken from our own imports, never by dlsym, which may answer with a
-//! replacement.
+//! dyld reads `__DATA,__interpose` of a library named in DYLD_INSERT_LIBRARIES and redirects the calls of
+//! all other images to the replacements. virglrenderer is linked weakly: a function that a version lacks
+//! is null, and a VMM without virglrenderer is not affected. The originals' addresses come from this
+//! library's imports and not from dlsym, which may return a replacement.
 
 use std::ffi::{CStr, c_void};
 
 use crate::ffi;
 
-/// A row: two functions of one C signature.
+/// A table row: two functions with the same C signature.
 #[repr(C)]
 struct Pair {
     replacement: *const c_void,
     original: *const c_void,
 }
 
-// SAFETY: addresses of functions, written by dyld before any of our code runs and read-only from then on.
+// SAFETY: the fields are function addresses that dyld writes before any code of this library runs; they
+// are only read afterwards, so sharing them between threads is sound.
 unsafe impl Sync for Pair {}
 
 macro_rules! table {
     (interposed: $($taken:ident)*; called: $($called:ident)*) => {
-        /// Declared for their addresses only; what they take is in `real.rs`.
+        /// Declared for their addresses only; `original.rs` has the signatures.
         mod original {
             unsafe extern "C" {
                 $(pub(super) fn $taken();)*
@@ -75,18 +76,18 @@ table! {
         virgl_renderer_transfer_read_iov
 }
 
-/// What dyld bound.
+/// The functions that dyld bound.
 #[derive(Debug)]
 pub(crate) struct Originals;
 
 impl Originals {
-    /// Nothing to find.
+    /// Does nothing: dyld has bound the functions.
     pub(crate) fn find() -> Self {
         Self
     }
 
     /// A function's address; null if this virglrenderer lacks it.
-    #[expect(clippy::unused_self, reason = "the same signature as where a library is looked up")]
+    #[expect(clippy::unused_self, reason = "has the signature of the variant that looks up a library")]
     pub(crate) fn symbol(&self, name: &CStr) -> *mut c_void {
         address(name).cast_mut()
     }

@@ -1,27 +1,27 @@
-//! Linux: MSG_NOSIGNAL, close-on-exec from the start.
+//! Linux: MSG_NOSIGNAL, and sockets that are made close-on-exec.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socket_with};
 
-/// How the link sends.
+/// Flags for sending on the link.
 pub(crate) const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
-/// How the link receives.
+/// Flags for receiving on the link.
 pub(crate) const RECEIVE: RecvFlags = RecvFlags::DONTWAIT.union(RecvFlags::CMSG_CLOEXEC);
 
-/// A nonblocking Unix stream socket that no child inherits.
+/// Makes a nonblocking, close-on-exec Unix stream socket.
 pub(crate) fn new_socket() -> rustix::io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
 }
 
-/// The process's command line, each argument ended by a zero.
+/// The process's command line; each argument ends with a NUL byte.
 pub(crate) fn arguments() -> Vec<u8> {
     std::fs::read("/proc/self/cmdline").unwrap_or_default()
 }
 
-/// Where the host-agent's socket is when nothing in the environment says.
+/// The user's runtime directory, when the environment does not name it.
 pub(crate) fn default_folder(uid: u32) -> PathBuf {
     format!("/run/user/{uid}").into()
 }

@@ -1,30 +1,31 @@
-//! The originals of functions that we export ourselves: looked up in the library that somebody else loaded.
+//! Exported entry points: the originals are looked up in the virglrenderer that the VMM loaded.
 
 use std::ffi::{CStr, c_void};
 
-/// virglrenderer for the dynamic linker: as every VMM names it, or as our drop-in calls the one that it re-exports.
+/// Name of virglrenderer's library: the soname that VMMs link against, or the original beside the drop-in
+/// library.
 const LIBRARY: &CStr = if cfg!(feature = "drop-in") {
     c"@loader_path/libvirglrenderer.original.dylib"
 } else {
     c"libvirglrenderer.so.1"
 };
 
-/// virglrenderer, if it is there.
+/// Handle of virglrenderer; null if it is not loaded under its usual name.
 #[derive(Debug)]
 pub(crate) struct Originals(*mut c_void);
 
 impl Originals {
-    /// Finds a loaded library; loads nothing. The handle stays open for ever.
+    /// Finds the loaded library. Loads nothing, and never closes the handle.
     pub(crate) fn find() -> Self {
-        // SAFETY: a C string; with RTLD_NOLOAD no code of the library runs.
+        // SAFETY: the name is a C string; with RTLD_NOLOAD no constructors run.
         Self(unsafe { libc::dlopen(LIBRARY.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD) })
     }
 
-    /// A symbol; null if there is none. Without the library under its usual name: whatever comes after
-    /// us in the search order.
+    /// A function's address; null if it does not exist. Without a handle the next definition in the
+    /// linker's search order is used.
     pub(crate) fn symbol(&self, name: &CStr) -> *mut c_void {
         let handle = if self.0.is_null() { libc::RTLD_NEXT } else { self.0 };
-        // SAFETY: an open handle or RTLD_NEXT, and a C string.
+        // SAFETY: the handle is open or RTLD_NEXT, and the name is a C string.
         unsafe { libc::dlsym(handle, name.as_ptr()) }
     }
 }

@@ -1,4 +1,4 @@
-//! macOS: SO_NOSIGPIPE, close-on-exec one call later.
+//! macOS: SO_NOSIGPIPE, and close-on-exec set by a second call.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -8,12 +8,12 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, socket, sockopt};
 
-/// How the link sends; the socket has SO_NOSIGPIPE.
+/// Flags for sending on the link; [`new_socket`] sets SO_NOSIGPIPE.
 pub(crate) const SEND: SendFlags = SendFlags::DONTWAIT;
-/// How the link receives.
+/// Flags for receiving on the link.
 pub(crate) const RECEIVE: RecvFlags = RecvFlags::DONTWAIT;
 
-/// A nonblocking Unix stream socket that no child inherits.
+/// Makes a nonblocking, close-on-exec Unix stream socket without SIGPIPE.
 pub(crate) fn new_socket() -> rustix::io::Result<OwnedFd> {
     let fd = socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
     fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
@@ -22,7 +22,7 @@ pub(crate) fn new_socket() -> rustix::io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// The process's command line, each argument ended by a zero.
+/// The process's command line; each argument ends with a NUL byte.
 pub(crate) fn arguments() -> Vec<u8> {
     let mut arguments = Vec::new();
     for argument in std::env::args_os() {
@@ -32,8 +32,8 @@ pub(crate) fn arguments() -> Vec<u8> {
     arguments
 }
 
-/// Where the host-agent's socket is when nothing in the environment says: in the user's own folder, whose name is
-/// the same for programs that launchd starts and for those of a terminal.
+/// The user's runtime directory, when the environment does not name it. It is in the home directory,
+/// which programs started by launchd and by a terminal both know.
 pub(crate) fn default_folder(uid: u32) -> PathBuf {
     std::env::var_os("HOME").map_or_else(
         || format!("/tmp/desktopstream-{uid}").into(),

@@ -1,4 +1,4 @@
-//! A host-agent of a few lines: the other end of the link.
+//! A minimal host-agent: the other end of the link.
 
 use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
@@ -8,48 +8,50 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use frame_ring::wake::{self, WakeFd};
+use frame_ring::{Consumer, Ring, Slot};
 use protocol::frame::{HEADER_BYTES, Header};
 use protocol::link::{Context, FromTap, Stats, ToTap, VERSION, from_tap_limit};
-use frame_ring::{Consumer, Ring, Slot, doorbell};
+use protocol::mailbox::{Operation, Status};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-/// Longest wait for anything.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+use crate::guest::Sidecar;
+
+/// Longest wait for any event.
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub struct Agent {
     listener: UnixListener,
 }
 
-/// One tap's connection.
+/// A connection of a tap.
 pub struct Link {
     stream: UnixStream,
 }
 
-/// A session's ring and bell.
+/// A session's ring and wake fd.
 pub struct Session {
     pub consumer: Consumer,
-    bell: UnixStream,
+    wake_fd: WakeFd,
 }
 
 impl Agent {
-    /// Listens where the tap looks.
+    /// Listens on the path that the tap connects to.
     pub fn listen() -> Self {
         let path = PathBuf::from(std::env::var_os("DESKTOPSTREAM_LINK").expect("path"));
         let _old = std::fs::remove_file(&path);
         Self { listener: UnixListener::bind(path).expect("listen") }
     }
 
-    /// The next tap, before hello.
+    /// Accepts a connection; the hello is unread.
     pub fn accept_raw(&self) -> UnixStream {
-        let mut ready = [rustix::event::PollFd::new(&self.listener, rustix::event::PollFlags::IN)];
-        let limit = PATIENCE.try_into().expect("time");
-        assert_eq!(rustix::event::poll(&mut ready, Some(&limit)), Ok(1), "no tap connects");
+        wait_readable(&self.listener);
         let (stream, _) = self.listener.accept().expect("accept");
-        stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("timeout");
         stream
     }
 
-    /// The next tap, after hello; checks what it says of itself.
+    /// Accepts a connection, checks the hello and answers it.
     pub fn accept(&self) -> Link {
         let mut link = Link { stream: self.accept_raw() };
         match link.next() {
@@ -61,9 +63,16 @@ impl Agent {
             }
             other => unreachable!("{other:?}"),
         }
-        link.say(&ToTap::HelloAck { version: VERSION }, &[]);
+        link.send_message(&ToTap::HelloAck { version: VERSION }, &[]);
         link
     }
+}
+
+/// Waits until a descriptor is readable.
+fn wait_readable(fd: &impl AsFd) {
+    let mut ready = [rustix::event::PollFd::new(fd, rustix::event::PollFlags::IN)];
+    let limit = TIMEOUT.try_into().expect("time");
+    assert_eq!(rustix::event::poll(&mut ready, Some(&limit)), Ok(1), "not readable within {TIMEOUT:?}");
 }
 
 impl From<UnixStream> for Link {
@@ -73,7 +82,7 @@ impl From<UnixStream> for Link {
 }
 
 impl Link {
-    /// The next message; `None` when the tap hung up.
+    /// The next message; `None` if the tap closed the connection.
     pub fn next(&mut self) -> Option<FromTap> {
         let mut header = [0; HEADER_BYTES];
         match self.stream.read_exact(&mut header) {
@@ -88,7 +97,7 @@ impl Link {
         Some(FromTap::decode(header, Bytes::from(payload)).expect("message"))
     }
 
-    /// The next message that is no statistics.
+    /// The next message other than stats.
     pub fn next_event(&mut self) -> FromTap {
         loop {
             match self.next().expect("link") {
@@ -98,11 +107,11 @@ impl Link {
         }
     }
 
-    /// Waits for statistics that are as wanted.
+    /// Waits for stats that satisfy `wanted`.
     pub fn stats(&mut self, wanted: impl Fn(&Stats) -> bool) -> Stats {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
-            assert!(Instant::now() < end, "no such statistics");
+            assert!(Instant::now() < end, "no such stats within {TIMEOUT:?}");
             match self.next().expect("link") {
                 FromTap::Stats(stats) if wanted(&stats) => return stats,
                 _ => {}
@@ -110,7 +119,19 @@ impl Link {
         }
     }
 
-    /// Waits for a bind with this nonce.
+    /// Waits until the tap has processed all messages sent so far. The tap reads its socket before it
+    /// sends stats, so once stats have arrived, the next ones follow a read that began after this call.
+    /// An echo changes the stats; the tap sends none that did not change.
+    pub fn sync(&mut self, sidecar: &mut Sidecar) {
+        let mut last = None;
+        for _ in 0..2 {
+            assert_eq!(sidecar.request(Operation::Echo).status, Status::Ok);
+            let answers = |stats: &Stats| Some(stats.answers[Status::Ok as usize]);
+            last = answers(&self.stats(|stats| answers(stats) > last));
+        }
+    }
+
+    /// Waits for a bind with this nonce; returns the context and its name.
     pub fn bound(&mut self, nonce: [u8; 16]) -> (Context, String) {
         match self.next_event() {
             FromTap::Bind { context, nonce: heard, name } if heard == nonce => (context, name),
@@ -129,36 +150,37 @@ impl Link {
         assert!(sent.is_ok_and(|sent| sent == bytes.len()) || bytes.is_empty());
     }
 
-    pub fn say(&mut self, message: &ToTap, descriptors: &[BorrowedFd<'_>]) {
+    /// Sends a message with descriptors.
+    pub fn send_message(&mut self, message: &ToTap, descriptors: &[BorrowedFd<'_>]) {
         self.send(&message.encode().to_vec(), descriptors);
     }
 
-    /// Gives a context a ring.
+    /// Attaches a session with a new ring to a context.
     pub fn attach(&mut self, session: u64, context: Context, slot_bytes: usize) -> Session {
         let (consumer, memory) = Ring::create(frame_ring::SLOTS, slot_bytes).expect("ring");
-        let (bell, ring): (_, OwnedFd) = doorbell::pair().expect("pair");
-        self.say(&ToTap::Attach { session, context }, &[memory.as_fd(), ring.as_fd()]);
-        bell.set_nonblocking(false).expect("blocking");
-        bell.set_read_timeout(Some(PATIENCE)).expect("timeout");
-        Session { consumer, bell }
+        let (wake_fd, waker) = wake::pair().expect("pair");
+        let waker = OwnedFd::from(waker);
+        self.send_message(&ToTap::Attach { session, context }, &[memory.as_fd(), waker.as_fd()]);
+        Session { consumer, wake_fd }
     }
 
-    /// Writes bytes that may be nonsense; the tap may hang up meanwhile.
-    pub fn babble(&mut self, bytes: &[u8]) {
+    /// Sends bytes that may be malformed; the tap may close the connection meanwhile.
+    pub fn send_raw(&mut self, bytes: &[u8]) {
         let _sent = self.stream.write_all(bytes);
     }
 }
 
 impl Session {
-    /// Waits for the bell, then takes the newest picture.
-    pub fn picture(&mut self) -> Slot {
-        let end = Instant::now() + PATIENCE;
+    /// Takes the newest frame; waits for the wake fd while there is none.
+    pub fn take_frame(&mut self) -> Slot {
+        let end = Instant::now() + TIMEOUT;
         while Instant::now() < end {
             if let Some(slot) = self.consumer.newest() {
                 return slot;
             }
-            self.bell.read_exact(&mut [0]).expect("the bell rings");
+            wait_readable(&self.wake_fd);
+            self.wake_fd.clear();
         }
-        unreachable!("no picture")
+        unreachable!("no frame within {TIMEOUT:?}")
     }
 }

@@ -11,14 +11,13 @@ struct Display {
     egl: Instance,
     handle: egl::Display,
     config: egl::Config,
-    /// All contexts share objects with this one, which nobody uses.
+    /// Never current; all other contexts share its objects.
     shared: egl::Context,
 }
 
-// The handles are pointers that EGL may be given on any thread.
-// SAFETY: EGL displays and configs belong to the process, not to a thread (EGL 1.5, section 2.2).
+// SAFETY: the fields are handles of the process, which any thread may pass to EGL (EGL 1.5, section 2.2).
 unsafe impl Send for Display {}
-// SAFETY: as above.
+// SAFETY: as for Send; EGL calls that take the handles are thread-safe.
 unsafe impl Sync for Display {}
 
 /// `EGL_PLATFORM_SURFACELESS_MESA`.
@@ -27,9 +26,9 @@ const SURFACELESS: egl::Enum = 0x31DD;
 fn display() -> &'static Display {
     static DISPLAY: OnceLock<Display> = OnceLock::new();
     DISPLAY.get_or_init(|| {
-        // SAFETY: loads the system's libEGL.
+        // SAFETY: the loaded library is the system's libEGL, whose constructors may run at any time.
         let egl = unsafe { Instance::load_required() }.expect("libEGL.so.1: install libegl1");
-        // SAFETY: the surfaceless platform has no native display: null.
+        // SAFETY: the surfaceless platform has no native display; the attribute list ends with NONE.
         let display =
             unsafe { egl.get_platform_display(SURFACELESS, egl::DEFAULT_DISPLAY, &[egl::ATTRIB_NONE]) };
         let display = display.expect("Mesa's surfaceless platform");
@@ -54,7 +53,7 @@ pub struct ContextParameters {
 
 pub extern "C" fn create(_: *mut c_void, _: c_int, parameters: *const ContextParameters) -> *mut c_void {
     let Display { egl, handle, config, shared } = display();
-    // SAFETY: virglrenderer gives a valid structure.
+    // SAFETY: virglrenderer passes a valid structure that outlives the call.
     let parameters = unsafe { &*parameters };
     let attributes = [
         egl::CONTEXT_MAJOR_VERSION,
@@ -71,14 +70,14 @@ pub extern "C" fn create(_: *mut c_void, _: c_int, parameters: *const ContextPar
 
 pub extern "C" fn destroy(_: *mut c_void, context: *mut c_void) {
     let Display { egl, handle, .. } = display();
-    // SAFETY: made by `create` above.
+    // SAFETY: the pointer is a context that `create` returned and that was not destroyed before.
     let context = unsafe { egl::Context::from_ptr(context) };
     let _gone = egl.destroy_context(*handle, context);
 }
 
 pub extern "C" fn make_current(_: *mut c_void, _: c_int, context: *mut c_void) -> c_int {
     let Display { egl, handle, .. } = display();
-    // SAFETY: made by `create` above, or null for none.
+    // SAFETY: not null (checked), so it is a context that `create` returned.
     let context = (!context.is_null()).then(|| unsafe { egl::Context::from_ptr(context) });
     egl.make_current(*handle, None, None, context).map_or(-1, |()| 0)
 }

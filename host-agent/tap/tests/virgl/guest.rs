@@ -1,27 +1,27 @@
-//! A guest of a few lines: contexts, screens and a mailbox.
+//! A minimal guest: contexts, screens and a mailbox.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use protocol::mailbox::{self, Answer, FrameRequest, Operation, Request, Status};
 use protocol::{PixelFormat, Rect};
-use tap::abi::{Box3, CreateArgs};
+use tap::abi::{CreateArgs, PIPE_TEXTURE_2D, VirglBox};
 
-use crate::agent::PATIENCE;
+use crate::agent::TIMEOUT;
 use crate::virgl;
 
-/// The renderer, started.
+/// Starts the renderer.
 pub fn start() {
     assert_eq!(virgl::init(), 0, "virgl_renderer_init");
 }
 
-/// A picture's contents: differ from row to row, column to column and seed to seed.
+/// Pixels that differ by row, column and seed.
 pub fn pattern(width: u32, height: u32, seed: u8) -> Vec<u8> {
     let pixel = |x: u32, y: u32| [x as u8 ^ seed, y as u8, (x >> 3) as u8 ^ (y >> 2) as u8, seed];
     (0..height).flat_map(|y| (0..width).flat_map(move |x| pixel(x, y))).collect()
 }
 
-/// A screen of virgl format `format` with guest memory.
+/// A scan-out resource with guest memory.
 #[derive(Clone, Copy)]
 pub struct Screen {
     pub id: u32,
@@ -31,12 +31,13 @@ pub struct Screen {
 }
 
 impl Screen {
+    /// Creates it with virgl format `format`.
     pub fn new(id: u32, format: u32, width: u32, height: u32, flags: u32) -> Self {
-        // Render target and sampler view, as compositors' buffers are.
+        // VIRGL_BIND_RENDER_TARGET and VIRGL_BIND_SAMPLER_VIEW, as compositors set.
         let bind = 1 << 1 | 1 << 3;
         let args = CreateArgs {
             handle: id,
-            target: 2,
+            target: PIPE_TEXTURE_2D,
             format,
             bind,
             width,
@@ -53,12 +54,13 @@ impl Screen {
         Self { id, width, height, memory: base as usize }
     }
 
-    /// Draws: guest memory, then TRANSFER_TO_HOST by `context`.
+    /// Writes pixels to guest memory and transfers them to the host as `context`.
     pub fn draw(&self, context: u32, picture: &[u8]) {
         assert_eq!(picture.len(), (4 * self.width * self.height) as usize);
-        // SAFETY: the memory was leaked with that many bytes, and virglrenderer reads it only in calls.
+        // SAFETY: the source has `picture.len()` bytes; the destination is leaked memory of that size (checked), and
+        // virglrenderer accesses it only during calls, which this thread makes.
         unsafe { std::ptr::copy_nonoverlapping(picture.as_ptr(), self.memory as *mut u8, picture.len()) };
-        let whole = Box3 { x: 0, y: 0, z: 0, w: self.width, h: self.height, d: 1 };
+        let whole = VirglBox { x: 0, y: 0, z: 0, w: self.width, h: self.height, d: 1 };
         assert_eq!(virgl::transfer(self.id, context, whole, 4 * self.width, 0), 0, "draw");
     }
 
@@ -91,11 +93,11 @@ impl Sidecar {
         sidecar
     }
 
-    /// Only the mailbox: the context exists already, and does not hold it yet.
+    /// A mailbox for an existing context, not attached to it.
     pub fn with_mailbox(context: u32, mailbox: u32) -> Self {
         let args = CreateArgs {
             handle: mailbox,
-            target: 2,
+            target: PIPE_TEXTURE_2D,
             format: mailbox::VIRGL_FORMAT,
             bind: 1 << 3,
             width: mailbox::WIDTH,
@@ -117,10 +119,10 @@ impl Sidecar {
         }
     }
 
-    /// TRANSFER_TO_HOST of a slot, stamped with `context`.
-    pub fn ring_as(&self, context: u32, slot: usize) {
+    /// Transfers a slot to the host, stamped with `context`.
+    pub fn transfer_as(&self, context: u32, slot: usize) {
         let offset = mailbox::request_offset(slot);
-        let part = Box3 { x: (offset / 4) as u32, y: 0, z: 0, w: 16, h: 1, d: 1 };
+        let part = VirglBox { x: (offset / 4) as u32, y: 0, z: 0, w: 16, h: 1, d: 1 };
         virgl::transfer(self.mailbox, context, part, 4096, offset as u64);
     }
 
@@ -132,34 +134,47 @@ impl Sidecar {
         Answer::decode(&bytes).expect("answer")
     }
 
-    /// A request stamped with `context`; `None` if it was not answered.
-    pub fn ask_as(&mut self, context: u32, operation: Operation) -> Option<Answer> {
+    /// Sends a request, stamped with `context`; `None` if it was not answered.
+    pub fn request_as(&mut self, context: u32, operation: Operation) -> Option<Answer> {
         self.seq += 1;
         let slot = self.seq as usize % mailbox::SLOTS;
         self.put(slot, &Request { seq: self.seq, operation }.encode());
-        self.ring_as(context, slot);
+        self.transfer_as(context, slot);
         Some(self.answer(slot)).filter(|answer| answer.seq == self.seq)
     }
 
-    pub fn ask(&mut self, operation: Operation) -> Answer {
-        self.ask_as(self.context, operation).expect("answered")
+    pub fn request(&mut self, operation: Operation) -> Answer {
+        self.request_as(self.context, operation).expect("answered")
+    }
+
+    /// Sends a request; repeats it while the rate limit refuses it, which a fast machine meets.
+    pub fn request_within_limit(&mut self, operation: Operation) -> Answer {
+        let end = Instant::now() + TIMEOUT;
+        loop {
+            let answer = self.request(operation);
+            if answer.status != Status::RateLimited {
+                return answer;
+            }
+            assert!(Instant::now() < end, "rate-limited for {TIMEOUT:?}");
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
     }
 
     pub fn frame(&mut self, request: FrameRequest) -> Status {
-        self.ask(Operation::Frame(request)).status
+        self.request(Operation::Frame(request)).status
     }
 
-    /// Binds, waiting for a host-agent if there is none yet.
+    /// Binds; waits for a host-agent if none is connected.
     pub fn bind(&mut self, nonce: [u8; 16]) {
         let status = self.until(Operation::Bind(nonce), |status| status != Status::NoHostAgent);
         assert_eq!(status, Status::Ok);
     }
 
-    /// Asks until the answer is as wanted; pauses between, because requests are limited.
+    /// Repeats a request until its status satisfies `wanted`, with pauses, because requests are limited.
     pub fn until(&mut self, operation: Operation, wanted: impl Fn(Status) -> bool) -> Status {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
-            let status = self.ask(operation).status;
+            let status = self.request(operation).status;
             if wanted(status) {
                 return status;
             }

@@ -1,11 +1,11 @@
-//! The tap against the real virglrenderer, without a VM: this program plays the VMM and its guest, with
-//! the tap preloaded, and the host-agent at the other end of the link.
+//! The tap with the real virglrenderer, without a VM: this program acts as VMM and guest, with the tap
+//! preloaded, and as the host-agent at the other end of the link.
 //!
-//! virglrenderer and the tap are global to a process, and the tap must be in front of it when the
-//! process starts: every test runs itself again in a process of its own. Software GL by EGL without a
-//! display; needs the packages libvirglrenderer1, libepoxy0 and libegl1.
+//! virglrenderer and the tap are global to a process, and the tap must be preloaded, so every test runs an
+//! ignored test of this program (a scene) in a process of its own. GL is Mesa's software renderer without
+//! a display; the packages libvirglrenderer1, libepoxy0 and libegl1 are needed.
 
-#![expect(unsafe_code, reason = "plays a C program that calls virglrenderer")]
+#![expect(unsafe_code, reason = "calls virglrenderer as a VMM does")]
 
 mod agent;
 mod egl;
@@ -16,14 +16,14 @@ mod virgl;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Longest that one process may take.
-const LIMIT: Duration = Duration::from_mins(3);
+/// Longest time for one scene.
+const SCENE_TIMEOUT: Duration = Duration::from_mins(3);
 
-/// Runs an ignored test of this program in a process with the tap preloaded.
-fn in_a_vmm(scene: &str) {
+/// Runs a scene in a process with the tap preloaded.
+fn run_scene(scene: &str) {
     let program = std::env::current_exe().expect("own path");
     let tap = program.with_file_name("libtap.so");
-    assert!(tap.exists(), "{} is missing: cargo builds it beside the tests", tap.display());
+    assert!(tap.exists(), "{} is missing; run the test with cargo, which builds it", tap.display());
     let folder = tempfile::tempdir().expect("folder");
     let mut vmm = Command::new(&program)
         .args(["--exact", &format!("scenes::{scene}"), "--ignored", "--nocapture", "--test-threads=1"])
@@ -34,7 +34,7 @@ fn in_a_vmm(scene: &str) {
         .stdin(Stdio::null())
         .spawn()
         .expect("start");
-    let end = Instant::now() + LIMIT;
+    let end = Instant::now() + SCENE_TIMEOUT;
     let status = loop {
         match vmm.try_wait().expect("wait") {
             Some(status) => break status,
@@ -42,7 +42,7 @@ fn in_a_vmm(scene: &str) {
             None => {
                 vmm.kill().expect("kill");
                 vmm.wait().expect("wait");
-                unreachable!("{scene} did not end in {LIMIT:?}");
+                unreachable!("{scene} did not end within {SCENE_TIMEOUT:?}");
             }
         }
     };
@@ -51,24 +51,23 @@ fn in_a_vmm(scene: &str) {
 
 macro_rules! scenes {
     ($($scene:ident),* $(,)?) => {
-        $(#[test] fn $scene() { in_a_vmm(stringify!($scene)); })*
+        $(#[test] fn $scene() { run_scene(stringify!($scene)); })*
     };
 }
 
 scenes! {
-    pictures_arrive_bit_by_bit,
-    refusals,
-    another_host_agent,
-    reset_and_start_again,
-    hostile_host_agents,
-    no_host_agent,
-    floods_and_noise,
-    times,
+    frames_are_read_bit_exactly,
+    frame_that_the_context_may_not_read_is_refused,
+    second_host_agent_is_found_after_the_first,
+    restarted_renderer_keeps_context_generations,
+    hostile_host_agent_only_loses_its_connection,
+    tap_without_host_agent_answers_and_waits,
+    floods_are_limited_and_malformed_requests_survived,
+    entry_costs_are_measured,
 }
 
-/// A process without virglrenderer does not notice the tap.
 #[test]
-fn a_shell_does_not_notice() {
+fn process_without_virglrenderer_is_not_affected() {
     let tap = std::env::current_exe().expect("own path").with_file_name("libtap.so");
     let shell = Command::new("sh")
         .args(["-c", "echo $((6 * 7)); ls / >/dev/null"])

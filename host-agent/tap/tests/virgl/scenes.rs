@@ -1,44 +1,45 @@
-//! What happens between VMM, guest and host-agent. Each runs in a process of its own: see `main.rs`.
+//! Scenes between VMM, guest and host-agent. `main.rs` runs each in a process of its own.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 
+use frame_ring::Ring;
+use frame_ring::wake;
 use protocol::PixelFormat;
 use protocol::frame::Header;
 use protocol::link::{Context, FromTap, ToTap, VERSION};
 use protocol::mailbox::{self, FrameRequest, Operation, Status};
-use frame_ring::{Ring, doorbell};
 
 use crate::agent::{Agent, Link, Session};
 use crate::guest::{Screen, Sidecar, pattern, start};
 use crate::virgl;
 
-const ROOM: usize = 4 * 1920 * 1080;
+/// Slot size for 1080p.
+const SLOT_BYTES: usize = 4 * 1920 * 1080;
 
 /// A sidecar with a session.
-fn bound(agent: &Agent, room: usize) -> (Sidecar, Link, Context, Session) {
+fn bound(agent: &Agent, slot_bytes: usize) -> (Sidecar, Link, Context, Session) {
     let mut sidecar = Sidecar::new(7, 100);
     let mut link = agent.accept();
     sidecar.bind([5; 16]);
     let (context, name) = link.bound([5; 16]);
     assert_eq!((context.id, name.as_str()), (7, "sidecar"));
-    let session = link.attach(11, context, room);
+    let session = link.attach(11, context, slot_bytes);
     (sidecar, link, context, session)
 }
 
-/// Waits until a session that was just attached is in use.
+/// Sends a frame request; repeats it until the session that was just attached is bound.
 fn first_frame(sidecar: &mut Sidecar, request: FrameRequest) {
     let status = sidecar.until(Operation::Frame(request), |status| status != Status::NotBound);
     assert_eq!(status, Status::Ok);
 }
 
 #[test]
-#[ignore = "runs in a process of its own, started by the test of the same name in main.rs"]
-fn pictures_arrive_bit_by_bit() {
+#[ignore = "a scene; run the test of the same name in main.rs"]
+fn frames_are_read_bit_exactly() {
     let agent = Agent::listen();
     start();
-    let (mut sidecar, mut link, _, mut session) = bound(&agent, ROOM);
+    let (mut sidecar, mut link, _, mut session) = bound(&agent, SLOT_BYTES);
     let mut pictures = 0;
     let mut bytes = 0;
     for (id, virgl_format, format, width, height, flags) in [
@@ -47,7 +48,7 @@ fn pictures_arrive_bit_by_bit() {
         (203, 67, PixelFormat::Rgba, 641, 359, 0),
         (204, 134, PixelFormat::Rgbx, 1, 1, 0),
         (205, 1, PixelFormat::Bgrx, 333, 7, 0),
-        // Y_0_TOP, as the guest's text console: virglrenderer keeps it upside down and turns it itself.
+        // Y_0_TOP, as the guest's text console: virglrenderer stores it upside down and flips it on reads.
         (206, 2, PixelFormat::Bgra, 64, 64, 1),
         (207, 1, PixelFormat::Bgra, 800, 3, 1),
     ] {
@@ -57,11 +58,11 @@ fn pictures_arrive_bit_by_bit() {
             let picture = pattern(width, height, seed);
             screen.draw(sidecar.context, &picture);
             first_frame(&mut sidecar, screen.request(format));
-            let slot = session.picture();
+            let slot = session.take_frame();
             let meta = slot.meta();
             assert_eq!((meta.width, meta.height, meta.format), (width, height, format));
             assert_eq!((meta.stride, meta.capture_ns), (4 * width, 1234));
-            // Padding bytes are nobody's.
+            // Padding bytes are undefined.
             let opaque = matches!(virgl_format, 2 | 134);
             let same = slot
                 .as_ref()
@@ -83,8 +84,8 @@ fn pictures_arrive_bit_by_bit() {
 }
 
 #[test]
-#[ignore = "runs in a process of its own, started by the test of the same name in main.rs"]
-fn refusals() {
+#[ignore = "a scene; run the test of the same name in main.rs"]
+fn frame_that_the_context_may_not_read_is_refused() {
     let agent = Agent::listen();
     start();
     let screen = Screen::new(200, 2, 640, 360, 0);
@@ -104,18 +105,18 @@ fn refusals() {
     virgl::ctx_attach(7, 200);
     assert_eq!(sidecar.frame(request), Status::Ok);
 
-    // Another sidecar, which holds the screen but has no session, and one that uses a foreign mailbox.
+    // A second context that is attached to the screen but has no session, and one that uses a foreign mailbox.
     let mut other = Sidecar::new(8, 101);
     virgl::ctx_attach(8, 200);
     assert_eq!(other.frame(request), Status::NotBound);
-    assert!(sidecar.ask_as(8, Operation::Frame(request)).is_none());
-    assert!(sidecar.ask_as(0, Operation::Echo).is_none());
+    assert!(sidecar.request_as(8, Operation::Frame(request)).is_none());
+    assert!(sidecar.request_as(0, Operation::Echo).is_none());
 
-    // The context ID is used again at once: nothing is inherited.
+    // A context that reuses the ID inherits nothing.
     virgl::context_destroy(7);
     assert_eq!(link.next_event(), FromTap::ContextGone(first));
     assert_eq!(virgl::context_create(7, "another"), 0);
-    assert!(sidecar.ask_as(7, Operation::Frame(request)).is_none());
+    assert!(sidecar.request_as(7, Operation::Frame(request)).is_none());
     virgl::ctx_attach(7, 100);
     virgl::ctx_attach(7, 200);
     assert_eq!(sidecar.frame(request), Status::NotBound);
@@ -128,8 +129,8 @@ fn refusals() {
     assert_eq!(sidecar.frame(request), Status::NotBound);
     let mut session = link.attach(13, second, 4 * 640 * 360);
     first_frame(&mut sidecar, request);
-    session.picture();
-    link.say(&ToTap::Detach { session: 13 }, &[]);
+    session.take_frame();
+    link.send_message(&ToTap::Detach { session: 13 }, &[]);
     sidecar.until(Operation::Frame(request), |status| status == Status::NotBound);
 
     virgl::resource_unref(200);
@@ -138,12 +139,12 @@ fn refusals() {
     let _session = link.attach(14, context, 4 * 640 * 360);
     sidecar.until(Operation::Frame(request), |status| status == Status::UnknownResource);
     virgl::resource_detach(100);
-    assert!(sidecar.ask_as(7, Operation::Echo).is_none());
+    assert!(sidecar.request_as(7, Operation::Echo).is_none());
 }
 
 #[test]
-#[ignore = "runs in a process of its own, started by the test of the same name in main.rs"]
-fn another_host_agent() {
+#[ignore = "a scene; run the test of the same name in main.rs"]
+fn second_host_agent_is_found_after_the_first() {
     let agent = Agent::listen();
     start();
     let screen = Screen::new(200, 2, 64, 64, 0);
@@ -165,7 +166,7 @@ fn another_host_agent() {
     first_frame(&mut sidecar, request);
     assert!(
         session
-            .picture()
+            .take_frame()
             .as_ref()
             .chunks(4)
             .zip(picture.chunks(4))
@@ -174,15 +175,15 @@ fn another_host_agent() {
 }
 
 #[test]
-#[ignore = "runs in a process of its own, started by the test of the same name in main.rs"]
-fn reset_and_start_again() {
+#[ignore = "a scene; run the test of the same name in main.rs"]
+fn restarted_renderer_keeps_context_generations() {
     let agent = Agent::listen();
     start();
     let (mut sidecar, mut link, first, _session) = bound(&agent, 1 << 20);
     virgl::reset();
     assert_eq!(link.next_event(), FromTap::ContextGone(first));
     link.stats(|stats| (stats.contexts, stats.resources) == (0, 0));
-    assert!(sidecar.ask_as(7, Operation::Echo).is_none());
+    assert!(sidecar.request_as(7, Operation::Echo).is_none());
 
     let mut sidecar = Sidecar::new(7, 100);
     sidecar.bind([1; 16]);
@@ -199,19 +200,19 @@ fn reset_and_start_again() {
     let (third, _) = link.bound([2; 16]);
     let mut session = link.attach(3, third, 1 << 20);
     first_frame(&mut sidecar, screen.request(PixelFormat::Bgrx));
-    session.picture();
+    session.take_frame();
 }
 
 #[test]
-#[ignore = "runs in a process of its own, started by the test of the same name in main.rs"]
-fn hostile_host_agents() {
+#[ignore = "a scene; run the test of the same name in main.rs"]
+fn hostile_host_agent_only_loses_its_connection() {
     let agent = Agent::listen();
     start();
     let mut sidecar = Sidecar::new(7, 100);
     let context = Context { id: 7, generation: 1 };
     let hello = ToTap::HelloAck { version: VERSION };
     let attach = ToTap::Attach { session: 1, context }.encode().to_vec();
-    // Before hello: each must end the connection, and the tap must come back.
+    // Before the hello is answered, each message ends the connection, and the tap reconnects.
     for bytes in [
         vec![0xff; 64],
         Header { len: u32::MAX, kind: 0x81 }.encode().to_vec(),
@@ -223,18 +224,19 @@ fn hostile_host_agents() {
         let stream = agent.accept_raw();
         let mut link = Link::from(stream);
         assert!(matches!(link.next(), Some(FromTap::Hello { .. })));
-        link.babble(&bytes);
+        link.send_raw(&bytes);
         while link.next().is_some() {}
-        assert_eq!(sidecar.ask(Operation::Bind([1; 16])).status, Status::NoHostAgent);
+        assert_eq!(sidecar.request(Operation::Bind([1; 16])).status, Status::NoHostAgent);
     }
     let null: OwnedFd = std::fs::File::open("/dev/null").expect("null").into();
     let (_consumer, memory) = Ring::create(frame_ring::SLOTS, 4096).expect("ring");
-    let (_listen, bell) = doorbell::pair().expect("pair");
-    let (_listen, pipe) = UnixStream::pair().expect("pair");
+    let (_wake_fd, waker) = wake::pair().expect("pair");
+    let waker = OwnedFd::from(waker);
+    let (_peer, pipe) = UnixStream::pair().expect("pair");
     let ended = |link: &mut Link| while link.next().is_some() {};
-    // After hello.
+    // After the hello, so does each wrong set of descriptors.
     let mut link = agent.accept();
-    link.say(&hello, &[]);
+    link.send_message(&hello, &[]);
     ended(&mut link);
     let mut link = agent.accept();
     link.send(&attach, &[]);
@@ -243,30 +245,30 @@ fn hostile_host_agents() {
     link.send(&attach, &[memory.as_fd()]);
     ended(&mut link);
     let mut link = agent.accept();
-    link.send(&attach, &[null.as_fd(), bell.as_fd()]);
+    link.send(&attach, &[null.as_fd(), waker.as_fd()]);
     ended(&mut link);
     let mut link = agent.accept();
     link.send(&attach, &[memory.as_fd(), null.as_fd()]);
     ended(&mut link);
     let mut link = agent.accept();
-    link.send(&attach, &[pipe.as_fd(), bell.as_fd()]);
+    link.send(&attach, &[pipe.as_fd(), waker.as_fd()]);
     ended(&mut link);
     let mut link = agent.accept();
     link.send(&attach, &[memory.as_fd(); 16]);
     ended(&mut link);
-    // More commands than an idle VM can be kept waiting for.
+    // More commands than the queue to the idle VM holds.
     let mut link = agent.accept();
     let detach = ToTap::Detach { session: 1 }.encode().to_vec();
-    link.babble(&detach.repeat(1000));
+    link.send_raw(&detach.repeat(1000));
     ended(&mut link);
-    // A message byte by byte is no offence, nor is a session that nobody asked for.
+    // A message in single bytes is accepted, and so is a session for a context that sent no bind.
     let mut link = agent.accept();
     for byte in &detach {
-        link.babble(&[*byte]);
+        link.send_raw(&[*byte]);
     }
     let _uninvited = link.attach(1, context, 4096);
-    // The tap says nothing of having heard that; it must have before the bind, which comes another way.
-    std::thread::sleep(Duration::from_secs(1));
+    // The attach must be processed before the bind, which takes another path.
+    link.sync(&mut sidecar);
     sidecar.bind([9; 16]);
     let (context, _) = link.bound([9; 16]);
     let screen = Screen::new(200, 2, 32, 32, 0);
@@ -274,8 +276,8 @@ fn hostile_host_agents() {
     assert_eq!(sidecar.frame(screen.request(PixelFormat::Bgrx)), Status::NotBound);
     let mut session = link.attach(2, context, 4096);
     first_frame(&mut sidecar, screen.request(PixelFormat::Bgrx));
-    session.picture();
-    // A bell that nobody hears, a ring that nobody reads.
+    session.take_frame();
+    // A session without a consumer.
     drop(session);
     let answers: Vec<Status> = (0..50).map(|_| sidecar.frame(screen.request(PixelFormat::Bgrx))).collect();
     assert!(answers.iter().all(|status| *status == Status::Ok));
@@ -283,41 +285,42 @@ fn hostile_host_agents() {
 }
 
 #[test]
-#[ignore = "runs in a process of its own, started by the test of the same name in main.rs"]
-fn no_host_agent() {
+#[ignore = "a scene; run the test of the same name in main.rs"]
+fn tap_without_host_agent_answers_and_waits() {
     start();
     let mut sidecar = Sidecar::new(7, 100);
     let screen = Screen::new(200, 2, 64, 64, 0);
     virgl::ctx_attach(7, 200);
-    assert_eq!(sidecar.ask(Operation::Echo).status, Status::Ok);
-    assert_eq!(sidecar.ask(Operation::Bind([1; 16])).status, Status::NoHostAgent);
+    assert_eq!(sidecar.request(Operation::Echo).status, Status::Ok);
+    assert_eq!(sidecar.request(Operation::Bind([1; 16])).status, Status::NoHostAgent);
     assert_eq!(sidecar.frame(screen.request(PixelFormat::Bgrx)), Status::NoHostAgent);
-    // It comes later; the tap finds it.
+    // The tap connects once a host-agent listens.
     let agent = Agent::listen();
     let _link = agent.accept();
     sidecar.bind([1; 16]);
 }
 
 #[test]
-#[ignore = "runs in a process of its own, started by the test of the same name in main.rs"]
-fn floods_and_noise() {
+#[ignore = "a scene; run the test of the same name in main.rs"]
+fn floods_are_limited_and_malformed_requests_survived() {
     let agent = Agent::listen();
     start();
     let (mut sidecar, mut link, _, mut session) = bound(&agent, 1 << 20);
-    let screen = Screen::new(200, 2, 64, 64, 0);
+    // One pixel, so that a read takes less than the rate limit's 1 ms on any machine.
+    let screen = Screen::new(200, 2, 1, 1, 0);
     virgl::ctx_attach(7, 200);
     let frame = Operation::Frame(screen.request(PixelFormat::Bgrx));
     first_frame(&mut sidecar, screen.request(PixelFormat::Bgrx));
 
     let statuses = |sidecar: &mut Sidecar, operation, times| -> Vec<Status> {
-        (0..times).map(|_| sidecar.ask(operation).status).collect()
+        (0..times).map(|_| sidecar.request(operation).status).collect()
     };
     let binds = statuses(&mut sidecar, Operation::Bind([3; 16]), 200);
     assert!(binds.contains(&Status::RateLimited) && binds.contains(&Status::Ok));
     let frames = statuses(&mut sidecar, frame, 20_000);
     assert!(frames.contains(&Status::RateLimited) && frames.contains(&Status::Ok));
 
-    // Torn and random requests, from a fixed generator.
+    // Random and damaged requests, from a generator with a fixed seed.
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = move || {
         state ^= state << 13;
@@ -336,9 +339,9 @@ fn floods_and_noise() {
         let slot = round % mailbox::SLOTS;
         sidecar.put(slot, &bytes);
         let context = if round % 7 == 0 { random() as u32 } else { 7 };
-        sidecar.ring_as(context, slot);
+        sidecar.transfer_as(context, slot);
     }
-    // Contexts and resources come and go.
+    // Contexts are created and destroyed.
     for round in 0..2000 {
         let id = 1000 + round % 50;
         virgl::context_create(id, "flood");
@@ -348,33 +351,37 @@ fn floods_and_noise() {
     }
     sidecar.until(Operation::Echo, |status| status == Status::Ok);
     sidecar.until(frame, |status| status == Status::Ok);
-    session.picture();
+    session.take_frame();
     let counted = link.stats(|stats| stats.answers[Status::BadRequest as usize] > 1000);
     assert_eq!((counted.faults, counted.disabled, counted.contexts), (0, 0, 1));
 }
 
-/// Prints what the tap costs; asserts nothing, because machines differ.
+/// Prints the tap's cost on this machine. Checks only that every frame was counted.
 #[test]
-#[ignore = "runs in a process of its own, started by the test of the same name in main.rs"]
-fn times() {
+#[ignore = "a scene; run the test of the same name in main.rs"]
+fn entry_costs_are_measured() {
     let agent = Agent::listen();
     start();
-    let (mut sidecar, _link, _, mut session) = bound(&agent, ROOM);
+    let (mut sidecar, mut link, _, mut session) = bound(&agent, SLOT_BYTES);
+    let mut frames = 0;
     for (id, width, height) in [(201, 1280, 720), (202, 1920, 1080)] {
         let screen = Screen::new(id, 2, width, height, 0);
         virgl::ctx_attach(7, id);
         screen.draw(7, &pattern(width, height, 1));
         first_frame(&mut sidecar, screen.request(PixelFormat::Bgrx));
-        let mut out = vec![0; ROOM];
+        session.take_frame();
+        frames += 1;
+        let mut out = vec![0; SLOT_BYTES];
         let (mut tap, mut own, mut bare) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..300 {
             let start = std::time::Instant::now();
             assert_eq!(virgl::bare_read(id, width, height, &mut out), 0);
             bare.push(start.elapsed().as_nanos() as u64);
-            let answer = sidecar.ask(Operation::Frame(screen.request(PixelFormat::Bgrx)));
+            let answer = sidecar.request_within_limit(Operation::Frame(screen.request(PixelFormat::Bgrx)));
             assert_eq!(answer.status, Status::Ok);
+            frames += 1;
             tap.push(answer.spent_ns.into());
-            let slot = session.picture();
+            let slot = session.take_frame();
             own.push(u64::from(answer.spent_ns).saturating_sub(slot.meta().read_ns));
         }
         let line = |name: &str, mut ns: Vec<u64>| {
@@ -391,4 +398,5 @@ fn times() {
         line("tap, whole entry", tap);
         line("tap, without its read", own);
     }
+    link.stats(|stats| stats.read.count == frames && stats.entry.count == frames);
 }

@@ -1,10 +1,10 @@
-//! virglrenderer as a VMM calls it: loaded like QEMU's GPU module loads it, through names that the tap
-//! stands in front of.
+//! virglrenderer as a VMM calls it: loaded like by QEMU's GPU module, and called through the names that the
+//! tap interposes.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
 
-use tap::abi::{Box3, CreateArgs, IoVec};
+use tap::abi::{CreateArgs, VirglBox, iovec};
 
 use crate::egl;
 
@@ -17,12 +17,12 @@ struct Callbacks {
     make_current: extern "C" fn(*mut c_void, c_int, *mut c_void) -> c_int,
 }
 
-/// virglrenderer refuses null and looks no closer.
+/// virglrenderer refuses a null cookie and does not dereference others.
 const COOKIE: *mut c_void = std::ptr::dangling_mut();
 
 extern "C" fn write_fence(_: *mut c_void, _: u32) {}
 
-/// QEMU 7.2's: version 1 has nothing after `make_current`.
+/// As in QEMU 7.2: version 1 ends with `make_current`.
 static mut CALLBACKS: Callbacks = Callbacks {
     version: 1,
     write_fence,
@@ -34,7 +34,7 @@ static mut CALLBACKS: Callbacks = Callbacks {
 fn library() -> *mut c_void {
     static LIBRARY: OnceLock<usize> = OnceLock::new();
     *LIBRARY.get_or_init(|| {
-        // SAFETY: a C string; the library has no constructors that need anything.
+        // SAFETY: the name is a C string; the library's constructors have no preconditions.
         let library =
             unsafe { libc::dlopen(c"libvirglrenderer.so.1".as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
         assert!(!library.is_null(), "libvirglrenderer.so.1: install libvirglrenderer1");
@@ -42,18 +42,18 @@ fn library() -> *mut c_void {
     }) as *mut c_void
 }
 
-/// What a program that was linked against virglrenderer gets: the preloaded one first.
+/// The symbol that a program linked against virglrenderer gets: the tap's, as it is preloaded.
 fn linked(name: &CStr) -> *mut c_void {
     library();
-    // SAFETY: a C string.
+    // SAFETY: the name is a C string.
     let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
     assert!(!symbol.is_null(), "the tap is not preloaded: no {name:?}");
     symbol
 }
 
-/// virglrenderer's own, without the tap.
+/// virglrenderer's own symbol.
 fn bare(name: &CStr) -> *mut c_void {
-    // SAFETY: an open library and a C string.
+    // SAFETY: the library is open and the name is a C string.
     let symbol = unsafe { libc::dlsym(library(), name.as_ptr()) };
     assert!(!symbol.is_null(), "no {name:?}");
     symbol
@@ -62,9 +62,10 @@ fn bare(name: &CStr) -> *mut c_void {
 macro_rules! call {
     ($from:ident $name:literal ($($arg:expr => $ty:ty),*) $(-> $ret:ty)?) => {{
         let symbol = $from($name);
-        // SAFETY: the function of that name has this signature (virglrenderer.h 0.10.4).
+        // SAFETY: the symbol is the function of that name, which has this signature (virglrenderer.h 0.10.4).
         let function = unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($ty),*) $(-> $ret)?>(symbol) };
-        // SAFETY: see the caller: pointers are to live memory of the right size.
+        // SAFETY: all pointer arguments in this file are to memory that outlives the call and has the size that the
+        // other arguments give.
         unsafe { function($($arg),*) }
     }};
 }
@@ -93,23 +94,23 @@ pub fn context_destroy(id: u32) {
 
 pub fn resource_create(mut args: CreateArgs) -> c_int {
     call!(linked c"virgl_renderer_resource_create"
-        (&raw mut args => *mut CreateArgs, std::ptr::null_mut() => *mut IoVec, 0 => u32) -> c_int)
+        (&raw mut args => *mut CreateArgs, std::ptr::null_mut() => *mut iovec, 0 => u32) -> c_int)
 }
 
 pub fn resource_unref(id: u32) {
     call!(linked c"virgl_renderer_resource_unref" (id => u32));
 }
 
-/// Gives a resource memory that is never freed.
+/// Attaches memory, which must never be freed, to a resource.
 pub fn resource_attach(id: u32, memory: *mut c_void, len: usize) -> c_int {
-    let iov: *mut IoVec = Box::leak(Box::new(IoVec { base: memory, len }));
-    call!(linked c"virgl_renderer_resource_attach_iov" (id as c_int => c_int, iov => *mut IoVec, 1 => c_int) -> c_int)
+    let iov: *mut iovec = Box::leak(Box::new(iovec { iov_base: memory, iov_len: len }));
+    call!(linked c"virgl_renderer_resource_attach_iov" (id as c_int => c_int, iov => *mut iovec, 1 => c_int) -> c_int)
 }
 
 pub fn resource_detach(id: u32) {
-    let (mut iov, mut count) = (std::ptr::null_mut::<IoVec>(), 0);
+    let (mut iov, mut count) = (std::ptr::null_mut::<iovec>(), 0);
     call!(linked c"virgl_renderer_resource_detach_iov"
-        (id as c_int => c_int, &raw mut iov => *mut *mut IoVec, &raw mut count => *mut c_int));
+        (id as c_int => c_int, &raw mut iov => *mut *mut iovec, &raw mut count => *mut c_int));
 }
 
 pub fn ctx_attach(context: u32, resource: u32) {
@@ -120,22 +121,22 @@ pub fn ctx_detach(context: u32, resource: u32) {
     call!(linked c"virgl_renderer_ctx_detach_resource" (context as c_int => c_int, resource as c_int => c_int));
 }
 
-/// TRANSFER_TO_HOST of a resource's own memory, as QEMU hands it on.
-pub fn transfer(resource: u32, context: u32, mut part: Box3, stride: u32, offset: u64) -> c_int {
+/// Transfers a resource's guest memory to the host (TRANSFER_TO_HOST), as QEMU does.
+pub fn transfer(resource: u32, context: u32, mut part: VirglBox, stride: u32, offset: u64) -> c_int {
     call!(linked c"virgl_renderer_transfer_write_iov" (
-        resource => u32, context => u32, 0 => c_int, stride => u32, 0 => u32, &raw mut part => *mut Box3,
-        offset => u64, std::ptr::null_mut() => *mut IoVec, 0 => u32
+        resource => u32, context => u32, 0 => c_int, stride => u32, 0 => u32, &raw mut part => *mut VirglBox,
+        offset => u64, std::ptr::null_mut() => *mut iovec, 0 => u32
     ) -> c_int)
 }
 
-/// The read without the tap, into `out`.
+/// Reads a resource without the tap.
 pub fn bare_read(resource: u32, width: u32, height: u32, out: &mut [u8]) -> c_int {
     assert!(out.len() >= (4 * width * height) as usize);
-    let mut iov = IoVec { base: out.as_mut_ptr().cast(), len: out.len() };
-    let mut part = Box3 { x: 0, y: 0, z: 0, w: width, h: height, d: 1 };
+    let mut iov = iovec { iov_base: out.as_mut_ptr().cast(), iov_len: out.len() };
+    let mut part = VirglBox { x: 0, y: 0, z: 0, w: width, h: height, d: 1 };
     call!(bare c"virgl_renderer_force_ctx_0" ());
     call!(bare c"virgl_renderer_transfer_read_iov" (
-        resource => u32, 0 => u32, 0 => u32, 4 * width => u32, 0 => u32, &raw mut part => *mut Box3,
-        0 => u64, &raw mut iov => *mut IoVec, 1 => c_int
+        resource => u32, 0 => u32, 0 => u32, 4 * width => u32, 0 => u32, &raw mut part => *mut VirglBox,
+        0 => u64, &raw mut iov => *mut iovec, 1 => c_int
     ) -> c_int)
 }

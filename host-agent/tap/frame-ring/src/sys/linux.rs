@@ -1,4 +1,4 @@
-//! Linux: a sealed memfd, MSG_NOSIGNAL.
+//! Linux: a sealed memfd, and MSG_NOSIGNAL.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -12,7 +12,7 @@ fn system(step: &'static str) -> impl Fn(rustix::io::Errno) -> RingError {
     move |errno| RingError::System { step, source: errno.into() }
 }
 
-/// Memory of this size that can never change its size again.
+/// Makes zeroed memory of `bytes` bytes whose size is sealed.
 pub(crate) fn create(bytes: u64) -> Result<OwnedFd, RingError> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let fd = rustix::fs::memfd_create("desktopstream-ring", flags).map_err(system("create"))?;
@@ -22,23 +22,24 @@ pub(crate) fn create(bytes: u64) -> Result<OwnedFd, RingError> {
     Ok(fd)
 }
 
-/// The size of a peer's memory; an error if it could still shrink under our mapping.
+/// Size in bytes of memory that a peer made; an error if it could shrink while it is mapped.
 pub(crate) fn checked_bytes(fd: BorrowedFd<'_>) -> Result<u64, RingError> {
-    let seals = rustix::fs::fcntl_get_seals(fd).map_err(|_| RingError::NotARing("it is no memfd"))?;
+    let seals =
+        rustix::fs::fcntl_get_seals(fd).map_err(|_| RingError::NotARing("the descriptor is not a memfd"))?;
     if !seals.contains(SealFlags::SHRINK) {
-        return Err(RingError::NotARing("it is not sealed against shrinking"));
+        return Err(RingError::NotARing("the memory is not sealed against shrinking"));
     }
     let stat = rustix::fs::fstat(fd).map_err(system("examine"))?;
     Ok(u64::try_from(stat.st_size).unwrap_or(0))
 }
 
-/// An error if it is no socket; nothing to set up.
-pub(crate) fn prepare_bell(fd: &OwnedFd) -> io::Result<()> {
+/// Checks that the descriptor is a socket; there is nothing to set up.
+pub(crate) fn prepare_wake_socket(fd: &OwnedFd) -> io::Result<()> {
     rustix::net::sockopt::socket_type(fd)?;
     Ok(())
 }
 
-/// Sends one byte or fails; never blocks, never signals.
+/// Sends one byte without blocking and without SIGPIPE.
 pub(crate) fn send_byte(fd: &OwnedFd) -> io::Result<usize> {
     Ok(rustix::net::send(fd, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
 }

@@ -1,20 +1,22 @@
-//! What can be wrong, and what then happens: the rung that is left, and a doctor that names cause and remedy.
+//! Missing or misconfigured parts: the remaining frame path, and the doctor's check and remedy.
 
 use anyhow::{Context as _, Result, ensure};
+use contract::FramePath;
+use contract::doctor::{Outcome, Report, checks};
 use e2e::rig::{RigOptions, Stream, StreamOptions};
 use e2e::{Desktop, Programs, Rig};
 use lab::{Gpu, RenderAccess};
 
 const SIZE: (u32, u32) = (320, 180);
 
-/// A case in a VM that is otherwise right.
+/// One misconfiguration in an otherwise complete rig.
 struct Case {
     name: &'static str,
     change: fn(&mut StreamOptions, &Rig) -> Result<()>,
-    rung: &'static str,
-    /// What the status says of it.
+    frame_path: FramePath,
+    /// Part of the status's reason.
     reason: &'static str,
-    /// What the doctor says of it: the leg that fails, and a word of the remedy.
+    /// Failed check of the doctor, and part of its remedy.
     doctor: (&'static str, &'static str),
 }
 
@@ -25,9 +27,9 @@ const CASES: &[Case] = &[
             options.sidecar_render = RenderAccess::No;
             Ok(())
         },
-        rung: "Pixels",
+        frame_path: FramePath::Pixels,
         reason: "no such render node",
-        doctor: ("render node", "give the container the render node"),
+        doctor: (checks::RENDER_NODE, "give the container the render node"),
     },
     Case {
         name: "wrong-group",
@@ -35,9 +37,9 @@ const CASES: &[Case] = &[
             options.sidecar_render = RenderAccess::WrongGroup;
             Ok(())
         },
-        rung: "Pixels",
+        frame_path: FramePath::Pixels,
         reason: "permission denied",
-        doctor: ("render node", "supplementary group"),
+        doctor: (checks::RENDER_NODE, "supplementary group"),
     },
     Case {
         name: "no-host-agent",
@@ -45,9 +47,9 @@ const CASES: &[Case] = &[
             options.upstream = Some("tcp://10.0.2.2:9".to_owned());
             Ok(())
         },
-        rung: "Local",
+        frame_path: FramePath::Local,
         reason: "cannot reach the host-agent",
-        doctor: ("host-agent", "start host-agent serve"),
+        doctor: (checks::HOST_AGENT, "start host-agent serve"),
     },
     Case {
         name: "wrong-token",
@@ -55,9 +57,9 @@ const CASES: &[Case] = &[
             options.token = Some("e30.e30.AAAA".to_owned());
             Ok(())
         },
-        rung: "Local",
+        frame_path: FramePath::Local,
         reason: "token",
-        doctor: ("host-agent", "token"),
+        doctor: (checks::HOST_AGENT, "token"),
     },
     Case {
         name: "expired-token",
@@ -65,12 +67,12 @@ const CASES: &[Case] = &[
             options.token = Some(rig.host_agent.token("lab/expired-token", &["--seconds=-120"])?);
             Ok(())
         },
-        rung: "Local",
+        frame_path: FramePath::Local,
         reason: "expired",
-        doctor: ("host-agent", "new token"),
+        doctor: (checks::HOST_AGENT, "new token"),
     },
-    // What sway does silently when it can't use the GPU. (GNOME falls to llvmpipe, which emulation makes too slow
-    // for a first frame within minutes; the sidecar sees the same: no DMA-BUF on offer.)
+    // sway's silent fallback when it cannot open the GPU. GNOME falls back to llvmpipe, which offers no DMA-BUF either
+    // but takes minutes to its first frame under emulation.
     Case {
         name: "drawn-by-cpu",
         change: |options, _| {
@@ -78,16 +80,16 @@ const CASES: &[Case] = &[
             options.desktop_env = vec![("WLR_RENDERER".to_owned(), "pixman".to_owned())];
             Ok(())
         },
-        rung: "Pixels",
+        frame_path: FramePath::Pixels,
         reason: "shared memory",
-        doctor: ("capture", "can the desktop open the render node"),
+        doctor: (checks::CAPTURE, "can the desktop open the render node"),
     },
 ];
 
 #[test]
-fn each_cause_has_its_rung_and_its_remedy() -> Result<()> {
+fn misconfiguration_falls_back_and_names_its_remedy() -> Result<()> {
     let programs = Programs::build()?;
-    let mut rig = Rig::up(&programs, &RigOptions::new("ladder", &[Desktop::Pattern, Desktop::Sway]))?;
+    let mut rig = Rig::up(&programs, &RigOptions::new("fallback", &[Desktop::Pattern, Desktop::Sway]))?;
     for case in CASES {
         let mut options = StreamOptions::new(Desktop::Pattern, SIZE);
         (case.change)(&mut options, &rig)?;
@@ -99,7 +101,7 @@ fn each_cause_has_its_rung_and_its_remedy() -> Result<()> {
 }
 
 #[test]
-fn without_a_tap_pixels_are_pushed() -> Result<()> {
+fn vm_without_a_tap_streams_pixels() -> Result<()> {
     let programs = Programs::build()?;
     let mut options = RigOptions::new("no-tap", &[Desktop::Pattern]);
     options.tap = false;
@@ -108,15 +110,15 @@ fn without_a_tap_pixels_are_pushed() -> Result<()> {
     let case = Case {
         name: "no-tap",
         change: |_, _| Ok(()),
-        rung: "Pixels",
+        frame_path: FramePath::Pixels,
         reason: "no tap",
-        doctor: ("tap", "start the VMM with the tap"),
+        doctor: (checks::TAP, "start the VMM with the tap"),
     };
     expect(&rig, &stream, &case).with_context(|| stream.logs())
 }
 
 #[test]
-fn without_3d_there_is_still_a_picture() -> Result<()> {
+fn vm_without_3d_streams_pixels() -> Result<()> {
     let programs = Programs::build()?;
     let mut options = RigOptions::new("no-3d", &[Desktop::Sway]);
     options.gpu = Gpu::VirtioNo3d;
@@ -128,30 +130,33 @@ fn without_3d_there_is_still_a_picture() -> Result<()> {
     let case = Case {
         name: "no-3d",
         change: |_, _| Ok(()),
-        rung: "Pixels",
+        frame_path: FramePath::Pixels,
         reason: "no 3D",
-        doctor: ("render node", "virtio-gpu device that has GL"),
+        doctor: (checks::RENDER_NODE, "virtio-gpu device that has GL"),
     };
     expect(&rig, &stream, &case).with_context(|| stream.logs())
 }
 
 fn expect(rig: &Rig, stream: &Stream, case: &Case) -> Result<()> {
-    let status = stream.wait_for_rung(case.rung)?;
-    let reason = status["rung_reason"].as_str().unwrap_or_default();
+    let status = stream.wait_for_frame_path(case.frame_path)?;
+    let reason = &status.frame_path_reason;
     ensure!(
         reason.contains(case.reason),
-        "rung {} for the reason {reason:?}, not {:?}",
-        case.rung,
+        "{} with reason {reason:?}, not {:?}",
+        case.frame_path,
         case.reason
     );
     let (code, out) = stream.doctor(rig)?;
-    ensure!(code == 1, "the doctor found nothing: {code}\n{out}");
-    let report: serde_json::Value = serde_json::from_str(&out).with_context(|| out.clone())?;
-    let (leg, remedy) = case.doctor;
-    let legs = report["legs"].as_array().context("no legs")?;
-    let found = legs.iter().find(|it| it["outcome"] == "failed").context("no leg failed")?;
-    ensure!(found["leg"] == leg, "the first leg that fails is {found}, not {leg}");
-    ensure!(found["remedy"].as_str().unwrap_or_default().contains(remedy), "{found} does not say {remedy:?}");
-    println!("{}: {} because {reason}", case.name, case.rung);
+    ensure!(code == 1, "the doctor exited with {code}\n{out}");
+    let report: Report = serde_json::from_str(&out).with_context(|| out.clone())?;
+    let (check, remedy) = case.doctor;
+    let failed = report
+        .checks
+        .iter()
+        .find(|it| it.outcome == Outcome::Failed)
+        .context("no check of the doctor failed")?;
+    ensure!(failed.name == check, "the first failed check is {failed:?}, not {check}");
+    ensure!(failed.remedy.contains(remedy), "{failed:?} lacks the remedy {remedy:?}");
+    println!("{}: {} because {reason}", case.name, case.frame_path);
     Ok(())
 }
