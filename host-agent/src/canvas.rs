@@ -171,7 +171,8 @@ mod tests {
         );
         assert!(canvas.picture().is_none());
         apply(&mut canvas, pixels(format, (4, 3), &[rect(0, 0, 4, 3)], 1)).expect("applied");
-        apply(&mut canvas, pixels(format, (4, 3), &[rect(1, 0, 2, 1), rect(3, 1, 1, 2)], 2)).expect("applied");
+        apply(&mut canvas, pixels(format, (4, 3), &[rect(1, 0, 2, 1), rect(3, 1, 1, 2)], 2))
+            .expect("applied");
         let picture = canvas.picture().expect("a frame");
         let got: Vec<_> = picture.data.chunks(4).map(|pixel| pixel[0]).collect();
         assert_eq!(got, [1, 2, 2, 1, 1, 1, 1, 2, 1, 1, 1, 2]);

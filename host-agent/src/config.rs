@@ -248,9 +248,9 @@ impl Options {
         let keys = match (self.public_key.is_empty(), self.insecure_no_auth) {
             (true, false) => return Err(ConfigError::NoKeys),
             (false, true) => return Err(ConfigError::KeysAndInsecure),
-            (false, false) => Some(
-                self.public_key.iter().map(|path| read_public_key(path)).collect::<Result<_, _>>()?,
-            ),
+            (false, false) => {
+                Some(self.public_key.iter().map(|path| read_public_key(path)).collect::<Result<_, _>>()?)
+            }
             (true, true) => match listen.iter().find(|endpoint| !listen::is_local(endpoint)) {
                 Some(remote) => return Err(ConfigError::InsecureRemoteListener(remote.clone())),
                 None => None,

@@ -131,9 +131,9 @@ mod tests {
 
     #[test]
     fn template_values_are_the_defaults() {
-        let defaults =
-            Options { insecure_no_auth: true, ..Options::default() }.resolve().expect("valid");
-        let insecure = Options { public_key: vec![], insecure_no_auth: true, link: None, hxfr: vec![], ..all_options() };
+        let defaults = Options { insecure_no_auth: true, ..Options::default() }.resolve().expect("valid");
+        let insecure =
+            Options { public_key: vec![], insecure_no_auth: true, link: None, hxfr: vec![], ..all_options() };
         let template = insecure.resolve().expect("valid");
         assert_eq!(format!("{template:?}"), format!("{defaults:?}"));
     }

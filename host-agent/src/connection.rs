@@ -85,8 +85,10 @@ impl EndReason {
                 Some((ErrorCode::Protocol, format!("{error}; send Ping while there is nothing else to send")))
             }
             Self::Rejected { code, message } => Some((*code, message.clone())),
-            Self::Bye | Self::SessionEnded(_) | Self::WriteFailed => None,
-            Self::Read(ReadError::Closed | ReadError::Io(_)) => None,
+            Self::Bye
+            | Self::SessionEnded(_)
+            | Self::WriteFailed
+            | Self::Read(ReadError::Closed | ReadError::Io(_)) => None,
         }
     }
 }
@@ -234,11 +236,7 @@ async fn run_session(
 }
 
 /// Reads and executes messages until the session ends.
-async fn read_messages(
-    service: &Service,
-    session: &Session,
-    reader: &mut FramedReader<Reader>,
-) -> EndReason {
+async fn read_messages(service: &Service, session: &Session, reader: &mut FramedReader<Reader>) -> EndReason {
     let mut messages = TokenBucket::new(RateLimit::new(MESSAGES_PER_SECOND, MESSAGES_PER_SECOND));
     let mut warnings = TokenBucket::new(RATE_WARNINGS);
     let mut config: Option<Config> = None;

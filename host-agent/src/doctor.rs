@@ -34,7 +34,7 @@ pub fn examine(options: &Options) -> Report {
     checks.extend(options.listeners().iter().map(|endpoint| check_listener(endpoint, daemon.as_ref())));
     checks.push(check_link(options, daemon.as_ref()));
     checks.extend(check_taps(daemon.as_ref()));
-    checks.extend(check_encoders(crate::encoders::available(), encoder_trial));
+    checks.extend(check_encoders(&crate::encoders::available(), encoder_trial));
     Report::new(checks)
 }
 
@@ -147,7 +147,10 @@ fn check_tap(vm: &VmStatus) -> Check {
 }
 
 /// Checks of the encoders that were found, by `check` for a working one; at least one must work.
-pub(crate) fn check_encoders(found: Vec<Found>, check: impl Fn(String, &Found, Duration) -> Check) -> Vec<Check> {
+pub(crate) fn check_encoders(
+    found: &[Found],
+    check: impl Fn(String, &Found, Duration) -> Check,
+) -> Vec<Check> {
     let any_works = found.iter().any(|found| found.trial.is_ok());
     let mut all: Vec<_> = found
         .iter()
@@ -213,7 +216,7 @@ mod tests {
     fn machine_without_a_working_encoder_fails() {
         let trial = Err(EncodeError::Unavailable("not installed".to_owned()));
         let found = vec![Found { name: "x264enc", hardware: false, trial }];
-        let checks = check_encoders(found, encoder_trial);
+        let checks = check_encoders(&found, encoder_trial);
         assert_eq!(checks[0].outcome, Outcome::Skipped);
         assert_eq!((checks[1].name.as_str(), checks[1].outcome), ("encoders", Outcome::Failed));
     }

@@ -142,18 +142,16 @@ impl Hub {
             self.counts.replaced.fetch_add(1, Ordering::Relaxed);
             if let Some(entry) = state.sessions.remove(&older) {
                 entry.detach();
-                entry.session.end(ErrorCode::Replaced, "a newer session of the same stream replaced this one");
+                entry
+                    .session
+                    .end(ErrorCode::Replaced, "a newer session of the same stream replaced this one");
             }
         } else if state.sessions.len() >= self.max_sessions {
             return Err(LimitReached { kind: "sessions", limit: self.max_sessions, flag: "--max-sessions" });
         }
         self.counts.sessions.fetch_add(1, Ordering::Relaxed);
-        let entry = Entry {
-            session: Arc::clone(&session),
-            config: None,
-            binding: None,
-            attached_slot_bytes: None,
-        };
+        let entry =
+            Entry { session: Arc::clone(&session), config: None, binding: None, attached_slot_bytes: None };
         state.sessions.insert(session.info.id, entry);
         Ok(session)
     }

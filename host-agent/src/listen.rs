@@ -64,7 +64,9 @@ pub fn is_local(endpoint: &Endpoint) -> bool {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The address is in use.
-    #[error("{0} is in use; stop the program that listens there (another host-agent?) or choose another address")]
+    #[error(
+        "{0} is in use; stop the program that listens there (another host-agent?) or choose another address"
+    )]
     InUse(Endpoint),
     /// The operating system refused.
     #[error("cannot listen on {endpoint}: {cause}")]

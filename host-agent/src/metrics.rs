@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use contract::names::metrics::HOST_AGENT_PREFIX;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeMetric, EncodeLabelSet, MetricEncoder, NoLabelSet, prometheus_text,
+    DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, prometheus_text,
 };
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
@@ -21,9 +21,8 @@ use crate::hub::Hub;
 use crate::meter::{Count, Time};
 
 /// Upper bounds of the histogram of stages, microseconds: 50 µs to 1 s.
-const STAGE_BOUNDS_US: [u64; 14] = [
-    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 16_667, 33_333, 50_000, 100_000, 250_000, 1_000_000,
-];
+const STAGE_BOUNDS_US: [u64; 14] =
+    [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 16_667, 33_333, 50_000, 100_000, 250_000, 1_000_000];
 
 /// Encodes all metrics of a hub.
 pub fn render(hub: &Arc<Hub>) -> String {
@@ -46,7 +45,12 @@ impl Collector for HubCollector {
         let (sessions, vms) = self.hub.view();
         let bound = sessions.iter().filter(|view| view.binding.is_some()).count();
         let states = [("bound", bound), ("unbound", sessions.len() - bound)];
-        gauges(&mut encoder, "sessions", "Sessions by binding", states.map(|(s, n)| ([("state", s)], n as f64)))?;
+        gauges(
+            &mut encoder,
+            "sessions",
+            "Sessions by binding",
+            states.map(|(s, n)| ([("state", s)], n as f64)),
+        )?;
         gauge(&mut encoder, "taps", "Connected taps", vms.len() as u64)?;
         let counts = &self.hub.counts;
         for (name, help, value) in [
@@ -182,7 +186,8 @@ mod tests {
 
     #[test]
     fn quantiles_of_several_taps_are_the_worst_ones() {
-        let stats = |p50, count| Stats { entry: Quantiles { count, p50, p99: 9, max: 9 }, ..Stats::default() };
+        let stats =
+            |p50, count| Stats { entry: Quantiles { count, p50, p99: 9, max: 9 }, ..Stats::default() };
         let worst = worst(&[stats(3, 1), stats(5, 2)], |stats| stats.entry);
         assert_eq!((worst.p50, worst.count), (5, 3));
     }

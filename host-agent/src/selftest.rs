@@ -43,7 +43,7 @@ pub fn examine() -> Report {
         check("sockets", sockets(), "allow this program to listen on 127.0.0.1"),
         check("shared memory", shared_memory(), "raise this user's limits on memory and open files"),
     ];
-    all.extend(check_encoders(encoders::available(), |name, found, _trial_time| {
+    all.extend(check_encoders(&encoders::available(), |name, found, _trial_time| {
         let remedy = "choose another encoder with --encoder, and send this report";
         check(&name, encode_numbered_frames(found.name), remedy)
     }));

@@ -213,7 +213,8 @@ impl Worker {
             self.encode(frame, idr, false);
             return Some(Duration::ZERO);
         }
-        let repeat_in = if idr { Some(Duration::ZERO) } else { earlier(keyframe_in, self.pace.until_repeat(now)) };
+        let repeat_in =
+            if idr { Some(Duration::ZERO) } else { earlier(keyframe_in, self.pace.until_repeat(now)) };
         let repeat_in = repeat_in.filter(|_| self.last.is_some());
         if repeat_in == Some(Duration::ZERO)
             && let Some(last) = self.last.clone()

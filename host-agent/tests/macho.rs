@@ -1,39 +1,39 @@
-//! The program's judgement of real Mach-O files: those that `./x check-macos` links and LLD signs, as they are and with
-//! the protections that a VMM's makers may have asked for. They can be looked at anywhere and started on a Mac only, so
-//! one that is found good is told to go there.
+//! `host-agent run` and `host-agent tap install` on the Mach-O files that `./x check-macos` links and LLD signs: as they are,
+//! and with protections that VMM vendors request. Other systems can judge them and only a Mac can start them, so a suitable
+//! file is refused there for its system.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
-/// Where `check-macos` leaves what it links.
+/// A file that `check-macos` linked.
 fn linked(name: &str) -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target").to_owned();
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target folder").to_owned();
     let path = target.join("macos").join(name);
-    assert!(path.is_file(), "{} is missing: ./x check-macos makes it", path.display());
+    assert!(path.is_file(), "{} is missing: run ./x check-macos", path.display());
     path
 }
 
-/// What `host-agent run` says, with the tap for a Mac.
+/// Output of `host-agent run` with the tap for macOS, which must fail.
 fn refusal(vmm: &Path) -> String {
-    let out = Command::new(env!("CARGO_BIN_EXE_host-agent"))
+    let output = Command::new(env!("CARGO_BIN_EXE_host-agent"))
         .args(["run", "--link", "/nowhere", "--tap"])
         .arg(linked("libtap.dylib"))
         .arg("--")
         .arg(vmm)
         .output()
         .expect("runs");
-    assert!(!out.status.success(), "{} was started", vmm.display());
-    String::from_utf8_lossy(&out.stderr).into_owned()
+    assert!(!output.status.success(), "{} was started", vmm.display());
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A copy of the linked host-agent whose code directory has these flags, too; it plays the VMM.
-fn flagged(folder: &TempDir, flags: u32) -> PathBuf {
+/// A copy of the linked host-agent, in the role of a VMM, with additional flags in its code directory.
+fn with_signature_flags(folder: &TempDir, flags: u32) -> PathBuf {
     let path = folder.path().join("vmm");
     std::fs::copy(linked("host-agent"), &path).expect("copied");
     let mut bytes = std::fs::read(&path).expect("read");
-    // The code directory's magic, length, version; then its flags, big-endian.
+    // The code directory begins with magic, length, version and flags, big-endian.
     let at = bytes.windows(4).rposition(|word| word == [0xFA, 0xDE, 0x0C, 0x02]).expect("signed") + 12;
     let old = u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
     bytes[at..at + 4].copy_from_slice(&(old | flags).to_be_bytes());
@@ -42,62 +42,66 @@ fn flagged(folder: &TempDir, flags: u32) -> PathBuf {
 }
 
 #[test]
-#[ignore = "needs what check-macos links; run via ./x test macos"]
-fn a_vmm_signed_ad_hoc_is_good() {
-    let folder = tempfile::tempdir().expect("a folder");
-    if !cfg!(target_os = "macos") {
-        let said = refusal(&flagged(&folder, 0));
-        assert!(said.contains("is for macOS on arm64, and this is Linux; run it there"), "{said}");
+#[ignore = "needs the files of check-macos; run via ./x test macos"]
+fn ad_hoc_signed_vmm_is_refused_for_its_system_only() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    if std::env::consts::OS == "macos" {
+        eprintln!("not applicable: this system would start the VMM");
+        return;
+    }
+    let error = refusal(&with_signature_flags(&folder, 0));
+    assert!(error.contains("is for macOS on arm64, and this is Linux; run it there"), "{error}");
+}
+
+#[test]
+#[ignore = "needs the files of check-macos; run via ./x test macos"]
+fn protected_vmm_is_refused_with_its_protection() {
+    const CS_RUNTIME: u32 = 0x1_0000;
+    const CS_REQUIRE_LV: u32 = 0x2000;
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let error = refusal(&with_signature_flags(&folder, CS_RUNTIME));
+    assert!(error.contains("hardened runtime") && error.contains("codesign --force --sign -"), "{error}");
+    let error = refusal(&with_signature_flags(&folder, CS_REQUIRE_LV));
+    assert!(error.contains("only libraries of its own signer"), "{error}");
+}
+
+#[test]
+#[ignore = "needs the files of check-macos; run via ./x test macos"]
+fn library_and_foreign_program_are_refused() {
+    let error = refusal(&linked("libvirglrenderer.1.dylib"));
+    assert!(error.contains("not found") || error.contains("a library"), "{error}");
+    if std::env::consts::OS != "macos" {
+        let error = refusal(&std::env::current_exe().expect("path known"));
+        assert!(error.contains("the tap for macOS on arm64"), "{error}");
     }
 }
 
-#[test]
-#[ignore = "needs what check-macos links; run via ./x test macos"]
-fn protections_are_refused_by_name() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let said = refusal(&flagged(&folder, 0x1_0000));
-    assert!(said.contains("hardened runtime") && said.contains("codesign --force --sign -"), "{said}");
-    let said = refusal(&flagged(&folder, 0x2000));
-    assert!(said.contains("libraries of its own signer only"), "{said}");
-}
-
-#[test]
-#[ignore = "needs what check-macos links; run via ./x test macos"]
-fn what_is_no_vmm_for_a_mac_is_refused() {
-    let said = refusal(&linked("libvirglrenderer.1.dylib"));
-    assert!(said.contains("no program") || said.contains("a library"), "{said}");
-    if !cfg!(target_os = "macos") {
-        let said = refusal(&std::env::current_exe().expect("known"));
-        assert!(said.contains("the tap for macOS on arm64"), "{said}");
-    }
-}
-
-/// The drop-in is found good; what it would re-export here is no virglrenderer.
-#[test]
-#[ignore = "needs what check-macos links; run via ./x test macos"]
-fn the_linked_drop_in_is_one() {
-    let folder = tempfile::tempdir().expect("a folder");
+/// Output of `host-agent tap install` on a bundle with the library `original`, which must fail.
+fn install_refusal(original: &str, drop_in: &str) -> String {
+    let folder = tempfile::tempdir().expect("temporary folder");
     let frameworks = folder.path().join("VM.app/Contents/Frameworks");
-    std::fs::create_dir_all(&frameworks).expect("made");
-    std::fs::write(folder.path().join("VM.app/Contents/Info.plist"), "<plist/>").expect("written");
-    let install = |theirs: &str, drop_in: &str| {
-        std::fs::copy(linked(theirs), frameworks.join("libvirglrenderer.1.dylib")).expect("copied");
-        let out = Command::new(env!("CARGO_BIN_EXE_host-agent"))
-            .args(["tap", "install", "--dry-run", "--app"])
-            .arg(folder.path().join("VM.app"))
-            .arg("--drop-in")
-            .arg(linked(drop_in))
-            .output()
-            .expect("runs");
-        String::from_utf8_lossy(&out.stderr).into_owned()
-    };
-    let said = install("libtap.dylib", "libvirglrenderer.1.dylib");
-    assert!(said.contains("virglrenderer of an ABI that the tap does not know"), "{said}");
-    let said = install("libvirglrenderer.1.dylib", "libvirglrenderer.1.dylib");
-    assert!(
-        said.contains("it has no virgl_renderer_force_ctx_0, virgl_renderer_transfer_read_iov"),
-        "{said}"
-    );
-    let said = install("libvirglrenderer.1.dylib", "libtap.dylib");
-    assert!(said.contains("does not re-export libvirglrenderer.original.dylib"), "{said}");
+    std::fs::create_dir_all(&frameworks).expect("folder created");
+    std::fs::write(folder.path().join("VM.app/Contents/Info.plist"), "<plist/>").expect("file written");
+    std::fs::copy(linked(original), frameworks.join("libvirglrenderer.1.dylib")).expect("copied");
+    let output = Command::new(env!("CARGO_BIN_EXE_host-agent"))
+        .args(["tap", "install", "--dry-run", "--app"])
+        .arg(folder.path().join("VM.app"))
+        .arg("--drop-in")
+        .arg(linked(drop_in))
+        .output()
+        .expect("runs");
+    assert!(!output.status.success());
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The linked drop-in is accepted; the library that it would replace is not a virglrenderer.
+#[test]
+#[ignore = "needs the files of check-macos; run via ./x test macos"]
+fn linked_drop_in_is_accepted_and_other_libraries_are_refused() {
+    let error = install_refusal("libtap.dylib", "libvirglrenderer.1.dylib");
+    assert!(error.contains("virglrenderer with an unsupported ABI"), "{error}");
+    let error = install_refusal("libvirglrenderer.1.dylib", "libvirglrenderer.1.dylib");
+    assert!(error.contains("it lacks virgl_renderer_force_ctx_0, virgl_renderer_transfer_read_iov"), "{error}");
+    let error = install_refusal("libvirglrenderer.1.dylib", "libtap.dylib");
+    assert!(error.contains("does not re-export libvirglrenderer.original.dylib"), "{error}");
 }

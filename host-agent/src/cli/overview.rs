@@ -29,8 +29,7 @@ pub(super) struct Overview {
 impl Overview {
     /// Asks the service manager and the daemon.
     pub(super) fn new(service: &Service, options: &Options) -> Self {
-        let missing =
-            if service.config.exists() { "" } else { " (missing; run `host-agent config init`)" };
+        let missing = if service.config.exists() { "" } else { " (missing; run `host-agent config init`)" };
         Self {
             service: service.state().to_string(),
             definition: service.definition().display().to_string(),
@@ -61,11 +60,19 @@ impl fmt::Display for Overview {
         writeln!(f, "  taps     {}", daemon.link)?;
         writeln!(f, "  HTTP     {admin}: /healthz, /readyz, /metrics, /status")?;
         for vm in &daemon.vms {
-            writeln!(f, "VM         {}, process {}, connected for {} s", vm.name, vm.pid, vm.connected_seconds)?;
+            writeln!(
+                f,
+                "VM         {}, process {}, connected for {} s",
+                vm.name, vm.pid, vm.connected_seconds
+            )?;
         }
         for session in &daemon.sessions {
             let vm = session.vm.as_deref().unwrap_or("not bound to a VM");
-            writeln!(f, "session    {}, {vm}, connected for {} s", session.stream, session.connected_seconds)?;
+            writeln!(
+                f,
+                "session    {}, {vm}, connected for {} s",
+                session.stream, session.connected_seconds
+            )?;
         }
         write!(f, "{} VMs, {} sessions", daemon.vms.len(), daemon.sessions.len())
     }
@@ -91,7 +98,8 @@ mod tests {
 
     #[test]
     fn listener_that_other_machines_reach_is_marked() {
-        let listeners = ["tcp://127.0.0.1:15937", "tcp://0.0.0.0:15938"].map(|text| text.parse().expect(text));
+        let listeners =
+            ["tcp://127.0.0.1:15937", "tcp://0.0.0.0:15938"].map(|text| text.parse().expect(text));
         let daemon = HostAgentStatus { listeners: listeners.into(), ..HostAgentStatus::default() };
         let text = Overview {
             service: String::new(),

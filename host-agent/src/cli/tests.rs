@@ -93,7 +93,8 @@ fn documented_commands_are_accepted_by_the_parser() {
 #[test]
 fn unknown_commands_are_detected() {
     let split = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    for line in ["host-agent instal", "host-agent install --progam x", "host-agent run qemu", "host-agent tap"]
+    for line in
+        ["host-agent instal", "host-agent install --progam x", "host-agent run qemu", "host-agent tap"]
     {
         assert!(parse_error(&split(line)).is_some(), "{line}");
     }

@@ -81,8 +81,9 @@ impl SessionEncoder {
     /// Opens an encoder in place of the current one; its first access unit is an IDR.
     fn open(&mut self) -> Result<String, EncodeError> {
         self.close();
-        let settings =
-            self.settings.ok_or_else(|| EncodeError::Unsupported("the session is not configured".to_owned()))?;
+        let settings = self
+            .settings
+            .ok_or_else(|| EncodeError::Unsupported("the session is not configured".to_owned()))?;
         let output = Arc::clone(&self.output);
         let encoder = (self.open)(settings, Box::new(move |outcome| output.complete(outcome)))?;
         let name = encoder.name().to_owned();
