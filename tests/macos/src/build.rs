@@ -1,4 +1,4 @@
-//! cargo for a Mac. One profile, as everywhere: `release`.
+//! Builds for macOS with cargo, in the `release` profile.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::toolchain::{TARGET, Toolchain};
 use crate::{MINIMUM, repository, rules};
 
-/// The crates that ship on macOS.
+/// Crates that ship on macOS.
 pub const CRATES: [&str; 10] = [
     "protocol",
     "contract",
@@ -22,22 +22,22 @@ pub const CRATES: [&str; 10] = [
     "host-agent",
 ];
 
-/// A file that ships.
+/// A file that ships on macOS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Product {
-    /// The daemon.
+    /// The host-agent program.
     HostAgent,
-    /// The tap, to be inserted into a VMM.
+    /// The tap as a library to insert into a VMM.
     Tap,
-    /// The tap as a libvirglrenderer that re-exports the original.
+    /// The tap as a replacement of libvirglrenderer that re-exports the original.
     DropIn,
 }
 
 impl Product {
-    /// All of them.
+    /// All products.
     pub const ALL: [Self; 3] = [Self::HostAgent, Self::Tap, Self::DropIn];
 
-    /// What cargo is told, and the file that comes out.
+    /// Arguments of cargo and name of the file that it makes.
     fn cargo(self) -> (&'static [&'static str], &'static str) {
         match self {
             Self::HostAgent => (&["-p", "host-agent", "--bin", "host-agent"], "host-agent"),
@@ -48,7 +48,7 @@ impl Product {
         }
     }
 
-    /// What the file is called where it ships.
+    /// File name as shipped.
     pub fn file(self) -> &'static str {
         match self {
             Self::HostAgent => "host-agent",
@@ -57,7 +57,7 @@ impl Product {
         }
     }
 
-    /// What the linker is told of names and of virglrenderer, which is no library of the system's.
+    /// Linker arguments: install names, versions, and virglrenderer, which is not a system library.
     fn linker(self, sdk: &Path) -> Vec<String> {
         let stub = |name: &str| sdk.join(name).with_extension("tbd").display().to_string();
         let words = match self {
@@ -73,25 +73,25 @@ impl Product {
             Self::DropIn => vec![
                 "-install_name".into(),
                 rules::VIRGLRENDERER.into(),
-                // dyld refuses a library that is older than what its users were linked with.
+                // dyld rejects a library whose version is lower than the one its users were linked against.
                 "-compatibility_version".into(),
                 rules::COMPATIBILITY.into(),
                 "-current_version".into(),
                 rules::COMPATIBILITY.into(),
                 "-reexport_library".into(),
                 stub("virglrenderer-original"),
-                // Nothing of it is called by name: without this it would be stripped as dead.
+                // No symbol of it is referenced, so the linker would strip it as dead.
                 "-needed_library".into(),
                 stub("virglrenderer-original"),
             ],
         };
-        // Bind opcodes instead of chained fixups: every dyld reads them, and so does `inspect`.
+        // Bind opcodes instead of chained fixups: every dyld version and `inspect` read them.
         let common = ["-dead_strip_dylibs", "-no_fixup_chains", "-adhoc_codesign"];
         words.into_iter().chain(common.map(str::to_owned)).collect()
     }
 }
 
-/// cargo for a Mac, with an SDK.
+/// cargo for macOS with an SDK.
 #[derive(Debug)]
 pub struct Builder {
     toolchain: Toolchain,
@@ -99,7 +99,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// With this SDK.
+    /// Uses the SDK in folder `sdk`.
     pub fn new(toolchain: Toolchain, sdk: &Path) -> Self {
         Self { toolchain, sdk: sdk.to_owned() }
     }
@@ -111,12 +111,15 @@ impl Builder {
             .stdin(Stdio::null())
             .env("SDKROOT", &self.sdk)
             .env("MACOSX_DEPLOYMENT_TARGET", format!("{}.{}", MINIMUM.0, MINIMUM.1))
-            // There is no dsymutil here.
+            // dsymutil is not available on Linux.
             .env("CARGO_PROFILE_RELEASE_SPLIT_DEBUGINFO", "off");
         cargo
     }
 
     /// Type-checks and lints every crate that ships.
+    ///
+    /// # Errors
+    /// Fails on any warning.
     pub fn lint(&self) -> Result<()> {
         let mut cargo = self.cargo();
         cargo.args(["clippy", "--release", "--target", TARGET]);
@@ -125,21 +128,27 @@ impl Builder {
         Ok(())
     }
 
-    /// Builds and links a product; gives the file.
+    /// Builds and links a product. Returns the file.
+    ///
+    /// # Errors
+    /// Fails with the linker's messages.
     pub fn link(&self, product: Product) -> Result<PathBuf> {
         self.link_with(product, &[])
     }
 
-    /// The same with more arguments for the linker.
+    /// Like [`link`](Self::link) with additional linker arguments.
+    ///
+    /// # Errors
+    /// Fails with the linker's messages.
     pub fn link_with(&self, product: Product, more: &[String]) -> Result<PathBuf> {
-        let (what, made) = product.cargo();
+        let (arguments, file) = product.cargo();
         let mut cargo = self.cargo();
         cargo
             .env("CARGO_TARGET_AARCH64_APPLE_DARWIN_LINKER", &self.toolchain.linker)
-            // What nobody runs needs no optimizer, and without one more symbols are left to be looked for.
+            // These files are never run here; unoptimized code keeps more symbol references to check.
             .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0")
             .args(["rustc", "--release", "--target", TARGET])
-            .args(what)
+            .args(arguments)
             .args(["--", "-Clinker-flavor=ld64.lld"]);
         for argument in product.linker(&self.sdk).iter().chain(more) {
             cargo.arg(format!("-Clink-arg={argument}"));
@@ -147,16 +156,16 @@ impl Builder {
         let out = cargo.stderr(Stdio::piped()).output().context("starting cargo")?;
         let errors = String::from_utf8_lossy(&out.stderr);
         ensure!(out.status.success(), "{product:?} does not link:\n{errors}");
-        let made = target_folder().join(TARGET).join("release").join(made);
-        // Two products come out under one name: each gets its own.
-        let kept = self.sdk.with_file_name("macos").join(product.file());
+        let made = target_folder().join(TARGET).join("release").join(file);
+        // Two products have the same file name in the target folder.
+        let shipped = self.sdk.with_file_name("macos").join(product.file());
         std::fs::create_dir_all(self.sdk.with_file_name("macos"))?;
-        std::fs::copy(&made, &kept).with_context(|| made.display().to_string())?;
-        Ok(kept)
+        std::fs::copy(&made, &shipped).with_context(|| made.display().to_string())?;
+        Ok(shipped)
     }
 }
 
-/// Where cargo builds.
+/// Target folder of cargo.
 pub fn target_folder() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from)
 }

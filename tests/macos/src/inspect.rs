@@ -1,4 +1,4 @@
-//! What a Mach-O file says of itself. Reads, judges nothing: that is [`rules`](crate::rules)'s.
+//! Reads load commands, symbols and signature of a Mach-O file. [`rules`](crate::rules) evaluates them.
 
 use std::collections::BTreeSet;
 
@@ -10,70 +10,73 @@ use goblin::mach::{Mach, MachO};
 
 use crate::signature::{self, Signature};
 
-/// What kind of file it is.
+/// Mach-O file type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A program.
+    /// `MH_EXECUTE`.
     Executable,
-    /// A library.
+    /// `MH_DYLIB`.
     Library,
-    /// Something else.
+    /// Any other type.
     Other(u32),
 }
 
-/// How a library is asked for.
+/// Kind of a library load command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
-    /// dyld refuses to start without it.
+    /// `LC_LOAD_DYLIB`: the process does not start without it.
     Required,
-    /// May be missing.
+    /// `LC_LOAD_WEAK_DYLIB`: may be missing.
     Weak,
-    /// What it exports is exported here, too.
+    /// `LC_REEXPORT_DYLIB`: its exports are exports of this file too.
     Reexported,
 }
 
-/// A pair of the interpose table.
+/// Entry of the interpose table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pair {
-    /// Whose calls are taken over.
+    /// Replaced symbol.
     pub original: String,
-    /// Where that comes from.
+    /// Library of the replaced symbol.
     pub from: String,
-    /// The replacement lies in this section.
+    /// Section that contains the replacement.
     pub replacement_in: Option<String>,
 }
 
-/// See the module.
+/// Properties of a Mach-O file.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    /// For Apple silicon.
+    /// CPU type is arm64.
     pub arm64: bool,
-    /// Program or library.
+    /// File type.
     pub kind: Kind,
-    /// Oldest macOS.
+    /// Minimum macOS version.
     pub minimum: Option<(u32, u32)>,
-    /// A library's own name.
+    /// Install name of a library.
     pub id: Option<String>,
-    /// The oldest version that it says to stand in for.
+    /// Compatibility version of a library.
     pub compatibility: u32,
-    /// Libraries that it asks for.
+    /// Libraries that it loads.
     pub needs: BTreeSet<(String, Need)>,
-    /// Symbols that it gives.
+    /// Exported symbols.
     pub exports: BTreeSet<String>,
-    /// Symbols that it wants, with the library each is expected in.
+    /// Imported symbols with the library of each.
     pub imports: BTreeSet<(String, String)>,
-    /// Its interpose table.
+    /// Entries of the interpose table.
     pub interposed: BTreeSet<Pair>,
-    /// Its signature.
+    /// Code signature.
     pub signature: Option<Signature>,
 }
 
 const INTERPOSE: &str = "__interpose";
 
-/// Reads a file.
+/// Reads a Mach-O file.
+///
+/// # Errors
+/// Fails on malformed files and on universal binaries.
 pub fn facts(bytes: &[u8]) -> Result<Facts> {
-    let Mach::Binary(file) = Mach::parse(bytes).context("it is no Mach-O file")? else {
-        bail!("it is for several architectures");
+    let Mach::Binary(file) = Mach::parse(bytes).context("not a Mach-O file")? else {
+        bail!("a universal binary; expected a single architecture");
     };
     let mut facts = Facts {
         arm64: file.header.cputype() == CPU_TYPE_ARM64,
@@ -91,7 +94,7 @@ pub fn facts(bytes: &[u8]) -> Result<Facts> {
         interposed: interposed(&file, bytes)?,
         signature: None,
     };
-    // `libs` has the file itself first, then one for each command in order.
+    // `libs` contains the file itself first, then one entry per load command in order.
     let mut libraries = file.libs.iter().skip(1);
     for command in &file.load_commands {
         match &command.command {
@@ -101,8 +104,9 @@ pub fn facts(bytes: &[u8]) -> Result<Facts> {
             CommandVariant::IdDylib(own) => facts.compatibility = own.dylib.compatibility_version,
             CommandVariant::CodeSignature(place) => {
                 let from = place.dataoff as usize;
-                let blob =
-                    bytes.get(from..from + place.datasize as usize).context("a signature past the end")?;
+                let blob = bytes
+                    .get(from..from + place.datasize as usize)
+                    .context("the signature lies beyond the end of the file")?;
                 facts.signature = Some(signature::read(blob, bytes)?);
             }
             CommandVariant::LoadDylib(_)
@@ -112,7 +116,7 @@ pub fn facts(bytes: &[u8]) -> Result<Facts> {
                     LC_LOAD_DYLIB => Need::Required,
                     LC_LOAD_WEAK_DYLIB => Need::Weak,
                     LC_REEXPORT_DYLIB => Need::Reexported,
-                    other => bail!("a load command of type {other:#x}"),
+                    other => bail!("unexpected load command {other:#x}"),
                 };
                 let path = libraries.next().context("fewer libraries than commands that load them")?;
                 facts.needs.insert(((*path).to_owned(), need));
@@ -126,7 +130,7 @@ pub fn facts(bytes: &[u8]) -> Result<Facts> {
     Ok(facts)
 }
 
-/// The table: pairs of pointers, the first ours, the second bound to the original by dyld.
+/// Entries of `__interpose`: pairs of pointers to the replacement and to the original, which dyld binds.
 fn interposed(file: &MachO<'_>, bytes: &[u8]) -> Result<BTreeSet<Pair>> {
     let mut pairs = BTreeSet::new();
     let mut sections = Vec::new();
@@ -140,14 +144,14 @@ fn interposed(file: &MachO<'_>, bytes: &[u8]) -> Result<BTreeSet<Pair>> {
         return Ok(pairs);
     };
     if size % 16 != 0 {
-        bail!("the interpose table has {size} bytes, which is no number of pairs");
+        bail!("the interpose table has {size} bytes, which is not a multiple of 16");
     }
     let imports = file.imports()?;
     for at in (0..size).step_by(16) {
         let word = bytes
             .get(offset + at as usize..)
             .and_then(<[u8]>::first_chunk)
-            .context("a table past the end")?;
+            .context("the interpose table lies beyond the end of the file")?;
         let replacement = u64::from_le_bytes(*word);
         let inside =
             |section: &&(String, u64, u64, usize)| (section.1..section.1 + section.2).contains(&replacement);

@@ -1,17 +1,18 @@
-//! What ships on a Mac, checked where there is none: lints for its target, real Mach-O files by LLD against a stub
-//! SDK, and a look into those files.
+//! Checks of the macOS programs on Linux: lints for the target, Mach-O files linked by LLD against a stub SDK, and an
+//! inspection of those files.
 //!
-//! | module        | what                                                                     |
+//! | module        | contents                                                                 |
 //! |---------------|--------------------------------------------------------------------------|
-//! | [`toolchain`] | Rust's target and linker                                                 |
-//! | [`sdk`]       | libraries that have nothing but names, made of the lists in `sdk/`       |
-//! | [`build`]     | cargo for that target                                                    |
-//! | [`inspect`]   | what a Mach-O file says of itself                                        |
-//! | [`signature`] | its ad-hoc signature, hashed again                                       |
-//! | [`rules`]     | what ours must say                                                       |
+//! | [`toolchain`] | Rust target and linker                                                   |
+//! | [`sdk`]       | stub libraries, generated from the symbol lists in `sdk/`                |
+//! | [`build`]     | cargo for the target                                                     |
+//! | [`inspect`]   | reader of Mach-O files                                                   |
+//! | [`signature`] | verification of ad hoc signatures                                        |
+//! | [`rules`]     | requirements on the files                                                |
 //!
-//! A symbol that is in no list fails the link and is named: look up in Apple's documentation which library has it
-//! and since which macOS, and add it. What this can't show: that a call does what we think.
+//! A symbol that is in no list fails the link with its name: add it to the list of the library that Apple's
+//! documentation names for it, after checking the macOS version that introduced it. These checks do not show that a call
+//! behaves as expected.
 
 #![forbid(unsafe_code)]
 
@@ -24,10 +25,10 @@ pub mod toolchain;
 
 use std::path::PathBuf;
 
-/// The oldest macOS that we run on.
+/// Minimum supported macOS version.
 pub const MINIMUM: (u32, u32) = (13, 0);
 
-/// The repository: where cargo found this crate.
+/// Root of the repository, from the location of this crate.
 pub fn repository() -> PathBuf {
     let here = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| "tests/macos".into(), PathBuf::from);
     here.join("../..")

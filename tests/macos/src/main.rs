@@ -1,4 +1,4 @@
-//! `./x check-macos`; and `sdk DIR`, which writes the stubs only, for who links on a Mac without virglrenderer.
+//! `./x check-macos`. With the arguments `sdk DIR` it only writes the stub SDK, for linking on a Mac without virglrenderer.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -26,7 +26,7 @@ fn run() -> Result<bool> {
     match words.as_slice() {
         [] => check(),
         [sdk, folder] if sdk == "sdk" => sdk::write(&sdk::libraries()?, Path::new(folder)).map(|()| true),
-        _ => bail!("nothing, or: sdk DIR"),
+        _ => bail!("unexpected arguments; pass none, or: sdk DIR"),
     }
 }
 
@@ -36,19 +36,19 @@ fn check() -> Result<bool> {
     let folder = target_folder().join("macos-sdk");
     sdk::write(&sdk::libraries()?, &folder)?;
     let builder = Builder::new(toolchain, &folder);
-    println!("x: lints for a Mac");
+    println!("x: lints for {}", check_macos::toolchain::TARGET);
     builder.lint()?;
-    let mut good = true;
+    let mut passed = true;
     for product in Product::ALL {
         println!("x: linking {product:?}");
         let path = builder.link(product)?;
         let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
         let facts = facts(&bytes).with_context(|| path.display().to_string())?;
-        let broken = rules::of(product).broken(&facts);
-        for line in &broken {
+        let violations = rules::of(product).violations(&facts);
+        for line in &violations {
             eprintln!("x: {product:?}: {line}");
         }
-        good &= broken.is_empty();
+        passed &= violations.is_empty();
         println!(
             "x: {}: {} kB, {} imports, {} exports, {} interposed, needs {}",
             path.display(),
@@ -65,9 +65,9 @@ fn check() -> Result<bool> {
         );
     }
     println!(
-        "x: {} in {:.0} s",
-        if good { "all as it must be" } else { "NOT as it must be" },
+        "x: macOS files {} in {:.0} s",
+        if passed { "meet all requirements" } else { "VIOLATE requirements" },
         begin.elapsed().as_secs_f64()
     );
-    Ok(good)
+    Ok(passed)
 }

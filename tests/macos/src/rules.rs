@@ -1,34 +1,34 @@
-//! What our files must be.
+//! Requirements on the Mach-O files that ship.
 
 use crate::MINIMUM;
 use crate::inspect::{Facts, Kind, Need};
 
-/// What a file must be.
+/// Requirements on one file.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
     /// Program or library.
     pub kind: Kind,
-    /// A library's own name.
+    /// Install name of a library (`LC_ID_DYLIB`).
     pub id: Option<&'static str>,
-    /// The oldest version that it must stand in for.
+    /// Minimum compatibility version.
     pub compatibility: u32,
-    /// What it may ask for: these, and nothing else.
+    /// Exact set of libraries that it loads.
     pub needs: &'static [(&'static str, Need)],
-    /// What it must give.
+    /// Symbols that it exports at least.
     pub exports: &'static [&'static str],
-    /// What its interpose table must take over: these, and nothing else.
+    /// Exact set of symbols that its interpose table replaces.
     pub interposed: &'static [&'static str],
-    /// What it must want of which library.
+    /// Symbols that it imports at least, with the library of each.
     pub imports: &'static [(&'static str, &'static str)],
 }
 
-/// The drop-in's version: beyond any that a VMM was linked with.
+/// Version of the drop-in library: above every version that a VMM was linked against.
 pub const COMPATIBILITY: &str = "1000.0.0";
-/// The same as the file has it.
+/// [`COMPATIBILITY`] in Mach-O encoding (X.Y.Z as 16.8.8 bits).
 const COMPATIBLE: u32 = 1000 << 16;
-/// What the tap calls itself.
+/// Install name of the tap.
 pub const TAP_ID: &str = "@rpath/libtap.dylib";
-/// Where the tap expects virglrenderer, and what the drop-in calls itself.
+/// Library that the tap imports virglrenderer from, and install name of the drop-in.
 pub const VIRGLRENDERER: &str = "@rpath/libvirglrenderer.1.dylib";
 const SYSTEM: &str = "/usr/lib/libSystem.B.dylib";
 const CORE_FOUNDATION: &str = "/System/Library/Frameworks/CoreFoundation.framework/Versions/A/CoreFoundation";
@@ -36,7 +36,7 @@ const CORE_MEDIA: &str = "/System/Library/Frameworks/CoreMedia.framework/Version
 const CORE_VIDEO: &str = "/System/Library/Frameworks/CoreVideo.framework/Versions/A/CoreVideo";
 const VIDEO_TOOLBOX: &str = "/System/Library/Frameworks/VideoToolbox.framework/Versions/A/VideoToolbox";
 
-/// The daemon.
+/// Requirements on the daemon.
 pub const HOST_AGENT: Rules = Rules {
     kind: Kind::Executable,
     id: None,
@@ -60,7 +60,7 @@ pub const HOST_AGENT: Rules = Rules {
     ],
 };
 
-/// What the tap stands in front of.
+/// virglrenderer functions that the tap replaces.
 pub const ENTRIES: [&str; 14] = [
     "_virgl_renderer_init",
     "_virgl_renderer_cleanup",
@@ -78,7 +78,7 @@ pub const ENTRIES: [&str; 14] = [
     "_virgl_renderer_transfer_write_iov",
 ];
 
-/// The tap, to be inserted.
+/// Requirements on the tap as an inserted library.
 pub const TAP: Rules = Rules {
     kind: Kind::Library,
     id: Some(TAP_ID),
@@ -92,7 +92,7 @@ pub const TAP: Rules = Rules {
     ],
 };
 
-/// The tap as a libvirglrenderer.
+/// Requirements on the tap as a replacement of libvirglrenderer.
 pub const DROP_IN: Rules = Rules {
     kind: Kind::Library,
     id: Some(VIRGLRENDERER),
@@ -104,72 +104,69 @@ pub const DROP_IN: Rules = Rules {
 };
 
 impl Rules {
-    /// What is wrong with a file; nothing if nothing is.
-    pub fn broken(&self, facts: &Facts) -> Vec<String> {
-        let mut broken = Vec::new();
-        let mut must = |holds: bool, what: String| {
+    /// Violations of the requirements by a file; empty if it meets all.
+    pub fn violations(&self, facts: &Facts) -> Vec<String> {
+        let mut violations = Vec::new();
+        let mut must = |holds: bool, violation: String| {
             if !holds {
-                broken.push(what);
+                violations.push(violation);
             }
         };
-        must(facts.arm64, "it is not for Apple silicon".to_owned());
-        must(facts.kind == self.kind, format!("it is {:?}, not {:?}", facts.kind, self.kind));
+        must(facts.arm64, "not an arm64 file".to_owned());
+        must(facts.kind == self.kind, format!("file type is {:?}, not {:?}", facts.kind, self.kind));
         must(
             facts.minimum == Some(MINIMUM),
-            format!("its oldest macOS is {:?}, not {MINIMUM:?}", facts.minimum),
+            format!("minimum macOS version is {:?}, not {MINIMUM:?}", facts.minimum),
         );
-        must(facts.id.as_deref() == self.id, format!("it is called {:?}, not {:?}", facts.id, self.id));
+        must(facts.id.as_deref() == self.id, format!("install name is {:?}, not {:?}", facts.id, self.id));
         must(
             facts.compatibility >= self.compatibility,
-            format!("its compatibility version is {:#x}: dyld would refuse it", facts.compatibility),
+            format!("compatibility version is {:#x}: dyld would reject it", facts.compatibility),
         );
         match &facts.signature {
-            None => must(false, "it has no signature: a Mac kills it at once".to_owned()),
+            None => must(false, "no signature: macOS kills the process at exec".to_owned()),
             Some(signature) => {
-                must(signature.adhoc, "its signature is not ad-hoc".to_owned());
+                must(signature.adhoc, "the signature is not ad hoc".to_owned());
                 must(
                     signature.wrong == 0,
-                    format!("{} pages are not those that were signed", signature.wrong),
+                    format!("{} pages differ from their signed hashes", signature.wrong),
                 );
             }
         }
         for need in self.needs {
             let found = facts.needs.iter().any(|(path, kind)| (path.as_str(), *kind) == *need);
-            must(found, format!("it does not ask for {} as {:?}", need.0, need.1));
+            must(found, format!("does not load {} as {:?}", need.0, need.1));
         }
         for (path, kind) in &facts.needs {
             let allowed = self.needs.contains(&(path.as_str(), *kind));
-            must(allowed, format!("it asks for {path} as {kind:?}"));
+            must(allowed, format!("loads {path} as {kind:?}"));
         }
         for export in self.exports {
-            must(facts.exports.contains(*export), format!("it does not export {export}"));
+            must(facts.exports.contains(*export), format!("does not export {export}"));
         }
         for original in self.interposed {
             match facts.interposed.iter().find(|pair| pair.original == *original) {
-                None => must(false, format!("it does not take over {original}")),
+                None => must(false, format!("does not interpose {original}")),
                 Some(pair) => {
-                    must(pair.from == VIRGLRENDERER, format!("it takes {original} of {}", pair.from));
+                    must(pair.from == VIRGLRENDERER, format!("interposes {original} of {}", pair.from));
                     let text = pair.replacement_in.as_deref() == Some("__text");
-                    must(text, format!("what replaces {original} is no code"));
+                    must(text, format!("the replacement of {original} is not in __text"));
                 }
             }
         }
         for pair in &facts.interposed {
-            must(
-                self.interposed.contains(&pair.original.as_str()),
-                format!("it takes over {}", pair.original),
-            );
+            must(self.interposed.contains(&pair.original.as_str()), format!("interposes {}", pair.original));
         }
         for (name, library) in self.imports {
             let found =
                 facts.imports.iter().any(|import| (import.0.as_str(), import.1.as_str()) == (name, library));
-            must(found, format!("it does not import {name} from {library}"));
+            must(found, format!("does not import {name} from {library}"));
         }
-        broken
+        violations
     }
 }
 
-/// The rules for a product.
+/// Requirements on a product.
 pub fn of(product: crate::build::Product) -> Rules {
     match product {
         crate::build::Product::HostAgent => HOST_AGENT,

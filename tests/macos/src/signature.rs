@@ -1,17 +1,17 @@
-//! The signature that Apple silicon wants of everything it runs: a code directory with a hash of every page.
-//! Ad-hoc ones name no signer. Hashed again here, as the kernel does page by page.
+//! Verification of code signatures, which Apple silicon requires of every program: a code directory with a hash of every
+//! page (`cs_blobs.h`). Ad hoc signatures name no signer.
 
 use anyhow::{Context as _, Result, ensure};
 use sha2::{Digest as _, Sha256};
 
-/// What a signature says, and whether it is true.
+/// Contents of a signature and result of its verification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signature {
-    /// It names no signer.
+    /// Ad hoc: names no signer.
     pub adhoc: bool,
-    /// Pages that it has hashes of.
+    /// Number of hashed pages.
     pub pages: usize,
-    /// Pages whose hash is another.
+    /// Number of pages whose hash differs.
     pub wrong: usize,
 }
 
@@ -21,15 +21,18 @@ const ADHOC: u32 = 2;
 const SHA256: u8 = 2;
 
 fn word(bytes: &[u8], at: usize) -> Result<u32> {
-    let chunk = bytes.get(at..).and_then(<[u8]>::first_chunk).context("a signature that ends early")?;
+    let chunk = bytes.get(at..).and_then(<[u8]>::first_chunk).context("truncated signature")?;
     Ok(u32::from_be_bytes(*chunk))
 }
 
-/// Reads the signature `blob` of `file`.
+/// Reads the signature `blob` of `file` and verifies its hashes.
+///
+/// # Errors
+/// Fails on malformed signatures and on hashes other than SHA-256.
 pub fn read(blob: &[u8], file: &[u8]) -> Result<Signature> {
-    ensure!(word(blob, 0)? == SUPER_BLOB, "the signature has another magic");
+    ensure!(word(blob, 0)? == SUPER_BLOB, "unexpected magic of the signature");
     let count = word(blob, 8)? as usize;
-    ensure!(count <= 16, "a signature of {count} parts");
+    ensure!(count <= 16, "the signature has {count} parts; expected at most 16");
     let mut directory = None;
     for part in 0..count {
         let at = word(blob, 16 + 8 * part)? as usize;
@@ -41,13 +44,12 @@ pub fn read(blob: &[u8], file: &[u8]) -> Result<Signature> {
     let (hashes, pages, limit) =
         (word(directory, 16)? as usize, word(directory, 28)? as usize, word(directory, 32)? as usize);
     let [size, kind, _, page] = *directory.get(36..).and_then(<[u8]>::first_chunk).context("no hash type")?;
-    ensure!(kind == SHA256 && size == 32, "hashes of type {kind}, not SHA-256");
-    let code = file.get(..limit).context("the signature covers more than there is")?;
+    ensure!(kind == SHA256 && size == 32, "unexpected hash type {kind}; expected SHA-256");
+    let code = file.get(..limit).context("the signature covers more than the file")?;
     let mut wrong = 0;
     let mut counted = 0;
     for (number, page) in code.chunks(1 << page).enumerate() {
-        let want =
-            directory.get(hashes + 32 * number..hashes + 32 * (number + 1)).context("a missing hash")?;
+        let want = directory.get(hashes + 32 * number..hashes + 32 * (number + 1)).context("missing hash")?;
         wrong += usize::from(Sha256::digest(page).as_slice() != want);
         counted += 1;
     }

@@ -1,24 +1,27 @@
-//! Rust's own target and its own LLD: nothing of the machine's.
+//! Rust's standard library for macOS and the LLD of the Rust toolchain.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-/// What a Mac of today is.
+/// Target triple of Apple silicon.
 pub const TARGET: &str = "aarch64-apple-darwin";
 
-/// See the module.
+/// Linker of the toolchain.
 #[derive(Debug)]
 pub struct Toolchain {
-    /// LLD.
+    /// Path of `rust-lld`.
     pub linker: PathBuf,
 }
 
 impl Toolchain {
-    /// Finds it; has rustup install the target if need be.
+    /// Locates the linker and installs the target with rustup if it is missing.
+    ///
+    /// # Errors
+    /// Fails if the target cannot be installed.
     pub fn ready() -> Result<Self> {
-        let sysroot = PathBuf::from(said(&["--print", "sysroot"])?.trim());
+        let sysroot = PathBuf::from(rustc(&["--print", "sysroot"])?.trim());
         let libraries = sysroot.join("lib/rustlib");
         if !libraries.join(TARGET).join("lib").exists() {
             println!("x: installing Rust's target {TARGET}");
@@ -26,20 +29,22 @@ impl Toolchain {
                 .current_dir(crate::repository())
                 .args(["target", "add", TARGET])
                 .status()
-                .with_context(|| format!("no rustup; install rustc's standard library for {TARGET}"))?;
-            ensure!(added.success(), "rustup target add {TARGET} failed; is the network there?");
+                .with_context(|| {
+                    format!("rustup is missing; install the Rust standard library for {TARGET}")
+                })?;
+            ensure!(added.success(), "rustup target add {TARGET} failed; check the network");
         }
-        let version = said(&["-vV"])?;
+        let version = rustc(&["-vV"])?;
         let Some(host) = version.lines().find_map(|line| line.strip_prefix("host: ")) else {
-            bail!("rustc -vV names no host");
+            bail!("rustc -vV prints no host");
         };
         let linker = libraries.join(host).join("bin/rust-lld");
-        ensure!(linker.exists(), "{} is missing; it comes with rustup's toolchains", linker.display());
+        ensure!(linker.exists(), "{} is missing; use a toolchain installed by rustup", linker.display());
         Ok(Self { linker })
     }
 }
 
-fn said(arguments: &[&str]) -> Result<String> {
+fn rustc(arguments: &[&str]) -> Result<String> {
     let out = Command::new("rustc")
         .current_dir(crate::repository())
         .args(arguments)

@@ -1,4 +1,4 @@
-//! Breaks what `./x check-macos` looks at, one thing after the other, and sees it say so.
+//! Each check of `./x check-macos` is shown to fail on a file that violates it.
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -8,8 +8,8 @@ use check_macos::sdk::{self, Library};
 use check_macos::toolchain::Toolchain;
 use check_macos::{rules, signature};
 
-/// cargo builds one thing at a time, all of them under one name.
-fn in_turn() -> MutexGuard<'static, ()> {
+/// Serializes builds: all products share file names in the target folder.
+fn build_lock() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -19,7 +19,7 @@ fn linked(
     change: impl FnOnce(&mut Vec<Library>),
     more: &[&str],
 ) -> Result<Vec<u8>, String> {
-    let _turn = in_turn();
+    let _lock = build_lock();
     let mut libraries = sdk::libraries().expect("lists");
     change(&mut libraries);
     let folder = tempfile::tempdir().expect("a folder");
@@ -41,15 +41,15 @@ fn drop_in() -> Vec<u8> {
     DROP_IN.get_or_init(|| linked(Product::DropIn, |_| {}, &[]).expect("links")).clone()
 }
 
-fn broken(product: Product, bytes: &[u8]) -> String {
-    rules::of(product).broken(&read(bytes)).join("\n")
+fn violations(product: Product, bytes: &[u8]) -> String {
+    rules::of(product).violations(&read(bytes)).join("\n")
 }
 
 fn read(bytes: &[u8]) -> Facts {
     facts(bytes).expect("a Mach-O file")
 }
 
-/// Overwrites what is there once.
+/// Overwrites the first occurrence of `from`.
 fn patch(mut bytes: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
     let places: Vec<_> = bytes
         .windows(from.len())
@@ -62,7 +62,7 @@ fn patch(mut bytes: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn take_away(libraries: &mut [Library], library: &str, symbol: &str) {
+fn remove_symbol(libraries: &mut [Library], library: &str, symbol: &str) {
     let library = libraries.iter_mut().find(|found| found.name == library).expect("known");
     let before = library.symbols.len();
     library.symbols.retain(|found| found != symbol);
@@ -70,106 +70,110 @@ fn take_away(libraries: &mut [Library], library: &str, symbol: &str) {
 }
 
 #[test]
-fn unbroken_they_are_as_they_must_be() {
-    assert_eq!(broken(Product::Tap, &tap()), "");
-    assert_eq!(broken(Product::DropIn, &drop_in()), "");
-    assert_ne!(broken(Product::DropIn, &tap()), "", "one is not the other");
+fn unmodified_files_meet_their_requirements() {
+    assert_eq!(violations(Product::Tap, &tap()), "");
+    assert_eq!(violations(Product::DropIn, &drop_in()), "");
+    assert_ne!(violations(Product::DropIn, &tap()), "", "the tap does not meet the drop-in's requirements");
 }
 
 #[test]
-fn a_symbol_that_no_library_has_fails_the_link() {
-    let error = linked(Product::Tap, |all| take_away(all, "libSystem", "_recvmsg"), &[]).expect_err("gone");
+fn missing_symbol_fails_the_link() {
+    let error =
+        linked(Product::Tap, |all| remove_symbol(all, "libSystem", "_recvmsg"), &[]).expect_err("gone");
     assert!(error.contains("_recvmsg"), "{error}");
     let gone = "_virgl_renderer_transfer_read_iov";
-    let error = linked(Product::Tap, |all| take_away(all, "virglrenderer", gone), &[]).expect_err("gone");
+    let error = linked(Product::Tap, |all| remove_symbol(all, "virglrenderer", gone), &[]).expect_err("gone");
     assert!(error.contains(gone), "{error}");
 }
 
 #[test]
-fn a_symbol_in_the_wrong_library_is_seen() {
+fn symbol_in_another_library_is_a_violation() {
     let moved = "_virgl_renderer_force_ctx_0";
     let bytes = linked(
         Product::Tap,
         |all| {
-            take_away(all, "virglrenderer", moved);
+            remove_symbol(all, "virglrenderer", moved);
             let system = all.iter_mut().find(|library| library.name == "libSystem").expect("known");
             system.symbols.push(moved.to_owned());
         },
         &[],
     );
-    let broken = broken(Product::Tap, &bytes.expect("links: a stub proves the name only"));
-    assert!(broken.contains(&format!("does not import {moved} from")), "{broken}");
+    let violations = violations(Product::Tap, &bytes.expect("links"));
+    assert!(violations.contains(&format!("does not import {moved} from")), "{violations}");
 }
 
 #[test]
-fn an_interpose_pair_without_its_original_is_seen() {
+fn interpose_pair_without_original_is_a_violation() {
     let bytes = patch(tap(), b"_virgl_renderer_reset\0", b"_virgl_renderer_rexet\0");
-    let broken = broken(Product::Tap, &bytes);
-    assert!(broken.contains("does not take over _virgl_renderer_reset"), "{broken}");
+    let violations = violations(Product::Tap, &bytes);
+    assert!(violations.contains("does not interpose _virgl_renderer_reset"), "{violations}");
 }
 
 #[test]
-fn an_interpose_pair_without_its_replacement_is_seen() {
+fn interpose_pair_without_replacement_is_a_violation() {
     let bytes = tap();
     let at = bytes.windows(11).position(|window| window == b"__interpose").expect("a section header");
     // struct section_64: names of 16 bytes each, then address, size, offset.
     let offset = u32::from_le_bytes(bytes[at + 48..at + 52].try_into().expect("four bytes")) as usize;
     let mut bytes = bytes;
     bytes[offset..offset + 8].fill(0);
-    let broken = broken(Product::Tap, &bytes);
-    assert!(broken.contains("is no code"), "{broken}");
+    let violations = violations(Product::Tap, &bytes);
+    assert!(violations.contains("is not in __text"), "{violations}");
 }
 
 #[test]
-fn another_processor_is_seen() {
+fn other_cpu_type_is_a_violation() {
     // CPU_TYPE_X86_64 after the magic.
     let bytes = patch(tap(), &[0xCF, 0xFA, 0xED, 0xFE, 0x0C], &[0xCF, 0xFA, 0xED, 0xFE, 0x07]);
-    assert!(broken(Product::Tap, &bytes).contains("not for Apple silicon"));
+    assert!(violations(Product::Tap, &bytes).contains("not an arm64 file"));
 }
 
 #[test]
-fn a_newer_macos_is_seen() {
+fn newer_minimum_macos_is_a_violation() {
     // LC_BUILD_VERSION, 32 bytes, platform macOS, 13.0.
     let command = [0x32, 0, 0, 0, 0x20, 0, 0, 0, 1, 0, 0, 0, 0, 0, 13, 0];
     let mut newer = command;
     newer[14] = 15;
-    assert!(broken(Product::Tap, &patch(tap(), &command, &newer)).contains("oldest macOS is Some((15, 0))"));
+    assert!(
+        violations(Product::Tap, &patch(tap(), &command, &newer))
+            .contains("minimum macOS version is Some((15, 0))")
+    );
 }
 
 #[test]
-fn a_missing_reexport_is_seen() {
+fn missing_reexport_is_a_violation() {
     // LC_REEXPORT_DYLIB becomes LC_LOAD_DYLIB.
     let bytes = patch(drop_in(), &[0x1F, 0, 0, 0x80], &[0x0C, 0, 0, 0]);
-    let broken = broken(Product::DropIn, &bytes);
-    assert!(broken.contains("as Reexported"), "{broken}");
+    let violations = violations(Product::DropIn, &bytes);
+    assert!(violations.contains("as Reexported"), "{violations}");
 }
 
 #[test]
-fn an_old_version_is_seen() {
+fn old_compatibility_version_is_a_violation() {
     let facts = Facts { compatibility: 1 << 16, ..read(&drop_in()) };
-    assert!(rules::DROP_IN.broken(&facts).join("\n").contains("dyld would refuse it"));
+    assert!(rules::DROP_IN.violations(&facts).join("\n").contains("dyld would reject it"));
 }
 
 #[test]
-fn a_missing_entry_is_seen() {
+fn missing_export_is_a_violation() {
     let export = "_virgl_renderer_init";
     let mut facts = read(&drop_in());
     assert!(facts.exports.remove(export));
-    assert!(rules::DROP_IN.broken(&facts).join("\n").contains("does not export _virgl_renderer_init"));
+    assert!(rules::DROP_IN.violations(&facts).join("\n").contains("does not export _virgl_renderer_init"));
 }
 
 #[test]
-fn a_changed_byte_breaks_the_signature() {
+fn changed_byte_invalidates_the_signature() {
     let whole = read(&tap()).signature.expect("signed");
     assert!(whole.adhoc && whole.pages > 10);
     assert_eq!(whole, signature::Signature { wrong: 0, ..whole.clone() });
     let mut bytes = tap();
     bytes[0x5000] ^= 1;
-    assert!(broken(Product::Tap, &bytes).contains("1 pages are not those that were signed"));
+    assert!(violations(Product::Tap, &bytes).contains("1 pages differ from their signed hashes"));
 }
 
 #[test]
-fn an_unsigned_file_is_seen() {
+fn unsigned_file_is_a_violation() {
     let bytes = linked(Product::Tap, |_| {}, &["-no_adhoc_codesign"]).expect("links");
-    assert!(broken(Product::Tap, &bytes).contains("it has no signature"));
+    assert!(violations(Product::Tap, &bytes).contains("no signature"));
 }

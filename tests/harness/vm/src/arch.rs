@@ -1,4 +1,4 @@
-//! What differs between guests by processor. A new one is a new variant, and the compiler names the places to fill in.
+//! Differences between guests by processor architecture.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,16 +6,16 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-/// A guest's processor.
+/// Processor architecture of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Arch {
-    /// x86, 64 bits.
+    /// 64-bit x86.
     Amd64,
-    /// ARM, 64 bits: what a Mac's guests have.
+    /// 64-bit ARM, the architecture of guests on a Mac.
     Arm64,
 }
 
-/// What the machine at hand has: it boots fastest, and needs no cross build.
+/// The architecture of this machine: it boots fastest and needs no cross-compilation.
 impl Default for Arch {
     fn default() -> Self {
         if cfg!(target_arch = "aarch64") { Self::Arm64 } else { Self::Amd64 }
@@ -23,10 +23,10 @@ impl Default for Arch {
 }
 
 impl Arch {
-    /// Each of them.
+    /// All architectures.
     pub const ALL: [Self; 2] = [Self::Amd64, Self::Arm64];
 
-    /// Debian's name for it.
+    /// Debian's name.
     pub fn debian(self) -> &'static str {
         match self {
             Self::Amd64 => "amd64",
@@ -34,7 +34,7 @@ impl Arch {
         }
     }
 
-    /// Its name in the GNU tools and in Debian's multi-architecture folders.
+    /// GNU triplet, also the name of Debian's multiarch folders.
     pub fn gnu_triplet(self) -> &'static str {
         match self {
             Self::Amd64 => "x86_64-linux-gnu",
@@ -42,7 +42,7 @@ impl Arch {
         }
     }
 
-    /// Rust's name for programs of its guests.
+    /// Rust target of guest programs.
     pub fn rust_target(self) -> &'static str {
         match self {
             Self::Amd64 => "x86_64-unknown-linux-gnu",
@@ -50,7 +50,7 @@ impl Arch {
         }
     }
 
-    /// Debian's package that depends on the newest kernel for it.
+    /// Debian metapackage of the newest kernel.
     pub fn kernel_package(self) -> &'static str {
         match self {
             Self::Amd64 => "linux-image-amd64",
@@ -58,7 +58,7 @@ impl Arch {
         }
     }
 
-    /// The program that emulates it.
+    /// QEMU system emulator.
     pub fn qemu(self) -> &'static str {
         match self {
             Self::Amd64 => "qemu-system-x86_64",
@@ -66,12 +66,12 @@ impl Arch {
         }
     }
 
-    /// Whether the machine at hand has it too, so that KVM is worth a try and its programs run as they are.
+    /// True for the architecture of this machine: KVM may work and programs run without emulation.
     pub fn is_native(self) -> bool {
         self == Self::default()
     }
 
-    /// What the cache calls something of it. The first processor's entries have plain names.
+    /// Name of a cache entry. Entries for amd64 have no suffix.
     pub(crate) fn entry_name(self, name: &str) -> String {
         match self {
             Self::Amd64 => name.to_owned(),
@@ -79,7 +79,7 @@ impl Arch {
         }
     }
 
-    /// The script in `image/` that takes the place of `docker/common/finish.sh`, which it ends with.
+    /// Script in `image/` to run instead of `docker/common/finish.sh`; it calls that script last.
     pub(crate) fn finish(self) -> Option<&'static str> {
         match self {
             Self::Amd64 => None,
@@ -90,17 +90,17 @@ impl Arch {
     pub(crate) fn machine(self) -> &'static str {
         match self {
             Self::Amd64 => "q35",
-            // The newest interrupt controller that there is: under KVM, the machine's own.
+            // The newest interrupt controller available: under KVM, that of the host.
             Self::Arm64 => "virt,gic-version=max",
         }
     }
 
-    /// The CPU that QEMU itself emulates best. Emulated AVX2 takes 2.5 times as long as SSE for the same pixels, which
-    /// would flatter whatever is compared with converting them in the guest.
+    /// CPU model for TCG. Emulated AVX2 takes 2.5 times as long as SSE for the same pixels, which would bias comparisons with
+    /// conversion in the guest.
     pub(crate) fn emulated_cpu(self) -> &'static str {
         match self {
             Self::Amd64 => "max,avx2=off",
-            // "max" signs pointers, and emulating that takes longer than what the program does with them.
+            // "max" includes pointer authentication, whose emulation dominates the run time of programs.
             Self::Arm64 => "cortex-a72",
         }
     }
@@ -112,9 +112,9 @@ impl Arch {
         }
     }
 
-    /// Kernel arguments that save boot time on an emulated one. The clock is trusted, as when the kernel finds it wanting it
-    /// rewrites code that runs, which old QEMUs get wrong (see `vm::boot`); and the timer, as on a busy host its ticks come
-    /// too late for the kernel's test.
+    /// Kernel arguments that shorten the boot under emulation. `tsc=reliable`: an unstable TSC makes the kernel patch running
+    /// code, which QEMU before 8.1 emulates incorrectly (see `vm::boot`). `no_timer_check`: on a busy host the timer's ticks
+    /// arrive too late for the kernel's test.
     pub(crate) fn kernel_speed(self) -> &'static str {
         match self {
             Self::Amd64 => "tsc=reliable no_timer_check",
@@ -122,7 +122,7 @@ impl Arch {
         }
     }
 
-    /// QEMU's device for a GPU with 3D, and for one without.
+    /// QEMU devices for a GPU with 3D and for one without.
     pub(crate) fn gpu_devices(self) -> (&'static str, &'static str) {
         match self {
             Self::Amd64 => ("virtio-vga-gl", "virtio-vga"),
@@ -137,13 +137,13 @@ impl fmt::Display for Arch {
     }
 }
 
-/// By Debian's name.
+/// Parses Debian's name.
 impl FromStr for Arch {
     type Err = anyhow::Error;
 
     fn from_str(name: &str) -> Result<Self> {
         let Some(arch) = Self::ALL.into_iter().find(|arch| arch.debian() == name) else {
-            bail!("no architecture {name:?}: there are {}", Self::ALL.map(Self::debian).join(", "));
+            bail!("unknown architecture {name:?}: use one of {}", Self::ALL.map(Self::debian).join(", "));
         };
         Ok(arch)
     }
@@ -154,11 +154,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_and_one_is_at_hand() {
+    fn architecture_name_parses_and_one_is_native() {
         for arch in Arch::ALL {
-            assert_eq!(arch.to_string().parse::<Arch>().expect("its own name"), arch);
+            assert_eq!(arch.to_string().parse::<Arch>().expect("parses"), arch);
         }
-        assert!("m68k".parse::<Arch>().expect_err("not ours").to_string().contains("amd64, arm64"));
+        assert!("m68k".parse::<Arch>().expect_err("unknown").to_string().contains("amd64, arm64"));
         assert_eq!(Arch::ALL.into_iter().filter(|arch| arch.is_native()).count(), 1);
     }
 }

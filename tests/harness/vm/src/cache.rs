@@ -1,8 +1,8 @@
-//! Things that take long to make, kept under the hash of what they are made from.
+//! Cache of build results, addressed by the hash of their inputs.
 //!
-//! An entry is a folder `NAME-HASH` in the user's cache. It is made under another name and renamed when complete, so that
-//! an entry that exists is whole; a lock keeps two processes from making the same one twice. Nothing is ever updated: other
-//! inputs are another entry, and the old one waits for `./x clean`.
+//! An entry is a folder `NAME-HASH` in the user's cache. It is built under a temporary name and renamed when complete, so
+//! every existing entry is complete. A lock prevents two processes from building the same entry. Entries are immutable:
+//! changed inputs give a new entry, and `./x clean` removes the old one.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
@@ -14,31 +14,31 @@ use sha2::{Digest, Sha256};
 
 use crate::progress::say;
 
-/// The folder that holds it all: `$XDG_CACHE_HOME/desktopstream`, or under `~/.cache`.
+/// Root of the cache: `$XDG_CACHE_HOME/desktopstream`, by default under `~/.cache`.
 pub fn folder() -> Result<PathBuf> {
     let base = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
     let base = match base {
         Some(base) => base,
         None => std::env::home_dir()
-            .context("no home directory to keep a cache in: set XDG_CACHE_HOME")?
+            .context("no home directory for the cache: set XDG_CACHE_HOME")?
             .join(".cache"),
     };
     Ok(base.join("desktopstream"))
 }
 
-/// A name and everything that the result depends on.
+/// Name and inputs of an entry.
 pub struct Recipe {
     name: String,
     hash: Sha256,
 }
 
 impl Recipe {
-    /// `format` is the version of how the result is laid out: raise it when code that uses entries changes its mind.
+    /// `format` is the version of the layout of the entry: increment it when the code that reads entries changes.
     pub fn new(name: &str, format: u32) -> Self {
         Self { name: name.to_owned(), hash: Sha256::new() }.input("format", &format.to_le_bytes())
     }
 
-    /// One thing that the result depends on.
+    /// Adds an input.
     #[must_use]
     pub fn input(mut self, label: &str, bytes: &[u8]) -> Self {
         for part in [label.as_bytes(), bytes] {
@@ -48,7 +48,7 @@ impl Recipe {
         self
     }
 
-    /// A file's contents, or those of all files in a folder; what doesn't exist is an input too.
+    /// Adds the contents of a file or of all files in a folder. A missing path is an input too.
     pub fn path(mut self, path: &Path) -> Result<Self> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if path.is_dir() {
@@ -70,19 +70,19 @@ impl Recipe {
         }
     }
 
-    /// The entry's name.
+    /// Name of the entry, `NAME-HASH`.
     pub fn id(&self) -> String {
         let hash =
             self.hash.clone().finalize().iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte));
         format!("{}-{hash:016x}", self.name)
     }
 
-    /// Where the entry is, or will be.
+    /// Path of the entry, whether it exists or not.
     pub fn location(&self) -> Result<PathBuf> {
         Ok(folder()?.join(self.id()))
     }
 
-    /// Returns the entry; has `make` fill a new folder first if it isn't there yet.
+    /// Path of the entry. Calls `make` to fill a new folder if the entry does not exist.
     pub fn build(&self, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let entry = self.location()?;
         if entry.exists() {
@@ -92,48 +92,48 @@ impl Recipe {
         fs::create_dir_all(root.join(".locks")).with_context(|| format!("creating {}", root.display()))?;
         let lock = File::create(root.join(".locks").join(self.id()))?;
         if lock.try_lock().is_err() {
-            say!("{}: another process is making it; waiting", self.name);
+            say!("{}: waiting for another process that builds it", self.name);
             lock.lock()?;
         }
         if entry.exists() {
             return Ok(entry);
         }
-        say!("{}: making it, once", self.name);
+        say!("{}: building", self.name);
         let started = Instant::now();
         let unfinished = root.join(format!(".unfinished-{}", self.id()));
         if unfinished.exists() {
             remove(&unfinished)?;
         }
         fs::create_dir(&unfinished)?;
-        make(&unfinished).with_context(|| format!("making {}", self.id()))?;
+        make(&unfinished).with_context(|| format!("building {}", self.id()))?;
         fs::rename(&unfinished, &entry)?;
-        say!("{}: made in {} s, {}", self.name, started.elapsed().as_secs(), Size(disk_usage(&entry)));
+        say!("{}: built in {} s, {}", self.name, started.elapsed().as_secs(), Size(disk_usage(&entry)));
         Ok(entry)
     }
 }
 
-/// Something that the cache holds.
+/// An entry of the cache.
 pub struct Entry {
     /// `NAME-HASH`.
     pub id: String,
-    /// Its folder.
+    /// Folder of the entry.
     pub path: PathBuf,
-    /// What it takes on disk.
+    /// Disk usage.
     pub size: Size,
-    /// When it was made.
+    /// Modification time.
     pub made: SystemTime,
-    /// Left behind by a process that was interrupted, or being made right now.
+    /// Incomplete: in progress, or left by an interrupted process.
     pub unfinished: bool,
 }
 
 impl Entry {
-    /// Deletes it. A VM that runs from it keeps its open files.
+    /// Deletes the entry. A running VM keeps its open files.
     pub fn remove(&self) -> Result<()> {
         remove(&self.path)
     }
 }
 
-/// All entries, the biggest first.
+/// All entries, largest first.
 pub fn entries() -> Result<Vec<Entry>> {
     let mut found = Vec::new();
     let Ok(folder) = fs::read_dir(folder()?) else { return Ok(found) };
@@ -156,7 +156,7 @@ pub fn entries() -> Result<Vec<Entry>> {
     Ok(found)
 }
 
-/// Bytes, printed for people.
+/// Size in bytes, displayed in MiB or GiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
@@ -167,7 +167,7 @@ impl std::fmt::Display for Size {
     }
 }
 
-/// What a file or folder takes on disk; holes take nothing.
+/// Disk usage of a file or folder, bytes. Holes of sparse files do not count.
 pub fn disk_usage(path: &Path) -> u64 {
     let Ok(metadata) = fs::symlink_metadata(path) else { return 0 };
     let own = metadata.blocks() * 512;
@@ -191,19 +191,15 @@ mod tests {
     }
 
     #[test]
-    fn a_name_says_what_it_was_made_from() {
+    fn id_depends_on_every_input() {
         assert_eq!(recipe().input("a", b"b").id(), recipe().input("a", b"b").id());
-        assert_ne!(
-            recipe().input("a", b"b").id(),
-            recipe().input("ab", b"").id(),
-            "inputs don't run together"
-        );
+        assert_ne!(recipe().input("a", b"b").id(), recipe().input("ab", b"").id(), "inputs are separated");
         assert_ne!(recipe().id(), Recipe::new("thing", 2).id());
         assert!(recipe().id().starts_with("thing-"));
     }
 
     #[test]
-    fn folders_count_by_name_contents_and_permission() {
+    fn id_of_a_folder_depends_on_names_contents_and_permissions() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("f");
         let id = || recipe().path(folder.path()).expect("readable").id();

@@ -1,9 +1,8 @@
-//! Containers in a VM, by `runc`: what a desktop or a sidecar would be in a cluster.
+//! Containers in a VM, with the same isolation as containers of a pod.
 //!
-//! Each has its own mounts, processes and host name over a throw-away copy of an image, and shares the guest's network as
-//! the containers of a pod share theirs. It has no capability and can't get any, and its device cgroup admits the usual
-//! harmless devices and the GPU's nodes that its [`Spec`] asks for. A desktop and its sidecar meet in one shared folder,
-//! `XDG_RUNTIME_DIR`.
+//! Each container has its own mount, PID, IPC and UTS namespaces over a temporary copy of an image, and shares the guest's
+//! network. It has no capabilities and no way to gain them. Its device cgroup admits the default devices and the GPU nodes
+//! that its [`Spec`] requests. A desktop and its sidecar share one folder, `XDG_RUNTIME_DIR`.
 
 mod oci;
 
@@ -15,82 +14,82 @@ use rustix::process::Signal;
 use crate::guest::{Guest, Output, quote};
 use crate::payload;
 
-/// The group that owns the render node in containers: no usual one, so that nobody is a member by chance.
+/// Group of the render node in containers. Not a common ID, so that membership is never accidental.
 pub const RENDER_GROUP: u32 = 4242;
-/// The user that desktops and sidecars run as.
+/// User and group ID of desktops and sidecars.
 pub const DESKTOP_UID: u32 = 1000;
-/// Where the shared folder is, in the desktop and in its sidecar.
+/// Path of the shared folder in containers.
 pub const RUNTIME_DIR: &str = "/run/desktop";
-/// Where the render node is.
+/// Path of the render node in containers.
 pub const RENDER_NODE: &str = "/dev/dri/renderD128";
 
-/// runc is started anew for each command, and slow under emulation.
+/// Time limit of a runtime command; slow under emulation.
 const RUNC_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// What a container has of the render node.
+/// Access of a container to the render node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RenderAccess {
-    /// It is there and its group is the process's.
+    /// The node exists, and the process has its group.
     #[default]
     Yes,
-    /// It isn't there, and the device cgroup refuses one made by hand.
+    /// The node does not exist, and the device cgroup denies a node created with mknod.
     No,
-    /// It is there, of a group that the process doesn't have: what goes wrong most often in clusters.
+    /// The node exists, but the process lacks its group: the most frequent fault in clusters.
     WrongGroup,
 }
 
-/// Who runs a container.
+/// Container runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Runtime {
-    /// runc alone: starts in under half the time under emulation, and what it runs is the same.
+    /// runc only: starts in less than half the time under emulation.
     #[default]
     Runc,
-    /// containerd, as on Kubernetes nodes; it is started for the first one.
+    /// containerd, as on Kubernetes nodes; started with the first container.
     Containerd,
 }
 
-/// A host folder or file of the guest in a container.
+/// Bind mount of a guest folder or file.
 #[derive(Debug, Clone)]
 pub struct Mount {
-    /// In the guest.
+    /// Path in the guest.
     pub from: String,
-    /// In the container.
+    /// Path in the container.
     pub to: String,
-    /// Whether it may be written.
+    /// Read-write mount.
     pub writable: bool,
 }
 
-/// What to run.
+/// Specification of a container.
 #[derive(Debug, Clone)]
 pub struct Spec {
-    /// Its name, in this VM.
+    /// Name in the VM.
     pub name: String,
-    /// The image whose disk it runs over; the VM must have it.
+    /// Image; the VM must contain it.
     pub image: String,
-    /// Who runs it.
+    /// Runtime.
     pub runtime: Runtime,
-    /// The command.
+    /// Command.
     pub argv: Vec<String>,
-    /// Its environment, beside `PATH`, `HOME` and `XDG_RUNTIME_DIR`.
+    /// Environment in addition to `PATH`, `HOME` and `XDG_RUNTIME_DIR`.
     pub env: Vec<(String, String)>,
-    /// Its user.
+    /// User ID.
     pub uid: u32,
-    /// Its group.
+    /// Group ID.
     pub gid: u32,
-    /// Its other groups, beside the render node's.
+    /// Supplementary groups in addition to that of the render node.
     pub groups: Vec<u32>,
-    /// What it has of the render node.
+    /// Access to the render node.
     pub render: RenderAccess,
-    /// Whether it has the card node too.
+    /// Adds the card node.
     pub card: bool,
-    /// The guest's folder that it has at [`RUNTIME_DIR`]; made for its user if need be.
+    /// Guest folder to mount at [`RUNTIME_DIR`]; created for the container's user if missing.
     pub runtime_dir: Option<String>,
-    /// What else is mounted.
+    /// Further mounts.
     pub mounts: Vec<Mount>,
 }
 
 impl Spec {
-    /// A command in an image, as the desktop's user, with the render node, sharing nothing.
+    /// A command in an image as the desktop user, with the render node and without a shared folder.
     pub fn new(name: &str, image: &str, argv: &[&str]) -> Self {
         Self {
             name: name.to_owned(),
@@ -108,14 +107,14 @@ impl Spec {
         }
     }
 
-    /// The desktop of an image, in a shared folder of its name.
+    /// The desktop of an image, with a shared folder of the same name.
     pub fn desktop(name: &str, image: &str, (width, height): (u32, u32)) -> Self {
         Self::new(name, image, &["/usr/local/bin/desktop"])
             .share(name)
             .env("DESKTOP_SIZE", &format!("{width}x{height}"))
     }
 
-    /// A command beside a desktop, with what it needs to find that.
+    /// A command beside a desktop, with the environment to find it.
     pub fn sidecar(name: &str, desktop: &str, argv: &[&str]) -> Self {
         Self::new(name, "sidecar", argv)
             .share(desktop)
@@ -125,28 +124,28 @@ impl Spec {
             .env("GST_REGISTRY_UPDATE", "no")
     }
 
-    /// Shares the folder of a desktop.
+    /// Mounts the shared folder of a desktop.
     #[must_use]
     pub fn share(mut self, desktop: &str) -> Self {
         self.runtime_dir = Some(runtime_dir(desktop));
         self
     }
 
-    /// Sets a variable.
+    /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Sets who runs it.
+    /// Sets the runtime.
     #[must_use]
     pub fn runtime(mut self, runtime: Runtime) -> Self {
         self.runtime = runtime;
         self
     }
 
-    /// Sets what it has of the render node.
+    /// Sets the access to the render node.
     #[must_use]
     pub fn render(mut self, render: RenderAccess) -> Self {
         self.render = render;
@@ -154,12 +153,12 @@ impl Spec {
     }
 }
 
-/// Where in the guest a desktop's shared folder is.
+/// Guest path of a desktop's shared folder.
 pub fn runtime_dir(desktop: &str) -> String {
     format!("/run/desktops/{desktop}")
 }
 
-/// A container that was started. Dropping the handle leaves it alone: it ends with the VM or by [`Container::remove`].
+/// Handle on a started container. Dropping it does not end the container: [`Container::remove`] or the end of the VM does.
 #[derive(Debug, Clone)]
 pub struct Container {
     guest: Guest,
@@ -167,7 +166,7 @@ pub struct Container {
 }
 
 impl Container {
-    /// Starts one; returns when its process exists.
+    /// Starts a container and returns when its process exists.
     pub fn start(guest: &Guest, spec: &Spec) -> Result<Self> {
         let config = serde_json::to_vec(&oci::config(spec))?;
         let mut words = vec![quote(&spec.name), quote(&spec.image)];
@@ -184,7 +183,7 @@ impl Container {
         Ok(Self { guest: guest.clone(), name: spec.name.clone() })
     }
 
-    /// Runs one to its end, at most for `limit`, and removes it. Its log is its stdout and stderr in one.
+    /// Runs a container to its end, for at most `limit`, and removes it. Returns the exit status and the combined output.
     pub fn run(guest: &Guest, spec: &Spec, limit: Duration) -> Result<(i32, String)> {
         let container = Self::start(guest, spec)?;
         let status = container.wait(limit);
@@ -194,62 +193,68 @@ impl Container {
         Ok((status.with_context(|| format!("its log:\n{log}"))?, log))
     }
 
-    /// A handle on one started before.
+    /// Handle on an existing container.
     pub fn named(guest: &Guest, name: &str) -> Self {
         Self { guest: guest.clone(), name: name.to_owned() }
     }
 
-    /// Its name.
+    /// Name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its first process, as the guest counts.
+    /// Process ID of the first process in the guest.
     pub fn pid(&self) -> Result<u32> {
         let pid = self.guest.check(&format!("cat {}/pid", self.bundle()))?;
-        pid.trim().parse().with_context(|| format!("container {}'s process ID", self.name))
+        pid.trim().parse().with_context(|| format!("process ID of container {}", self.name))
     }
 
-    /// Runs a command in it, as its user and with its environment.
+    /// Runs a command in the container with its user and environment.
     pub fn exec_in(&self, argv: &[&str]) -> Result<Output> {
         let words: Vec<String> = argv.iter().map(|word| quote(word)).collect();
         self.guest.exec(&format!("{} exec {} {}", self.runc(), quote(&self.name), words.join(" ")))
     }
 
-    /// Sends a signal to its first process.
+    /// Sends a signal to the first process.
     pub fn kill(&self, signal: Signal) -> Result<()> {
         self.guest.check(&format!("{} kill {} {}", self.runc(), quote(&self.name), signal.as_raw()))?;
         Ok(())
     }
 
-    /// Waits for its end, at most for `limit`, and returns its exit status (128 + the signal that ended it).
+    /// Waits for the end, for at most `limit`. Returns the exit status, or 128 plus the signal number.
     pub fn wait(&self, limit: Duration) -> Result<i32> {
         let command = format!("container wait {} {}", quote(&self.name), limit.as_secs().max(1));
         let status = self.guest.exec_within(limit + RUNC_TIMEOUT, &command)?.ok()?;
-        status.trim().parse().with_context(|| format!("container {}'s exit status", self.name))
+        status.trim().parse().with_context(|| format!("exit status of container {}", self.name))
     }
 
-    /// How it ended, if it has.
+    /// Exit status, if the container has ended.
     pub fn exit_status(&self) -> Result<Option<i32>> {
         let status = self.guest.check(&format!("cat {}/exit 2>/dev/null || echo none", self.bundle()))?;
         Ok(status.trim().parse().ok())
     }
 
-    /// What it wrote so far.
+    /// Output so far.
     pub fn logs(&self) -> Result<String> {
         self.guest.check(&format!("cat {}/log", self.bundle()))
     }
 
-    /// Waits until its log has a line with `text`. An error, with the log, when it ends first or `limit` is over.
+    /// Waits until the output contains `text`.
+    ///
+    /// # Errors
+    /// Fails with the output if the container ends first or `limit` passes.
     pub fn wait_for_log(&self, text: &str, limit: Duration) -> Result<()> {
         self.wait_until(&format!("grep -qF -- {} {}/log", quote(text), self.bundle()), limit)
             .with_context(|| format!("waiting for {text:?} in the log"))
     }
 
-    /// Waits until a line of shell in the guest (not in the container) succeeds; errors as for the log.
+    /// Waits until a shell command in the guest (not in the container) succeeds.
+    ///
+    /// # Errors
+    /// As [`wait_for_log`](Self::wait_for_log).
     pub fn wait_until(&self, condition: &str, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
-        // A round in the guest, as each round trip starts a shell there.
+        // The guest polls in a loop because each round trip starts a shell.
         let round = format!(
             "n=0; until {condition}; do n=$((n+1)); [ $n -lt 50 ] && [ ! -e {}/exit ] || exit 1; sleep 0.1; done",
             self.bundle()
@@ -260,9 +265,10 @@ impl Container {
             }
             let ended = self.exit_status()?;
             if ended.is_some() || Instant::now() > deadline {
-                let end = ended.map_or_else(|| "runs".to_owned(), |status| format!("ended with {status}"));
+                let end =
+                    ended.map_or_else(|| "is running".to_owned(), |status| format!("ended with {status}"));
                 bail!(
-                    "{condition}: not within {} s; container {} {end}; its log:\n{}",
+                    "{condition}: not met within {} s; container {} {end}; its log:\n{}",
                     limit.as_secs(),
                     self.name,
                     self.logs()?
@@ -271,7 +277,7 @@ impl Container {
         }
     }
 
-    /// Ends it if it runs, and forgets all of it but its shared folder.
+    /// Ends the container and removes everything but its shared folder.
     pub fn remove(&self) -> Result<()> {
         self.guest.exec_within(RUNC_TIMEOUT, &format!("container remove {}", quote(&self.name)))?.ok()?;
         Ok(())
@@ -281,18 +287,18 @@ impl Container {
         bundle(&self.name)
     }
 
-    /// runc, looking where its starter has put it.
+    /// runc with the root directory that the starter used.
     fn runc(&self) -> String {
         format!("runc --root \"$(cat {}/root)\"", self.bundle())
     }
 }
 
-/// A container's folder in the guest.
+/// Bundle folder of a container in the guest.
 fn bundle(name: &str) -> String {
     format!("/run/containers/{name}")
 }
 
-/// Where containers find the payload.
+/// Mount of the payload.
 fn payload_mount() -> Mount {
     Mount { from: payload::IN_GUEST.to_owned(), to: payload::IN_CONTAINER.to_owned(), writable: false }
 }

@@ -1,4 +1,4 @@
-//! Writes an initramfs: the kernel's `newc` archives, everything owned by root whoever builds.
+//! Writer of initramfs archives in the kernel's `newc` format. All entries are owned by root.
 
 use std::fs;
 use std::io;
@@ -21,7 +21,7 @@ impl Archive {
         self.entry(path, 0o100_000 | (permissions & 0o777), contents);
     }
 
-    /// A folder with all that is in it, under `path` in the archive.
+    /// Adds a folder and its contents under `path` in the archive.
     pub(crate) fn tree(&mut self, path: &str, from: &Path) -> io::Result<()> {
         self.directory(path);
         let mut entries = fs::read_dir(from)?.collect::<io::Result<Vec<_>>>()?;
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_as_the_kernel_documents_it() {
+    fn entry_follows_the_kernel_documentation() {
         let mut archive = Archive::default();
         archive.file("init", 0o755, b"hello");
         let bytes = archive.finish();
@@ -77,11 +77,7 @@ mod tests {
             00000001000081ed000000000000000000000001000000000000000500000000000000000000000000000000\
             0000000500000000";
         assert_eq!(&bytes[..110], header.as_bytes());
-        assert_eq!(
-            &bytes[110..124],
-            b"init\0\0hello\0\0\0",
-            "name and contents each end on a multiple of four"
-        );
+        assert_eq!(&bytes[110..124], b"init\0\0hello\0\0\0", "name and contents are padded to four bytes");
         assert_eq!(bytes.len() % 4, 0);
     }
 }

@@ -1,5 +1,5 @@
-//! Whose QEMU runs a VM: the machine's own, or the guest's Debian's, unpacked into a folder of the cache and run there as
-//! it is. So one machine shows that the tap serves the virglrenderer of both.
+//! QEMU of the machine, or of a newer Debian unpacked into the cache. Two versions on one machine show that the tap supports
+//! the virglrenderer of both.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -11,22 +11,22 @@ use crate::arch::Arch;
 use crate::cache::Recipe;
 use crate::{image, repository};
 
-/// Raise it when what is in an entry changes its meaning.
+/// Version of the entry layout.
 const FORMAT: u32 = 1;
 pub(crate) const NAME: &str = "qemu";
 
-/// Whose QEMU.
+/// QEMU version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Qemu {
-    /// What the machine has.
+    /// QEMU installed on the machine.
     #[default]
     Installed,
-    /// Debian trixie's, version 10; for guests with the machine's own processor, and by root only.
+    /// QEMU 10 of Debian trixie, for guests of the machine's own architecture. Requires root.
     Trixie,
 }
 
-/// A QEMU that can be started.
+/// A QEMU program.
 #[derive(Debug, Clone)]
 pub(crate) struct Emulator {
     program: &'static str,
@@ -34,20 +34,23 @@ pub(crate) struct Emulator {
 }
 
 impl Emulator {
-    /// Built if need be.
+    /// Builds the cache entry if needed.
     pub(crate) fn get(qemu: Qemu, arch: Arch) -> Result<Self> {
         let root = match qemu {
             Qemu::Installed => None,
             Qemu::Trixie => {
-                ensure!(arch.is_native(), "trixie's QEMU is unpacked for this machine's own processor only");
-                ensure!(rustix::process::getuid().is_root(), "only root can run another Debian's QEMU");
+                ensure!(
+                    arch.is_native(),
+                    "QEMU of Debian trixie supports guests of this machine's architecture only"
+                );
+                ensure!(rustix::process::getuid().is_root(), "QEMU of another Debian release requires root");
                 Some(unpack(arch)?)
             }
         };
         Ok(Self { program: arch.qemu(), root })
     }
 
-    /// A command that becomes it; its process is QEMU's.
+    /// Command that executes QEMU in its own process.
     pub(crate) fn command(&self) -> Command {
         let Some(root) = &self.root else { return Command::new(self.program) };
         let mut command = Command::new("unshare");
@@ -56,7 +59,7 @@ impl Emulator {
         command
     }
 
-    /// The same by a program that inserts the tap, if it can be asked to.
+    /// Like [`command`](Self::command) through a program that inserts the tap; `None` if that program cannot be used.
     pub(crate) fn started_by(&self, starter: &[String]) -> Option<Command> {
         let (first, words) = starter.split_first().filter(|_| self.root.is_none())?;
         let mut command = Command::new(first);
@@ -64,7 +67,7 @@ impl Emulator {
         Some(command)
     }
 
-    /// The variable that names what is preloaded into it, and into nothing on the way there.
+    /// Environment variable that preloads a library into QEMU only.
     pub(crate) fn preload_variable(&self) -> &'static str {
         if self.root.is_some() { "QEMU_PRELOAD" } else { "LD_PRELOAD" }
     }
@@ -75,7 +78,7 @@ impl Emulator {
     }
 }
 
-/// What the cache calls it.
+/// Recipe of the cache entry.
 pub(crate) fn recipe(arch: Arch) -> Result<Recipe> {
     Recipe::new(NAME, FORMAT)
         .input("suite", image::SUITE.as_bytes())
@@ -106,19 +109,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read() {
+    fn version_parses() {
         assert_eq!(parse_version("QEMU emulator version 7.2.22 (Debian 1:7.2)\nCopyright"), Some((7, 2)));
         assert_eq!(parse_version("QEMU emulator version 10.0.13"), Some((10, 0)));
         assert_eq!(parse_version("something else"), None);
     }
 
     #[test]
-    fn the_machines_own_is_started_as_it_is() {
+    fn installed_qemu_is_started_directly_or_by_the_starter() {
         let own = Emulator::get(Qemu::Installed, Arch::Amd64).expect("nothing to build");
         assert_eq!(own.command().get_program(), Arch::Amd64.qemu());
         assert_eq!(own.preload_variable(), "LD_PRELOAD");
         let starter = ["host-agent", "run", "--"].map(str::to_owned);
-        let started = own.started_by(&starter).expect("the machine's own");
+        let started = own.started_by(&starter).expect("starter is usable");
         assert_eq!(started.get_program(), "host-agent");
         assert_eq!(started.get_args().last(), Some(Arch::Amd64.qemu().as_ref()));
         assert!(own.started_by(&[]).is_none());

@@ -1,7 +1,7 @@
-//! A running guest, from the host: commands and files over one ssh connection that all share.
+//! Commands and files of a running guest, over one shared ssh connection.
 //!
-//! The key and the guest's host key are made once for the lab; the guest gets them with its initramfs and is reachable only
-//! from the host's loopback. Every wait has an end: a command that outlives its time is an error.
+//! The user key and the host key are generated once per user; the guest receives them in its initramfs and is reachable only
+//! from the host's loopback. Every command has a time limit.
 
 use std::fs;
 use std::io::{Read, Write as _};
@@ -19,34 +19,37 @@ use crate::cache::Recipe;
 use crate::host;
 use crate::vm::Network;
 
-/// Long, as a busy machine makes an emulated guest slow: the limit is for what hangs.
+/// Time limit of a command. Generous, because emulated guests are slow on a busy machine.
 const EXEC_TIMEOUT: Duration = Duration::from_mins(5);
 const COPY_TIMEOUT: Duration = Duration::from_mins(5);
-/// In the VM's state folder; relative, as a Unix socket's path must be short.
+/// ssh control socket in the VM's state folder; relative because Unix socket paths are limited to 107 bytes.
 const CONTROL_SOCKET: &str = "ssh.sock";
 
-/// What a command did.
+/// Result of a command.
 #[derive(Debug, Clone)]
 pub struct Output {
-    /// Its exit status; 255 also when ssh itself failed.
+    /// Exit status; 255 also if ssh failed.
     pub status: i32,
-    /// What it wrote.
+    /// Standard output.
     pub stdout: String,
-    /// What it complained about.
+    /// Standard error.
     pub stderr: String,
 }
 
 impl Output {
-    /// Whether it ended with 0.
+    /// True for exit status 0.
     pub fn success(&self) -> bool {
         self.status == 0
     }
 
-    /// Its stdout if it ended with 0, else an error that quotes it.
+    /// Standard output of a successful command.
+    ///
+    /// # Errors
+    /// Quotes the output of a failed command.
     pub fn ok(self) -> Result<String> {
         if !self.success() {
             bail!(
-                "ended with {}\nstdout: {}\nstderr: {}",
+                "exit status {}\nstdout: {}\nstderr: {}",
                 self.status,
                 self.stdout.trim_end(),
                 self.stderr.trim_end()
@@ -56,12 +59,12 @@ impl Output {
     }
 }
 
-/// A handle on a running guest. Cheap to clone; works for as long as the VM runs.
+/// Handle on a running guest, cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Guest {
     state: PathBuf,
     port: u16,
-    /// Whose loopback the port is on, if not this process's.
+    /// Network namespace whose loopback has the port; `None` for that of this process.
     namespace: Option<PathBuf>,
 }
 
@@ -75,7 +78,7 @@ impl Guest {
         &self.state
     }
 
-    /// Whether an ssh server answers. The port alone says nothing: QEMU accepts for the guest before it listens.
+    /// True if an ssh server answers. A successful connection is not sufficient: QEMU accepts before the guest listens.
     pub(crate) fn answers(&self) -> bool {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         let connect = move || TcpStream::connect_timeout(&address, Duration::from_millis(500));
@@ -89,17 +92,17 @@ impl Guest {
             && &banner == b"SSH-"
     }
 
-    /// Opens the connection that all commands share.
+    /// Opens the shared connection.
     pub(crate) fn connect(&self) -> Result<()> {
-        // Without its own pipes it can't keep ours open, and the caller waiting for their end.
+        // A log file, because the background process would keep a pipe of the caller open.
         let log = fs::File::create(self.state.join("ssh.log"))?;
-        // Those that share it come by its socket, from any network.
+        // Other ssh processes use the control socket, which does not depend on their network namespace.
         let mut master = host::in_network(self.ssh("yes"), self.namespace.as_deref());
         master.args(["-o", "ConnectTimeout=30", "-o", "ServerAliveInterval=0", "-N", "-f", "guest"]);
         let status =
             master.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).status().context("starting ssh")?;
         if !status.success() {
-            bail!("ssh ended with {status}: {}", host::tail(&self.state.join("ssh.log"), 5));
+            bail!("ssh failed: {status}: {}", host::tail(&self.state.join("ssh.log"), 5));
         }
         Ok(())
     }
@@ -107,33 +110,36 @@ impl Guest {
     pub(crate) fn disconnect(&self) {
         let mut exit = self.ssh("no");
         exit.args(["-O", "exit", "guest"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        // Without a connection there is nothing to end.
+        // There may be no connection.
         let _ = exit.status();
     }
 
-    /// Runs a line of shell as root and waits for it, for five minutes at most.
+    /// Runs a shell command as root, for at most five minutes.
     pub fn exec(&self, command: &str) -> Result<Output> {
         self.exec_within(EXEC_TIMEOUT, command)
     }
 
-    /// The same with another limit.
+    /// Like [`exec`](Self::exec) with another time limit.
     pub fn exec_within(&self, limit: Duration, command: &str) -> Result<Output> {
         self.exec_with_input(limit, command, &[])
     }
 
-    /// The same with something to read.
+    /// Like [`exec_within`](Self::exec_within) with standard input.
     pub fn exec_with_input(&self, limit: Duration, command: &str, input: &[u8]) -> Result<Output> {
         let mut ssh = self.ssh("no");
         ssh.arg("guest").arg(command);
         run_within(ssh, limit, input).with_context(|| format!("in the guest: {}", shorten(command)))
     }
 
-    /// Its stdout; an error unless it ends with 0.
+    /// Standard output of a command that must succeed.
+    ///
+    /// # Errors
+    /// Quotes the output of a failed command.
     pub fn check(&self, command: &str) -> Result<String> {
         self.exec(command)?.ok().with_context(|| format!("in the guest: {}", shorten(command)))
     }
 
-    /// Starts a command with this process's own stdin, stdout and stderr, and returns how it ended.
+    /// Runs a command, or a shell, with the standard streams of this process.
     pub fn interact(&self, command: Option<&str>) -> Result<ExitStatus> {
         let mut ssh = self.ssh("no");
         if command.is_none() {
@@ -143,18 +149,18 @@ impl Guest {
         ssh.status().context("starting ssh")
     }
 
-    /// Leads a free port of this computer's loopback to one of the guest's, by ssh, for as long as the VM runs; which one.
+    /// Forwards a free port of the host's loopback to `port` of the guest over ssh while the VM runs. Returns the host port.
     pub fn forward(&self, port: u16) -> Result<u16> {
         let own = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let mut ssh = self.ssh("no");
         ssh.args(["-O", "forward", "-L", &format!("127.0.0.1:{own}:127.0.0.1:{port}"), "guest"]);
         run_within(ssh, EXEC_TIMEOUT, &[])?
             .ok()
-            .with_context(|| format!("leading a port to the guest's {port}"))?;
+            .with_context(|| format!("forwarding to port {port} of the guest"))?;
         Ok(own)
     }
 
-    /// Copies a file or folder into the guest. A file takes the place of `to` at once, even while that is being run.
+    /// Copies a file or folder into the guest. A file replaces `to` atomically, even a running program.
     pub fn copy_to(&self, from: &Path, to: &str) -> Result<()> {
         let metadata = fs::metadata(from).with_context(|| format!("reading {}", from.display()))?;
         if metadata.is_dir() {
@@ -182,7 +188,7 @@ impl Guest {
     fn scp(&self, paths: &[&str]) -> Result<()> {
         let mut scp = Command::new("scp");
         scp.args(["-q", "-r"]).args(self.options("no")).args(paths);
-        // Its paths are the caller's, so it runs where the caller is.
+        // Relative paths refer to the working directory of the caller.
         run_within(scp, COPY_TIMEOUT, &[])?.ok().with_context(|| format!("scp {}", paths.join(" ")))?;
         Ok(())
     }
@@ -210,7 +216,7 @@ impl Guest {
         ]
     }
 
-    /// What ssh must know about the guest, in the state folder, for people's own ssh too.
+    /// Writes `ssh_config` for the guest to the state folder; usable with `ssh -F`.
     pub(crate) fn write_config(&self, keys: &Keys) -> Result<()> {
         let known_hosts = self.state.join("known_hosts");
         fs::write(&known_hosts, format!("* {}", fs::read_to_string(keys.host_public())?))?;
@@ -227,7 +233,7 @@ impl Guest {
     }
 }
 
-/// The lab's two ssh keys, made once per user: ours, and that of all guests.
+/// ssh key pairs of the lab, generated once per user: the user key and the host key of all guests.
 pub(crate) struct Keys(PathBuf);
 
 impl Keys {
@@ -262,7 +268,7 @@ impl Keys {
     }
 }
 
-/// One word for a shell, whatever is in it.
+/// Quotes a word for a POSIX shell.
 pub fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
@@ -302,7 +308,7 @@ fn run_within(mut command: Command, limit: Duration, input: &[u8]) -> Result<Out
     Ok(Output { status, stdout, stderr })
 }
 
-/// `None` when it had to be killed.
+/// Exit status, or `None` if the process was killed at the time limit.
 fn wait_within(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
     let deadline = Instant::now() + limit;
     let mut pause = Duration::from_millis(2);
@@ -322,7 +328,7 @@ fn wait_within(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>>
 
 fn read_all(pipe: Option<impl Read>) -> String {
     let mut bytes = Vec::new();
-    // What was read until then is what there is.
+    // Output read before an error is kept.
     let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut bytes));
     String::from_utf8_lossy(&bytes).into_owned()
 }
@@ -332,7 +338,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quoting_survives_a_shell() {
+    fn quoted_word_survives_a_shell() {
         for word in ["plain", "two words", "it's", "$HOME `id` \\ \"", ""] {
             let output = Command::new("sh")
                 .arg("-c")
@@ -344,10 +350,10 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_outlives_its_time_is_an_error_with_what_it_said() {
+    fn command_that_exceeds_its_limit_fails_with_its_output() {
         let mut command = Command::new("sh");
         command.args(["-c", "echo begun; exec sleep 60"]);
-        let error = run_within(command, Duration::from_millis(300), &[]).expect_err("it was killed");
+        let error = run_within(command, Duration::from_millis(300), &[]).expect_err("killed");
         assert!(error.to_string().contains("begun"), "{error}");
     }
 }

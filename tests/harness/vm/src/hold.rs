@@ -1,8 +1,8 @@
-//! What outlives the command that asked for it and is more than a VM: a process of its own holds it, and ends it when told to.
+//! Background process that owns an environment (VM, cluster, engine) after the command that started it has ended.
 //!
 //! ```text
-//!  up ── starts ──▶ PROGRAM …, which puts it up ── ready ──▶ up returns
-//!  down ─ SIGTERM ─▶ it takes it down, and ends ───────────▶ down returns
+//!  up ── spawns ──▶ holder: starts the environment ── ready ──▶ up returns
+//!  down ─ SIGTERM ─▶ holder: stops the environment, exits ────▶ down returns
 //! ```
 
 use std::fs::{self, File};
@@ -17,12 +17,12 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::cache;
 use crate::host::ProcessId;
 
-/// Images are built the first time.
-const PATIENCE: Duration = Duration::from_mins(40);
-/// How long a VM and what runs there may take to end.
-const GRACE: Duration = Duration::from_secs(60);
+/// Time limit of the start, including the first build of images.
+const START_TIMEOUT: Duration = Duration::from_mins(40);
+/// Time limit of the stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// One such thing, by its name among this user's.
+/// An environment, by its name among those of this user.
 #[derive(Debug, Clone, Copy)]
 pub struct Held(pub &'static str);
 
@@ -33,37 +33,37 @@ impl Held {
         Ok(folder.join(format!("{}.{what}", self.0)))
     }
 
-    /// Starts this program again with these arguments, shows what it says, and returns when it is ready.
+    /// Starts this program with `arguments` as the holder, prints its output, and returns when it is ready.
     pub fn up(self, arguments: &[&str]) -> Result<()> {
-        ensure!(self.holder()?.is_none(), "it is up already");
+        ensure!(self.holder()?.is_none(), "it is already running");
         let (log, ready) = (self.file("log")?, self.file("ready")?);
-        // It may never have been there.
+        // A missing file is fine.
         let _ = fs::remove_file(&ready);
         let out = File::create(&log)?;
         let mut hold = Command::new(std::env::current_exe()?);
         hold.args(arguments).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).process_group(0);
-        let mut child = hold.spawn().context("starting its holder")?;
+        let mut child = hold.spawn().context("starting the holder")?;
         fs::write(self.file("json")?, serde_json::to_vec(&ProcessId::of(child.id())?)?)?;
-        let (deadline, mut told) = (Instant::now() + PATIENCE, 0);
+        let (deadline, mut printed) = (Instant::now() + START_TIMEOUT, 0);
         loop {
             let ended = child.try_wait()?;
             let text = fs::read_to_string(&log).unwrap_or_default();
-            for line in text.lines().skip(told) {
+            for line in text.lines().skip(printed) {
                 eprintln!("{line}");
             }
-            told = told.max(text.lines().count());
+            printed = printed.max(text.lines().count());
             if ready.exists() {
                 return Ok(());
             }
             if let Some(status) = ended {
-                bail!("it did not come up ({status}); {} has all that it said", log.display());
+                bail!("the start failed ({status}); see {}", log.display());
             }
-            ensure!(Instant::now() < deadline, "it is not up after {} s", PATIENCE.as_secs());
+            ensure!(Instant::now() < deadline, "not ready after {} s", START_TIMEOUT.as_secs());
             sleep(Duration::from_millis(500));
         }
     }
 
-    /// The holder's word that it is up.
+    /// Called by the holder when the environment is ready.
     pub fn ready(self) -> Result<()> {
         Ok(fs::write(self.file("ready")?, b"")?)
     }
@@ -74,16 +74,16 @@ impl Held {
         Ok(Some(holder).filter(|it| it.is_alive()))
     }
 
-    /// Whether somebody holds it.
+    /// True if a holder runs.
     pub fn is_up(self) -> Result<bool> {
         Ok(self.holder()?.is_some())
     }
 
-    /// Has it ended; `false` if nobody held it.
+    /// Stops the environment. Returns false if no holder runs.
     pub fn down(self) -> Result<bool> {
         let Some(holder) = self.holder()? else { return Ok(false) };
-        holder.end(GRACE);
-        ensure!(!holder.is_alive(), "it has not ended after {} s", GRACE.as_secs());
+        holder.end(STOP_TIMEOUT);
+        ensure!(!holder.is_alive(), "still running after {} s", STOP_TIMEOUT.as_secs());
         Ok(true)
     }
 }
@@ -93,9 +93,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_nobody_holds_is_not_up() {
-        let nobody = Held("nobody-holds-this");
-        assert!(!nobody.is_up().expect("it can be told"));
-        assert!(!nobody.down().expect("there is nothing to end"));
+    fn environment_without_a_holder_is_not_running() {
+        let unknown = Held("test-without-holder");
+        assert!(!unknown.is_up().expect("readable"));
+        assert!(!unknown.down().expect("nothing to stop"));
     }
 }

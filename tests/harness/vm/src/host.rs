@@ -1,4 +1,4 @@
-//! Programs on the host: run to the end with an error that tells, or long-lived and found again by their ID.
+//! Processes on the host: commands with logged output, and long-lived processes identified by PID and start time.
 
 use std::fs::{self, File};
 use std::io;
@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::progress::say;
 
-/// How often a long command's last words are shown.
+/// Interval between progress lines of a long command.
 const REPORT_EVERY: Duration = Duration::from_secs(30);
 
-/// Runs to the end with all output in `log`, whose last line is shown now and then. An error carries its last lines.
+/// Runs a command with its output in `log` and prints the last line periodically. The error contains the last lines.
 pub fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     let out = File::create(log).with_context(|| format!("creating {}", log.display()))?;
@@ -28,7 +28,7 @@ pub fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
         .stdout(out)
         .stderr(err)
         .spawn()
-        .with_context(|| format!("starting {name}: is it installed? ./x installs what is missing"))?;
+        .with_context(|| format!("starting {name}; run ./x to install missing packages"))?;
     let (started, mut reports) = (Instant::now(), 1);
     let status = loop {
         if let Some(status) = child.try_wait()? {
@@ -36,19 +36,18 @@ pub fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
         }
         if started.elapsed() > REPORT_EVERY * reports {
             reports += 1;
-            // A script's commands may have nothing to say.
-            let words = Some(tail(log, 1)).filter(|line| !line.is_empty()).unwrap_or_else(|| "…".to_owned());
-            say!("{:5} s  {words}", started.elapsed().as_secs());
+            let line = Some(tail(log, 1)).filter(|line| !line.is_empty()).unwrap_or_else(|| "…".to_owned());
+            say!("{:5} s  {line}", started.elapsed().as_secs());
         }
         sleep(Duration::from_millis(50));
     };
     if !status.success() {
-        bail!("{name} ended with {status}; the end of its log:\n{}", tail(log, 30));
+        bail!("{name} failed: {status}; end of its log:\n{}", tail(log, 30));
     }
     Ok(())
 }
 
-/// The same command in another network, given by its namespace's file. Its process is the command's own.
+/// Wraps `command` to run in a network namespace, given as a file. The process ID stays that of the command.
 pub fn in_network(command: Command, namespace: Option<&Path>) -> Command {
     let Some(namespace) = namespace else { return command };
     let mut there = Command::new("nsenter");
@@ -66,7 +65,7 @@ pub fn in_network(command: Command, namespace: Option<&Path>) -> Command {
     there
 }
 
-/// Runs `action` in a thread of its own that is in that network; in this process's if none is given.
+/// Runs `action` on a thread in a network namespace, or directly if none is given.
 pub fn within_network<T: Send + 'static>(
     namespace: Option<impl AsFd + Send + 'static>,
     action: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -80,20 +79,20 @@ pub fn within_network<T: Send + 'static>(
     thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
 }
 
-/// Runs to the end and returns what it wrote to stdout.
+/// Runs a command and returns its stdout.
 pub fn run(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command
         .stdin(Stdio::null())
         .output()
-        .with_context(|| format!("starting {name}: is it installed? ./x installs what is missing"))?;
+        .with_context(|| format!("starting {name}; run ./x to install missing packages"))?;
     if !output.status.success() {
-        bail!("{name} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        bail!("{name} failed: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The last lines of a text file, or why there are none.
+/// Last lines of a text file, or the error of reading it.
 pub fn tail(file: &Path, lines: usize) -> String {
     match fs::read(file) {
         Ok(bytes) => {
@@ -105,38 +104,39 @@ pub fn tail(file: &Path, lines: usize) -> String {
     }
 }
 
-/// A process that stays the same one: IDs are reused, the time of birth isn't.
+/// A process, identified by PID and start time because PIDs are reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessId {
     pid: u32,
-    born: u64,
+    start_time: u64,
 }
 
 impl ProcessId {
-    /// Of a process that runs now.
+    /// Identifies a running process.
     pub fn of(pid: u32) -> Result<Self> {
-        let (_, born) = stat(pid).with_context(|| format!("process {pid} is gone"))?;
-        Ok(Self { pid, born })
+        let (_, start_time) = stat(pid).with_context(|| format!("process {pid} does not exist"))?;
+        Ok(Self { pid, start_time })
     }
 
-    /// Its number.
+    /// Process ID.
     pub fn pid(self) -> u32 {
         self.pid
     }
 
-    /// Whether it runs still; one that only waits to be reaped doesn't.
+    /// True while the process runs; false for a zombie.
     pub fn is_alive(self) -> bool {
-        stat(self.pid).is_some_and(|(state, born)| born == self.born && state != 'Z' && state != 'X')
+        stat(self.pid)
+            .is_some_and(|(state, start_time)| start_time == self.start_time && state != 'Z' && state != 'X')
     }
 
-    /// Asks it to end; makes it end when it hasn't after `grace`.
+    /// Sends SIGTERM, then SIGKILL after `grace`.
     pub fn end(self, grace: Duration) {
-        for (signal, patience) in [(Signal::TERM, grace), (Signal::KILL, Duration::from_secs(5))] {
+        for (signal, timeout) in [(Signal::TERM, grace), (Signal::KILL, Duration::from_secs(5))] {
             let Some(pid) = Pid::from_raw(self.pid.cast_signed()) else { return };
             if !self.is_alive() || kill_process(pid, signal).is_err() {
                 return;
             }
-            let deadline = Instant::now() + patience;
+            let deadline = Instant::now() + timeout;
             while self.is_alive() && Instant::now() < deadline {
                 sleep(Duration::from_millis(20));
             }
@@ -144,13 +144,13 @@ impl ProcessId {
     }
 }
 
-/// State and birth from `/proc/PID/stat`, whose second field may hold anything, even parentheses.
+/// State and start time from `/proc/PID/stat`. The second field may contain parentheses.
 fn stat(pid: u32) -> Option<(char, u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
-    let born = fields.nth(18)?.parse().ok()?;
-    Some((state, born))
+    let start_time = fields.nth(18)?.parse().ok()?;
+    Some((state, start_time))
 }
 
 #[cfg(test)]
@@ -158,13 +158,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_itself_until_it_ends() {
+    fn process_is_alive_until_it_ends_and_differs_from_a_reused_pid() {
         let mut child = Command::new("sleep").arg("60").spawn().expect("sleep starts");
-        let id = ProcessId::of(child.id()).expect("it runs");
+        let id = ProcessId::of(child.id()).expect("runs");
         assert!(id.is_alive());
-        assert!(!ProcessId { born: id.born + 1, ..id }.is_alive(), "another process with the same ID");
+        assert!(!ProcessId { start_time: id.start_time + 1, ..id }.is_alive(), "same PID, other start time");
         id.end(Duration::from_secs(5));
-        assert!(!id.is_alive(), "a zombie is not alive");
-        child.wait().expect("it is ours to reap");
+        assert!(!id.is_alive(), "a zombie");
+        child.wait().expect("reaps");
     }
 }

@@ -1,9 +1,8 @@
-//! Disks: the guest's root, and one read-only disk for each container image.
+//! Builds the guest's root disk and one read-only disk per container image.
 //!
-//! An image is a folder under `docker/` (`packages`, `root/`), the guest's is `tests/harness/vm/guest`. Made in two halves, as one
-//! takes minutes and seldom changes: `image/root.sh` installs the packages, `image/disk.sh` lays our files over them and
-//! makes the disk. This module says from what, and where the results are kept. The suite is named here, the mirror is not:
-//! it is whichever the machine's own apt uses.
+//! An image is a folder under `docker/` (`packages`, `root/`); that of the guest is `tests/harness/vm/guest`. `image/root.sh`
+//! installs the packages, which takes minutes and changes rarely; `image/disk.sh` adds our files and builds the disk. Both
+//! results are cached. The Debian mirror is that of the machine's apt.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,9 +15,9 @@ use crate::cache::Recipe;
 use crate::{emulator, host, repository, sysroot};
 
 pub(crate) const SUITE: &str = "trixie";
-/// Raise it when what is in an entry, or what `vm` and `container` expect of it, changes.
+/// Version of the entry layout, including what `vm` and `container` expect of it.
 const FORMAT: u32 = 1;
-/// What the cache calls the first half of an image.
+/// Prefix of cache entries that contain the installed packages of an image.
 const ROOT_PREFIX: &str = "root-";
 
 /// A container image that the lab can build.
@@ -28,7 +27,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// All that have a recipe under `docker/`, by name.
+    /// All images with a recipe under `docker/`, sorted by name.
     pub fn all() -> Result<Vec<Self>> {
         let folder = repository().join("docker");
         let mut images = Vec::new();
@@ -42,32 +41,35 @@ impl Image {
         Ok(images)
     }
 
-    /// The one of that name.
+    /// The image of this name.
+    ///
+    /// # Errors
+    /// Fails with a list of known images.
     pub fn named(name: &str) -> Result<Self> {
         let mut all = Self::all()?;
         let Some(index) = all.iter().position(|image| image.name == name) else {
             let known: Vec<&str> = all.iter().map(Self::name).collect();
-            bail!("no image {name} under docker/; there are: {}", known.join(", "));
+            bail!("unknown image {name}; images under docker/: {}", known.join(", "));
         };
         Ok(all.swap_remove(index))
     }
 
-    /// Its folder's name; also its disk's serial and its mount point under `/images` in the guest.
+    /// Folder name, also the serial of the disk and the mount point under `/images` in the guest.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What the cache calls it.
+    /// Recipe of the cache entry.
     pub fn recipe(&self, arch: Arch) -> Result<Recipe> {
         self.source(arch)?.recipe()
     }
 
-    /// Its disk, built if need be.
+    /// Disk; built if needed.
     pub fn disk(&self, arch: Arch) -> Result<PathBuf> {
         Ok(self.source(arch)?.build()?.join("disk.ext4"))
     }
 
-    /// Its packages as a Debian root, without our files: `root.tar.zst`, built if need be.
+    /// Debian root with the packages and without our files, `root.tar.zst`; built if needed.
     pub fn root(&self, arch: Arch) -> Result<PathBuf> {
         let source = self.source(arch)?;
         Ok(source.root_recipe()?.build(|out| source.make_root(out))?.join("root.tar.zst"))
@@ -86,23 +88,23 @@ impl Image {
     }
 }
 
-/// What a VM boots from.
+/// Boot files of a VM.
 pub struct GuestImage {
-    /// The root disk.
+    /// Root disk.
     pub disk: PathBuf,
-    /// The kernel.
+    /// Kernel.
     pub kernel: PathBuf,
-    /// busybox and the modules for the initramfs.
+    /// Folder with busybox and the modules for the initramfs.
     pub boot: PathBuf,
 }
 
 impl GuestImage {
-    /// What the cache calls it.
+    /// Recipe of the cache entry.
     pub fn recipe(arch: Arch) -> Result<Recipe> {
         Self::source(arch)?.recipe()
     }
 
-    /// Built if need be.
+    /// Builds the cache entry if needed.
     pub fn build(arch: Arch) -> Result<Self> {
         let entry = Self::source(arch)?.build()?;
         Ok(Self {
@@ -118,14 +120,14 @@ impl GuestImage {
             name: "guest".to_owned(),
             arch,
             packages: packages(&folder.join("packages"))?,
-            // Its own files come with each boot's initramfs: changing a script mustn't cost a build.
+            // Guest files are part of the initramfs of each boot, so a changed script needs no build.
             overlays: Vec::new(),
             modules: Some(folder.join("modules")),
         })
     }
 }
 
-/// The names that today's recipes have in the cache, for any processor.
+/// Names of all current cache entries, for every architecture.
 pub fn current_ids() -> Result<Vec<String>> {
     let mut ids = Vec::new();
     for arch in Arch::ALL {
@@ -141,7 +143,7 @@ pub fn current_ids() -> Result<Vec<String>> {
     Ok(ids)
 }
 
-/// Whether an entry of the cache is an image, half of one, or a sysroot, by its name.
+/// True for the name of a cache entry with an image, its packages, a sysroot or a QEMU.
 pub fn is_image(id: &str) -> bool {
     let name = id.rsplit_once('-').map_or(id, |(name, _)| name);
     let name = name.strip_prefix(ROOT_PREFIX).unwrap_or(name);
@@ -149,18 +151,18 @@ pub fn is_image(id: &str) -> bool {
         .contains(&name.split('-').next().unwrap_or_default())
 }
 
-/// Where the guest's recipe and files are.
+/// Folder of the guest's recipe and files.
 pub(crate) fn guest_folder() -> PathBuf {
     repository().join("tests/harness/vm/guest")
 }
 
-/// One disk's inputs.
+/// Inputs of a disk.
 struct Source {
     name: String,
     arch: Arch,
     packages: Vec<String>,
     overlays: Vec<PathBuf>,
-    /// The list of kernel modules, if it is to have a kernel.
+    /// List of kernel modules; `None` for images without a kernel.
     modules: Option<PathBuf>,
 }
 
@@ -227,7 +229,7 @@ impl Source {
     }
 }
 
-/// Sees to it that this machine runs programs for `arch`; its log goes to the folder `out`. Needs root, or sudo.
+/// Enables user-mode emulation of `arch` on this machine. Writes a log to the folder `out`. Needs root or sudo.
 pub fn emulate(arch: Arch, out: &Path) -> Result<()> {
     if arch.is_native() {
         return Ok(());
@@ -235,7 +237,7 @@ pub fn emulate(arch: Arch, out: &Path) -> Result<()> {
     run_script("emulate.sh", vec![("ARCH", arch.debian().to_owned())], out)
 }
 
-/// What `root.sh` and `sysroot.sh` take a Debian from.
+/// Environment of `root.sh` and `sysroot.sh`: suite, packages, and how to reach Debian.
 pub(crate) fn bootstrap_environment(arch: Arch, packages: &[String]) -> Vec<(&'static str, String)> {
     let apt = Apt::of_this_machine();
     vec![
@@ -248,7 +250,7 @@ pub(crate) fn bootstrap_environment(arch: Arch, packages: &[String]) -> Vec<(&'s
     ]
 }
 
-/// As root, by sudo if need be: other users' files can't be made otherwise.
+/// Runs a script as root, with sudo if needed, because it creates files of other users.
 pub(crate) fn run_script(script: &str, mut environment: Vec<(&str, String)>, out: &Path) -> Result<()> {
     let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
     environment.push(("OUT", out.display().to_string()));
@@ -262,7 +264,7 @@ pub(crate) fn run_script(script: &str, mut environment: Vec<(&str, String)>, out
     host::run_logged(&mut command, &out.join("build.log"))
 }
 
-/// How the machine's own apt reaches Debian.
+/// Mirror, keyring and options of the machine's apt.
 struct Apt {
     mirror: String,
     keyring: String,
@@ -276,7 +278,7 @@ impl Apt {
             .output();
         let targets =
             targets.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-        // Empty on a machine that isn't Debian: mmdebstrap then takes Debian's own.
+        // Empty on other distributions: mmdebstrap then uses its default mirror.
         let mirror = targets
             .lines()
             .find_map(|line| line.strip_prefix("Debian|Debian|"))
@@ -284,7 +286,7 @@ impl Apt {
             .to_owned();
         let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
         let keyring = if Path::new(keyring).exists() { keyring } else { "" }.to_owned();
-        // Proxies and the like. The builder removes them from the image.
+        // Proxies and similar settings; the builder removes them from the image.
         let settings = [
             "Acquire::http",
             "Acquire::https",
@@ -308,7 +310,7 @@ fn finish() -> PathBuf {
     repository().join("docker/common/finish.sh")
 }
 
-/// A package list: one a line, `#` begins a comment.
+/// Reads a package list: one package per line, `#` starts a comment.
 pub(crate) fn packages(file: &Path) -> Result<Vec<String>> {
     let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
@@ -320,22 +322,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_image_has_a_recipe() {
+    fn every_image_has_a_recipe_per_architecture() {
         let images = Image::all().expect("docker/ is readable");
         let names: Vec<&str> = images.iter().map(Image::name).collect();
         assert_eq!(names, ["desktop-gnome", "desktop-pattern", "desktop-sway", "sidecar"]);
         for image in &images {
-            assert!(image.name().len() <= 20, "{}: virtio-blk serials end there", image.name());
-            let [amd64, arm64] =
-                Arch::ALL.map(|arch| image.recipe(arch).expect("all its inputs are readable").id());
+            assert!(image.name().len() <= 20, "{}: virtio-blk serials have at most 20 bytes", image.name());
+            let [amd64, arm64] = Arch::ALL.map(|arch| image.recipe(arch).expect("readable").id());
             assert_ne!(amd64, arm64);
         }
         assert!(Image::named("nothing").is_err());
     }
 
     #[test]
-    fn images_are_known_by_their_names_in_the_cache() {
-        for id in current_ids().expect("all inputs are readable") {
+    fn image_entries_are_recognized_by_name() {
+        for id in current_ids().expect("readable") {
             assert!(is_image(&id), "{id}");
         }
         assert!(!is_image("ssh-keys-3c417758bcc3aa2a"));

@@ -1,26 +1,28 @@
-//! The lab: a real VM with a real virtio-gpu, on the developer's machine, and containers in it.
+//! The lab: a VM with virtio-gpu on the developer's machine, and containers in it.
 //!
-//! Everything that desktopstream claims is tried in here: the host's own unpatched QEMU with virgl over a software GPU, a
-//! Debian guest whose disks we build, desktops and sidecars as `runc` containers that hold nothing but a render node and a
-//! shared folder. No test double stands between a test and the path of a frame.
+//! The host runs its own unpatched QEMU with virgl over a software GPU. The guest is Debian from disks built here. Desktops
+//! and sidecars are `runc` containers that hold a render node and a shared folder.
 //!
 //! ```text
-//! docker/NAME ─┐                                   ┌─ guest: exec, copy          (ssh over a forwarded port)
-//! tests/harness/vm/   ├─ image ─ cache ─ disks ─ vm ──────┼─ container: start, kill, …  (runc over overlays of the disks)
-//!    guest ────┘             payload ─┘ └─ Xvfb    └─ qmp, logs, ports
+//! docker/NAME ───────────┐                            ┌─ guest: exec, copy           (ssh over a forwarded port)
+//! tests/harness/vm/guest ┴ image ─ cache ─ disks ─ vm ┼─ container: start, kill, …   (runc over overlays of the disks)
+//!                                   payload ─┘ └─ Xvfb└─ qmp, logs, ports
 //! ```
 //!
-//! - [`cache`] keeps what is built, by the hash of what it was built from.
-//! - [`image`] builds the disks, [`payload`] the one with our own programs; [`sysroot`] is what programs for a guest with
-//!   another processor are linked against.
-//! - [`Qemu`] says whose QEMU: the machine's, or a newer Debian's.
-//! - [`vm`] boots, finds and ends VMs; several can run, each is one folder of state.
-//! - [`guest`] runs commands in a VM, [`container`] containers.
-//! - [`hold`] keeps what is more than a VM when the command that put it up has ended.
+//! | module         | contents                                                                |
+//! |----------------|-------------------------------------------------------------------------|
+//! | [`cache`]      | build results, addressed by the hash of their inputs                    |
+//! | [`image`]      | disks of the guest and of container images                              |
+//! | [`payload`]    | disk with the programs under test                                       |
+//! | [`sysroot`]    | headers and libraries for cross-compiled programs                       |
+//! | [`Qemu`]       | QEMU of the machine, or of a newer Debian                               |
+//! | [`vm`]         | boots, finds and ends VMs; the state of a VM is one folder              |
+//! | [`guest`]      | commands and files in a VM                                              |
+//! | [`container`]  | containers in a VM                                                      |
+//! | [`hold`]       | background process that owns an environment after its command has ended |
 //!
-//! What is not here: anything about streams. The lab knows neither our protocol nor our programs.
-//!
-//! Errors are [`anyhow`]'s: those who call are tests and people, who read them and never decide by them.
+//! The crate does not depend on the programs under test or their protocols. Errors are [`anyhow`]'s: callers print them and
+//! never branch on them.
 
 pub mod arch;
 pub mod cache;
@@ -45,8 +47,8 @@ pub use vm::{Gpu, Network, Tap, Vm, VmConfig};
 
 use std::path::PathBuf;
 
-/// The working tree that this program runs in: recipes and guest files are read from it. A program compiled in one clone
-/// can be run in another (they may share a target folder), so the folder at hand counts before the one compiled in.
+/// Root of the working tree: recipes and guest files are read from it. The current directory takes precedence over the path
+/// at compile time, because clones may share a target folder.
 pub fn repository() -> PathBuf {
     let compiled = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../.."));
     let Ok(here) = std::env::current_dir() else { return compiled };

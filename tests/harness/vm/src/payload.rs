@@ -1,5 +1,5 @@
-//! Our own programs, as a disk: a folder on the host becomes `/payload` in the guest and, read-only, `/opt/desktopstream`
-//! in containers. Made at each boot, as these are what changes most.
+//! Disk with the programs under test: a folder on the host appears at `/payload` in the guest and, read-only, at
+//! `/opt/desktopstream` in containers. Built at each boot.
 
 use std::fs;
 use std::path::Path;
@@ -9,12 +9,12 @@ use anyhow::{Context, Result};
 
 use crate::host;
 
-/// Where a payload is in the guest; [`crate::Guest::copy_to`] can replace what is in it.
+/// Path in the guest; [`crate::Guest::copy_to`] can replace files.
 pub const IN_GUEST: &str = "/payload";
-/// Where it is in containers.
+/// Path in containers.
 pub const IN_CONTAINER: &str = "/opt/desktopstream";
 
-/// Makes a disk of `folder` at `disk`; owners are kept.
+/// Creates an ext4 image `disk` with the contents of `folder`; file owners are kept.
 pub fn make_disk(folder: &Path, disk: &Path) -> Result<()> {
     let (bytes, files) =
         measure(folder).with_context(|| format!("reading the payload folder {}", folder.display()))?;
@@ -26,7 +26,7 @@ pub fn make_disk(folder: &Path, disk: &Path) -> Result<()> {
         .arg("-d")
         .args([folder, disk])
         .arg(format!("{kibibytes}k"))
-        // Debian keeps it where only root looks.
+        // Debian installs mke2fs in /usr/sbin, which is not in the PATH of users.
         .env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()));
     host::run(&mut mke2fs)?;
     Ok(())
@@ -48,13 +48,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_becomes_a_disk() {
+    fn disk_contains_the_files_of_the_folder() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let source = folder.path().join("source");
         fs::create_dir_all(source.join("bin")).expect("writable");
         fs::write(source.join("bin/program"), vec![1; 3_000_000]).expect("writable");
         let disk = folder.path().join("disk");
-        make_disk(&source, &disk).expect("mke2fs makes it");
+        make_disk(&source, &disk).expect("mke2fs");
         let listing = Command::new("/usr/sbin/debugfs")
             .args(["-R", "ls -p /bin"])
             .arg(&disk)

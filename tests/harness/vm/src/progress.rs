@@ -1,6 +1,6 @@
-//! Lines that tell a waiting person what is going on. On stderr: stdout belongs to results.
+//! Progress messages on stderr; stdout is for results.
 
-/// Says what is being done.
+/// Prints a progress message.
 macro_rules! say {
     ($($words:tt)*) => { eprintln!("lab: {}", format_args!($($words)*)) };
 }

@@ -1,5 +1,5 @@
-//! What programs for a guest with another processor are compiled and linked against: the headers and libraries of the
-//! guest's Debian, unpacked into a folder. clang and lld are cross compilers as they are; they only have to be told.
+//! Sysroot for cross-compiled programs: headers and libraries of the guest's Debian in a folder. clang and lld support every
+//! target without further installation.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::arch::Arch;
 use crate::cache::Recipe;
 use crate::{image, repository};
 
-/// Raise it when what is in an entry changes its meaning.
+/// Version of the entry layout.
 const FORMAT: u32 = 1;
 pub(crate) const NAME: &str = "sysroot";
 
@@ -21,7 +21,7 @@ pub struct Sysroot {
 }
 
 impl Sysroot {
-    /// Built if need be.
+    /// Builds the cache entry if needed.
     pub fn build(arch: Arch) -> Result<Self> {
         let entry = recipe(arch)?.build(|out| {
             let packages = image::packages(&package_list())?;
@@ -30,15 +30,15 @@ impl Sysroot {
         Ok(Self { arch, path: entry.join("root") })
     }
 
-    /// The folder that takes the place of `/`.
+    /// Root folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Variables for `cargo build --target`, which make it, its build scripts and their compilers use this sysroot.
+    /// Environment for `cargo build --target`: cargo, build scripts and C compilers use this sysroot.
     pub fn cargo_environment(&self) -> Vec<(String, String)> {
         let target = self.arch.rust_target();
-        let (underscored, shouted) = (target.replace('-', "_"), target.replace('-', "_").to_uppercase());
+        let (underscored, uppercase) = (target.replace('-', "_"), target.replace('-', "_").to_uppercase());
         let root = self.path.display();
         let compiler = [format!("--target={}", self.arch.gnu_triplet()), format!("--sysroot={root}")];
         let linker: Vec<String> = compiler
@@ -51,8 +51,8 @@ impl Sysroot {
             [format!("usr/lib/{}/pkgconfig", self.arch.gnu_triplet()), "usr/share/pkgconfig".into()]
                 .map(|folder| self.path.join(folder).display().to_string());
         [
-            (format!("CARGO_TARGET_{shouted}_LINKER"), "clang".to_owned()),
-            // Encoded, as other flags end at spaces.
+            (format!("CARGO_TARGET_{uppercase}_LINKER"), "clang".to_owned()),
+            // The encoded form allows spaces in paths.
             ("CARGO_ENCODED_RUSTFLAGS".to_owned(), linker.join("\x1f")),
             (format!("PKG_CONFIG_SYSROOT_DIR_{underscored}"), root.to_string()),
             (format!("PKG_CONFIG_LIBDIR_{underscored}"), pkg_config.join(":")),
@@ -65,7 +65,7 @@ impl Sysroot {
     }
 }
 
-/// What the cache calls it.
+/// Recipe of the cache entry.
 pub(crate) fn recipe(arch: Arch) -> Result<Recipe> {
     Recipe::new(&arch.entry_name(NAME), FORMAT)
         .input("suite", image::SUITE.as_bytes())

@@ -1,4 +1,4 @@
-//! A [`Spec`] as the OCI runtime specification's `config.json`. Pure.
+//! Converts a [`Spec`] to `config.json` of the OCI runtime specification.
 
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ pub(super) fn config(spec: &Spec) -> Value {
     if spec.render == RenderAccess::Yes {
         groups.push(RENDER_GROUP);
     }
-    let nobody: [&str; 0] = [];
+    let none: [&str; 0] = [];
     json!({
         "ociVersion": "1.0.2",
         "hostname": spec.name,
@@ -27,13 +27,13 @@ pub(super) fn config(spec: &Spec) -> Value {
             "cwd": "/",
             "noNewPrivileges": true,
             "capabilities": {
-                "bounding": nobody, "effective": nobody, "inheritable": nobody, "permitted": nobody, "ambient": nobody,
+                "bounding": none, "effective": none, "inheritable": none, "permitted": none, "ambient": none,
             },
             "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 4096, "hard": 65536}],
         },
         "mounts": mounts(spec),
         "linux": {
-            // No network namespace: the containers of a pod share one, and here it is the guest's.
+            // No network namespace: like containers of a pod, all containers share one, that of the guest.
             "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"}, {"type": "cgroup"}],
             "cgroupsPath": format!("/lab/{}", spec.name),
             "devices": device_nodes(spec),
@@ -53,7 +53,7 @@ fn environment(spec: &Spec) -> Vec<String> {
         ("XDG_RUNTIME_DIR", RUNTIME_DIR),
     ];
     let own = spec.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    // Of two with the same name the later counts.
+    // The last variable of a name takes precedence.
     usual
         .into_iter()
         .filter(|(name, _)| !spec.env.iter().any(|(own, _)| own == name))
@@ -107,7 +107,7 @@ fn device_nodes(spec: &Spec) -> Vec<Value> {
     nodes
 }
 
-/// Nothing but what is named; runc adds the harmless ones (null, zero, random, terminals) itself.
+/// Device cgroup rules. runc adds its default devices (null, zero, random, terminals).
 fn device_rules(spec: &Spec) -> Vec<Value> {
     let mut rules = vec![json!({"allow": false, "access": "rwm"})];
     let mut allow = |minor: u32| {
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_render_node_and_its_group_are_two_things() {
+    fn render_node_and_its_group_are_independent() {
         let spec = Spec::new("t", "sidecar", &["true"]);
         let yes = config(&spec);
         let wrong = config(&spec.clone().render(RenderAccess::WrongGroup));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn the_card_comes_only_when_asked_for() {
+    fn card_node_is_added_on_request_only() {
         let mut spec = Spec::new("t", "sidecar", &["true"]);
         assert_eq!(config(&spec)["linux"]["devices"].as_array().map(Vec::len), Some(1));
         spec.card = true;
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sidecar_finds_its_desktop() {
+    fn sidecar_environment_names_its_desktop() {
         let config = config(&Spec::sidecar("s", "d", &["true"]).env("HOME", "/tmp"));
         let env = config["process"]["env"].as_array().expect("a list");
         for variable in [
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn no_way_to_more_rights() {
+    fn container_has_no_capabilities() {
         let process = &config(&Spec::desktop("d", "desktop-sway", (640, 360)))["process"];
         assert_eq!(process["noNewPrivileges"], true);
         for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {

@@ -1,5 +1,5 @@
-//! KVM where it works, emulation where it doesn't. That it is there doesn't mean that it works: on some nested hosts QEMU
-//! opens it and then fails at the first instruction, so we let it run one.
+//! Chooses KVM if it works, else TCG. An accessible `/dev/kvm` is not sufficient: on some nested hosts QEMU opens it and fails
+//! at the first guest instruction, so a trial VM is run.
 
 use std::fmt;
 use std::fs::OpenOptions;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::arch::Arch;
 use crate::emulator::Emulator;
 
-/// How long a machine must have run to be trusted.
+/// Time that the trial VM must survive.
 const TRIAL: Duration = Duration::from_secs(6);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,14 +29,13 @@ impl Accelerator {
     }
 }
 
-/// How many of the `asked` processors the machine gets. Emulated ones of QEMU before 8.1 can't be had in numbers: while one
-/// patches code that another runs (which Linux does whenever a feature is switched on), the other may execute a mix of both
-/// (QEMU commit deba78709ae8), and the guest's kernel panics, in the middle of a test.
-pub(super) fn cpus(accelerator: Accelerator, emulator: &Emulator, asked: u32) -> u32 {
+/// Number of guest CPUs. One under TCG of QEMU before 8.1: while one CPU patches code that another executes (Linux does this
+/// for static keys), the other may execute a mix of both (QEMU commit deba78709ae8), and the guest kernel panics.
+pub(super) fn cpus(accelerator: Accelerator, emulator: &Emulator, requested: u32) -> u32 {
     if accelerator == Accelerator::Tcg && emulator.version().is_none_or(|version| version < (8, 1)) {
         1
     } else {
-        asked
+        requested
     }
 }
 

@@ -1,4 +1,4 @@
-//! From a configuration to a VM that takes commands.
+//! Boots a VM from a configuration.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -18,12 +18,12 @@ use crate::image::{GuestImage, Image};
 use crate::payload;
 use crate::progress::say;
 
-/// Ports in the guest that containers may serve on, forwarded from free ones on the host's loopback.
+/// First of the guest ports that are forwarded from free ports on the host's loopback.
 const FIRST_GUEST_PORT: u16 = 8080;
 const ATTEMPTS: u32 = 3;
 pub(super) const KERNEL_PANIC: &str = "Kernel panic - not syncing";
 
-/// A configuration, and what it needs that takes long to make.
+/// A configuration with its images, keys and emulator.
 pub(super) struct Plan {
     config: VmConfig,
     image: GuestImage,
@@ -35,9 +35,9 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn new(config: VmConfig) -> Result<Self> {
         let name = &config.name;
-        ensure!(State::find(name)?.is_none(), "VM {name} is up already; ./x lab down ends it");
+        ensure!(State::find(name)?.is_none(), "VM {name} already runs; run ./x lab down to end it");
         if let Some(tap) = &config.tap {
-            ensure!(tap.library.is_file(), "no tap at {}", tap.library.display());
+            ensure!(tap.library.is_file(), "tap {} does not exist", tap.library.display());
         }
         let emulator = Emulator::get(config.qemu, config.arch)?;
         let image = GuestImage::build(config.arch)?;
@@ -50,8 +50,8 @@ impl Plan {
     pub(super) fn carry_out(self) -> Result<Vm> {
         for _ in 1..ATTEMPTS {
             match self.attempt() {
-                Err(error) if is_bad_luck(&format!("{error:#}")) => {
-                    say!("{error:#}\nbad luck: booting again");
+                Err(error) if is_transient(&format!("{error:#}")) => {
+                    say!("{error:#}\ntransient failure: booting again");
                 }
                 result => return result,
             }
@@ -95,7 +95,7 @@ impl Plan {
             ssh_port: ports[0],
             forwards: &forwards,
         };
-        // Without its display QEMU would end with an error of X's, so it comes, and ends, first.
+        // QEMU ends before its display, without which it would report an X error.
         children.0.insert(0, start(emulator, &launch, display, &folder)?);
 
         let processes = children.0.iter().map(|child| ProcessId::of(child.id())).collect::<Result<_>>()?;
@@ -113,25 +113,25 @@ impl Plan {
         guest.write_config(keys)?;
         let mut vm = Vm { state, guest, children: std::mem::take(&mut children.0), owned: true };
         if let Err(error) = vm.wait_for_guest(started, 0) {
-            // Its folder stays: the logs are all there is to go by.
+            // The folder is kept for its logs.
             vm.owned = false;
             vm.end();
             return Err(error);
         }
         vm.state.boot_seconds = started.elapsed().as_secs_f64();
         vm.state.save()?;
-        say!("VM {} is up after {:.1} s ({accelerator})", config.name, vm.state.boot_seconds);
+        say!("VM {} booted in {:.1} s ({accelerator})", config.name, vm.state.boot_seconds);
         Ok(vm)
     }
 }
 
-/// Failures that another attempt may well not meet: another program took a port between our look at it and QEMU's bind; or,
-/// under emulation by a QEMU before 8.1, one guest CPU ran code that another had just replaced (QEMU commit deba78709ae8).
-fn is_bad_luck(error: &str) -> bool {
+/// True for failures that another attempt may avoid: a port was bound by another program after it was found free; or QEMU
+/// before 8.1 emulated code that another guest CPU was patching (QEMU commit deba78709ae8).
+fn is_transient(error: &str) -> bool {
     error.contains(qemu::PORT_IS_TAKEN) || error.contains(KERNEL_PANIC)
 }
 
-/// By whom QEMU is started, if not by the lab itself.
+/// Starter of QEMU, if it is not started directly.
 fn started_by(emulator: &Emulator, config: &VmConfig) -> Option<Command> {
     emulator.started_by(&config.tap.as_ref()?.starter)
 }
@@ -149,18 +149,18 @@ fn start(
     command
         .args(launch.arguments())
         .envs(launch.environment(display))
-        // Where it keeps the root disk's snapshot.
+        // QEMU stores the snapshot of the root disk in TMPDIR.
         .env("TMPDIR", folder)
         .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
-        // Ctrl-C at a terminal is for us; we end QEMU in our own way.
+        // Ctrl-C at the terminal must not reach QEMU directly.
         .process_group(0);
-    command.spawn().with_context(|| format!("starting {program}: ./x installs it"))
+    command.spawn().with_context(|| format!("starting {program}; run ./x to install it"))
 }
 
-/// Ended when dropped: nothing stays behind when a later step of the boot fails.
+/// Child processes, killed on drop when a later step of the boot fails.
 #[derive(Default)]
 struct Children(Vec<Child>);
 
@@ -170,7 +170,7 @@ impl Drop for Children {
     }
 }
 
-/// Different ones, as all are held until all are found.
+/// Finds distinct free ports by binding all of them at once.
 fn free_ports(count: u16) -> Result<Vec<u16>> {
     let listeners = (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
     let listeners = listeners.collect::<std::io::Result<Vec<_>>>().context("looking for free ports")?;

@@ -1,4 +1,4 @@
-//! An X server that shows nothing to nobody.
+//! Xvfb, the display that QEMU needs for GL.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
@@ -11,9 +11,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::host;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Time limit of the start.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Starts one on a display number that is free, and returns that.
+/// Starts an X server on a free display number and returns the number.
 pub(super) fn start(log: &Path) -> Result<(Child, u32)> {
     let number = log.with_extension("display");
     let err = File::create(log)?;
@@ -32,19 +33,19 @@ pub(super) fn start(log: &Path) -> Result<(Child, u32)> {
             "GLX",
         ])
         .stdin(Stdio::null())
-        // A file: a pipe would break when this process ends before the server.
+        // Not a pipe, which would break when this process ends before the server.
         .stdout(File::create(&number)?)
         .stderr(err)
         .process_group(0);
-    let mut child = command.spawn().context("starting Xvfb: ./x installs it")?;
-    let deadline = Instant::now() + PATIENCE;
+    let mut child = command.spawn().context("starting Xvfb; run ./x to install it")?;
+    let deadline = Instant::now() + START_TIMEOUT;
     while Instant::now() < deadline && child.try_wait()?.is_none() {
-        // It writes the number and a line end once it listens.
+        // Xvfb writes the number and a newline once it listens.
         if let Some(number) = fs::read_to_string(&number)?.strip_suffix('\n') {
-            return Ok((child, number.trim().parse().context("Xvfb's display number")?));
+            return Ok((child, number.trim().parse().context("display number of Xvfb")?));
         }
         sleep(Duration::from_millis(20));
     }
     super::end_child(&mut child);
-    bail!("Xvfb didn't start: {}", host::tail(log, 10));
+    bail!("Xvfb did not start: {}", host::tail(log, 10));
 }

@@ -1,4 +1,4 @@
-//! QEMU's command line. Works with 7.2 and later; nothing in QEMU is patched.
+//! Command line of QEMU 7.2 and later, unpatched.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -6,23 +6,23 @@ use std::path::{Path, PathBuf};
 use super::accelerator::Accelerator;
 use super::{Forward, Gpu, Network, VmConfig};
 
-/// Relative to the state folder, QEMU's working directory.
+/// QMP socket, relative to the state folder, which is the working directory of QEMU.
 pub(super) const QMP_SOCKET: &str = "qmp.sock";
-/// A console on the GPU blinks, and then an idle guest isn't idle.
+/// Disables the framebuffer console, whose blinking cursor keeps an idle guest busy.
 const NO_CONSOLE_ON_GPU: &str = "drm_kms_helper.fbdev_emulation=0";
-/// What QEMU says when somebody else was faster.
+/// Error message of QEMU for a port that another process has bound.
 pub(super) const PORT_IS_TAKEN: &str = "Could not set up host forwarding rule";
 
 pub(super) struct Launch<'a> {
     pub(super) config: &'a VmConfig,
     pub(super) accelerator: Accelerator,
     pub(super) cpus: u32,
-    /// The variable by which the tap is loaded, unless who starts QEMU sees to it.
+    /// Environment variable that preloads the tap; `None` if the starter inserts it.
     pub(super) preload: Option<&'static str>,
     pub(super) kernel: &'a Path,
     pub(super) initramfs: &'a Path,
     pub(super) root: &'a Path,
-    /// Read-only ones, by serial.
+    /// Read-only disks by serial.
     pub(super) disks: &'a [(String, PathBuf)],
     pub(super) ssh_port: u16,
     pub(super) forwards: &'a [Forward],
@@ -41,7 +41,7 @@ impl Launch<'_> {
 
         line.add("-kernel").add(kernel).add("-initrd").add(initramfs);
         let kernel_log = format!("console={} quiet loglevel=4", arch.console());
-        // The guest is nobody's but ours, and each of these costs boot time under emulation.
+        // The guest runs trusted tests only; each of these features costs boot time under emulation.
         let kernel_speed = format!("mitigations=off nokaslr random.trust_cpu=on {}", arch.kernel_speed());
         line.option("-append", &format!("{kernel_log} {kernel_speed} {NO_CONSOLE_ON_GPU}"));
 
@@ -73,12 +73,12 @@ impl Launch<'_> {
         line.0
     }
 
-    /// QEMU's own, in addition to ours.
+    /// Environment variables of QEMU.
     pub(super) fn environment(&self, display: Option<u32>) -> Vec<(OsString, OsString)> {
         let mut environment: Vec<(OsString, OsString)> = Vec::new();
         if let Some(display) = display {
             environment.push(("DISPLAY".into(), format!(":{display}").into()));
-            // Even where there is a GPU: the same picture on every machine.
+            // Software rendering even with a GPU, for equal pictures on every machine.
             environment.push(("LIBGL_ALWAYS_SOFTWARE".into(), "1".into()));
             environment.push(("SDL_VIDEODRIVER".into(), "x11".into()));
             environment.push(("SDL_AUDIODRIVER".into(), "dummy".into()));
@@ -106,7 +106,7 @@ impl Line {
     }
 
     fn disk(&mut self, serial: &str, file: &Path, how: &str) {
-        // In QEMU's option syntax a comma in a value is written twice.
+        // A comma in a QEMU option value is doubled.
         let file = file.display().to_string().replace(',', ",,");
         self.option("-drive", &format!("if=none,id={serial},format=raw,file={file},{how}"));
         self.option("-device", &format!("virtio-blk-pci,drive={serial},serial={serial}"));
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_root_takes_writes_and_loses_them() {
+    fn only_the_root_disk_is_writable_as_a_snapshot() {
         let (line, _) = words(&VmConfig::new("t", &[]));
         assert!(line.contains("file=/r,snapshot=on,cache=unsafe"), "{line}");
         assert!(line.contains(
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn each_processor_has_its_machine() {
+    fn each_architecture_has_its_machine() {
         let [amd64, arm64] =
             Arch::ALL.map(|arch| words(&VmConfig { arch, ..VmConfig::new("t", &[]) }).0.replace(',', " "));
         for word in ["q35", "console=ttyS0", "tsc=reliable", "virtio-vga-gl"] {
@@ -164,13 +164,13 @@ mod tests {
     }
 
     #[test]
-    fn reachable_from_the_loopback_only() {
+    fn ports_are_forwarded_from_loopback_only() {
         let (line, _) = words(&VmConfig::new("t", &[]));
         assert!(line.contains("hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=tcp:127.0.0.1:4000-:8080"), "{line}");
     }
 
     #[test]
-    fn the_tap_is_loaded_into_qemu_with_its_variables() {
+    fn tap_is_preloaded_with_its_environment() {
         let tap = Tap { library: "/t.so".into(), env: vec![("SOCKET".into(), "/s".into())], starter: vec![] };
         let config = VmConfig { tap: Some(tap), ..VmConfig::new("t", &[]) };
         let (_, environment) = words(&config);

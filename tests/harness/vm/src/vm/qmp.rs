@@ -1,4 +1,4 @@
-//! QEMU's machine protocol, one command at a time.
+//! Client of the QEMU Machine Protocol (QMP), one command per connection.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
@@ -8,12 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Time limit of one response.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(super) fn execute(socket: &Path, command: &str, arguments: &Value) -> Result<Value> {
     let stream =
         UnixStream::connect(socket).with_context(|| format!("connecting to {}", socket.display()))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(RESPONSE_TIMEOUT))?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut writer = stream;
     let mut ask = |request: &Value| -> Result<Value> {
@@ -25,9 +26,9 @@ pub(super) fn execute(socket: &Path, command: &str, arguments: &Value) -> Result
             }
             let mut message: Value = serde_json::from_str(&line)?;
             if let Some(error) = message.get("error") {
-                bail!("QEMU refuses {command}: {error}");
+                bail!("QEMU rejected {command}: {error}");
             }
-            // Greetings and events come in between.
+            // The greeting and events are skipped.
             if let Some(answer) = message.get_mut("return") {
                 return Ok(answer.take());
             }

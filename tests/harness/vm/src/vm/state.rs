@@ -1,4 +1,4 @@
-//! The folder of a VM's state, and who it belongs to.
+//! State folder of a VM and its owner.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,18 +12,18 @@ use crate::cache;
 use crate::host::ProcessId;
 use crate::progress::say;
 
-/// In the cache, when there is no runtime folder.
+/// Folder in the cache for the state of VMs if `XDG_RUNTIME_DIR` is not set.
 pub(crate) const RUN_FOLDER: &str = "run";
-/// Unix sockets live in the folder, and their paths end at 107 bytes; ssh appends to its own.
-const LONGEST_FOLDER: usize = 75;
+/// Maximum path length of a state folder, bytes: Unix socket paths have at most 107 bytes, and ssh appends a suffix.
+const MAX_FOLDER_LENGTH: usize = 75;
 
-/// What is known of a VM; `vm.json`.
+/// State of a VM, stored in `vm.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct State {
     pub(super) config: VmConfig,
-    /// QEMU first, then what it depends on: the order in which they end.
+    /// QEMU first, then the processes that it depends on: the order in which they are ended.
     pub(super) processes: Vec<ProcessId>,
-    /// The process with whose handle it ends; none when it was left running.
+    /// Process whose handle owns the VM; `None` if the VM was detached.
     pub(super) owner: Option<ProcessId>,
     pub(super) ssh_port: u16,
     pub(super) forwards: Vec<Forward>,
@@ -32,17 +32,17 @@ pub(super) struct State {
 }
 
 impl State {
-    /// A fresh folder for a VM that doesn't run.
+    /// Creates an empty folder for a VM that does not run.
     pub(super) fn create_folder(name: &str) -> Result<PathBuf> {
         ensure!(
             !name.is_empty()
                 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)),
-            "a VM's name is letters, digits, - and _"
+            "a VM name must consist of letters, digits, - and _"
         );
         let folder = root()?.join(name);
         ensure!(
-            folder.as_os_str().len() <= LONGEST_FOLDER,
-            "{} is too long a path for sockets: set XDG_RUNTIME_DIR to a shorter one",
+            folder.as_os_str().len() <= MAX_FOLDER_LENGTH,
+            "the path {} is too long for Unix sockets: set XDG_RUNTIME_DIR to a shorter path",
             folder.display()
         );
         if folder.exists() {
@@ -52,14 +52,14 @@ impl State {
         Ok(folder)
     }
 
-    /// All VMs that run, by name.
+    /// All running VMs, sorted by name.
     pub(super) fn all() -> Result<Vec<Self>> {
         let mut found: Vec<Self> = known()?.into_iter().filter(Self::is_running).collect();
         found.sort_by(|a, b| a.config.name.cmp(&b.config.name));
         Ok(found)
     }
 
-    /// The one of that name, if it runs.
+    /// The running VM of this name.
     pub(super) fn find(name: &str) -> Result<Option<Self>> {
         Ok(Self::all()?.into_iter().find(|state| state.config.name == name))
     }
@@ -95,17 +95,17 @@ impl State {
     }
 }
 
-/// Ends VMs whose owner died without ending them, and forgets those that died themselves.
+/// Ends VMs whose owner has exited, and removes state of VMs that ended more than a day ago.
 pub(super) fn sweep() -> Result<()> {
     for state in known()? {
         if state.is_running() && !state.is_orphan() {
             continue;
         }
         if state.is_running() {
-            say!("VM {} has lost its owner: ending it", state.config.name);
+            say!("ending VM {}: its owner has exited", state.config.name);
         }
         state.end_processes();
-        // Its logs may still be read; a day later nobody will.
+        // The logs are kept for a day.
         let folder = state.folder()?;
         let age = fs::metadata(&folder)?
             .modified()
@@ -118,7 +118,7 @@ pub(super) fn sweep() -> Result<()> {
     Ok(())
 }
 
-/// All that have a `vm.json` that we understand, running or not.
+/// All VMs with a readable `vm.json`, running or not.
 fn known() -> Result<Vec<State>> {
     let Ok(folders) = fs::read_dir(root()?) else { return Ok(Vec::new()) };
     let files = folders.flatten().filter_map(|folder| fs::read(folder.path().join("vm.json")).ok());
