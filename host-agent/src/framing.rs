@@ -30,7 +30,7 @@ pub enum ReadError {
     #[error("no message for {0:?}")]
     Idle(Duration),
     /// A message did not end in time.
-    #[error("incomplete message after {MESSAGE_TIMEOUT:?}")]
+    #[error("a message was not complete after {MESSAGE_TIMEOUT:?}")]
     Incomplete,
 }
 
@@ -39,12 +39,13 @@ pub enum ReadError {
 pub struct FramedReader<R, H = Header> {
     reader: R,
     decoder: Decoder<H>,
+    message_timeout: Duration,
 }
 
 impl<R: AsyncRead + Unpin, H: FrameHeader> FramedReader<R, H> {
     /// Reads from the start of a message.
     pub fn new(reader: R) -> Self {
-        Self { reader, decoder: Decoder::default() }
+        Self { reader, decoder: Decoder::default(), message_timeout: MESSAGE_TIMEOUT }
     }
 
     /// Reads a message: its header and payload. `idle_timeout` bounds the wait for its first byte; `limit` gives the
@@ -67,7 +68,7 @@ impl<R: AsyncRead + Unpin, H: FrameHeader> FramedReader<R, H> {
             let count = if idle {
                 timeout(idle_timeout, read).await.map_err(|_| ReadError::Idle(idle_timeout))??
             } else {
-                let deadline = *deadline.get_or_insert_with(|| Instant::now() + MESSAGE_TIMEOUT);
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.message_timeout);
                 timeout_at(deadline, read).await.map_err(|_| ReadError::Incomplete)??
             };
             match count {
@@ -150,11 +151,11 @@ mod tests {
         assert!(matches!(reader.read(IDLE, limit).await, Err(ReadError::Idle(IDLE))));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn peer_that_stops_inside_a_message_times_out() {
         let (mut peer, ours) = tokio::io::duplex(16);
         tokio::io::AsyncWriteExt::write_all(&mut peer, &[1, 0]).await.expect("written");
-        let mut reader = FramedReader::<_>::new(ours);
+        let mut reader = FramedReader { message_timeout: IDLE, ..FramedReader::<_>::new(ours) };
         assert!(matches!(reader.read(Duration::MAX, limit).await, Err(ReadError::Incomplete)));
     }
 

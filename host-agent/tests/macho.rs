@@ -101,7 +101,10 @@ fn linked_drop_in_is_accepted_and_other_libraries_are_refused() {
     let error = install_refusal("libtap.dylib", "libvirglrenderer.1.dylib");
     assert!(error.contains("virglrenderer with an unsupported ABI"), "{error}");
     let error = install_refusal("libvirglrenderer.1.dylib", "libvirglrenderer.1.dylib");
-    assert!(error.contains("it lacks virgl_renderer_force_ctx_0, virgl_renderer_transfer_read_iov"), "{error}");
+    assert!(
+        error.contains("it lacks virgl_renderer_force_ctx_0, virgl_renderer_transfer_read_iov"),
+        "{error}"
+    );
     let error = install_refusal("libvirglrenderer.1.dylib", "libtap.dylib");
     assert!(error.contains("does not re-export libvirglrenderer.original.dylib"), "{error}");
 }

@@ -28,12 +28,7 @@ impl Fixture {
         self.try_session(&format!("{DOCTOR} 1.0"), stream, nonce).expect("below the limit")
     }
 
-    fn try_session(
-        &mut self,
-        client: &str,
-        stream: &str,
-        nonce: u8,
-    ) -> Result<Arc<Session>, LimitReached> {
+    fn try_session(&mut self, client: &str, stream: &str, nonce: u8) -> Result<Arc<Session>, LimitReached> {
         let (inbox, reader) = inbox::inbox().expect("a socket pair");
         self.inboxes.push(reader);
         self.hub.add_session(|id| {

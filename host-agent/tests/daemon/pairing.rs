@@ -194,9 +194,8 @@ async fn counters_of_a_tap_are_in_status_and_metrics() {
     assert_eq!(vm.stats.answers["not_attached"], 42);
     assert_eq!((vm.stats.entry_ns.p50, vm.stats.entry_ns.max, vm.stats.disabled), (1_000, 3_000, true));
     let (_, metrics) = rig.get("/metrics").await;
-    let answers = |line: &str| {
-        line.starts_with("desktopstream_host_agent_tap_answers{status=\"not_attached\"} 42")
-    };
+    let answers =
+        |line: &str| line.starts_with("desktopstream_host_agent_tap_answers{status=\"not_attached\"} 42");
     assert!(metrics.lines().any(answers), "{metrics}");
     assert!(metrics.lines().any(|line| line.starts_with("desktopstream_host_agent_taps 1")), "{metrics}");
 }

@@ -58,8 +58,8 @@ impl Process {
         let deadline = Instant::now() + TIMEOUT;
         loop {
             let log = std::fs::read_to_string(&self.log).expect("log read");
-            let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            let value = lines.filter_map(|line| line["fields"][field].as_str().map(str::to_owned)).next();
+            let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let value = lines.find_map(|line| line["fields"][field].as_str().map(str::to_owned));
             if let Some(value) = value {
                 return value;
             }

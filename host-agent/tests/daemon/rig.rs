@@ -109,7 +109,11 @@ impl Rig {
     }
 
     /// Waits until `/status` meets a condition.
-    pub async fn until(&self, description: &str, condition: impl Fn(&HostAgentStatus) -> bool) -> HostAgentStatus {
+    pub async fn until(
+        &self,
+        description: &str,
+        condition: impl Fn(&HostAgentStatus) -> bool,
+    ) -> HostAgentStatus {
         let deadline = Instant::now() + TIMEOUT;
         loop {
             let status = self.status().await;

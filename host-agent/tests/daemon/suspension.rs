@@ -20,7 +20,9 @@ const SUSPENDED: Duration = Duration::from_secs(12);
 /// Waits for an access unit of a frame with this capture time. The session must not end.
 async fn unit_of(client: &mut Client, capture_ns: u64, idr: bool) -> u64 {
     let select = |message| match message {
-        ServerMessage::AccessUnit(unit) if unit.capture_ns == capture_ns && (unit.idr || !idr) => Some(unit.seq),
+        ServerMessage::AccessUnit(unit) if unit.capture_ns == capture_ns && (unit.idr || !idr) => {
+            Some(unit.seq)
+        }
         ServerMessage::Error { code, message } => panic!("{code:?}: {message}"),
         ServerMessage::Unbound { reason } => panic!("unbound: {reason}"),
         _ => None,
