@@ -78,7 +78,7 @@ pub fn capture_options(desktop: &Desktop, device: Option<Device>, max_fps: u16) 
             MemoryArg::Shm => capture::Memory::Shm,
         },
         max_fps: max_fps.into(),
-        cursor: !hide_cursor,
+        cursor: if hide_cursor { capture::Cursor::Hidden } else { capture::Cursor::Embedded },
         runtime_dir,
         wayland_display,
         pipewire_node,

@@ -1,50 +1,65 @@
-//! Captures a desktop and prints what was negotiated, each second's frame rate, and the first pixels:
+//! Captures a desktop and prints the negotiated format, the frame rate of each second and the first pixel:
 //! `capture --source wayland --runtime-dir /run/desktop --seconds 5`.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
-use protocol::{PixelFormat, Rect};
-use capture::{self, CaptureEvent, CaptureOptions, Frame, FrameBuffer, Memory, Source};
+use capture::{CaptureEvent, CaptureOptions, Frame, FrameBuffer, Memory, Source};
+use clap::{Parser, ValueEnum};
 use encode::clock::clock_ns;
+use protocol::{PixelFormat, Rect};
 
-/// Captures a desktop and prints what it sees.
+/// Captures a desktop and prints statistics.
 #[derive(Debug, Parser)]
 struct Args {
-    /// auto, pipewire, wayland or testpattern.
-    #[arg(long, default_value = "auto")]
-    source: String,
-    /// auto, dmabuf or shm.
-    #[arg(long, default_value = "auto")]
-    memory: String,
-    /// The desktop's runtime folder.
+    /// Kind of source.
+    #[arg(long, value_enum, default_value = "auto")]
+    source: SourceArg,
+    /// Kind of buffers.
+    #[arg(long, value_enum, default_value = "auto")]
+    memory: MemoryArg,
+    /// The desktop's runtime directory.
     #[arg(long, env = "XDG_RUNTIME_DIR", default_value = "/run/desktop")]
     runtime_dir: PathBuf,
-    /// Wayland socket.
+    /// Wayland socket in the runtime directory; default: every wayland-* socket.
     #[arg(long)]
     wayland_display: Option<String>,
-    /// PipeWire node.
+    /// PipeWire node; default: a node created by Mutter.
     #[arg(long)]
     node: Option<u32>,
     /// Render node.
     #[arg(long, default_value = "/dev/dri/renderD128")]
     render_node: PathBuf,
-    /// Highest frame rate.
+    /// Maximum frame rate.
     #[arg(long, default_value_t = 60)]
     max_fps: u32,
-    /// How long, in seconds.
+    /// Duration in seconds.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
-    /// Stop after this many frames; then fewer than that is a failure.
+    /// Stop after this many frames, and fail if there were fewer; 0 sets no number.
     #[arg(long, default_value_t = 0)]
     frames: u64,
-    /// Write the last frame as PPM.
+    /// Write the last frame to this PPM file.
     #[arg(long)]
     ppm: Option<PathBuf>,
-    /// Wait this long with each frame in hand, ms: a slow consumer.
+    /// Hold each frame for this many milliseconds, as a slow consumer.
     #[arg(long, default_value_t = 0)]
     hold_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SourceArg {
+    Auto,
+    Pipewire,
+    Wayland,
+    Testpattern,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum MemoryArg {
+    Auto,
+    Dmabuf,
+    Shm,
 }
 
 fn main() -> std::process::ExitCode {
@@ -55,21 +70,21 @@ fn main() -> std::process::ExitCode {
     let device = match virtgpu::Device::open(&args.render_node) {
         Ok(device) => Some(device),
         Err(error) => {
-            println!("no render node: {error}");
+            println!("render node not available: {error}");
             None
         }
     };
     let capture = capture::start(CaptureOptions {
-        source: match args.source.as_str() {
-            "pipewire" => Source::PipeWire,
-            "wayland" => Source::Wayland,
-            "testpattern" => Source::TestPattern,
-            _ => Source::Auto,
+        source: match args.source {
+            SourceArg::Auto => Source::Auto,
+            SourceArg::Pipewire => Source::PipeWire,
+            SourceArg::Wayland => Source::Wayland,
+            SourceArg::Testpattern => Source::TestPattern,
         },
-        memory: match args.memory.as_str() {
-            "dmabuf" => Memory::DmaBuf,
-            "shm" => Memory::Shm,
-            _ => Memory::Auto,
+        memory: match args.memory {
+            MemoryArg::Auto => Memory::Auto,
+            MemoryArg::Dmabuf => Memory::DmaBuf,
+            MemoryArg::Shm => Memory::Shm,
         },
         max_fps: args.max_fps,
         runtime_dir: args.runtime_dir.clone(),
@@ -81,7 +96,7 @@ fn main() -> std::process::ExitCode {
     });
 
     let end = Instant::now() + Duration::from_secs(args.seconds);
-    let mut second = Second::new();
+    let mut statistics = Statistics::new();
     let mut total = 0;
     let mut last = None;
     while Instant::now() < end && (args.frames == 0 || total < args.frames) {
@@ -97,10 +112,10 @@ fn main() -> std::process::ExitCode {
                 println!("first frame: {frame:?} pixel {:?}", pixel(&frame));
             }
             std::thread::sleep(Duration::from_millis(args.hold_ms));
-            second.add(&frame);
+            statistics.add(&frame);
             last = Some(frame);
         }
-        second.print_if_over();
+        statistics.print_each_second();
     }
     println!("{total} frames, {} overwritten", capture.overwritten());
     if let (Some(path), Some(frame)) = (&args.ppm, &last) {
@@ -116,14 +131,15 @@ fn main() -> std::process::ExitCode {
     std::process::ExitCode::SUCCESS
 }
 
-struct Second {
+/// Statistics of the current second.
+struct Statistics {
     since: Instant,
     frames: u32,
     damage: f64,
     age_ns: u64,
 }
 
-impl Second {
+impl Statistics {
     fn new() -> Self {
         Self { since: Instant::now(), frames: 0, damage: 0.0, age_ns: 0 }
     }
@@ -135,7 +151,7 @@ impl Second {
         self.age_ns += clock_ns().saturating_sub(frame.capture_ns);
     }
 
-    fn print_if_over(&mut self) {
+    fn print_each_second(&mut self) {
         let elapsed = self.since.elapsed();
         if elapsed < Duration::from_secs(1) {
             return;

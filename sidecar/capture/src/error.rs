@@ -1,132 +1,145 @@
-//! Why there are no frames, in words that name the remedy.
+//! Capture errors. Each message names what failed and the remedy.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why capture has no frames.
+use crate::negotiated::ShmReason;
+
+/// Error that ends one attempt to capture.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
-    /// Nothing that could be captured is there yet.
-    #[error("no desktop yet: {tried}")]
+    /// [`Source::Auto`](crate::Source::Auto) found neither a Wayland compositor nor Mutter.
+    #[error("no desktop found: {wayland}; {mutter}")]
     NoDesktop {
-        /// What was tried, and why each failed.
-        tried: String,
+        /// Result of the attempt with wlr-screencopy.
+        wayland: Box<CaptureError>,
+        /// Result of the attempt with Mutter.
+        mutter: Box<CaptureError>,
     },
-    /// No Wayland socket.
+    /// The runtime directory contains no Wayland socket.
     #[error(
-        "no Wayland socket in {}; is the compositor up, and do desktop and sidecar share this folder as \
-         XDG_RUNTIME_DIR?", .0.display()
+        "no Wayland socket in {}; start the compositor, and mount its XDG_RUNTIME_DIR into the sidecar",
+        .0.display()
     )]
     NoWaylandSocket(PathBuf),
-    /// A socket that can't be connected to.
-    #[error("cannot connect to {}: {source}{}", path.display(), connect_hint(source))]
+    /// Connecting to a socket failed.
+    #[error("cannot connect to {}: {source}{}", path.display(), connect_remedy(source))]
     Connect {
         /// The socket.
         path: PathBuf,
-        /// The system's word.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// The compositor can't be captured this way.
-    #[error("the compositor at {} offers no {missing}; for GNOME use the PipeWire source", path.display())]
+    /// The compositor lacks a required Wayland protocol.
+    #[error("the compositor at {} lacks {missing}; for GNOME use the PipeWire source", path.display())]
     NoProtocol {
-        /// The socket.
+        /// The compositor's socket.
         path: PathBuf,
-        /// The Wayland interface that is missing.
+        /// The missing Wayland interface.
         missing: &'static str,
     },
-    /// The output to capture is not there.
-    #[error("the compositor has no output{}; it has: {available}", name.as_ref().map(|name| format!(" {name}")).unwrap_or_default())]
+    /// The requested output does not exist.
+    #[error(
+        "the compositor has no output{}; available: {available}",
+        name.as_ref().map(|name| format!(" {name}")).unwrap_or_default()
+    )]
     NoOutput {
-        /// The output asked for, or any.
+        /// The requested output; `None` if any would do.
         name: Option<String>,
-        /// Those there are.
+        /// Comma-separated names of the existing outputs.
         available: String,
     },
-    /// The other side closed the connection.
-    #[error("the {who} went away: {why}")]
-    Gone {
-        /// Who.
-        who: &'static str,
-        /// How that was seen.
-        why: String,
+    /// The peer closed the connection, or ended the object being captured.
+    #[error("connection to the {peer} lost: {reason}")]
+    Disconnected {
+        /// The peer, e.g. `compositor`.
+        peer: &'static str,
+        /// How the loss was detected.
+        reason: String,
     },
-    /// The other side did not answer.
-    #[error("the {who} did not {what} within {after:?}; {remedy}")]
+    /// The peer did not complete an operation in time.
+    #[error("the {peer} did not {operation} within {after:?}; {remedy}")]
     Timeout {
-        /// Who.
-        who: &'static str,
-        /// What it was to do.
-        what: &'static str,
-        /// How long was waited.
+        /// The peer, e.g. `compositor`.
+        peer: &'static str,
+        /// The operation, as an infinitive.
+        operation: &'static str,
+        /// Time waited.
         after: Duration,
-        /// What to look at.
+        /// What to do about it.
         remedy: &'static str,
     },
-    /// Capture failed again and again.
-    #[error("the compositor refused {times} captures in a row; is the output enabled?")]
-    Refused {
-        /// How often.
-        times: u32,
+    /// Too many consecutive captures failed.
+    #[error("the compositor failed {failures} consecutive captures; check that the output is enabled")]
+    CaptureFailed {
+        /// Number of consecutive failures.
+        failures: u32,
     },
-    /// A pixel format that we don't carry.
-    #[error("the {who} gives pixel format {format}, which can't be streamed; 32-bit RGB formats can")]
+    /// The source produces an unsupported pixel format.
+    #[error("unsupported pixel format {format} from the {peer}; use a 32-bit RGB format")]
     Format {
-        /// Who.
-        who: &'static str,
-        /// The format, as that side names it.
+        /// The peer, e.g. `compositor`.
+        peer: &'static str,
+        /// The format's name in the peer's protocol.
         format: String,
     },
-    /// A size beyond what we carry.
-    #[error("the picture is {width}x{height}; the limit is {limit} pixels a side, and 1 at least", limit = protocol::pixel::MAX_SIDE)]
+    /// The picture's size is out of range.
+    #[error(
+        "unsupported size {width}x{height}; width and height must be between 1 and {limit} pixels",
+        limit = protocol::pixel::MAX_SIDE
+    )]
     Size {
         /// Width in pixels.
         width: u32,
         /// Height in pixels.
         height: u32,
     },
-    /// DMA-BUF was demanded and can't be had.
-    #[error("no DMA-BUF: {0}; capture.memory Auto would take shared memory")]
-    NoDmaBuf(String),
-    /// No Mutter on the session bus.
+    /// [`Memory::DmaBuf`](crate::Memory::DmaBuf) was requested and only shared memory is available.
     #[error(
-        "no org.gnome.Mutter.ScreenCast on the bus {address}: {why}; is gnome-shell up, as the same user?"
+        "DMA-BUF is required but not available: {0}; set the capture memory to auto to allow shared memory"
+    )]
+    NoDmaBuf(ShmReason),
+    /// Mutter's screen cast service is not available on the session bus.
+    #[error(
+        "org.gnome.Mutter.ScreenCast is not available on the bus {address}: {reason}; start gnome-shell, \
+         as the user that the sidecar runs as"
     )]
     NoMutter {
-        /// The bus.
+        /// D-Bus address of the session bus.
         address: String,
-        /// What went wrong.
-        why: String,
+        /// Underlying error.
+        reason: String,
     },
-    /// Mutter refused.
-    #[error("Mutter's {call} failed: {why}")]
+    /// A D-Bus call to Mutter failed.
+    #[error("Mutter's {call} failed: {reason}")]
     Mutter {
-        /// The D-Bus call.
+        /// D-Bus method or signal.
         call: &'static str,
-        /// Its error.
-        why: String,
+        /// Underlying error.
+        reason: String,
     },
-    /// PipeWire says no.
+    /// A PipeWire call failed, or the stream entered its error state.
     #[error("PipeWire: {0}")]
     PipeWire(String),
-    /// A buffer could not be made, imported or mapped.
-    #[error("no buffer: {what}: {source}")]
+    /// A buffer could not be created, imported or mapped.
+    #[error("buffer error: {operation}: {source}")]
     Buffer {
-        /// What was tried.
-        what: &'static str,
-        /// The system's word.
+        /// The failed operation, as a gerund.
+        operation: &'static str,
+        /// The operating system's error.
         source: io::Error,
     },
-    /// The system refused something basic.
+    /// A system call failed that capture cannot work without.
     #[error("capture cannot run: {0}")]
-    Thread(io::Error),
+    System(io::Error),
 }
 
-fn connect_hint(error: &io::Error) -> &'static str {
+fn connect_remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => "; run the sidecar with the desktop's uid",
-        io::ErrorKind::ConnectionRefused => "; the socket is stale: nobody listens on it",
-        io::ErrorKind::NotFound => "; is the desktop up, and do both share this folder?",
+        io::ErrorKind::ConnectionRefused => "; the socket is stale: restart the desktop",
+        io::ErrorKind::NotFound => "; start the desktop, and mount its runtime directory into the sidecar",
         _ => "",
     }
 }

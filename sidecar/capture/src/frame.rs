@@ -1,6 +1,4 @@
-//! A frame: what the compositor drew, and the promise to give its buffer back.
-//!
-//! It does not know which source it came from; a [`Lease`] does.
+//! A captured frame and the lease on its buffer.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,37 +7,37 @@ use std::sync::Arc;
 use protocol::{PixelFormat, Rect};
 use virtgpu::{Imported, SharedMap};
 
-/// One picture. Dropping it gives its buffer back to the compositor.
+/// A captured frame. Dropping it returns the buffer to the compositor.
 #[derive(Debug)]
 pub struct Frame {
-    /// Counts up over the capture's life, also over reconnections.
+    /// Sequence number; increases over the capture's life, also across reconnections.
     pub seq: u64,
-    /// When the compositor finished it: `CLOCK_MONOTONIC`, ns.
+    /// Time at which the compositor finished the frame, in nanoseconds of `CLOCK_MONOTONIC`.
     pub capture_ns: u64,
     /// Width in pixels.
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// Layout of a pixel; never NV12.
+    /// Pixel format; never NV12.
     pub format: PixelFormat,
-    /// What changed since the frame that was delivered before; not empty, inside the picture.
+    /// Area that differs from the previously delivered frame; non-empty and inside the frame.
     pub damage: Rect,
-    /// The pixels.
+    /// Pixels of the frame.
     pub buffer: FrameBuffer,
-    /// Gives the buffer back.
+    /// Returns the buffer when dropped.
     pub lease: Lease,
 }
 
-/// Where a frame's pixels are.
+/// Memory that holds a frame's pixels.
 #[derive(Debug, Clone)]
 pub enum FrameBuffer {
-    /// On the host's GPU.
+    /// A resource on the host's GPU.
     Gpu(GpuBuffer),
-    /// In shared memory.
+    /// Shared memory.
     Shm(ShmView),
 }
 
-/// A DMA-BUF that was imported.
+/// An imported DMA-BUF.
 #[derive(Debug, Clone)]
 pub struct GpuBuffer {
     imported: Arc<Imported>,
@@ -47,44 +45,50 @@ pub struct GpuBuffer {
 }
 
 impl GpuBuffer {
-    /// A buffer with rows `stride` bytes apart.
+    /// A buffer whose rows are `stride` bytes apart.
     pub fn new(imported: Arc<Imported>, stride: u32) -> Self {
         Self { imported, stride }
     }
 
-    /// The number under which the tap knows it.
+    /// Resource ID of the buffer in the guest kernel and the host's renderer.
     pub fn resource_id(&self) -> u32 {
         self.imported.resource_id()
     }
 
-    /// Bytes from row to row.
+    /// Distance between rows in bytes.
     pub fn stride(&self) -> u32 {
         self.stride
     }
 
-    /// Bytes.
+    /// Size in bytes.
     pub fn size(&self) -> usize {
         self.imported.size()
     }
 
-    /// A descriptor of the DMA-BUF, for other libraries than ours.
+    /// A DMA-BUF descriptor of the buffer, for use with other libraries.
+    ///
+    /// # Errors
+    /// The error of `PRIME_HANDLE_TO_FD`.
     pub fn export(&self) -> io::Result<OwnedFd> {
         self.imported.export()
     }
 
-    /// 0 for a classic resource, the only kind that the tap can read.
+    /// The resource's `blob_mem` from `RESOURCE_INFO`; 0 for a classic resource, the only kind the tap reads.
     pub fn blob_mem(&self) -> u32 {
         self.imported.blob_mem()
     }
 
-    /// Brings `area` from the host and lends the picture up to its last pixel: (bytes, stride). See
-    /// [`Imported::with_pixels`].
+    /// Transfers `area` from the host and calls `read` with the bytes up to the frame's last pixel and the
+    /// stride. See [`Imported::with_pixels`].
+    ///
+    /// # Errors
+    /// The error of the transfer or the mapping.
     pub fn with_pixels<T>(&self, area: Rect, read: impl FnOnce(&[u8], u32) -> T) -> io::Result<T> {
         self.imported.with_pixels(area, self.stride, |bytes| read(bytes, self.stride))
     }
 }
 
-/// Pixels in shared memory.
+/// A frame's pixels in shared memory.
 #[derive(Debug, Clone)]
 pub struct ShmView {
     map: Arc<SharedMap>,
@@ -94,36 +98,36 @@ pub struct ShmView {
 }
 
 impl ShmView {
-    /// A picture of `height` rows of `stride` bytes at `offset`; `None` if it is not all in `map`.
+    /// `height` rows of `stride` bytes at `offset`; `None` unless all rows lie in `map`.
     pub fn new(map: Arc<SharedMap>, offset: usize, stride: u32, height: u32) -> Option<Self> {
         let len = (stride as usize).checked_mul(height as usize)?;
         (offset.checked_add(len)? <= map.len()).then_some(Self { map, offset, len, stride })
     }
 
-    /// The picture, from its first pixel, rows [`Self::stride`] bytes apart.
+    /// The rows, [`Self::stride`] bytes apart, starting at the first pixel.
     pub fn bytes(&self) -> &[u8] {
         self.map.bytes().get(self.offset..self.offset + self.len).unwrap_or(&[])
     }
 
-    /// Bytes from row to row.
+    /// Distance between rows in bytes.
     pub fn stride(&self) -> u32 {
         self.stride
     }
 }
 
-/// Who takes a buffer back; called on whatever thread drops the frame, so it only notes and rings.
-pub trait GiveBack: Send + Sync {
-    /// Buffer `token` is free again.
-    fn give_back(&self, token: u64);
+/// Owner of leased buffers.
+pub trait BufferOwner: Send + Sync {
+    /// Takes back the buffer `token`. Called on the thread that drops the frame: it must not block.
+    fn release(&self, token: u64);
 }
 
-/// A buffer on loan; dropping it gives the buffer back. The default has nothing to give back.
+/// A lease on a buffer; dropping it releases the buffer. The default lease releases nothing.
 #[derive(Default)]
-pub struct Lease(Option<(Arc<dyn GiveBack>, u64)>);
+pub struct Lease(Option<(Arc<dyn BufferOwner>, u64)>);
 
 impl Lease {
-    /// A lease of buffer `token` of `owner`.
-    pub fn new(owner: Arc<dyn GiveBack>, token: u64) -> Self {
+    /// A lease on the buffer `token` of `owner`.
+    pub fn new(owner: Arc<dyn BufferOwner>, token: u64) -> Self {
         Self(Some((owner, token)))
     }
 }
@@ -131,7 +135,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some((owner, token)) = self.0.take() {
-            owner.give_back(token);
+            owner.release(token);
         }
     }
 }
@@ -142,12 +146,12 @@ impl std::fmt::Debug for Lease {
     }
 }
 
-/// `damage` cut to the picture; the whole picture if nothing is left of it.
-pub fn clamp_damage(damage: Rect, width: u32, height: u32) -> Rect {
+/// Clips `damage` to the frame; the whole frame if nothing of it remains.
+pub(crate) fn clip_damage(damage: Rect, width: u32, height: u32) -> Rect {
     let x = damage.x.min(width);
     let y = damage.y.min(height);
-    let cut = Rect { x, y, width: damage.width.min(width - x), height: damage.height.min(height - y) };
-    if cut.fits(width, height) { cut } else { Rect::full(width, height) }
+    let clipped = Rect { x, y, width: damage.width.min(width - x), height: damage.height.min(height - y) };
+    if clipped.fits(width, height) { clipped } else { Rect::full(width, height) }
 }
 
 #[cfg(test)]
@@ -155,18 +159,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn damage_is_cut_to_the_picture_and_never_empty() {
+    fn damage_outside_the_frame_is_clipped_and_never_empty() {
         let full = Rect::full(100, 50);
-        let cut = |x, y, width, height| clamp_damage(Rect { x, y, width, height }, 100, 50);
-        assert_eq!(cut(10, 10, 5, 5), Rect { x: 10, y: 10, width: 5, height: 5 });
-        assert_eq!(cut(90, 40, 50, 50), Rect { x: 90, y: 40, width: 10, height: 10 });
-        assert_eq!(cut(0, 0, u32::MAX, u32::MAX), full);
-        assert_eq!(cut(100, 0, 5, 5), full);
-        assert_eq!(cut(0, 0, 0, 0), full);
+        let clip = |x, y, width, height| clip_damage(Rect { x, y, width, height }, 100, 50);
+        assert_eq!(clip(10, 10, 5, 5), Rect { x: 10, y: 10, width: 5, height: 5 });
+        assert_eq!(clip(90, 40, 50, 50), Rect { x: 90, y: 40, width: 10, height: 10 });
+        assert_eq!(clip(0, 0, u32::MAX, u32::MAX), full);
+        assert_eq!(clip(100, 0, 5, 5), full);
+        assert_eq!(clip(0, 0, 0, 0), full);
     }
 
     #[test]
-    fn a_view_lies_in_its_memory() {
+    fn shm_view_outside_its_map_is_refused() {
         let (map, _) = SharedMap::create("test", 4096).expect("memfd");
         let map = Arc::new(map);
         assert_eq!(ShmView::new(Arc::clone(&map), 96, 400, 10).map(|view| view.bytes().len()), Some(4000));

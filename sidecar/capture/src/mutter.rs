@@ -4,10 +4,10 @@
 //! CreateSession ─▶ RecordMonitor(connector) ─▶ Start ─▶ signal PipeWireStreamAdded(node)
 //! ```
 //!
-//! Mutter ends the cast when its caller leaves the bus, so the connection lives as long as the [`Cast`], on a
-//! thread of its own; when the shell ends the cast (`Closed`), or the bus goes away, the bell rings. The
-//! interfaces are Mutter's own (`org.gnome.Mutter.ScreenCast`, `….DisplayConfig`), not the portal's: they ask
-//! no user. It does not know PipeWire.
+//! Mutter ends the cast when its caller disconnects from the bus, so a thread keeps the connection open as long as
+//! the [`Cast`] exists. If the shell closes the cast, or the bus disconnects, that thread wakes the source. The
+//! interfaces `org.gnome.Mutter.ScreenCast` and `org.gnome.Mutter.DisplayConfig` need no user consent, unlike the
+//! desktop portal's.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -21,76 +21,76 @@ use tokio::sync::oneshot;
 use zbus::message::Type;
 use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, OwnedVariant, Variant};
 
-use super::CaptureOptions;
-use super::bell::Bell;
-use super::error::CaptureError;
-use super::outlet::Outlet;
+use crate::error::CaptureError;
+use crate::source_context::SourceContext;
+use crate::waker::Waker;
+use crate::{CaptureOptions, Cursor};
 
 const SERVICE: &str = "org.gnome.Mutter.ScreenCast";
 const SESSION: &str = "org.gnome.Mutter.ScreenCast.Session";
 const STREAM: &str = "org.gnome.Mutter.ScreenCast.Stream";
 const DISPLAY: &str = "org.gnome.Mutter.DisplayConfig";
-/// How long the bus may take.
-const BUS_ANSWER: Duration = Duration::from_secs(10);
-/// How long the shell may take for one answer: it has its names long before it listens, as it loads its own code
-/// on the thread that answers. Asking again sooner would only make the queue longer.
-const ANSWER: Duration = Duration::from_secs(90);
-/// How often a start looks whether it is still wanted.
-const LOOK: Duration = Duration::from_millis(100);
-/// The monitor of `gnome-shell --headless --virtual-monitor`, if nobody tells of one.
+/// Time limit for connecting to the bus.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time limit for one reply from the shell. GNOME Shell owns its bus names long before it processes calls, because
+/// it loads its own code on the same thread; earlier retries would only queue more calls.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(90);
+/// Interval between checks for the stop flag while a cast starts.
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// Monitor of `gnome-shell --headless --virtual-monitor`, used if DisplayConfig lists none.
 const HEADLESS_MONITOR: &str = "Meta-0";
 
-/// A running screen cast; dropping it ends it.
+/// A running screen cast; dropping it ends the cast.
 #[derive(Debug)]
 pub struct Cast {
     node: u32,
-    closed: Arc<OnceLock<String>>,
+    end_reason: Arc<OnceLock<String>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Cast {
-    /// Starts one.
-    pub fn start(options: &CaptureOptions, outlet: &Outlet) -> Result<Self, CaptureError> {
-        let wish = Wish {
-            address: address(options),
+    /// Starts a cast and waits for its PipeWire node.
+    pub fn start(options: &CaptureOptions, context: &SourceContext) -> Result<Self, CaptureError> {
+        let request = Request {
+            address: session_bus(options),
             connector: options.output.clone(),
-            cursor_mode: if options.cursor { CursorMode::Embedded } else { CursorMode::Hidden },
+            cursor: options.cursor,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(CaptureError::Thread)?;
+            .map_err(CaptureError::System)?;
         let (stop, stopped) = oneshot::channel();
         let (started, start) = mpsc::channel();
-        let closed = Arc::new(OnceLock::new());
-        let (bell, reason) = (Arc::clone(outlet.bell()), Arc::clone(&closed));
+        let end_reason = Arc::new(OnceLock::new());
+        let (waker, reason) = (Arc::clone(context.waker()), Arc::clone(&end_reason));
         let thread = thread::Builder::new()
             .name("mutter".to_owned())
-            .spawn(move || runtime.block_on(hold(wish, started, stopped, &bell, &reason)))
-            .map_err(CaptureError::Thread)?;
-        let mut cast = Self { node: 0, closed, stop: Some(stop), thread: Some(thread) };
+            .spawn(move || runtime.block_on(run_cast(request, started, stopped, &waker, &reason)))
+            .map_err(CaptureError::System)?;
+        let mut cast = Self { node: 0, end_reason, stop: Some(stop), thread: Some(thread) };
         loop {
-            match start.recv_timeout(LOOK) {
+            match start.recv_timeout(STOP_CHECK_INTERVAL) {
                 Ok(node) => {
                     cast.node = node?;
                     return Ok(cast);
                 }
-                // Each of the thread's steps has a time limit.
-                Err(RecvTimeoutError::Timeout) if !outlet.stopped() => {}
-                Err(_) => return Err(mutter("CreateSession", "it was given up")),
+                // The thread ends in bounded time: each of its steps has a time limit.
+                Err(RecvTimeoutError::Timeout) if !context.is_stopped() => {}
+                Err(_) => return Err(call_failed("CreateSession", "cancelled")),
             }
         }
     }
 
-    /// The PipeWire node that shows the monitor.
+    /// PipeWire node that shows the monitor.
     pub fn node(&self) -> u32 {
         self.node
     }
 
-    /// Why the cast ended, if it did.
-    pub fn closed(&self) -> Option<&str> {
-        self.closed.get().map(String::as_str)
+    /// Reason for the cast's end; `None` while it runs.
+    pub fn end_reason(&self) -> Option<&str> {
+        self.end_reason.get().map(String::as_str)
     }
 }
 
@@ -100,57 +100,60 @@ impl Drop for Cast {
             let _ = stop.send(());
         }
         if let Some(thread) = self.thread.take() {
-            // Its steps have time limits, and a panic there was reported already.
+            // Each step of the thread has a time limit. A panic was reported by the panic hook.
             let _ = thread.join();
         }
     }
 }
 
-/// Mutter's `cursor-mode`.
-#[derive(Debug, Clone, Copy)]
-enum CursorMode {
-    Hidden = 0,
-    Embedded = 1,
-}
-
 #[derive(Debug)]
-struct Wish {
+struct Request {
     address: String,
     connector: Option<String>,
-    cursor_mode: CursorMode,
+    cursor: Cursor,
 }
 
-/// The session bus: the one named, else the one in the runtime folder, else the environment's.
-fn address(options: &CaptureOptions) -> String {
+impl Request {
+    /// Mutter's `cursor-mode`: hidden 0, embedded 1.
+    fn cursor_mode(&self) -> u32 {
+        match self.cursor {
+            Cursor::Hidden => 0,
+            Cursor::Embedded => 1,
+        }
+    }
+}
+
+/// Address of the session bus: the configured one, else `bus` in the runtime directory, else the environment's.
+fn session_bus(options: &CaptureOptions) -> String {
     if let Some(address) = &options.dbus_address {
         return address.clone();
     }
-    let bus = options.runtime_dir.join("bus");
+    let socket = options.runtime_dir.join("bus");
     let environment = std::env::var("DBUS_SESSION_BUS_ADDRESS").ok();
-    bus_address(&bus, bus.exists(), environment)
+    default_bus(&socket, socket.exists(), environment)
 }
 
-fn bus_address(bus: &Path, exists: bool, environment: Option<String>) -> String {
+fn default_bus(socket: &Path, exists: bool, environment: Option<String>) -> String {
     match environment {
         Some(address) if !exists => address,
-        _ => format!("unix:path={}", bus.display()),
+        _ => format!("unix:path={}", socket.display()),
     }
 }
 
-fn mutter(call: &'static str, why: impl std::fmt::Display) -> CaptureError {
-    CaptureError::Mutter { call, why: why.to_string() }
+fn call_failed(call: &'static str, reason: impl std::fmt::Display) -> CaptureError {
+    CaptureError::Mutter { call, reason: reason.to_string() }
 }
 
-/// Starts the cast, tells so, and keeps it until it ends or is to end.
-async fn hold(
-    wish: Wish,
+/// Starts a cast, sends its node, and keeps the cast until it ends or `stopped` fires.
+async fn run_cast(
+    request: Request,
     started: Sender<Result<u32, CaptureError>>,
     mut stopped: oneshot::Receiver<()>,
-    bell: &Bell,
-    reason: &OnceLock<String>,
+    waker: &Waker,
+    end_reason: &OnceLock<String>,
 ) {
     let session = tokio::select! {
-        session = Session::start(&wish) => session,
+        session = Session::start(&request) => session,
         _ = &mut stopped => return,
     };
     let session = match session {
@@ -163,12 +166,12 @@ async fn hold(
             return;
         }
     };
-    let why = session.until_end(stopped).await;
-    let _ = reason.set(why);
-    bell.ring();
+    let reason = session.until_end(stopped).await;
+    let _ = end_reason.set(reason);
+    waker.wake();
 }
 
-/// Our end of a cast.
+/// A screen cast session on the bus.
 struct Session {
     connection: Connection,
     path: OwnedObjectPath,
@@ -176,87 +179,91 @@ struct Session {
 }
 
 impl Session {
-    async fn start(wish: &Wish) -> Result<(Self, u32), CaptureError> {
-        let nobody = |why: String| CaptureError::NoMutter { address: wish.address.clone(), why };
-        let connecting =
-            zbus::connection::Builder::address(wish.address.as_str()).method_timeout(ANSWER).build();
-        let connection = tokio::time::timeout(BUS_ANSWER, connecting)
+    async fn start(request: &Request) -> Result<(Self, u32), CaptureError> {
+        let no_mutter = |reason: String| CaptureError::NoMutter { address: request.address.clone(), reason };
+        let connecting = zbus::connection::Builder::address(request.address.as_str())
+            .method_timeout(REPLY_TIMEOUT)
+            .build();
+        let connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
-            .map_err(|_| nobody("the bus does not answer".to_owned()))?
-            .map_err(|error| nobody(error.to_string()))?;
+            .map_err(|_| no_mutter(format!("no reply from the bus within {CONNECT_TIMEOUT:?}")))?
+            .map_err(|error| no_mutter(error.to_string()))?;
         let owned: bool = call(&connection, BUS, "NameHasOwner", &(SERVICE,))
             .await
             .and_then(|reply| reply.body().deserialize())
-            .map_err(|error| nobody(error.to_string()))?;
+            .map_err(|error| no_mutter(error.to_string()))?;
         if !owned {
-            return Err(nobody("nobody owns the name".to_owned()));
+            return Err(no_mutter("the bus name has no owner".to_owned()));
         }
-        let connector = match &wish.connector {
+        let connector = match &request.connector {
             Some(connector) => connector.clone(),
-            None => first_monitor(&connection).await,
+            None => primary_monitor(&connection).await,
         };
-        let nothing: HashMap<&str, Variant<'_>> = HashMap::new();
-        let root = Peer { service: SERVICE, path: "/org/gnome/Mutter/ScreenCast", interface: SERVICE };
-        let path: OwnedObjectPath = call(&connection, root, "CreateSession", &(nothing,))
+        let no_properties: HashMap<&str, Variant<'_>> = HashMap::new();
+        let root = Target { service: SERVICE, path: "/org/gnome/Mutter/ScreenCast", interface: SERVICE };
+        let path: OwnedObjectPath = call(&connection, root, "CreateSession", &(no_properties,))
             .await
             .and_then(|reply| reply.body().deserialize())
-            .map_err(|error| mutter("CreateSession", error))?;
-        // Before Start, so that the signal can't be missed.
+            .map_err(|error| call_failed("CreateSession", error))?;
+        // Subscribed before Start: the signal PipeWireStreamAdded follows it at once.
         let rule = MatchRule::builder()
             .msg_type(Type::Signal)
             .sender(SERVICE)
             .build()
-            .map_err(|error| mutter("AddMatch", error))?;
+            .map_err(|error| call_failed("AddMatch", error))?;
         let signals = MessageStream::for_match_rule(rule, &connection, None)
             .await
-            .map_err(|error| mutter("AddMatch", error))?;
-        let session = Peer { service: SERVICE, path: path.as_str(), interface: SESSION };
+            .map_err(|error| call_failed("AddMatch", error))?;
+        let session = Target { service: SERVICE, path: path.as_str(), interface: SESSION };
         let properties: HashMap<&str, Variant<'_>> =
-            HashMap::from([("cursor-mode", Variant::from(wish.cursor_mode as u32))]);
+            HashMap::from([("cursor-mode", Variant::from(request.cursor_mode()))]);
         let stream: OwnedObjectPath =
             call(&connection, session, "RecordMonitor", &(connector.as_str(), properties))
                 .await
                 .and_then(|reply| reply.body().deserialize())
-                .map_err(|error| mutter("RecordMonitor", format!("{error} (monitor {connector})")))?;
-        call(&connection, session, "Start", &()).await.map_err(|error| mutter("Start", error))?;
+                .map_err(|error| call_failed("RecordMonitor", format!("{error} (monitor {connector})")))?;
+        call(&connection, session, "Start", &()).await.map_err(|error| call_failed("Start", error))?;
         let mut session = Self { connection, path, signals };
-        let node = tokio::time::timeout(ANSWER, session.node(&stream)).await.map_err(|_| {
-            mutter("Start", format!("no PipeWireStreamAdded within {ANSWER:?}; is pipewire up?"))
+        let node = tokio::time::timeout(REPLY_TIMEOUT, session.node(&stream)).await.map_err(|_| {
+            call_failed("Start", format!("no PipeWireStreamAdded within {REPLY_TIMEOUT:?}; start pipewire"))
         })??;
-        tracing::debug!(node, connector, "mutter casts");
+        tracing::debug!(node, connector, "Mutter screen cast started");
         Ok((session, node))
     }
 
-    /// Waits for the node of `stream`.
+    /// Waits for the PipeWire node of `stream`.
     async fn node(&mut self, stream: &OwnedObjectPath) -> Result<u32, CaptureError> {
         while let Some(message) = self.signals.next().await {
-            let message = message.map_err(|error| mutter("Start", error))?;
+            let message = message.map_err(|error| call_failed("Start", error))?;
             let header = message.header();
             if header.path().is_some_and(|path| path.as_str() == stream.as_str())
                 && header.interface().is_some_and(|interface| interface.as_str() == STREAM)
                 && header.member().is_some_and(|member| member.as_str() == "PipeWireStreamAdded")
             {
-                return message.body().deserialize().map_err(|error| mutter("PipeWireStreamAdded", error));
+                return message
+                    .body()
+                    .deserialize()
+                    .map_err(|error| call_failed("PipeWireStreamAdded", error));
             }
         }
-        Err(mutter("Start", "the bus went away"))
+        Err(call_failed("Start", "the session bus disconnected"))
     }
 
-    /// Keeps the cast until it ends; why it did.
+    /// Keeps the cast until it ends; returns the reason.
     async fn until_end(mut self, mut stopped: oneshot::Receiver<()>) -> String {
         loop {
             let message = tokio::select! {
                 _ = &mut stopped => {
-                    let session = Peer { service: SERVICE, path: self.path.as_str(), interface: SESSION };
-                    // It would end with the connection anyway; this is only more polite.
+                    let session = Target { service: SERVICE, path: self.path.as_str(), interface: SESSION };
+                    // Optional: Mutter also ends the cast when the connection closes.
                     let _ = call(&self.connection, session, "Stop", &()).await;
                     return "stopped".to_owned();
                 }
                 message = self.signals.next() => message,
             };
             match message {
-                None => return "the session bus went away".to_owned(),
-                Some(Err(error)) => return format!("the session bus: {error}"),
+                None => return "the session bus disconnected".to_owned(),
+                Some(Err(error)) => return format!("session bus error: {error}"),
                 Some(Ok(message)) => {
                     let header = message.header();
                     if header.path().is_some_and(|path| path.as_str() == self.path.as_str())
@@ -270,15 +277,15 @@ impl Session {
     }
 }
 
-/// Whom to call.
+/// Destination of a D-Bus call.
 #[derive(Clone, Copy)]
-struct Peer<'a> {
+struct Target<'a> {
     service: &'a str,
     path: &'a str,
     interface: &'a str,
 }
 
-const BUS: Peer<'static> = Peer {
+const BUS: Target<'static> = Target {
     service: "org.freedesktop.DBus",
     path: "/org/freedesktop/DBus",
     interface: "org.freedesktop.DBus",
@@ -286,37 +293,38 @@ const BUS: Peer<'static> = Peer {
 
 async fn call<B>(
     connection: &Connection,
-    peer: Peer<'_>,
+    target: Target<'_>,
     method: &str,
     body: &B,
 ) -> zbus::Result<zbus::Message>
 where
     B: serde::Serialize + zbus::DynamicType,
 {
-    connection.call_method(Some(peer.service), peer.path, Some(peer.interface), method, body).await
+    connection.call_method(Some(target.service), target.path, Some(target.interface), method, body).await
 }
 
+// Types of `org.gnome.Mutter.DisplayConfig.GetCurrentState`.
 type MonitorId = (String, String, String, String);
 type Mode = (String, i32, i32, f64, f64, Vec<f64>, HashMap<String, OwnedVariant>);
 type Monitor = (MonitorId, Vec<Mode>, HashMap<String, OwnedVariant>);
 type Logical = (i32, i32, f64, u32, bool, Vec<MonitorId>, HashMap<String, OwnedVariant>);
 type DisplayState = (u32, Vec<Monitor>, Vec<Logical>, HashMap<String, OwnedVariant>);
 
-/// The connector to record: the primary monitor's, else the first's, else what a headless shell calls its own.
-async fn first_monitor(connection: &Connection) -> String {
-    let peer = Peer { service: DISPLAY, path: "/org/gnome/Mutter/DisplayConfig", interface: DISPLAY };
-    let reply = call(connection, peer, "GetCurrentState", &()).await;
+/// Connector to record: the primary monitor's, else the first monitor's, else [`HEADLESS_MONITOR`].
+async fn primary_monitor(connection: &Connection) -> String {
+    let target = Target { service: DISPLAY, path: "/org/gnome/Mutter/DisplayConfig", interface: DISPLAY };
+    let reply = call(connection, target, "GetCurrentState", &()).await;
     match reply.and_then(|reply| reply.body().deserialize::<DisplayState>()) {
-        Ok((_, monitors, logical, _)) => choose(&monitors, &logical),
+        Ok((_, monitors, logical, _)) => choose_connector(&monitors, &logical),
         Err(error) => {
-            tracing::debug!(%error, "DisplayConfig tells no monitors; trying {HEADLESS_MONITOR}");
+            tracing::debug!(%error, monitor = HEADLESS_MONITOR, "no monitor list, using the default monitor");
             None
         }
     }
     .unwrap_or_else(|| HEADLESS_MONITOR.to_owned())
 }
 
-fn choose(monitors: &[Monitor], logical: &[Logical]) -> Option<String> {
+fn choose_connector(monitors: &[Monitor], logical: &[Logical]) -> Option<String> {
     let primary = logical.iter().find(|monitor| monitor.4).or_else(|| logical.first());
     let id =
         primary.and_then(|monitor| monitor.5.first()).or_else(|| monitors.first().map(|monitor| &monitor.0));
@@ -332,23 +340,23 @@ mod tests {
     }
 
     #[test]
-    fn the_primary_monitor_is_recorded() {
+    fn connector_unspecified_is_the_primary_monitors() {
         let monitor = |name| (id(name), Vec::new(), HashMap::new());
         let logical = |name, primary| (0, 0, 1.0, 0, primary, vec![id(name)], HashMap::new());
         let monitors = [monitor("Meta-0"), monitor("Meta-1")];
         let two = [logical("Meta-0", false), logical("Meta-1", true)];
-        assert_eq!(choose(&monitors, &two).as_deref(), Some("Meta-1"));
-        assert_eq!(choose(&monitors, &two[..1]).as_deref(), Some("Meta-0"));
-        assert_eq!(choose(&monitors, &[]).as_deref(), Some("Meta-0"));
-        assert_eq!(choose(&[], &[]), None);
+        assert_eq!(choose_connector(&monitors, &two).as_deref(), Some("Meta-1"));
+        assert_eq!(choose_connector(&monitors, &two[..1]).as_deref(), Some("Meta-0"));
+        assert_eq!(choose_connector(&monitors, &[]).as_deref(), Some("Meta-0"));
+        assert_eq!(choose_connector(&[], &[]), None);
     }
 
     #[test]
-    fn the_desktops_bus_goes_before_the_environments() {
+    fn session_bus_of_the_runtime_directory_precedes_the_environments() {
         let bus = Path::new("/run/desktop/bus");
         let environment = Some("unix:path=/elsewhere".to_owned());
-        assert_eq!(bus_address(bus, true, environment.clone()), "unix:path=/run/desktop/bus");
-        assert_eq!(bus_address(bus, false, environment), "unix:path=/elsewhere");
-        assert_eq!(bus_address(bus, false, None), "unix:path=/run/desktop/bus");
+        assert_eq!(default_bus(bus, true, environment.clone()), "unix:path=/run/desktop/bus");
+        assert_eq!(default_bus(bus, false, environment), "unix:path=/elsewhere");
+        assert_eq!(default_bus(bus, false, None), "unix:path=/run/desktop/bus");
     }
 }

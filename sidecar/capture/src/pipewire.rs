@@ -1,19 +1,18 @@
-//! PipeWire: a producer (Mutter, a portal, anything) lends us its buffers.
+//! PipeWire source: captures a node of Mutter, a desktop portal or another producer.
 //!
 //! ```text
-//! connect ─▶ Connecting ─▶ Paused ─▶ Format agreed ─▶ buffers added ─▶ Streaming ─▶ frames
-//!   access: wireplumber      linked?    offer.rs         pipewire_buffers   picture.rs
+//! connect ─▶ Connecting ─▶ Paused ─▶ format agreed ─▶ buffers added ─▶ Streaming ─▶ frames
+//!            access        link      offer.rs         pipewire_buffers  frames.rs
 //! ```
 //!
-//! The negotiation is our own: DMA-BUF first, shared memory as fallback; a modifier whose buffers can't be
-//! imported is dropped and the rest offered again. Long in "connecting" means that nobody grants access, long
-//! in "paused" that nobody linked the two nodes: different remedies, so different time limits.
+//! The stream offers DMA-BUF first and shared memory as fallback. If a modifier's buffers cannot be imported, the
+//! stream renegotiates without that modifier. A stream that stays in `Connecting` lacks access; one that stays in
+//! `Paused` is not linked. Each stage has its own time limit and remedy.
 //!
-//! Callbacks only note facts in [`stream::Facts`]; this loop acts on them. It does not know where the node
-//! comes from.
+//! Stream callbacks only record events in [`stream::Events`]; the loop in [`run`] acts on them.
 
+mod frames;
 mod offer;
-mod picture;
 mod stream;
 
 use std::os::unix::net::UnixStream;
@@ -24,33 +23,34 @@ use pipewire::loop_::Timeout;
 use pipewire::main_loop::MainLoopRc;
 use pipewire::spa::support::system::IoFlags;
 
-use super::error::CaptureError;
-use super::mutter::Cast;
-use super::outlet::Outlet;
-use super::returns::Returns;
-use super::{CaptureOptions, Memory};
+use crate::CaptureOptions;
+use crate::error::CaptureError;
+use crate::mutter::Cast;
+use crate::release::ReleaseQueue;
+use crate::source_context::SourceContext;
 
-use picture::Pictures;
+use frames::FrameBuilder;
 use stream::{Stage, Stream};
 
-const WHO: &str = "PipeWire";
-/// How long access may take.
-const CONNECTING: Duration = Duration::from_secs(10);
-/// How long a link, or its formats, may take.
-const PAUSED: Duration = Duration::from_secs(10);
-/// How long the first frame may take once the stream runs; Mutter sends one even of a static screen.
-const FIRST_FRAME: Duration = Duration::from_secs(10);
-/// How often limits are looked at when nothing happens.
+const PEER: &str = "PipeWire daemon";
+/// Time limit for stage `Connecting`.
+const CONNECTING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time limit for stage `Paused`.
+const PAUSED_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time limit for the first frame in stage `Streaming`; Mutter sends one even for a static screen.
+const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
+/// Interval between checks of time limits while nothing happens.
 const TICK: Duration = Duration::from_millis(250);
 
-fn failed(what: &str, error: &pipewire::Error) -> CaptureError {
-    CaptureError::PipeWire(format!("{what}: {error}"))
+fn failed(operation: &str, error: &pipewire::Error) -> CaptureError {
+    CaptureError::PipeWire(format!("{operation}: {error}"))
 }
 
-/// Captures `node` until it fails, or until it is told to stop (`Ok`).
+/// Captures `node` until it fails, or until the capture is stopped (`Ok`). `cast` is the screen cast that created the
+/// node, if any.
 pub fn run(
     options: &CaptureOptions,
-    outlet: &Outlet,
+    context: &SourceContext,
     node: u32,
     cast: Option<&Cast>,
 ) -> Result<(), CaptureError> {
@@ -59,75 +59,78 @@ pub fn run(
         UnixStream::connect(&path).map_err(|source| CaptureError::Connect { path: path.clone(), source })?;
     pipewire::init();
     let main = MainLoopRc::new(None).map_err(|error| failed("cannot make a loop", &error))?;
-    let context = pipewire_buffers::context(&main).map_err(|error| CaptureError::PipeWire(error.to_string()))?;
-    let core = context
+    let pipewire_context =
+        pipewire_buffers::context(&main).map_err(|error| CaptureError::PipeWire(error.to_string()))?;
+    let core = pipewire_context
         .connect_fd_rc(socket.into(), None)
-        .map_err(|error| failed(&format!("{} is no PipeWire socket", path.display()), &error))?;
+        .map_err(|error| failed(&format!("{} is not a PipeWire socket", path.display()), &error))?;
 
-    // The bell wakes the loop; what it rang for is looked at below.
-    let bell = Arc::clone(outlet.bell());
-    let _bell = bell.raw().map(|fd| {
-        let bell = Arc::clone(&bell);
-        main.loop_().add_io(fd, IoFlags::IN, move |_| bell.hush())
+    // A wake-up ends `iterate`; the loop below then checks for a stop and for released buffers.
+    let waker = Arc::clone(context.waker());
+    let _waker = waker.raw_fd().map(|fd| {
+        let waker = Arc::clone(&waker);
+        main.loop_().add_io(fd, IoFlags::IN, move |_| waker.clear())
     });
 
-    let no_dmabuf = options.no_dmabuf();
-    let stream =
-        Stream::new(&core, node, no_dmabuf.is_none(), options.memory != Memory::DmaBuf, options.max_fps)?;
-    let (returns, returned) = Returns::new(outlet.bell());
+    let shm_reason = options.dmabuf_excluded();
+    let stream = Stream::new(&core, node, shm_reason.as_ref(), options.memory, options.max_fps)?;
+    let (release, released) = ReleaseQueue::new(context.waker());
     let source = if cast.is_some() { "pipewire (mutter)" } else { "pipewire" };
-    let mut pictures = Pictures::new(source, options, no_dmabuf, returns);
-    let before = outlet.delivered();
+    let mut frames = FrameBuilder::new(source, options, shm_reason, release);
+    let before = context.delivered();
     let mut since = (Stage::Connecting, Instant::now());
     loop {
-        if outlet.stopped() {
+        if context.is_stopped() {
             return Ok(());
         }
-        if let Some(why) = cast.and_then(Cast::closed) {
-            return Err(CaptureError::Gone { who: "screen cast", why: why.to_owned() });
+        if let Some(reason) = cast.and_then(Cast::end_reason) {
+            return Err(CaptureError::Disconnected { peer: "screen cast", reason: reason.to_owned() });
         }
         main.loop_().iterate(Timeout::Finite(TICK));
-        for id in returned.try_iter() {
-            stream.lent().give_back(id);
+        for id in released.try_iter() {
+            stream.buffers().release(id);
         }
         if let Some(error) = stream.take_error() {
             return Err(error);
         }
-        pictures.forget(&stream.lent().take_removed());
-        pictures.remember(stream.lent().take_added());
-        if let Some(refused) = pictures.publish_newest(&stream, outlet)? {
-            stream.without(refused)?;
+        frames.buffers_removed(&stream.buffers().take_removed());
+        frames.buffers_added(stream.buffers().take_added());
+        if let Some(modifier) = frames.deliver_newest(&stream, context)? {
+            stream.renegotiate_without(modifier)?;
         }
         let stage = stream.stage();
         if stage != since.0 {
             since = (stage, Instant::now());
         }
-        overdue(stage, outlet.delivered() > before, since.1.elapsed())?;
+        check_timeout(stage, context.delivered() > before, since.1.elapsed())?;
     }
 }
 
-/// Whether a stage has lasted too long. Only the first frame is due: later, a static screen sends none.
-fn overdue(stage: Stage, delivered: bool, elapsed: Duration) -> Result<(), CaptureError> {
-    let (limit, what, remedy) = match (stage, delivered) {
+/// Fails if a stage exceeds its time limit. In `Streaming` only the first frame has one: a static screen sends no
+/// further frames.
+fn check_timeout(stage: Stage, delivered: bool, elapsed: Duration) -> Result<(), CaptureError> {
+    let (limit, operation, remedy) = match (stage, delivered) {
         (Stage::Connecting, _) => (
-            CONNECTING,
+            CONNECTING_TIMEOUT,
             "grant access",
             "run wireplumber beside pipewire (it grants access), and the sidecar with the desktop's uid",
         ),
         (Stage::Paused, _) => (
-            PAUSED,
-            "link us to the node",
-            "is wireplumber up, does the node still exist, and have both sides a format in common?",
+            PAUSED_TIMEOUT,
+            "link the stream to the node",
+            "check that wireplumber runs, that the node still exists, and that its formats include 32-bit RGB",
         ),
-        (Stage::Streaming, false) => {
-            (FIRST_FRAME, "deliver a first frame", "the producer hangs: look at its log, restart the desktop")
-        }
+        (Stage::Streaming, false) => (
+            FIRST_FRAME_TIMEOUT,
+            "deliver a first frame",
+            "the producer hangs: check its log, restart the desktop",
+        ),
         (Stage::Streaming, true) => return Ok(()),
     };
     if elapsed < limit {
         return Ok(());
     }
-    Err(CaptureError::Timeout { who: WHO, what, after: limit, remedy })
+    Err(CaptureError::Timeout { peer: PEER, operation, after: limit, remedy })
 }
 
 #[cfg(test)]
@@ -135,12 +138,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_stage_has_its_own_limit_and_remedy() {
-        let text = |stage, elapsed| overdue(stage, true, elapsed).err().map(|error| error.to_string());
-        assert_eq!(text(Stage::Connecting, CONNECTING / 2), None);
-        assert!(text(Stage::Connecting, CONNECTING).is_some_and(|text| text.contains("wireplumber")));
-        assert!(text(Stage::Paused, PAUSED).is_some_and(|text| text.contains("link us")));
-        assert_eq!(text(Stage::Streaming, Duration::from_hours(1)), None, "a static screen is no fault");
-        assert!(overdue(Stage::Streaming, false, FIRST_FRAME).is_err(), "but a first frame is due");
+    fn stage_over_its_limit_fails_with_its_remedy() {
+        let text = |stage, elapsed| check_timeout(stage, true, elapsed).err().map(|error| error.to_string());
+        assert_eq!(text(Stage::Connecting, CONNECTING_TIMEOUT / 2), None);
+        assert!(text(Stage::Connecting, CONNECTING_TIMEOUT).is_some_and(|text| text.contains("wireplumber")));
+        assert!(text(Stage::Paused, PAUSED_TIMEOUT).is_some_and(|text| text.contains("link the stream")));
+    }
+
+    #[test]
+    fn streaming_without_a_first_frame_fails_and_a_static_screen_does_not() {
+        assert!(check_timeout(Stage::Streaming, false, FIRST_FRAME_TIMEOUT).is_err());
+        assert!(check_timeout(Stage::Streaming, true, Duration::from_hours(1)).is_ok());
     }
 }

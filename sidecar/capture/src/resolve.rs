@@ -1,14 +1,12 @@
-//! Resolve: from a compositor's DMA-BUF to the buffer as the tap knows it, once per buffer.
+//! Resolves a compositor's DMA-BUF to its resource ID, once per buffer.
 //!
-//! A compositor cycles through a few buffers and names each by a descriptor, which is only this process's
-//! number for it. `PRIME_FD_TO_HANDLE` gives a GEM handle, which is only this *open of the node's* number for
-//! it, counted from 1 and reused. Neither says anything outside: the predecessor sent the handle and read other
-//! people's buffers, or none. The number that guest kernel and virglrenderer share is the *resource ID*, by
-//! `RESOURCE_INFO`. Import also attaches the resource to our context, which is what entitles us to ask for it.
+//! A DMA-BUF arrives as a file descriptor. `PRIME_FD_TO_HANDLE` converts it to a GEM handle, which is valid only
+//! for this open of the render node. `RESOURCE_INFO` returns the resource ID, by which the guest kernel and
+//! virglrenderer both identify the buffer. The import also attaches the resource to this process's virgl context,
+//! which entitles the sidecar to request it from the tap.
 //!
-//! Both ioctls together cost up to a millisecond, so what was resolved is kept for as long as somebody holds
-//! it. A DMA-BUF is recognised by its inode, which the kernel gives to it alone: descriptors of the same
-//! buffer differ, and closed ones are reused. It does not know PipeWire or Wayland.
+//! Both ioctls together take up to 1 ms, so results are cached while in use. The cache key is the DMA-BUF's
+//! inode, which is unique among live buffers; descriptors differ per message and are reused.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,33 +15,36 @@ use std::sync::{Arc, Weak};
 
 use virtgpu::{Device, Imported};
 
-/// Remembers which buffer is which.
+/// Cache of imported DMA-BUFs.
 #[derive(Debug)]
 pub struct Resolver {
     device: Device,
-    known: HashMap<Inode, Weak<Imported>>,
+    imported: HashMap<Inode, Weak<Imported>>,
 }
 
-/// (device, inode) of a DMA-BUF.
+/// Device and inode number of a DMA-BUF.
 type Inode = (u64, u64);
 
 impl Resolver {
-    /// A resolver that knows nothing yet.
+    /// An empty cache of imports by `device`.
     pub fn new(device: Device) -> Self {
-        Self { device, known: HashMap::new() }
+        Self { device, imported: HashMap::new() }
     }
 
-    /// The buffer behind a descriptor.
+    /// Imports the DMA-BUF behind a descriptor, or returns the cached import.
+    ///
+    /// # Errors
+    /// The error of `fstat` or of the import.
     pub fn resolve(&mut self, buffer: impl AsFd) -> io::Result<Arc<Imported>> {
         let stat = rustix::fs::fstat(&buffer)?;
         let inode = (stat.st_dev, stat.st_ino);
-        if let Some(imported) = self.known.get(&inode).and_then(Weak::upgrade) {
+        if let Some(imported) = self.imported.get(&inode).and_then(Weak::upgrade) {
             return Ok(imported);
         }
         let imported = Arc::new(self.device.import(buffer)?);
-        // Bounded by what is alive: inodes of dead buffers may be reused.
-        self.known.retain(|_, known| known.strong_count() > 0);
-        self.known.insert(inode, Arc::downgrade(&imported));
+        // Inodes of dead buffers may be reused, and the cache must not outgrow the live buffers.
+        self.imported.retain(|_, known| known.strong_count() > 0);
+        self.imported.insert(inode, Arc::downgrade(&imported));
         Ok(imported)
     }
 }

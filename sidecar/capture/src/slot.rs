@@ -1,15 +1,15 @@
-//! The newest-wins slot between a source and the pump.
+//! Slot between a source and the consumer; holds one frame, newest wins.
 //!
-//! It holds at most one frame. A newer one replaces it and takes over its damage, so that whoever looks only
-//! at what changed misses nothing; the replaced frame's buffer goes back at once. It does not know how frames
-//! are made.
+//! A newer frame replaces an unreceived one and takes over its damage, so a consumer that reads only damaged
+//! areas misses no change. The replaced frame's buffer is released at once.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::frame::Frame;
+use parking_lot::{Condvar, Mutex};
 
-/// A place for one frame.
+use crate::frame::Frame;
+
+/// Holds at most one frame.
 #[derive(Debug, Default)]
 pub struct Slot {
     state: Mutex<State>,
@@ -23,77 +23,73 @@ struct State {
 }
 
 impl Slot {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // The state is whole between any two statements: a panic elsewhere does not matter to it.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Puts a frame in; one that was there goes back to its compositor.
+    /// Stores a frame; drops the one it replaces.
     pub fn put(&self, mut frame: Frame) {
-        let old = {
-            let mut state = self.state();
-            let old = state.frame.take();
-            if let Some(old) = &old {
+        let replaced = {
+            let mut state = self.state.lock();
+            let replaced = state.frame.take();
+            if let Some(old) = &replaced {
                 state.overwritten += 1;
                 if (old.width, old.height) == (frame.width, frame.height) {
                     frame.damage = frame.damage.union(old.damage);
                 }
             }
             state.frame = Some(frame);
-            old
+            replaced
         };
         self.filled.notify_one();
-        // Outside of the lock: giving back calls into the source.
-        drop(old);
+        // Dropped without the lock: dropping a frame calls its buffer's owner.
+        drop(replaced);
     }
 
-    /// Takes the frame; waits at most `timeout` for one.
+    /// Takes the frame; waits up to `timeout` for one.
     pub fn take(&self, timeout: Duration) -> Option<Frame> {
-        let waited = self.filled.wait_timeout_while(self.state(), timeout, |state| state.frame.is_none());
-        waited.unwrap_or_else(PoisonError::into_inner).0.frame.take()
+        let mut state = self.state.lock();
+        self.filled.wait_while_for(&mut state, |state| state.frame.is_none(), timeout);
+        state.frame.take()
     }
 
-    /// Whether a frame would replace none.
+    /// True if the slot holds no frame.
     pub fn is_empty(&self) -> bool {
-        self.state().frame.is_none()
+        self.state.lock().frame.is_none()
     }
 
-    /// Empties it.
+    /// Drops the frame in the slot.
     pub fn clear(&self) {
-        let old = self.state().frame.take();
-        drop(old);
+        let frame = self.state.lock().frame.take();
+        // Dropped without the lock, as in `put`.
+        drop(frame);
     }
 
-    /// Frames replaced before anybody took them.
+    /// Number of frames replaced before they were taken.
     pub fn overwritten(&self) -> u64 {
-        self.state().overwritten
+        self.state.lock().overwritten
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Instant;
 
     use protocol::{PixelFormat, Rect};
     use virtgpu::SharedMap;
 
     use super::*;
-    use crate::frame::{FrameBuffer, GiveBack, Lease, ShmView};
+    use crate::frame::{BufferOwner, FrameBuffer, Lease, ShmView};
 
     #[derive(Default)]
-    struct Returned(Mutex<Vec<u64>>);
+    struct Released(Mutex<Vec<u64>>);
 
-    impl GiveBack for Returned {
-        fn give_back(&self, token: u64) {
-            self.0.lock().expect("not poisoned").push(token);
+    impl BufferOwner for Released {
+        fn release(&self, token: u64) {
+            self.0.lock().push(token);
         }
     }
 
-    fn frame(seq: u64, size: u32, damage: Rect, owner: &Arc<Returned>) -> Frame {
+    fn frame(seq: u64, size: u32, damage: Rect, owner: &Arc<Released>) -> Frame {
         let (map, _) = SharedMap::create("test", 4096).expect("memfd");
-        let view = ShmView::new(Arc::new(map), 0, 4, 1).expect("fits");
-        let owner: Arc<dyn GiveBack> = owner.clone();
+        let view = ShmView::new(Arc::new(map), 0, 4, 1).expect("the view lies in the map");
+        let owner: Arc<dyn BufferOwner> = owner.clone();
         Frame {
             seq,
             capture_ns: seq,
@@ -111,35 +107,46 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_wins_and_inherits_the_damage() {
-        let (slot, returned) = (Slot::default(), Arc::new(Returned::default()));
+    fn newer_frame_replaces_older_and_takes_over_its_damage() {
+        let (slot, released) = (Slot::default(), Arc::new(Released::default()));
         for (seq, x) in [(1, 0), (2, 40), (3, 20)] {
-            slot.put(frame(seq, 100, rect(x), &returned));
+            slot.put(frame(seq, 100, rect(x), &released));
         }
-        assert_eq!(*returned.0.lock().expect("not poisoned"), [1, 2]);
+        assert_eq!(*released.0.lock(), [1, 2]);
         let newest = slot.take(Duration::ZERO).expect("a frame");
         assert_eq!((newest.seq, slot.overwritten()), (3, 2));
         assert_eq!(newest.damage, Rect { x: 0, y: 0, width: 50, height: 10 });
-        assert!(slot.take(Duration::ZERO).is_none() && slot.is_empty(), "taken once");
+        assert!(slot.take(Duration::ZERO).is_none() && slot.is_empty(), "a frame is taken once");
         drop(newest);
-        assert_eq!(*returned.0.lock().expect("not poisoned"), [1, 2, 3]);
-        // Damage of a picture of another size means nothing.
-        slot.put(frame(4, 200, rect(150), &returned));
-        slot.put(frame(5, 100, rect(0), &returned));
+        assert_eq!(*released.0.lock(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn frame_of_another_size_keeps_its_own_damage() {
+        let (slot, released) = (Slot::default(), Arc::new(Released::default()));
+        slot.put(frame(4, 200, rect(150), &released));
+        slot.put(frame(5, 100, rect(0), &released));
         assert_eq!(slot.take(Duration::ZERO).expect("a frame").damage, rect(0));
     }
 
     #[test]
-    fn a_waiting_consumer_is_woken() {
-        let (slot, returned) = (Arc::new(Slot::default()), Arc::new(Returned::default()));
-        let start = Instant::now();
+    fn cleared_slot_releases_its_frame() {
+        let (slot, released) = (Slot::default(), Arc::new(Released::default()));
+        slot.put(frame(1, 100, rect(0), &released));
+        slot.clear();
+        assert_eq!(*released.0.lock(), [1]);
+        assert_eq!(slot.overwritten(), 0);
+    }
+
+    #[test]
+    fn waiting_consumer_receives_the_frame() {
+        let (slot, released) = (Arc::new(Slot::default()), Arc::new(Released::default()));
         let consumer = {
             let slot = Arc::clone(&slot);
-            std::thread::spawn(move || slot.take(Duration::from_secs(30)).map(|frame| frame.seq))
+            std::thread::spawn(move || slot.take(Duration::from_secs(60)).map(|frame| frame.seq))
         };
-        slot.put(frame(7, 100, rect(0), &returned));
-        assert_eq!(consumer.join().expect("took"), Some(7));
-        assert!(start.elapsed() < Duration::from_secs(10));
+        slot.put(frame(7, 100, rect(0), &released));
+        assert_eq!(consumer.join().expect("the consumer ends"), Some(7));
         assert!(slot.take(Duration::from_millis(1)).is_none());
     }
 }

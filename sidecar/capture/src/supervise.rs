@@ -1,73 +1,73 @@
-//! Which source to run, and what to do when it ends: start over, at first at once, then ever more slowly.
+//! Source selection and restarts.
 //!
-//! The sidecar is up before its desktop and outlives it, so "not there" is the normal case, and a desktop
-//! that died comes back in the same folder. It does not know how any source works.
+//! The sidecar starts before its desktop and outlives it, so a missing desktop is the normal case. The first
+//! retry follows after 0.2 s, later ones more slowly.
 
 use std::time::{Duration, Instant};
 
-use super::error::CaptureError;
-use super::outlet::Outlet;
-use super::{CaptureOptions, Source, mutter, pipewire, testpattern, wayland};
+use crate::error::CaptureError;
+use crate::source_context::SourceContext;
+use crate::{CaptureOptions, Source, mutter, pipewire, testpattern, wayland};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(200);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Runs until told to stop.
-pub fn run(options: &CaptureOptions, outlet: &Outlet) {
-    let mut pause = FIRST_PAUSE;
-    while !outlet.stopped() {
-        let before = outlet.delivered();
-        let Err(error) = attempt(options, outlet) else { break };
-        if outlet.delivered() > before {
-            pause = FIRST_PAUSE;
+/// Runs sources until the capture is stopped.
+pub fn run(options: &CaptureOptions, context: &SourceContext) {
+    let mut backoff = INITIAL_BACKOFF;
+    while !context.is_stopped() {
+        let before = context.delivered();
+        let Err(error) = run_source(options, context) else { break };
+        if context.delivered() > before {
+            backoff = INITIAL_BACKOFF;
         }
-        tracing::debug!(%error, ?pause, "capture");
-        outlet.lost(error);
-        rest(outlet, pause);
-        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+        tracing::debug!(%error, ?backoff, "capture source failed");
+        context.report_lost(error);
+        sleep(context, backoff);
+        backoff = (backoff * 3 / 2).min(MAX_BACKOFF);
     }
 }
 
-/// Waits, but not longer than until it is told to stop.
-fn rest(outlet: &Outlet, pause: Duration) {
-    let end = Instant::now() + pause;
-    while !outlet.stopped() {
+/// Sleeps for `duration`, or until the capture is stopped.
+fn sleep(context: &SourceContext, duration: Duration) {
+    let end = Instant::now() + duration;
+    while !context.is_stopped() {
         let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() || outlet.bell().wait(None, left).is_err() {
+        if left.is_zero() || context.waker().wait(None, left).is_err() {
             return;
         }
     }
 }
 
-/// Runs one source until it fails, or is told to stop (`Ok`).
-fn attempt(options: &CaptureOptions, outlet: &Outlet) -> Result<(), CaptureError> {
+/// Runs the configured source until it fails, or until the capture is stopped (`Ok`).
+fn run_source(options: &CaptureOptions, context: &SourceContext) -> Result<(), CaptureError> {
     match (options.source, options.pipewire_node) {
-        (Source::TestPattern, _) => testpattern::run(options, outlet),
-        (Source::Wayland, _) => wayland::find(options, outlet)?.run(options, outlet),
-        (Source::PipeWire, Some(node)) => pipewire::run(options, outlet, node, None),
-        (Source::PipeWire, None) => with_mutter(options, outlet),
+        (Source::TestPattern, _) => testpattern::run(options, context),
+        (Source::Wayland, _) => wayland::find(options, context)?.run(options, context),
+        (Source::PipeWire, Some(node)) => pipewire::run(options, context, node, None),
+        (Source::PipeWire, None) => run_mutter(options, context),
         (Source::Auto, node) => {
-            let no_wayland = match wayland::find(options, outlet) {
-                Ok(compositor) => return compositor.run(options, outlet),
+            let wayland = match wayland::find(options, context) {
+                Ok(compositor) => return compositor.run(options, context),
                 Err(error) => error,
             };
-            if outlet.stopped() {
+            if context.is_stopped() {
                 return Ok(());
             }
             if let Some(node) = node {
-                return pipewire::run(options, outlet, node, None);
+                return pipewire::run(options, context, node, None);
             }
-            match mutter::Cast::start(options, outlet) {
-                Ok(cast) => pipewire::run(options, outlet, cast.node(), Some(&cast)),
-                Err(no_mutter) => {
-                    Err(CaptureError::NoDesktop { tried: format!("{no_wayland}; {no_mutter}") })
+            match mutter::Cast::start(options, context) {
+                Ok(cast) => pipewire::run(options, context, cast.node(), Some(&cast)),
+                Err(mutter) => {
+                    Err(CaptureError::NoDesktop { wayland: Box::new(wayland), mutter: Box::new(mutter) })
                 }
             }
         }
     }
 }
 
-fn with_mutter(options: &CaptureOptions, outlet: &Outlet) -> Result<(), CaptureError> {
-    let cast = mutter::Cast::start(options, outlet)?;
-    pipewire::run(options, outlet, cast.node(), Some(&cast))
+fn run_mutter(options: &CaptureOptions, context: &SourceContext) -> Result<(), CaptureError> {
+    let cast = mutter::Cast::start(options, context)?;
+    pipewire::run(options, context, cast.node(), Some(&cast))
 }

@@ -1,31 +1,33 @@
-//! A desktop that needs neither GPU nor compositor: a numbered pattern in shared memory.
+//! Test source: a numbered pattern in shared memory; needs neither a GPU nor a compositor.
 //!
-//! A grid of 16 x 9 cells of flat colour; cell (i, j) reaches from `width * i / 16` to `width * (i + 1) / 16`
-//! and likewise down. Rows 0 and 1 are the bits of the frame's number, 31 to 16 and 15 to 0 from left to
-//! right, white for 1; rows 7 and 8 are their complement; the rest changes colour with every frame. It is the
-//! picture of `tests/fixtures/pattern`, whose `layout` module is its definition and whose reader checks this one.
+//! The picture is a grid of 16 x 9 cells of flat colour; cell (i, j) spans `width * i / 16` to
+//! `width * (i + 1) / 16`, and likewise vertically. Rows 0 and 1 encode bits 31–16 and 15–0 of the frame number,
+//! left to right, white for 1. Rows 7 and 8 are their complement. The other rows change colour with every frame.
+//! The pattern is defined by `tests/fixtures/pattern`, module `layout`; its reader verifies this implementation.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use encode::clock::clock_ns;
 use protocol::pixel::MAX_SIDE;
 use protocol::{PixelFormat, Rect};
 use virtgpu::SharedMap;
 
-use super::CaptureOptions;
-use super::error::CaptureError;
-use super::frame::{Frame, FrameBuffer, GiveBack, Lease, ShmView};
-use super::negotiated::Negotiated;
-use super::outlet::Outlet;
-use super::returns::Returns;
-use encode::clock::clock_ns;
+use crate::CaptureOptions;
+use crate::error::CaptureError;
+use crate::frame::{BufferOwner, Frame, FrameBuffer, Lease, ShmView};
+use crate::negotiated::{Negotiated, ShmReason};
+use crate::release::ReleaseQueue;
+use crate::source_context::SourceContext;
 
 const COLUMNS: u32 = 16;
 const ROWS: u32 = 9;
 const BUFFERS: usize = 3;
+/// Interval between checks for the stop flag while all buffers are leased.
+const FREE_BUFFER_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Draws frames at the highest rate that is asked for and taken.
-pub fn run(options: &CaptureOptions, outlet: &Outlet) -> Result<(), CaptureError> {
+/// Draws frames at the maximum frame rate, as long as buffers are released.
+pub fn run(options: &CaptureOptions, context: &SourceContext) -> Result<(), CaptureError> {
     let (width, height) = options.pattern_size;
     if !(COLUMNS..=MAX_SIDE).contains(&width) || !(ROWS..=MAX_SIDE).contains(&height) {
         return Err(CaptureError::Size { width, height });
@@ -34,45 +36,45 @@ pub fn run(options: &CaptureOptions, outlet: &Outlet) -> Result<(), CaptureError
     let mut buffers = Vec::with_capacity(BUFFERS);
     for _ in 0..BUFFERS {
         let (map, _) = SharedMap::create("desktopstream-pattern", stride as usize * height as usize)
-            .map_err(CaptureError::Thread)?;
+            .map_err(CaptureError::System)?;
         buffers.push(Arc::new(map));
     }
-    let (returns, returned) = Returns::new(outlet.bell());
+    let (release, released) = ReleaseQueue::new(context.waker());
     let mut free: Vec<usize> = (0..BUFFERS).collect();
-    outlet.negotiated(Negotiated {
+    context.report_negotiated(Negotiated {
         source: "testpattern".to_owned(),
         offered: Vec::new(),
-        taken: format!("BGRx {width}x{height} in shared memory"),
+        chosen: format!("BGRx {width}x{height} in shared memory"),
         format: PixelFormat::Bgrx,
         width,
         height,
         dmabuf: false,
-        reason: Some("the test pattern is drawn by the CPU".to_owned()),
+        shm_reason: Some(ShmReason::TestPattern),
     });
     let start = Instant::now();
-    let interval = options.interval();
+    let interval = options.frame_interval();
     let mut number = 0u32;
-    while !outlet.stopped() {
-        free.extend(returned.try_iter().map(|token| token as usize));
+    while !context.is_stopped() {
+        free.extend(released.try_iter().map(|token| token as usize));
         let due = start + interval * number;
         let pause = due.saturating_duration_since(Instant::now());
         if !pause.is_zero() || free.is_empty() {
-            let pause = if pause.is_zero() { Duration::from_millis(100) } else { pause };
-            outlet.bell().wait(None, pause).map_err(CaptureError::Thread)?;
+            let pause = if pause.is_zero() { FREE_BUFFER_INTERVAL } else { pause };
+            context.waker().wait(None, pause).map_err(CaptureError::System)?;
             continue;
         }
         let Some(index) = free.pop() else { continue };
-        // Free means that nobody else holds it; a view that outlived its frame costs this buffer a turn.
+        // A clone of the frame's `ShmView` may outlive its lease; such a buffer is skipped for now.
         let Some(map) = Arc::get_mut(&mut buffers[index]).and_then(SharedMap::bytes_mut) else {
             free.insert(0, index);
-            outlet.bell().wait(None, Duration::from_millis(1)).map_err(CaptureError::Thread)?;
+            context.waker().wait(None, Duration::from_millis(1)).map_err(CaptureError::System)?;
             continue;
         };
         draw(number, map, width, height);
         let Some(view) = ShmView::new(Arc::clone(&buffers[index]), 0, stride, height) else {
             return Err(CaptureError::Size { width, height });
         };
-        outlet.publish(Frame {
+        context.deliver(Frame {
             seq: 0,
             capture_ns: clock_ns(),
             width,
@@ -80,16 +82,16 @@ pub fn run(options: &CaptureOptions, outlet: &Outlet) -> Result<(), CaptureError
             format: PixelFormat::Bgrx,
             damage: Rect::full(width, height),
             buffer: FrameBuffer::Shm(view),
-            lease: Lease::new(Arc::clone(&returns) as Arc<dyn GiveBack>, index as u64),
+            lease: Lease::new(Arc::clone(&release) as Arc<dyn BufferOwner>, index as u64),
         });
-        // Frames that could not be drawn in time are skipped, not caught up.
+        // Overdue frames are skipped: the number follows the elapsed time.
         let elapsed = start.elapsed();
         number = (number + 1).max((elapsed.as_nanos() / interval.as_nanos().max(1)) as u32);
     }
     Ok(())
 }
 
-/// Draws frame `number`: four bytes a pixel, B, G, R, 255.
+/// Draws frame `number` as BGRx with the fourth byte 255.
 fn draw(number: u32, bytes: &mut [u8], width: u32, height: u32) {
     let stride = width as usize * 4;
     for row in 0..ROWS {

@@ -261,8 +261,9 @@ impl Pump {
                 CaptureEvent::Negotiated(negotiated) => self.parts.report.update(|status| {
                     status.capture.source.clone_from(&negotiated.source);
                     status.capture.offered.clone_from(&negotiated.offered);
-                    status.capture.taken.clone_from(&negotiated.taken);
-                    status.capture.reason = negotiated.reason.clone().unwrap_or_default();
+                    status.capture.taken.clone_from(&negotiated.chosen);
+                    status.capture.reason =
+                        negotiated.shm_reason.as_ref().map(ToString::to_string).unwrap_or_default();
                     status.capture.error.clear();
                 }),
                 CaptureEvent::Lost(error) => {

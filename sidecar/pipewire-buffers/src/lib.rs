@@ -1,12 +1,12 @@
-//! The fence around libpipewire: what the `pipewire` crate leaves to raw pointers, with a safe face.
+//! Safe wrappers for the parts of libpipewire that the `pipewire` crate exposes as raw pointers.
 //!
-//! - [`Lent`]: a stream's buffers, kept for longer than the callback that brought them.
-//! - [`context`]: a context that needs no `client.conf`.
+//! - [`StreamBuffers`] keeps a stream's buffers beyond the callback that dequeued them.
+//! - [`context`] makes a PipeWire context without a configuration file.
 //!
-//! It does not know formats, frames or desktops.
+//! All unsafe code for PipeWire is in this crate.
 
-mod config;
-mod lent;
+mod context;
+mod stream_buffers;
 
-pub use config::{ConfigError, context};
-pub use lent::{Added, Filled, Kind, Lent, Watch};
+pub use context::{ContextError, context};
+pub use stream_buffers::{BufferInfo, BufferListener, FilledBuffer, MemoryKind, StreamBuffers};

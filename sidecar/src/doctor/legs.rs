@@ -257,8 +257,8 @@ fn picture(desktop: &Desktop, device: Option<Device>, legs: &mut Vec<Leg>) -> Op
         }
     };
     if let Some(what) = &negotiated {
-        let detail = format!("{}: offered {}; taken {}", what.source, what.offered.join(", "), what.taken);
-        legs.push(match &what.reason {
+        let detail = format!("{}: offered {}; taken {}", what.source, what.offered.join(", "), what.chosen);
+        legs.push(match &what.shm_reason {
             None => Leg::ok("capture", detail),
             Some(reason) => Leg::failed("capture", detail, format!("no DMA-BUF: {reason}")),
         });

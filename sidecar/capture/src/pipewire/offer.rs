@@ -1,11 +1,10 @@
-//! What we ask of a PipeWire producer, and what it answers: formats, modifiers, kinds of buffers.
+//! Encodes the stream's offers as SPA pods, and decodes the producer's formats.
 //!
-//! A DMA-BUF offer is an EnumFormat *with* the modifier property, flagged "mandatory" (a producer that does
-//! not know the property must not match) and "don't fixate" (the allocator chooses). The one *without* it,
-//! after it in order, is the shared-memory offer. The answer's kind of buffer follows from whether it has a
-//! modifier. On virgl the only modifier that works is INVALID, "none said"; LINEAR is offered too, for others.
-//!
-//! Pure: values in, bytes out, and back.
+//! A DMA-BUF offer is an EnumFormat with the modifier property, flagged MANDATORY (a producer that does not implement
+//! the property must not match) and DONT_FIXATE (the allocator chooses). The shared-memory offer follows it and has no
+//! modifier property. An agreed format with a modifier uses DMA-BUF, one without uses shared memory. On virgl only the
+//! modifier INVALID (implicit layout) works; LINEAR is offered for other drivers. Protocol: PipeWire's
+//! `doc/dox/internals/dma-buf.dox`.
 
 use std::io::Cursor;
 
@@ -21,13 +20,16 @@ use protocol::pixel::MAX_SIDE;
 
 use crate::negotiated::{MOD_INVALID, MOD_LINEAR, modifier_text};
 
-/// Modifiers that we offer, best first.
+/// Offered modifiers, in order of preference.
 pub const MODIFIERS: [u64; 2] = [MOD_INVALID, MOD_LINEAR];
-/// Buffers that we ask for: with the pump, in the slot, being drawn, and one to spare.
+/// Number of buffers to request: default, minimum, maximum. The default covers the consumer, the slot, the producer
+/// and one spare.
 const BUFFERS: (i32, i32, i32) = (4, 3, 16);
-/// Regions of damage that a producer may tell.
+/// Maximum number of damage regions per buffer.
 const DAMAGE_REGIONS: i32 = 16;
+/// `SPA_POD_PROP_FLAG_MANDATORY`.
 const MANDATORY: u32 = 1 << 3;
+/// `SPA_POD_PROP_FLAG_DONT_FIXATE`.
 const DONT_FIXATE: u32 = 1 << 4;
 
 const FORMATS: [(VideoFormat, PixelFormat); 4] = [
@@ -37,40 +39,52 @@ const FORMATS: [(VideoFormat, PixelFormat); 4] = [
     (VideoFormat::RGBA, PixelFormat::Rgba),
 ];
 
-/// What was agreed on.
+/// A negotiated format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Agreed {
-    /// Pixel layout.
+pub struct AgreedFormat {
+    /// Pixel format.
     pub format: PixelFormat,
     /// Width in pixels.
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// The modifier: buffers are DMA-BUFs. Without one they are shared memory.
+    /// Modifier of the DMA-BUFs; `None` for shared memory.
     pub modifier: Option<u64>,
-    /// The producer leaves the choice of modifier to us.
+    /// True if the producer leaves the choice of modifier to this side.
     pub unfixed: bool,
 }
 
-/// Why an answer is of no use.
+/// A format offered by the producer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfferedFormat {
+    /// The format for display.
+    pub text: String,
+    /// True if the format has modifiers, so its buffers are DMA-BUFs.
+    pub dmabuf: bool,
+}
+
+/// Error of [`agreed`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadFormat {
-    /// Not what a Format looks like.
-    #[error("a format that can't be read: {0}")]
+pub enum FormatError {
+    /// The pod is not a Format object with the expected properties.
+    #[error("unreadable format: {0}")]
     Unreadable(String),
-    /// A format that we did not offer.
-    #[error("pixel format {0}, which we did not offer")]
+    /// The format was not offered.
+    #[error("the producer chose pixel format {0}, which was not offered")]
     Pixels(String),
-    /// A size beyond the limits.
-    #[error("size {0}x{1}")]
+    /// The size is out of range.
+    #[error(
+        "the producer chose size {0}x{1}; width and height must be between 1 and {limit} pixels",
+        limit = MAX_SIDE
+    )]
     Size(u32, u32),
 }
 
-/// A param's bytes.
+/// A serialized SPA pod.
 pub type Pod = Vec<u8>;
 
 fn bytes(object: Object) -> Pod {
-    // Serialising into memory can fail only for values that no `Object` of ours has.
+    // Serializing into memory fails only for invalid values, which this module does not build.
     PodSerializer::serialize(Cursor::new(Vec::new()), &Value::Object(object))
         .map(|(cursor, _)| cursor.into_inner())
         .unwrap_or_default()
@@ -99,7 +113,7 @@ fn enum_format(modifiers: Option<&[u64]>, max_fps: u32) -> Pod {
     };
     match modifiers {
         None | Some([]) => {}
-        // Nothing is left to choose.
+        // A single modifier leaves no choice, so DONT_FIXATE is omitted.
         Some([only]) => properties.push(modifier(MANDATORY, Value::Long(only.cast_signed()))),
         Some(all @ [first, ..]) => {
             let all = all.iter().map(|modifier| modifier.cast_signed()).collect();
@@ -112,7 +126,7 @@ fn enum_format(modifiers: Option<&[u64]>, max_fps: u32) -> Pod {
         min: Rectangle { width: 1, height: 1 },
         max: Rectangle { width: MAX_SIDE, height: MAX_SIDE },
     });
-    // A rate of 0 means "when something changes".
+    // A rate of 0 is a variable frame rate.
     let rate = choice(ChoiceEnum::Range {
         default: Fraction { num: 0, denom: 1 },
         min: Fraction { num: 0, denom: 1 },
@@ -131,7 +145,7 @@ fn enum_format(modifiers: Option<&[u64]>, max_fps: u32) -> Pod {
     bytes(Object { type_: spa::SPA_TYPE_OBJECT_Format, id: spa::SPA_PARAM_EnumFormat, properties })
 }
 
-/// Our offers, best first: DMA-BUF with these modifiers if there are any, shared memory if it will do.
+/// EnumFormat pods in order of preference: DMA-BUF with `modifiers` unless empty, shared memory if `shm`.
 pub fn formats(modifiers: &[u64], shm: bool, max_fps: u32) -> Vec<Pod> {
     let max_fps = max_fps.clamp(1, 1000);
     let mut offers = Vec::with_capacity(2);
@@ -144,7 +158,7 @@ pub fn formats(modifiers: &[u64], shm: bool, max_fps: u32) -> Vec<Pod> {
     offers
 }
 
-/// What we want of the buffers of an agreed format: kind, number, and metas.
+/// Parameters of the buffers of an agreed format: kind, number and metas.
 pub fn buffers(dmabuf: bool) -> Vec<Pod> {
     let kinds = if dmabuf { 1 << spa::SPA_DATA_DmaBuf } else { 1 << spa::SPA_DATA_MemFd };
     let (default, min, max) = BUFFERS;
@@ -189,11 +203,11 @@ pub fn buffers(dmabuf: bool) -> Vec<Pod> {
     ]
 }
 
-fn object(pod: &[u8]) -> Result<Object, BadFormat> {
+fn object(pod: &[u8]) -> Result<Object, FormatError> {
     match PodDeserializer::deserialize_any_from(pod) {
         Ok((_, Value::Object(object))) => Ok(object),
-        Ok(_) => Err(BadFormat::Unreadable("no object".to_owned())),
-        Err(error) => Err(BadFormat::Unreadable(format!("{error:?}"))),
+        Ok(_) => Err(FormatError::Unreadable("not an object".to_owned())),
+        Err(error) => Err(FormatError::Unreadable(format!("{error:?}"))),
     }
 }
 
@@ -201,33 +215,36 @@ fn find(object: &Object, key: FormatProperties) -> Option<&Property> {
     object.properties.iter().find(|property| property.key == key.as_raw())
 }
 
-/// Reads the format that was agreed on.
-pub fn agreed(pod: &[u8]) -> Result<Agreed, BadFormat> {
+/// Decodes an agreed format.
+///
+/// # Errors
+/// [`FormatError`] if the pod is malformed, or the format or size was not offered.
+pub fn agreed(pod: &[u8]) -> Result<AgreedFormat, FormatError> {
     let object = object(pod)?;
     let raw =
         match find(&object, FormatProperties::VideoFormat).map(|property| ids(&property.value)).as_deref() {
             Some([only]) => *only,
-            other => return Err(BadFormat::Unreadable(format!("video format {other:?}"))),
+            other => return Err(FormatError::Unreadable(format!("video format {other:?}"))),
         };
     let format = FORMATS
         .iter()
         .find(|(format, _)| format.as_raw() == raw)
         .map(|(_, format)| *format)
-        .ok_or_else(|| BadFormat::Pixels(format_text(raw)))?;
+        .ok_or_else(|| FormatError::Pixels(format_text(raw)))?;
     let size = match find(&object, FormatProperties::VideoSize).map(|property| sizes(&property.value)) {
         Some(Some((smallest, largest))) if smallest == largest => smallest,
-        other => return Err(BadFormat::Unreadable(format!("video size {other:?}"))),
+        other => return Err(FormatError::Unreadable(format!("video size {other:?}"))),
     };
     if !(1..=MAX_SIDE).contains(&size.width) || !(1..=MAX_SIDE).contains(&size.height) {
-        return Err(BadFormat::Size(size.width, size.height));
+        return Err(FormatError::Size(size.width, size.height));
     }
     let property = find(&object, FormatProperties::VideoModifier);
     let modifier = property.and_then(|property| modifiers(&property.value).first().copied());
     let unfixed = property.is_some_and(|property| property.flags.bits() & DONT_FIXATE != 0);
-    Ok(Agreed { format, width: size.width, height: size.height, modifier, unfixed })
+    Ok(AgreedFormat { format, width: size.width, height: size.height, modifier, unfixed })
 }
 
-/// The identifiers in a property's value. A value that was chosen comes plain, or as a choice of kind "none".
+/// Identifiers in a property's value. A fixed value is encoded plain, or as a choice of kind None.
 fn ids(value: &Value) -> Vec<u32> {
     match value {
         Value::Id(id) | Value::Choice(ChoiceValue::Id(Choice(_, ChoiceEnum::None(id)))) => vec![id.0],
@@ -238,7 +255,7 @@ fn ids(value: &Value) -> Vec<u32> {
     }
 }
 
-/// The smallest and the largest size in a property's value.
+/// Minimum and maximum size in a property's value.
 fn sizes(value: &Value) -> Option<(Rectangle, Rectangle)> {
     match value {
         Value::Rectangle(size) | Value::Choice(ChoiceValue::Rectangle(Choice(_, ChoiceEnum::None(size)))) => {
@@ -252,7 +269,7 @@ fn sizes(value: &Value) -> Option<(Rectangle, Rectangle)> {
     }
 }
 
-/// The modifiers in a property's value, the preferred one first.
+/// Modifiers in a property's value, the default first.
 fn modifiers(value: &Value) -> Vec<u64> {
     let all = match value {
         Value::Long(modifier) => vec![*modifier],
@@ -274,9 +291,11 @@ fn format_text(raw: u32) -> String {
     text.strip_prefix("VideoFormat::").unwrap_or(&text).to_owned()
 }
 
-/// One format that a producer offers, in words.
-pub fn describe(pod: &[u8]) -> String {
-    let Ok(object) = object(pod) else { return "a format that can't be read".to_owned() };
+/// Decodes a format offered by the producer.
+pub fn offered(pod: &[u8]) -> OfferedFormat {
+    let Ok(object) = object(pod) else {
+        return OfferedFormat { text: "unreadable format".to_owned(), dmabuf: false };
+    };
     let formats = find(&object, FormatProperties::VideoFormat).map(|property| ids(&property.value));
     let formats: Vec<String> = formats.unwrap_or_default().into_iter().map(format_text).collect();
     let size = match find(&object, FormatProperties::VideoSize).and_then(|property| sizes(&property.value)) {
@@ -284,21 +303,22 @@ pub fn describe(pod: &[u8]) -> String {
         Some((min, max)) => format!(" {}x{} to {}x{}", min.width, min.height, max.width, max.height),
         None => String::new(),
     };
-    let memory = match find(&object, FormatProperties::VideoModifier) {
+    let modifier = find(&object, FormatProperties::VideoModifier);
+    let memory = match modifier {
         Some(property) => {
             let all: Vec<String> = modifiers(&property.value).into_iter().map(modifier_text).collect();
             format!(", DMA-BUF modifiers {}", all.join(", "))
         }
         None => ", shared memory".to_owned(),
     };
-    format!("{}{size}{memory}", formats.join("|"))
+    OfferedFormat { text: format!("{}{size}{memory}", formats.join("|")), dmabuf: modifier.is_some() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn answer(format: VideoFormat, width: u32, height: u32, modifier: Option<(u32, Value)>) -> Pod {
+    fn format_pod(format: VideoFormat, width: u32, height: u32, modifier: Option<(u32, Value)>) -> Pod {
         let mut properties = vec![
             Property::new(FormatProperties::VideoFormat.as_raw(), Value::Id(Id(format.as_raw()))),
             Property::new(
@@ -317,32 +337,44 @@ mod tests {
     }
 
     #[test]
-    fn the_gpu_offer_comes_first_and_is_flagged() {
+    fn dmabuf_offer_is_first_and_flagged() {
         let offers = formats(&MODIFIERS, true, 60);
         assert_eq!(offers.len(), 2);
-        let gpu = object(&offers[0]).expect("reads");
+        let gpu = object(&offers[0]).expect("an object");
         let modifier = find(&gpu, FormatProperties::VideoModifier).expect("a modifier");
         assert_eq!(modifier.flags.bits(), MANDATORY | DONT_FIXATE);
         assert_eq!(modifiers(&modifier.value), MODIFIERS);
-        let shm = object(&offers[1]).expect("reads");
+        let shm = object(&offers[1]).expect("an object");
         assert!(find(&shm, FormatProperties::VideoModifier).is_none());
-        let single = object(&formats(&[MOD_INVALID], false, 60)[0]).expect("reads");
+        let single = object(&formats(&[MOD_INVALID], false, 60)[0]).expect("an object");
         let single = find(&single, FormatProperties::VideoModifier).expect("a modifier");
         assert_eq!((single.flags.bits(), modifiers(&single.value)), (MANDATORY, vec![MOD_INVALID]));
         assert_eq!(formats(&[], true, 60), offers[1..]);
         assert_eq!(formats(&MODIFIERS, false, 60), offers[..1]);
-        assert_eq!(
-            describe(&offers[0]),
-            "BGRx|BGRA|RGBx|RGBA 1x1 to 8192x8192, DMA-BUF modifiers INVALID, LINEAR"
-        );
     }
 
     #[test]
-    fn answers_are_read() {
-        let shm = agreed(&answer(VideoFormat::RGBA, 640, 360, None)).expect("reads");
+    fn offered_format_reports_its_memory() {
+        let offers = formats(&MODIFIERS, true, 60);
+        let text = "BGRx|BGRA|RGBx|RGBA 1x1 to 8192x8192, DMA-BUF modifiers INVALID, LINEAR".to_owned();
+        assert_eq!(offered(&offers[0]), OfferedFormat { text, dmabuf: true });
+        let text = "BGRx|BGRA|RGBx|RGBA 1x1 to 8192x8192, shared memory".to_owned();
+        assert_eq!(offered(&offers[1]), OfferedFormat { text, dmabuf: false });
+        assert!(!offered(&[0xff; 64]).dmabuf);
+    }
+
+    #[test]
+    fn agreed_format_is_decoded() {
+        let shm = agreed(&format_pod(VideoFormat::RGBA, 640, 360, None)).expect("a valid format");
         assert_eq!(
             shm,
-            Agreed { format: PixelFormat::Rgba, width: 640, height: 360, modifier: None, unfixed: false }
+            AgreedFormat {
+                format: PixelFormat::Rgba,
+                width: 640,
+                height: 360,
+                modifier: None,
+                unfixed: false
+            }
         );
         let chosen = bytes(Object {
             type_: spa::SPA_TYPE_OBJECT_Format,
@@ -361,24 +393,28 @@ mod tests {
                 ),
             ],
         });
-        assert_eq!(agreed(&chosen).expect("a choice of kind none is a value"), shm);
-        let fixed =
-            answer(VideoFormat::BGRx, 640, 360, Some((MANDATORY, Value::Long(MOD_INVALID.cast_signed()))));
-        let fixed = agreed(&fixed).expect("reads");
+        assert_eq!(agreed(&chosen).expect("a choice of kind None is a fixed value"), shm);
+        let fixed = format_pod(
+            VideoFormat::BGRx,
+            640,
+            360,
+            Some((MANDATORY, Value::Long(MOD_INVALID.cast_signed()))),
+        );
+        let fixed = agreed(&fixed).expect("a valid format");
         assert_eq!((fixed.modifier, fixed.unfixed), (Some(MOD_INVALID), false));
         let open = Value::Choice(ChoiceValue::Long(one_of(0, vec![0, MOD_INVALID.cast_signed()])));
-        let open =
-            agreed(&answer(VideoFormat::BGRx, 1, 1, Some((MANDATORY | DONT_FIXATE, open)))).expect("reads");
+        let open = agreed(&format_pod(VideoFormat::BGRx, 1, 1, Some((MANDATORY | DONT_FIXATE, open))))
+            .expect("a valid format");
         assert_eq!((open.modifier, open.unfixed), (Some(MOD_LINEAR), true));
     }
 
     #[test]
-    fn bad_answers_are_refused() {
+    fn agreed_format_malformed_or_not_offered_is_refused() {
         let refused = |pod: &[u8]| agreed(pod).expect_err("refused");
-        assert!(matches!(refused(&answer(VideoFormat::I420, 640, 360, None)), BadFormat::Pixels(_)));
-        assert_eq!(refused(&answer(VideoFormat::BGRx, 0, 360, None)), BadFormat::Size(0, 360));
-        assert!(matches!(refused(&answer(VideoFormat::BGRx, 9000, 360, None)), BadFormat::Size(..)));
-        assert!(matches!(refused(&[]), BadFormat::Unreadable(_)));
-        assert!(matches!(refused(&[0xff; 64]), BadFormat::Unreadable(_)));
+        assert!(matches!(refused(&format_pod(VideoFormat::I420, 640, 360, None)), FormatError::Pixels(_)));
+        assert_eq!(refused(&format_pod(VideoFormat::BGRx, 0, 360, None)), FormatError::Size(0, 360));
+        assert!(matches!(refused(&format_pod(VideoFormat::BGRx, 9000, 360, None)), FormatError::Size(..)));
+        assert!(matches!(refused(&[]), FormatError::Unreadable(_)));
+        assert!(matches!(refused(&[0xff; 64]), FormatError::Unreadable(_)));
     }
 }

@@ -1,8 +1,8 @@
-//! Our end of a PipeWire stream: its callbacks, and the facts that they note.
+//! A PipeWire stream and the events that its callbacks record.
 //!
-//! Callbacks run inside the loop's `iterate`. They answer what must be answered at once (an agreed format
-//! needs its buffers' kind, or the producer goes on without it) and note the rest. No borrow of the facts is
-//! held while the stream is called, as that may call back. It does not know what a picture is.
+//! Callbacks run inside the loop's `iterate`. They reply where PipeWire requires an immediate reply (an agreed format
+//! must be answered with buffer parameters, or the producer continues without) and record the rest. No `RefCell` of
+//! [`Events`] is borrowed while a stream method is called, as the method may call back.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -16,45 +16,48 @@ use pipewire::spa::pod::Pod;
 use pipewire::spa::utils::Direction;
 use pipewire::stream::{StreamFlags, StreamRc, StreamState};
 use pipewire::types::ObjectType;
-use pipewire_buffers::{Lent, Watch};
+use pipewire_buffers::{BufferListener, StreamBuffers};
 
-use super::failed;
-use super::offer::{self, Agreed, MODIFIERS};
+use super::offer::{self, AgreedFormat, MODIFIERS, OfferedFormat};
+use super::{PEER, failed};
+use crate::Memory;
 use crate::error::CaptureError;
+use crate::negotiated::ShmReason;
 
-/// Formats of a producer that are noted, at most.
+/// Maximum number of formats of the producer that are recorded.
 const MAX_OFFERED: usize = 64;
-/// `PW_ID_CORE`: an error there means that the connection is no more.
+/// `PW_ID_CORE`: an error on this object means that the connection is lost.
 const CORE: u32 = 0;
 
-/// How far the stream has come.
+/// Stage of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// The node is not made yet: access.
+    /// Waiting for access: the stream's node does not exist yet.
     Connecting,
-    /// Made, not linked or not running.
+    /// The stream's node exists, but is not linked or not running.
     Paused,
-    /// Running.
+    /// The stream is running.
     Streaming,
 }
 
-/// What callbacks note.
+/// Events recorded by callbacks, and the current offer.
 #[derive(Debug)]
-pub struct Facts {
+pub struct Events {
     stage: Cell<Stage>,
-    agreed: Cell<Option<Agreed>>,
-    /// Changes with every agreement.
+    agreed: Cell<Option<AgreedFormat>>,
+    /// Number of agreements so far.
     agreements: Cell<u64>,
-    /// The node was seen in the registry.
-    seen: Cell<bool>,
-    offered: RefCell<Vec<String>>,
+    /// True once the registry listed the node.
+    node_found: Cell<bool>,
+    offered: RefCell<Vec<OfferedFormat>>,
     error: RefCell<Option<CaptureError>>,
     modifiers: RefCell<Vec<u64>>,
     shm: bool,
     max_fps: u32,
 }
 
-impl Facts {
+impl Events {
+    /// Records the first error.
     fn fail(&self, error: CaptureError) {
         self.error.borrow_mut().get_or_insert(error);
     }
@@ -64,42 +67,46 @@ impl Facts {
     }
 }
 
-/// A stream connected to one node. Fields drop in order: listeners before what they listen to.
+/// A stream connected to one node. Fields drop in order: listeners before the objects they listen to.
 pub struct Stream {
-    _watch: Watch<()>,
+    _buffer_listener: BufferListener<()>,
     _core_listener: pipewire::core::Listener,
     _registry_listener: pipewire::registry::Listener,
     _node: Rc<RefCell<Option<(NodeListener, Node)>>>,
     _registry: RegistryRc,
-    lent: Rc<Lent>,
-    facts: Rc<Facts>,
+    buffers: Rc<StreamBuffers>,
+    events: Rc<Events>,
 }
 
 impl Stream {
-    /// Connects to `node`, offering DMA-BUF and shared memory as told.
+    /// Connects to `node`. Offers DMA-BUF unless `shm_reason` excludes it, and shared memory unless `memory` requires
+    /// DMA-BUF.
     pub fn new(
         core: &CoreRc,
         node: u32,
-        dmabuf: bool,
-        shm: bool,
+        shm_reason: Option<&ShmReason>,
+        memory: Memory,
         max_fps: u32,
     ) -> Result<Self, CaptureError> {
-        let facts = Rc::new(Facts {
+        let shm = memory != Memory::DmaBuf;
+        if let Some(reason) = shm_reason
+            && !shm
+        {
+            return Err(CaptureError::NoDmaBuf(reason.clone()));
+        }
+        let events = Rc::new(Events {
             stage: Cell::new(Stage::Connecting),
             agreed: Cell::new(None),
             agreements: Cell::new(0),
-            seen: Cell::new(false),
+            node_found: Cell::new(false),
             offered: RefCell::default(),
             error: RefCell::default(),
-            modifiers: RefCell::new(if dmabuf { MODIFIERS.to_vec() } else { Vec::new() }),
+            modifiers: RefCell::new(if shm_reason.is_none() { MODIFIERS.to_vec() } else { Vec::new() }),
             shm,
             max_fps,
         });
-        if !dmabuf && !shm {
-            return Err(CaptureError::NoDmaBuf("there is no render node to import buffers with".to_owned()));
-        }
-        let core_listener = listen_to_core(core, &facts);
-        let (registry, registry_listener, bound) = listen_to_node(core, node, &facts)?;
+        let core_listener = listen_to_core(core, &events);
+        let (registry, registry_listener, bound) = listen_to_node(core, node, &events)?;
         let stream = StreamRc::new(
             core.clone(),
             "desktopstream",
@@ -110,11 +117,12 @@ impl Stream {
             },
         )
         .map_err(|error| failed("cannot make a stream", &error))?;
-        let lent = Lent::new(stream);
-        let watch = listen_to_stream(&lent, node, &facts)?;
-        let offers = facts.formats();
+        let buffers = StreamBuffers::new(stream);
+        let buffer_listener = listen_to_stream(&buffers, node, &events)?;
+        let offers = events.formats();
         let mut pods: Vec<&Pod> = offers.iter().filter_map(|bytes| Pod::from_bytes(bytes)).collect();
-        lent.stream()
+        buffers
+            .stream()
             .connect(
                 Direction::Input,
                 Some(node),
@@ -123,64 +131,66 @@ impl Stream {
             )
             .map_err(|error| failed("cannot connect the stream", &error))?;
         Ok(Self {
-            _watch: watch,
+            _buffer_listener: buffer_listener,
             _core_listener: core_listener,
             _registry_listener: registry_listener,
             _node: bound,
             _registry: registry,
-            lent,
-            facts,
+            buffers,
+            events,
         })
     }
 
-    /// The buffers.
-    pub fn lent(&self) -> &Rc<Lent> {
-        &self.lent
+    /// The stream's buffers.
+    pub fn buffers(&self) -> &Rc<StreamBuffers> {
+        &self.buffers
     }
 
-    /// How far it has come.
+    /// Current stage.
     pub fn stage(&self) -> Stage {
-        self.facts.stage.get()
+        self.events.stage.get()
     }
 
-    /// The format that was agreed on, and which agreement it is.
-    pub fn agreed(&self) -> Option<(Agreed, u64)> {
-        self.facts.agreed.get().map(|agreed| (agreed, self.facts.agreements.get()))
+    /// The agreed format and the number of agreements so far; `None` while no format is agreed.
+    pub fn agreed(&self) -> Option<(AgreedFormat, u64)> {
+        self.events.agreed.get().map(|agreed| (agreed, self.events.agreements.get()))
     }
 
-    /// What the producer offers, in words.
-    pub fn offered(&self) -> Vec<String> {
-        self.facts.offered.borrow().clone()
+    /// Formats that the producer offers.
+    pub fn offered(&self) -> Vec<OfferedFormat> {
+        self.events.offered.borrow().clone()
     }
 
-    /// What went wrong, if something did.
+    /// Takes the recorded error.
     pub fn take_error(&self) -> Option<CaptureError> {
-        self.facts.error.take()
+        self.events.error.take()
     }
 
-    /// Offers everything anew without this modifier, whose buffers are of no use.
-    pub fn without(&self, modifier: u64) -> Result<(), CaptureError> {
-        self.facts.modifiers.borrow_mut().retain(|other| *other != modifier);
-        let offers = self.facts.formats();
+    /// Offers the formats again without `modifier`, whose buffers could not be imported.
+    pub fn renegotiate_without(&self, modifier: u64) -> Result<(), CaptureError> {
+        self.events.modifiers.borrow_mut().retain(|other| *other != modifier);
+        let offers = self.events.formats();
         if offers.is_empty() {
-            return Err(CaptureError::NoDmaBuf("no buffer of the producer's could be imported".to_owned()));
+            return Err(CaptureError::NoDmaBuf(ShmReason::NoModifierLeft));
         }
-        update(self.lent.stream(), &offers)
+        update_params(self.buffers.stream(), &offers)
     }
 }
 
-fn update(stream: &pipewire::stream::Stream, params: &[offer::Pod]) -> Result<(), CaptureError> {
+fn update_params(stream: &pipewire::stream::Stream, params: &[offer::Pod]) -> Result<(), CaptureError> {
     let mut pods: Vec<&Pod> = params.iter().filter_map(|bytes| Pod::from_bytes(bytes)).collect();
     stream.update_params(&mut pods).map_err(|error| failed("cannot offer formats", &error))
 }
 
-fn listen_to_core(core: &CoreRc, facts: &Rc<Facts>) -> pipewire::core::Listener {
-    let facts = Rc::clone(facts);
+fn listen_to_core(core: &CoreRc, events: &Rc<Events>) -> pipewire::core::Listener {
+    let events = Rc::clone(events);
     core.add_listener_local()
         .error(move |id, _, result, message| {
             if id == CORE {
-                let why = format!("{message} ({result})");
-                facts.fail(CaptureError::Gone { who: "PipeWire daemon", why });
+                events.fail(CaptureError::Disconnected {
+                    peer: PEER,
+                    reason: format!("{message} (error {result})"),
+                });
             } else {
                 tracing::debug!(id, result, message, "PipeWire error");
             }
@@ -190,16 +200,16 @@ fn listen_to_core(core: &CoreRc, facts: &Rc<Facts>) -> pipewire::core::Listener 
 
 type BoundNode = Rc<RefCell<Option<(NodeListener, Node)>>>;
 
-/// Asks the producer's node for all its formats, for people to read, and notices its end.
+/// Records the formats of the producer's node, and its removal.
 fn listen_to_node(
     core: &CoreRc,
     wanted: u32,
-    facts: &Rc<Facts>,
+    events: &Rc<Events>,
 ) -> Result<(RegistryRc, pipewire::registry::Listener, BoundNode), CaptureError> {
     let registry = core.get_registry_rc().map_err(|error| failed("cannot get the registry", &error))?;
     let bound: BoundNode = Rc::default();
-    let (weak, keep, noted) = (registry.downgrade(), Rc::clone(&bound), Rc::clone(facts));
-    let gone = Rc::clone(facts);
+    let (weak, keep, on_global) = (registry.downgrade(), Rc::clone(&bound), Rc::clone(events));
+    let on_remove = Rc::clone(events);
     let listener = registry
         .add_listener_local()
         .global(move |global| {
@@ -209,19 +219,19 @@ fn listen_to_node(
             let Some(node) = weak.upgrade().and_then(|registry| registry.bind::<Node, _>(global).ok()) else {
                 return;
             };
-            noted.seen.set(true);
-            let noted = Rc::clone(&noted);
+            on_global.node_found.set(true);
+            let on_param = Rc::clone(&on_global);
             let listener = node
                 .add_listener_local()
                 .param(move |_, id, _, _, pod| {
-                    let mut offered = noted.offered.borrow_mut();
+                    let mut offered = on_param.offered.borrow_mut();
                     if id == ParamType::EnumFormat
                         && offered.len() < MAX_OFFERED
                         && let Some(pod) = pod
                     {
-                        let line = offer::describe(pod.as_bytes());
-                        if !offered.contains(&line) {
-                            offered.push(line);
+                        let format = offer::offered(pod.as_bytes());
+                        if !offered.contains(&format) {
+                            offered.push(format);
                         }
                     }
                 })
@@ -231,29 +241,37 @@ fn listen_to_node(
         })
         .global_remove(move |id| {
             if id == wanted {
-                gone.fail(CaptureError::Gone { who: "PipeWire node", why: format!("node {id} was removed") });
+                let reason = format!("node {id} was removed");
+                on_remove.fail(CaptureError::Disconnected { peer: "PipeWire node", reason });
             }
         })
         .register();
     Ok((registry, listener, bound))
 }
 
-fn listen_to_stream(lent: &Rc<Lent>, node: u32, facts: &Rc<Facts>) -> Result<Watch<()>, CaptureError> {
-    let (on_state, on_format) = (Rc::clone(facts), Rc::clone(facts));
-    let listener = lent
+fn listen_to_stream(
+    buffers: &Rc<StreamBuffers>,
+    node: u32,
+    events: &Rc<Events>,
+) -> Result<BufferListener<()>, CaptureError> {
+    let (on_state, on_format) = (Rc::clone(events), Rc::clone(events));
+    let listener = buffers
         .stream()
         .add_local_listener_with_user_data(())
         .state_changed(move |_, (), old, new| {
-            tracing::debug!(?old, ?new, "PipeWire stream");
+            tracing::debug!(?old, ?new, "PipeWire stream state changed");
             match new {
-                StreamState::Error(message) => on_state.fail(CaptureError::PipeWire(explain(&message))),
+                StreamState::Error(message) => on_state.fail(CaptureError::PipeWire(format!(
+                    "the stream to node {node} failed: {message}; list the node's formats with \
+                     `pw-cli enum-params {node} EnumFormat`"
+                ))),
                 StreamState::Unconnected => {
-                    let why = if on_state.seen.get() {
+                    let reason = if on_state.node_found.get() {
                         "the session manager disconnected it".to_owned()
                     } else {
-                        format!("there is no node {node}; pw-cli ls Node lists those there are")
+                        format!("node {node} does not exist; list nodes with `pw-cli ls Node`")
                     };
-                    on_state.fail(CaptureError::Gone { who: "PipeWire stream", why });
+                    on_state.fail(CaptureError::Disconnected { peer: "PipeWire stream", reason });
                 }
                 StreamState::Connecting => on_state.stage.set(Stage::Connecting),
                 StreamState::Paused => on_state.stage.set(Stage::Paused),
@@ -262,42 +280,32 @@ fn listen_to_stream(lent: &Rc<Lent>, node: u32, facts: &Rc<Facts>) -> Result<Wat
         })
         .param_changed(move |stream, (), id, pod| {
             if id == ParamType::Format.as_raw() {
-                let answer = on_agreement(&on_format, pod);
-                if let Err(error) = answer.and_then(|params| update(stream, &params)) {
+                let reply = format_changed(&on_format, pod);
+                if let Err(error) = reply.and_then(|params| update_params(stream, &params)) {
                     on_format.fail(error);
                 }
             }
         })
-        // Frames are taken after the loop's turn; this is registered so that they wake it.
+        // Registered so that filled buffers end the loop's iteration; they are dequeued after it.
         .process(|_, ()| {});
-    lent.watch(listener).map_err(|error| failed("cannot listen to the stream", &error))
+    buffers.listen(listener).map_err(|error| failed("cannot listen to the stream", &error))
 }
 
-/// Notes an agreement; what is to be answered.
-fn on_agreement(facts: &Facts, pod: Option<&Pod>) -> Result<Vec<offer::Pod>, CaptureError> {
-    facts.agreed.set(None);
-    // No format: the old one is over, another will come or the stream will end.
+/// Records an agreed format and returns the parameters to reply with.
+fn format_changed(events: &Events, pod: Option<&Pod>) -> Result<Vec<offer::Pod>, CaptureError> {
+    events.agreed.set(None);
+    // None clears the format: another one follows, or the stream ends.
     let Some(pod) = pod else { return Ok(Vec::new()) };
     let agreed = offer::agreed(pod.as_bytes()).map_err(|error| CaptureError::PipeWire(error.to_string()))?;
-    tracing::debug!(?agreed, "PipeWire format");
+    tracing::debug!(?agreed, "PipeWire format changed");
     if agreed.unfixed
         && let Some(modifier) = agreed.modifier
     {
-        // The choice is ours: take the one that the producer likes best, offering only that.
-        facts.modifiers.replace(vec![modifier]);
-        return Ok(facts.formats());
+        // The producer leaves the choice of modifier to this side: offer only its preferred one.
+        events.modifiers.replace(vec![modifier]);
+        return Ok(events.formats());
     }
-    facts.agreed.set(Some(agreed));
-    facts.agreements.set(facts.agreements.get() + 1);
+    events.agreed.set(Some(agreed));
+    events.agreements.set(events.agreements.get() + 1);
     Ok(offer::buffers(agreed.modifier.is_some()))
-}
-
-fn explain(message: &str) -> String {
-    if message.contains("no target node") || message.contains("target not found") {
-        format!("{message}; the node is gone")
-    } else if message.contains("no more input formats") || message.contains("negotiation") {
-        format!("{message}; producer and we have no format in common (yet)")
-    } else {
-        message.to_owned()
-    }
 }

@@ -1,6 +1,4 @@
-//! The buffers that the compositor copies into: all of one kind and size, some free, some out on loan.
-//!
-//! It does not know when to copy.
+//! The buffer set that the compositor copies into: all of one kind and size, each free or leased.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -13,24 +11,25 @@ use wayland_client::protocol::{wl_buffer::WlBuffer, wl_shm};
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1;
 
 use super::globals::{DmabufOffer, ShmOffer, State};
+use super::session::PEER;
 use crate::error::CaptureError;
 use crate::frame::{FrameBuffer, GpuBuffer, ShmView};
-use crate::negotiated::{MOD_INVALID, fourcc_text};
+use crate::negotiated::{MOD_INVALID, ShmReason, fourcc_text};
 
-/// One with the pump, one in the slot, one being copied into.
+/// Buffers per set: one held by the consumer, one in the slot, one being copied into.
 pub const COUNT: usize = 3;
 
-/// What kind of buffers, and how large.
+/// Kind and size of a buffer set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// On the GPU.
+    /// DMA-BUF.
     Gpu(DmabufOffer),
-    /// In shared memory.
+    /// Shared memory.
     Shm(ShmOffer),
 }
 
 impl Kind {
-    /// (width, height) in pixels.
+    /// Width and height in pixels.
     pub fn size(self) -> (u32, u32) {
         match self {
             Self::Gpu(offer) => (offer.width, offer.height),
@@ -38,7 +37,7 @@ impl Kind {
         }
     }
 
-    /// The pixels' layout, and whether all of it is within our limits.
+    /// The pixel format, if format, size and stride are supported.
     pub fn check(self) -> Result<PixelFormat, CaptureError> {
         let (width, height) = self.size();
         if width == 0 || height == 0 || width > MAX_SIDE || height > MAX_SIDE {
@@ -48,7 +47,7 @@ impl Kind {
             Self::Gpu(offer) => (offer.fourcc, None),
             Self::Shm(offer) => (shm_fourcc(offer.format), Some(offer.stride)),
         };
-        let bad = || CaptureError::Format { who: "compositor", format: fourcc_text(fourcc) };
+        let bad = || CaptureError::Format { peer: PEER, format: fourcc_text(fourcc) };
         let format = PixelFormat::from_fourcc(fourcc).map_err(|_| bad())?;
         if format == PixelFormat::Nv12
             || stride.is_some_and(|stride| !(4 * width..=8 * MAX_SIDE).contains(&stride))
@@ -59,7 +58,7 @@ impl Kind {
     }
 }
 
-/// `wl_shm` gives two formats numbers of their own; the others are fourcc codes.
+/// The fourcc of a `wl_shm` format: 0 and 1 are ARGB8888 and XRGB8888, other values are fourcc codes.
 fn shm_fourcc(format: u32) -> u32 {
     match format {
         0 => PixelFormat::Bgra.fourcc(),
@@ -68,7 +67,6 @@ fn shm_fourcc(format: u32) -> u32 {
     }
 }
 
-/// A buffer.
 #[derive(Debug)]
 struct Buffer {
     proxy: WlBuffer,
@@ -81,19 +79,28 @@ enum Memory {
     Shm(Arc<SharedMap>, u32),
 }
 
-/// The buffers of one kind and size.
+/// A set of [`COUNT`] buffers.
 #[derive(Debug)]
 pub struct Buffers {
     kind: Kind,
     format: PixelFormat,
     all: Vec<Buffer>,
     free: Vec<usize>,
-    /// Tells loans of these buffers from those of earlier ones.
+    /// Distinguishes leases of this set from those of earlier sets.
     generation: u32,
 }
 
+/// Error of [`Buffers::gpu`].
+#[derive(Debug)]
+pub enum GpuBuffersError {
+    /// DMA-BUF is not available; shared memory may be.
+    Unavailable(ShmReason),
+    /// The connection failed.
+    Fatal(CaptureError),
+}
+
 impl Buffers {
-    /// Buffers in shared memory.
+    /// Allocates shared memory.
     pub fn shm(
         offer: ShmOffer,
         state: &State,
@@ -103,18 +110,15 @@ impl Buffers {
         let kind = Kind::Shm(offer);
         let format = kind.check()?;
         let Some(shm) = &state.shm else {
-            return Err(CaptureError::Format {
-                who: "compositor",
-                format: "none: it has no wl_shm".to_owned(),
-            });
+            return Err(CaptureError::Format { peer: PEER, format: "none (wl_shm is missing)".to_owned() });
         };
         let len = offer.stride as usize * offer.height as usize;
         let code = wl_shm::Format::try_from(offer.format)
-            .map_err(|()| CaptureError::Format { who: "compositor", format: fourcc_text(offer.format) })?;
+            .map_err(|()| CaptureError::Format { peer: PEER, format: fourcc_text(offer.format) })?;
         let mut all = Vec::with_capacity(COUNT);
         for _ in 0..COUNT {
             let (map, fd) = SharedMap::create("desktopstream-capture", len)
-                .map_err(|source| CaptureError::Buffer { what: "shared memory", source })?;
+                .map_err(|source| CaptureError::Buffer { operation: "creating shared memory", source })?;
             let pool = shm.create_pool(fd.as_fd(), len as i32, queue, ());
             let [width, height, stride] = [offer.width, offer.height, offer.stride].map(|n| n as i32);
             let proxy = pool.create_buffer(0, width, height, stride, code, queue, ());
@@ -124,20 +128,22 @@ impl Buffers {
         Ok(Self { kind, format, all, free: (0..COUNT).collect(), generation })
     }
 
-    /// Buffers on the GPU; `create` hands one to the compositor and waits for its answer.
+    /// Allocates DMA-BUFs. `create` passes one to the compositor and waits for the `wl_buffer`.
     pub fn gpu(
         offer: DmabufOffer,
         device: &Device,
         generation: u32,
-        mut create: impl FnMut(&virtgpu::Buffer) -> Result<WlBuffer, CaptureError>,
-    ) -> Result<Self, CaptureError> {
+        mut create: impl FnMut(&virtgpu::Buffer) -> Result<WlBuffer, GpuBuffersError>,
+    ) -> Result<Self, GpuBuffersError> {
         let kind = Kind::Gpu(offer);
-        let format = kind.check()?;
+        let format = kind
+            .check()
+            .map_err(|error| GpuBuffersError::Unavailable(ShmReason::Unsupported(error.to_string())))?;
         let mut all: Vec<Buffer> = Vec::with_capacity(COUNT);
         for _ in 0..COUNT {
-            let buffer = device.allocate(offer.width, offer.height, format).map_err(|source| {
-                CaptureError::Buffer { what: "allocating it on the render node", source }
-            })?;
+            let buffer = device
+                .allocate(offer.width, offer.height, format)
+                .map_err(|error| GpuBuffersError::Unavailable(ShmReason::Allocation(error.to_string())))?;
             match create(&buffer) {
                 Ok(proxy) => all.push(Buffer { proxy, memory: Memory::Gpu(buffer) }),
                 Err(error) => {
@@ -151,17 +157,17 @@ impl Buffers {
         Ok(Self { kind, format, all, free: (0..COUNT).collect(), generation })
     }
 
-    /// Their kind and size.
+    /// Kind and size.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Their pixels' layout.
+    /// Pixel format.
     pub fn format(&self) -> PixelFormat {
         self.format
     }
 
-    /// What the first one is on the GPU, in words.
+    /// Stride and resource IDs, for display.
     pub fn describe(&self) -> String {
         match self.all.first().map(|buffer| &buffer.memory) {
             Some(Memory::Gpu(buffer)) => format!(
@@ -182,25 +188,25 @@ impl Buffers {
         self.all.iter().filter_map(id).collect()
     }
 
-    /// Takes a free buffer: (number, object).
+    /// Takes a free buffer: its index and its Wayland object.
     pub fn take(&mut self) -> Option<(usize, WlBuffer)> {
-        // Oldest first, so that all are used in turn.
+        // The longest unused first, so that the buffers rotate.
         let index = (!self.free.is_empty()).then(|| self.free.remove(0))?;
         Some((index, self.all[index].proxy.clone()))
     }
 
-    /// Puts one back that was not lent after all.
+    /// Returns a taken buffer that was not leased.
     pub fn put_back(&mut self, index: usize) {
         self.free.push(index);
     }
 
-    /// The token of a loan.
+    /// The token for a lease on a buffer.
     pub fn token(&self, index: usize) -> u64 {
         u64::from(self.generation) << 32 | index as u64
     }
 
-    /// Takes a lent buffer back, unless it is one of earlier buffers.
-    pub fn returned(&mut self, token: u64) {
+    /// Returns a leased buffer; ignores tokens of earlier sets.
+    pub fn release(&mut self, token: u64) {
         let index = token as u32 as usize;
         if token >> 32 == u64::from(self.generation) && index < self.all.len() && !self.free.contains(&index)
         {
@@ -208,8 +214,8 @@ impl Buffers {
         }
     }
 
-    /// The picture in a buffer; with `flip` its rows are turned over first, which only shared memory can do.
-    pub fn picture(&mut self, index: usize, flip: bool) -> Option<FrameBuffer> {
+    /// A buffer's pixels. `flip` reverses the order of rows, which only shared memory supports.
+    pub fn frame_buffer(&mut self, index: usize, flip: bool) -> Option<FrameBuffer> {
         match &mut self.all[index].memory {
             Memory::Gpu(_) if flip => None,
             Memory::Gpu(buffer) => {
@@ -228,7 +234,7 @@ impl Buffers {
 
 impl Drop for Buffers {
     fn drop(&mut self) {
-        // Frames on loan hold the memory themselves.
+        // Delivered frames keep the memory alive; the compositor's objects end here.
         for buffer in &self.all {
             buffer.proxy.destroy();
         }
@@ -242,7 +248,8 @@ fn flip_rows(bytes: &mut [u8], stride: usize) {
     }
 }
 
-/// Hands a buffer to the compositor; the answer comes as `created`.
+/// Passes a DMA-BUF to the compositor, which replies in [`State::created`]. Returns false without
+/// `zwp_linux_dmabuf_v1`.
 pub fn offer_dmabuf(
     buffer: &virtgpu::Buffer,
     offer: DmabufOffer,
@@ -263,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_turned_over() {
+    fn flipped_rows_are_in_reverse_order() {
         let mut bytes = *b"aabbccdde";
         flip_rows(&mut bytes[..8], 2);
         assert_eq!(&bytes, b"ddccbbaae");
@@ -273,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn offers_are_judged_before_anything_is_allocated() {
+    fn offer_with_unsupported_format_size_or_stride_is_refused() {
         let shm =
             |format, width, stride| Kind::Shm(ShmOffer { format, width, height: 10, stride }).check().ok();
         assert_eq!(shm(0, 10, 40), Some(PixelFormat::Bgra));
@@ -282,7 +289,7 @@ mod tests {
         assert_eq!(shm(0, 10, 39), None, "rows overlap");
         assert_eq!(shm(0, 0, 40), None);
         assert_eq!(shm(0, MAX_SIDE + 1, u32::MAX), None);
-        assert_eq!(shm(0, 10, u32::MAX), None, "a stride that would ask for terabytes");
+        assert_eq!(shm(0, 10, u32::MAX), None, "the buffer would need terabytes");
         let gpu = |code: [u8; 4]| {
             Kind::Gpu(DmabufOffer { fourcc: u32::from_le_bytes(code), width: 10, height: 10 }).check().ok()
         };

@@ -1,6 +1,5 @@
-//! The Wayland objects of a capture, and what their events leave behind.
-//!
-//! Events only note facts in [`State`]; the session looks at them. It does not know what to do with a fact.
+//! Wayland globals and event handlers. Handlers only record events in [`State`]; the session and the capture cycle act
+//! on them.
 
 use protocol::Rect;
 use wayland_client::protocol::{wl_buffer, wl_callback, wl_output, wl_registry, wl_shm, wl_shm_pool};
@@ -17,47 +16,48 @@ use zwlr_screencopy_manager_v1::ZwlrScreencopyManagerV1;
 use zwp_linux_buffer_params_v1::ZwpLinuxBufferParamsV1;
 use zwp_linux_dmabuf_v1::ZwpLinuxDmabufV1;
 
-/// Versions that we speak.
+/// Version of `zwlr_screencopy_manager_v1` to bind.
 const SCREENCOPY_VERSION: u32 = 3;
-/// 3 still sends its formats as events; from 4 on they come in a table.
+/// Version of `zwp_linux_dmabuf_v1` to bind: the last that lists formats by events, not in a table.
 const DMABUF_VERSION: u32 = 3;
+/// Version of `wl_output` to bind: the first with names.
 const OUTPUT_VERSION: u32 = 4;
-/// Offers noted at most: a compositor lists some hundred pairs of format and modifier.
+/// Maximum number of format and modifier pairs recorded; compositors list a few hundred.
 const MAX_OFFERS: usize = 1024;
 
-/// Everything that was announced or happened.
+/// Globals and recorded events.
 #[derive(Debug, Default)]
 pub struct State {
-    /// The globals.
+    /// Screencopy manager.
     pub screencopy: Option<ZwlrScreencopyManagerV1>,
-    /// DMA-BUFs can be handed over.
+    /// DMA-BUF factory.
     pub dmabuf: Option<ZwpLinuxDmabufV1>,
-    /// Shared memory can.
+    /// Shared memory factory.
     pub shm: Option<wl_shm::WlShm>,
-    /// Outputs, in the order of their appearance.
+    /// Outputs in the order of announcement.
     pub outputs: Vec<Output>,
-    /// (format, modifier) pairs that the compositor takes as DMA-BUF.
+    /// Pairs of DRM fourcc and modifier that the compositor accepts as DMA-BUF.
     pub dmabuf_formats: Vec<(u32, u64)>,
-    /// The capture under way.
+    /// Events of the current capture.
     pub frame: FrameState,
-    /// The answer to the last `zwp_linux_buffer_params_v1.create`.
+    /// Reply to the last `zwp_linux_buffer_params_v1.create`.
     pub created: Option<Result<WlBuffer, ()>>,
-    /// The number of the last sync that was answered.
+    /// Number of the last completed sync.
     pub synced: u32,
 }
 
-/// An output.
+/// An output of the compositor.
 #[derive(Debug)]
 pub struct Output {
-    /// Its global's name: a number.
+    /// Numeric name of the global.
     pub global: u32,
-    /// The object.
+    /// Wayland object.
     pub proxy: WlOutput,
-    /// What people call it; empty before version 4.
+    /// Name, e.g. `HEADLESS-1`; empty before version 4 of `wl_output`.
     pub name: String,
 }
 
-/// A picture in shared memory, as offered.
+/// Shared memory buffer requested by the compositor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShmOffer {
     /// `wl_shm.format`.
@@ -66,11 +66,11 @@ pub struct ShmOffer {
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// Bytes from row to row.
+    /// Distance between rows in bytes.
     pub stride: u32,
 }
 
-/// A picture in a DMA-BUF, as offered.
+/// DMA-BUF requested by the compositor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DmabufOffer {
     /// DRM fourcc.
@@ -81,27 +81,27 @@ pub struct DmabufOffer {
     pub height: u32,
 }
 
-/// What one `zwlr_screencopy_frame_v1` has said.
+/// Events of one `zwlr_screencopy_frame_v1`.
 #[derive(Debug, Default, Clone)]
 pub struct FrameState {
-    /// Shared memory that would do.
+    /// Shared memory offer.
     pub shm: Option<ShmOffer>,
-    /// A DMA-BUF that would do.
+    /// DMA-BUF offer.
     pub dmabuf: Option<DmabufOffer>,
-    /// All offers were made.
+    /// True once all offers were sent.
     pub offered: bool,
-    /// Row 0 is at the bottom.
+    /// True if the first row is at the bottom.
     pub y_invert: bool,
-    /// The smallest rectangle around all damage.
+    /// Bounding box of the damage.
     pub damage: Rect,
-    /// It was copied; when, ns.
+    /// Time of the copy in nanoseconds, once it completed.
     pub ready: Option<u64>,
-    /// It was not.
+    /// True if the capture failed.
     pub failed: bool,
 }
 
 impl State {
-    /// The offers of DMA-BUF formats in words, a line for each format that we could carry.
+    /// DMA-BUF formats for display, one line per supported format.
     pub fn describe_dmabuf(&self) -> Vec<String> {
         let mut lines: Vec<(u32, Vec<String>)> = Vec::new();
         for (format, modifier) in &self.dmabuf_formats {
@@ -208,7 +208,6 @@ impl Dispatch<ZwpLinuxBufferParamsV1, ()> for State {
     ]);
 }
 
-/// User data is the capture's number: events of one that was given up are not taken for the current one's.
 impl Dispatch<ZwlrScreencopyFrameV1, ()> for State {
     fn event(
         state: &mut Self,

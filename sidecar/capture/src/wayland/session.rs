@@ -1,73 +1,66 @@
-//! A connection to one compositor, and the cycle of captures on it.
+//! Connection to one compositor.
 //!
-//! Every wait is on the socket and the bell together, so that a stop or a returned buffer is noticed, and
-//! every answer has a time limit; only `ready` may take for ever, on a static screen: there the compositor is
-//! pinged now and then. It does not know which compositor to choose.
+//! Every wait includes the waker, so that stops and released buffers are noticed. Every reply has a time limit, except
+//! `ready`, which on a static screen may never arrive; meanwhile the compositor is pinged.
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use protocol::Rect;
 use wayland_client::protocol::wl_output::WlOutput;
-use wayland_client::{Connection, DispatchError, EventQueue, Proxy as _, backend::WaylandError};
-use wayland_protocols_wlr::screencopy::v1::client::zwlr_screencopy_frame_v1::ZwlrScreencopyFrameV1;
+use wayland_client::{Connection, DispatchError, EventQueue, Proxy as _, QueueHandle, backend::WaylandError};
 use wayland_protocols_wlr::screencopy::v1::client::zwlr_screencopy_manager_v1::ZwlrScreencopyManagerV1;
 
-use super::buffers::{Buffers, Kind, offer_dmabuf};
-use super::globals::{FrameState, State};
-use crate::bell::Bell;
+use super::cycle::Cycle;
+use super::globals::State;
+use crate::CaptureOptions;
 use crate::error::CaptureError;
-use crate::frame::{Frame, GiveBack, Lease, clamp_damage};
-use crate::negotiated::{Negotiated, fourcc_text};
-use crate::outlet::Outlet;
-use crate::returns::Returns;
-use crate::{CaptureOptions, Memory};
-use encode::clock::clock_ns;
+use crate::source_context::SourceContext;
+use crate::waker::Waker;
 
-const WHO: &str = "compositor";
-/// How long the compositor may take for an answer that needs no drawing.
-const ANSWER: Duration = Duration::from_secs(5);
-/// How often a compositor that draws nothing is asked whether it is still there.
-const PING: Duration = Duration::from_secs(10);
-/// Captures that may fail in a row: an output that is being resized fails one or two.
-const FAILURES: u32 = 20;
-/// GPU captures that may fail in a row before shared memory is tried.
-const GPU_FAILURES: u32 = 5;
-/// The pause after a failed capture.
-const FAILURE_PAUSE: Duration = Duration::from_millis(50);
-/// The version that has DMA-BUF and damage.
-const WANTED_VERSION: u32 = 3;
+/// The compositor in error messages.
+pub const PEER: &str = "compositor";
+/// Time limit for a reply that requires no rendering.
+pub const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval between pings while the compositor is idle, and the time limit for each reply.
+pub const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// Minimum version of `zwlr_screencopy_manager_v1`: the first with DMA-BUF and damage.
+const MIN_SCREENCOPY_VERSION: u32 = 3;
 
-/// A compositor that can be captured.
+/// A connection to a compositor that supports screencopy.
 #[derive(Debug)]
 pub struct Session {
     path: PathBuf,
     connection: Connection,
     queue: EventQueue<State>,
-    state: State,
-    bell: Arc<Bell>,
+    /// Globals and recorded events.
+    pub state: State,
+    waker: Arc<Waker>,
+    /// Number of the last sync request.
     syncs: u32,
 }
 
-/// How a wait ended.
-enum Waited {
-    /// With what was waited for.
+/// Outcome of [`Session::wait`].
+pub enum Waited {
+    /// The condition holds.
     Done,
-    /// Told to stop.
+    /// The capture is stopped.
     Stopped,
 }
 
 impl Session {
-    /// Connects, and looks whether it can be captured.
-    pub fn connect(path: &Path, options: &CaptureOptions, outlet: &Outlet) -> Result<Self, CaptureError> {
+    /// Connects to the socket `path` and checks that the configured output can be captured.
+    pub fn connect(
+        path: &Path,
+        options: &CaptureOptions,
+        context: &SourceContext,
+    ) -> Result<Self, CaptureError> {
         let stream = UnixStream::connect(path)
             .map_err(|source| CaptureError::Connect { path: path.to_owned(), source })?;
         let connection = Connection::from_socket(stream)
-            .map_err(|error| CaptureError::Gone { who: WHO, why: error.to_string() })?;
+            .map_err(|error| CaptureError::Disconnected { peer: PEER, reason: error.to_string() })?;
         let queue = connection.new_event_queue();
         connection.display().get_registry(&queue.handle(), ());
         let mut session = Self {
@@ -75,31 +68,43 @@ impl Session {
             connection,
             queue,
             state: State::default(),
-            bell: Arc::clone(outlet.bell()),
+            waker: Arc::clone(context.waker()),
             syncs: 0,
         };
-        // The first brings the globals, the second what they say of themselves.
+        // The first sync brings the globals, the second the events of the globals bound meanwhile.
         session.sync()?;
         session.sync()?;
-        if !outlet.stopped() {
+        if !context.is_stopped() {
             session.manager()?;
             session.output(options.output.as_deref())?;
         }
         Ok(session)
     }
 
-    fn manager(&self) -> Result<ZwlrScreencopyManagerV1, CaptureError> {
+    /// Captures until an error occurs, or until the capture is stopped (`Ok`).
+    pub fn run(self, options: &CaptureOptions, context: &SourceContext) -> Result<(), CaptureError> {
+        Cycle::new(self, options, context).run()
+    }
+
+    /// The handle for creating objects on this connection.
+    pub fn handle(&self) -> QueueHandle<State> {
+        self.queue.handle()
+    }
+
+    /// The screencopy manager.
+    pub fn manager(&self) -> Result<ZwlrScreencopyManagerV1, CaptureError> {
         let missing = |missing| CaptureError::NoProtocol { path: self.path.clone(), missing };
         match &self.state.screencopy {
             None => Err(missing("zwlr_screencopy_manager_v1")),
-            Some(manager) if manager.version() < WANTED_VERSION => {
-                Err(missing("zwlr_screencopy_manager_v1 in version 3"))
+            Some(manager) if manager.version() < MIN_SCREENCOPY_VERSION => {
+                Err(missing("version 3 of zwlr_screencopy_manager_v1"))
             }
             Some(manager) => Ok(manager.clone()),
         }
     }
 
-    fn output(&self, name: Option<&str>) -> Result<WlOutput, CaptureError> {
+    /// The output `name`, or the first one.
+    pub fn output(&self, name: Option<&str>) -> Result<WlOutput, CaptureError> {
         let mut outputs = self.state.outputs.iter();
         outputs
             .find(|output| name.is_none_or(|name| output.name == name))
@@ -111,253 +116,64 @@ impl Session {
             })
     }
 
-    /// Captures until it fails, or until it is told to stop (`Ok`).
-    pub fn run(mut self, options: &CaptureOptions, outlet: &Outlet) -> Result<(), CaptureError> {
-        let manager = self.manager()?;
-        let (returns, returned) = Returns::new(outlet.bell());
-        let mut cycle = Cycle {
-            returns,
-            returned,
-            buffers: None,
-            no_gpu: options.no_dmabuf(),
-            generation: 0,
-            failures: 0,
-            delivered: false,
-        };
-        let mut due = Instant::now();
-        loop {
-            let now = Instant::now();
-            if outlet.stopped() {
-                return Ok(());
-            }
-            if now < due {
-                self.turn(due - now)?;
-                continue;
-            }
-            let output = self.output(options.output.as_deref())?;
-            self.state.frame = FrameState::default();
-            let frame = manager.capture_output(options.cursor.into(), &output, &self.queue.handle(), ());
-            let captured = self.capture(&frame, &mut cycle, options, outlet);
-            frame.destroy();
-            match captured? {
-                Some(delivered) if delivered => {
-                    cycle.failures = 0;
-                    // The best pace is kept over jitter; time lost is not caught up.
-                    let interval = options.interval();
-                    due = (due + interval).max(now);
-                }
-                Some(_) => {
-                    cycle.failed(options)?;
-                    due = Instant::now() + FAILURE_PAUSE;
-                }
-                None => return Ok(()),
-            }
-        }
-    }
-
-    /// One capture: whether a frame was delivered, or `None` when told to stop.
-    fn capture(
-        &mut self,
-        frame: &ZwlrScreencopyFrameV1,
-        cycle: &mut Cycle,
-        options: &CaptureOptions,
-        outlet: &Outlet,
-    ) -> Result<Option<bool>, CaptureError> {
-        let offers = |state: &State| state.frame.offered || state.frame.failed;
-        if let Waited::Stopped = self.wait(offers, "offer buffers", Some(ANSWER))? {
-            return Ok(None);
-        }
-        if self.state.frame.failed {
-            return Ok(Some(false));
-        }
-        self.prepare(cycle, options, outlet)?;
-        let Some(buffers) = &mut cycle.buffers else { return Ok(Some(false)) };
-        let (index, proxy) = loop {
-            cycle.returned.try_iter().for_each(|token| buffers.returned(token));
-            if let Some(free) = buffers.take() {
-                break free;
-            }
-            if outlet.stopped() {
-                return Ok(None);
-            }
-            self.turn(PING)?;
-        };
-        if cycle.delivered {
-            frame.copy_with_damage(&proxy);
-        } else {
-            frame.copy(&proxy);
-        }
-        let ended = |state: &State| state.frame.ready.is_some() || state.frame.failed;
-        if let Waited::Stopped = self.wait(ended, "copy", None)? {
-            return Ok(None);
-        }
-        let (width, height) = buffers.kind().size();
-        let result = self.state.frame.clone();
-        let picture = result.ready.and_then(|_| buffers.picture(index, result.y_invert));
-        let Some(picture) = picture else {
-            if result.y_invert && matches!(buffers.kind(), Kind::Gpu(_)) {
-                cycle.no_gpu = Some("the compositor copies upside down into GPU buffers".to_owned());
-            }
-            buffers.put_back(index);
-            return Ok(Some(false));
-        };
-        let damage = if cycle.delivered {
-            clamp_damage(result.damage, width, height)
-        } else {
-            Rect::full(width, height)
-        };
-        cycle.delivered = true;
-        outlet.publish(Frame {
-            seq: 0,
-            capture_ns: result.ready.filter(|time| *time != 0).unwrap_or_else(clock_ns),
-            width,
-            height,
-            format: buffers.format(),
-            damage,
-            buffer: picture,
-            lease: Lease::new(Arc::clone(&cycle.returns) as Arc<dyn GiveBack>, buffers.token(index)),
-        });
-        Ok(Some(true))
-    }
-
-    /// Makes buffers that fit the offers, unless those at hand do.
-    fn prepare(
-        &mut self,
-        cycle: &mut Cycle,
-        options: &CaptureOptions,
-        outlet: &Outlet,
-    ) -> Result<(), CaptureError> {
-        let offer = self.state.frame.clone();
-        if cycle.no_gpu.is_none() {
-            cycle.no_gpu = match (offer.dmabuf, &self.state.dmabuf) {
-                (None, _) => {
-                    Some("the compositor offers no linux_dmabuf: it draws without the GPU; can the desktop open the \
-                          render node (its group), and is WLR_RENDERER gles2?".to_owned())
-                }
-                (_, None) => Some("the compositor has no zwp_linux_dmabuf_v1".to_owned()),
-                _ => None,
-            };
-        }
-        if cycle.no_gpu.is_none()
-            && let Some(wanted) = offer.dmabuf
-        {
-            if cycle.fits(Kind::Gpu(wanted)) {
-                return Ok(());
-            }
-            match self.gpu_buffers(cycle, wanted, options) {
-                Ok(buffers) => {
-                    self.adopt(cycle, buffers, &offer, outlet);
-                    return Ok(());
-                }
-                Err(error @ (CaptureError::Gone { .. } | CaptureError::Timeout { .. })) => return Err(error),
-                Err(error) => cycle.no_gpu = Some(error.to_string()),
-            }
-        }
-        if options.memory == Memory::DmaBuf {
-            return Err(CaptureError::NoDmaBuf(cycle.no_gpu.clone().unwrap_or_default()));
-        }
-        let Some(wanted) = offer.shm else { return Ok(()) };
-        if cycle.fits(Kind::Shm(wanted)) {
-            return Ok(());
-        }
-        cycle.generation += 1;
-        let buffers = Buffers::shm(wanted, &self.state, &self.queue.handle(), cycle.generation)?;
-        self.adopt(cycle, buffers, &offer, outlet);
-        Ok(())
-    }
-
-    fn gpu_buffers(
-        &mut self,
-        cycle: &mut Cycle,
-        wanted: super::globals::DmabufOffer,
-        options: &CaptureOptions,
-    ) -> Result<Buffers, CaptureError> {
-        let Some(device) = &options.device else {
-            return Err(CaptureError::NoDmaBuf("there is no render node".to_owned()));
-        };
-        cycle.generation += 1;
-        Buffers::gpu(wanted, device, cycle.generation, |buffer| {
-            self.state.created = None;
-            if offer_dmabuf(buffer, wanted, &self.state, &self.queue.handle()) {
-                self.wait(|state| state.created.is_some(), "take a GPU buffer", Some(ANSWER))?;
-            }
-            match self.state.created.take() {
-                Some(Ok(proxy)) => Ok(proxy),
-                _ => Err(CaptureError::NoDmaBuf(format!(
-                    "the compositor refused our buffer ({} with modifier INVALID)",
-                    fourcc_text(wanted.fourcc)
-                ))),
-            }
-        })
-    }
-
-    /// Uses `buffers` from now on.
-    fn adopt(&mut self, cycle: &mut Cycle, buffers: Buffers, offer: &FrameState, outlet: &Outlet) {
-        let (width, height) = buffers.kind().size();
-        let mut offered = self.state.describe_dmabuf();
-        if let Some(dmabuf) = offer.dmabuf {
-            offered.push(format!(
-                "screencopy linux_dmabuf {} {}x{}",
-                fourcc_text(dmabuf.fourcc),
-                dmabuf.width,
-                dmabuf.height
-            ));
-        }
-        if let Some(shm) = offer.shm {
-            let (format, size) = (fourcc_text(shm.format), format!("{}x{}", shm.width, shm.height));
-            offered.push(format!("screencopy shm format {format} {size} stride {}", shm.stride));
-        }
-        let dmabuf = matches!(buffers.kind(), Kind::Gpu(_));
-        let memory = if dmabuf { "DMA-BUF, modifier INVALID" } else { "shared memory" };
-        outlet.negotiated(Negotiated {
-            source: "wayland".to_owned(),
-            offered,
-            taken: format!("{:?} {width}x{height} in {memory}, {}", buffers.format(), buffers.describe()),
-            format: buffers.format(),
-            width,
-            height,
-            dmabuf,
-            reason: cycle.no_gpu.clone(),
-        });
-        cycle.buffers = Some(buffers);
-        cycle.delivered = false;
-    }
-
-    /// Waits for `done`; without a limit the compositor is pinged now and then.
-    fn wait(
+    /// Processes events until `done`. Fails after `limit`; without a limit the compositor is pinged every
+    /// [`PING_INTERVAL`]. `operation` is an infinitive for the error message.
+    pub fn wait(
         &mut self,
         done: impl Fn(&State) -> bool,
-        what: &'static str,
+        operation: &'static str,
         limit: Option<Duration>,
     ) -> Result<Waited, CaptureError> {
         let start = Instant::now();
-        let mut ping = Instant::now() + PING;
+        let mut ping = Instant::now() + PING_INTERVAL;
         let mut pinged = None;
         loop {
             if done(&self.state) {
                 return Ok(Waited::Done);
             }
-            if self.bell.stopped() {
+            if self.waker.is_stopped() {
                 return Ok(Waited::Stopped);
             }
             let now = Instant::now();
             if let Some(limit) = limit
                 && now - start >= limit
             {
-                return Err(timeout(what, limit));
+                return Err(timeout(operation, limit));
             }
             if limit.is_none() && now >= ping {
                 match pinged {
                     Some(number) if self.state.synced != number => {
-                        return Err(timeout("answer a ping", PING));
+                        return Err(timeout("reply to a ping", PING_INTERVAL));
                     }
                     _ => pinged = Some(self.send_sync()),
                 }
-                ping = now + PING;
+                ping = now + PING_INTERVAL;
             }
             let until = limit.map_or(ping, |limit| start + limit);
             self.turn(until.saturating_duration_since(now))?;
         }
+    }
+
+    /// Sends queued requests, waits up to `limit` for events or a wake-up, and processes the events.
+    pub fn turn(&mut self, limit: Duration) -> Result<(), CaptureError> {
+        match self.queue.flush() {
+            Ok(()) => {}
+            // The socket's buffer is full; the rest is sent on the next turn.
+            Err(WaylandError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(self.disconnected(&DispatchError::Backend(error))),
+        }
+        if let Some(guard) = self.queue.prepare_read() {
+            let readable =
+                self.waker.wait(Some(guard.connection_fd().as_fd()), limit).map_err(CaptureError::System)?;
+            if readable {
+                match guard.read() {
+                    Ok(_) => {}
+                    Err(WaylandError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(self.disconnected(&DispatchError::Backend(error))),
+                }
+            }
+        }
+        self.queue.dispatch_pending(&mut self.state).map(drop).map_err(|error| self.disconnected(&error))
     }
 
     fn send_sync(&mut self) -> u32 {
@@ -366,76 +182,24 @@ impl Session {
         self.syncs
     }
 
-    /// Waits until everything sent so far was answered.
+    /// Waits until the compositor has processed all requests.
     fn sync(&mut self) -> Result<(), CaptureError> {
         let number = self.send_sync();
-        self.wait(move |state| state.synced == number, "answer", Some(ANSWER)).map(drop)
+        self.wait(move |state| state.synced == number, "reply", Some(REPLY_TIMEOUT)).map(drop)
     }
 
-    /// Sends, waits for events or the bell at most `limit`, and takes the events.
-    fn turn(&mut self, limit: Duration) -> Result<(), CaptureError> {
-        match self.queue.flush() {
-            Ok(()) => {}
-            // The compositor is slow to read; what is left goes with the next turn.
-            Err(WaylandError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(self.gone(&DispatchError::Backend(error))),
-        }
-        if let Some(guard) = self.queue.prepare_read() {
-            let readable =
-                self.bell.wait(Some(guard.connection_fd().as_fd()), limit).map_err(CaptureError::Thread)?;
-            if readable {
-                match guard.read() {
-                    Ok(_) => {}
-                    Err(WaylandError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(self.gone(&DispatchError::Backend(error))),
-                }
-            }
-        }
-        self.queue.dispatch_pending(&mut self.state).map(drop).map_err(|error| self.gone(&error))
-    }
-
-    fn gone(&self, error: &DispatchError) -> CaptureError {
-        let why = match self.connection.protocol_error() {
+    fn disconnected(&self, error: &DispatchError) -> CaptureError {
+        let reason = match self.connection.protocol_error() {
             Some(error) => {
                 format!("protocol error {} on {}: {}", error.code, error.object_interface, error.message)
             }
             None => error.to_string(),
         };
-        CaptureError::Gone { who: WHO, why }
+        CaptureError::Disconnected { peer: PEER, reason }
     }
 }
 
-fn timeout(what: &'static str, after: Duration) -> CaptureError {
-    CaptureError::Timeout { who: WHO, what, after, remedy: "it hangs: look at its log, restart the desktop" }
-}
-
-/// What lasts from capture to capture.
-struct Cycle {
-    returns: Arc<Returns>,
-    returned: Receiver<u64>,
-    buffers: Option<Buffers>,
-    no_gpu: Option<String>,
-    generation: u32,
-    failures: u32,
-    /// A frame came from these buffers: from now on only damage is waited for.
-    delivered: bool,
-}
-
-impl Cycle {
-    fn fits(&self, kind: Kind) -> bool {
-        self.buffers.as_ref().is_some_and(|buffers| buffers.kind() == kind)
-    }
-
-    /// Counts a failed capture, and draws the conclusion.
-    fn failed(&mut self, options: &CaptureOptions) -> Result<(), CaptureError> {
-        self.failures += 1;
-        let gpu = self.buffers.as_ref().is_some_and(|buffers| matches!(buffers.kind(), Kind::Gpu(_)));
-        if gpu && self.failures >= GPU_FAILURES && options.memory == Memory::Auto && self.no_gpu.is_none() {
-            self.no_gpu = Some("the compositor failed to copy into GPU buffers".to_owned());
-        }
-        if self.failures >= FAILURES {
-            return Err(CaptureError::Refused { times: self.failures });
-        }
-        Ok(())
-    }
+fn timeout(operation: &'static str, after: Duration) -> CaptureError {
+    let remedy = "the compositor hangs: check its log, restart the desktop";
+    CaptureError::Timeout { peer: PEER, operation, after, remedy }
 }

@@ -12,7 +12,7 @@ use gstreamer as gst;
 use gstreamer_allocators::DmaBufMemory;
 use gstreamer_video::VideoMeta;
 use protocol::Rect;
-use capture::{Frame, FrameBuffer, GiveBack, GpuBuffer, Lease, ShmView};
+use capture::{BufferOwner, Frame, FrameBuffer, GpuBuffer, Lease, ShmView};
 use capture::resolve::Resolver;
 use virtgpu::{Device, Imported, SharedMap, duplicate_raw};
 
@@ -66,8 +66,8 @@ pub enum InputError {
 /// Keeps a GStreamer buffer until the frame goes.
 struct Held(#[expect(dead_code, reason = "kept until it is dropped")] gst::Buffer);
 
-impl GiveBack for Held {
-    fn give_back(&self, _: u64) {}
+impl BufferOwner for Held {
+    fn release(&self, _: u64) {}
 }
 
 /// Makes frames.

@@ -1,7 +1,7 @@
 //! The sidecar's parts, joined for one encoder: pump, connection, and a capture that is fed by hand.
 //!
 //! ```text
-//!  frames ─▶ inlet ─▶ pump ─┬─ mailbox ─▶ tap ─▶ host-agent ─┐
+//!  frames ─▶ sink ──▶ pump ─┬─ mailbox ─▶ tap ─▶ host-agent ─┐
 //!                           └─ upstream ─▶ host-agent ───────┤
 //!  arrivals ◀────────────────────────────────────────────────┘
 //! ```
@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use protocol::stream::{AccessUnit, Codec, ServerMessage};
-use capture::{self, Frame, Inlet};
+use capture::{self, Frame, FrameSink};
 use frame_path::gate::Gate;
 use frame_path::fallback::Rung;
 use frame_path::pump::{Parts, Pump, PumpOptions};
@@ -57,7 +57,7 @@ pub enum Arrival {
 /// A running pump.
 #[derive(Debug)]
 pub struct Session {
-    inlet: Inlet,
+    sink: FrameSink,
     report: Arc<Report>,
     want_idr: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
@@ -90,7 +90,7 @@ impl Session {
                 event_in.send(delivery.pass(event)).is_ok()
             })
         };
-        let (inlet, capture) = capture::by_hand();
+        let (sink, capture) = capture::external();
         let pump = Pump::new(
             PumpOptions {
                 rung: None,
@@ -113,17 +113,17 @@ impl Session {
             },
         );
         let pump = std::thread::Builder::new().name("pump".to_owned()).spawn(move || pump.run())?;
-        Ok((Self { inlet, report, want_idr, stop, pump: Some(pump), runtime: Some(runtime) }, arrivals))
+        Ok((Self { sink, report, want_idr, stop, pump: Some(pump), runtime: Some(runtime) }, arrivals))
     }
 
     /// Hands the pump a frame.
     pub fn put(&self, frame: Frame) {
-        self.inlet.put(frame);
+        self.sink.put(frame);
     }
 
     /// Whether the pump took the frame before: another would replace it.
     pub fn takes(&self) -> bool {
-        self.inlet.is_empty()
+        self.sink.is_empty()
     }
 
     /// The next access unit shall be an IDR.

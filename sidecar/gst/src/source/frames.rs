@@ -94,7 +94,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use protocol::{PixelFormat, Rect};
-    use capture::{GiveBack, Lease};
+    use capture::{BufferOwner, Lease};
     use virtgpu::SharedMap;
 
     use super::*;
@@ -102,8 +102,8 @@ mod tests {
     #[derive(Default)]
     struct Returned(AtomicBool);
 
-    impl GiveBack for Returned {
-        fn give_back(&self, _: u64) {
+    impl BufferOwner for Returned {
+        fn release(&self, _: u64) {
             self.0.store(true, Ordering::Relaxed);
         }
     }
@@ -113,7 +113,7 @@ mod tests {
         for (at, byte) in map.bytes_mut().expect("ours").iter_mut().enumerate() {
             *byte = at as u8;
         }
-        let owner: Arc<dyn GiveBack> = owner.clone();
+        let owner: Arc<dyn BufferOwner> = owner.clone();
         Frame {
             seq: 1,
             capture_ns: 1,

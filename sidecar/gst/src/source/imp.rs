@@ -47,7 +47,7 @@ struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let CaptureOptions { max_fps, cursor, runtime_dir, render_node, pattern_size, .. } =
+        let CaptureOptions { max_fps, runtime_dir, render_node, pattern_size, .. } =
             CaptureOptions::default();
         let text = |path: PathBuf| path.display().to_string();
         Self {
@@ -55,7 +55,7 @@ impl Default for Settings {
             width: pattern_size.0,
             height: pattern_size.1,
             max_framerate: max_fps,
-            cursor,
+            cursor: true,
             runtime_dir: std::env::var("XDG_RUNTIME_DIR").unwrap_or_else(|_| text(runtime_dir)),
             wayland_display: std::env::var("WAYLAND_DISPLAY").ok(),
             pipewire_node: -1,
@@ -283,7 +283,7 @@ impl Source {
             },
             memory,
             max_fps: settings.max_framerate,
-            cursor: settings.cursor,
+            cursor: if settings.cursor { capture::Cursor::Embedded } else { capture::Cursor::Hidden },
             runtime_dir: settings.runtime_dir.into(),
             wayland_display: settings.wayland_display,
             pipewire_node: u32::try_from(settings.pipewire_node).ok(),
@@ -329,8 +329,8 @@ impl Source {
     fn hear(&self, event: CaptureEvent, reason: &mut String) {
         match event {
             CaptureEvent::Negotiated(agreed) => {
-                let why = agreed.reason.unwrap_or_default();
-                gst::info!(CAT, imp = self, "{}: {} {why}", agreed.source, agreed.taken);
+                let why = agreed.shm_reason.map(|reason| reason.to_string()).unwrap_or_default();
+                gst::info!(CAT, imp = self, "{}: {} {why}", agreed.source, agreed.chosen);
                 if !why.is_empty() {
                     *reason = why;
                 }
