@@ -1,7 +1,7 @@
 //! The frame that pushed rectangles add up to, on frame path `Pixels`.
 //!
-//! The first message must cover the whole frame; later ones change parts of it. A message with a whole frame becomes the
-//! canvas without a copy.
+//! The first message must cover the whole frame; later ones change parts of it. A message with a whole
+//! frame becomes the canvas without a copy.
 
 use bytes::{Bytes, BytesMut};
 use encode::Picture;
@@ -69,7 +69,8 @@ impl Canvas {
         pixels.rects[..] == [Rect::full(self.width, self.height)]
     }
 
-    /// Applies a message that passed [`Canvas::check`]. The protocol's decoder has checked its rectangles and length.
+    /// Applies a message that passed [`Canvas::check`]. The protocol's decoder has checked its rectangles
+    /// and length.
     pub fn apply(&mut self, pixels: Pixels) {
         // The wire packs NV12 rows of odd width tightly; in memory all rows have the same stride.
         if self.is_whole(&pixels) && (self.format != PixelFormat::Nv12 || self.width.is_multiple_of(2)) {

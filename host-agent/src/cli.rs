@@ -100,7 +100,8 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Print the state of the service, its listeners, VMs and sessions; exits with 1 if the daemon does not run
+    /// Print the state of the service, its listeners, VMs and sessions; exits with 1 if the daemon does not
+    /// run
     Status {
         /// Print JSON
         #[arg(long)]
@@ -172,7 +173,8 @@ enum TapCommand {
     Install {
         #[command(flatten)]
         application: ApplicationArgs,
-        /// The drop-in: libvirglrenderer.1.dylib [default: in ../lib/desktopstream beside host-agent, or in its own folder]
+        /// The drop-in: libvirglrenderer.1.dylib [default: in ../lib/desktopstream beside host-agent, or in
+        /// its own folder]
         #[arg(long, value_name = "FILE")]
         drop_in: Option<PathBuf>,
     },

@@ -1,7 +1,7 @@
 //! Configuration of the daemon: flags, then environment variables, then a TOML file, then defaults.
 //!
-//! [`Options`] has what was given, every field optional. [`Settings`] has the values in effect, checked, with the keys
-//! read from their files.
+//! [`Options`] has what was given, every field optional. [`Settings`] has the values in effect, checked,
+//! with the keys read from their files.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -53,8 +53,8 @@ pub struct Options {
     /// [default: auto]
     #[arg(long, value_name = "NAME", env = "HOST_AGENT_ENCODER")]
     pub encoder: Option<String>,
-    /// Rate at which an unchanged frame is encoded again, frames per second; must be between 0 (never) and 240
-    /// [default: 10]
+    /// Rate at which an unchanged frame is encoded again, frames per second; must be between 0 (never) and
+    /// 240 [default: 10]
     #[arg(long, value_name = "FPS", env = "HOST_AGENT_KEEPALIVE_FPS")]
     pub keepalive_fps: Option<u32>,
     /// Maximum size of a frame in pixels [default: 8294400, which is 3840x2160]
@@ -66,8 +66,8 @@ pub struct Options {
     /// Maximum number of taps; must be between 1 and 10000 [default: 16]
     #[arg(long, value_name = "N", env = "HOST_AGENT_MAX_TAPS")]
     pub max_taps: Option<usize>,
-    /// Maximum number of connections from one address, which all containers of a VM may share; must be between 1 and
-    /// 100000 [default: 128]
+    /// Maximum number of connections from one address, which all containers of a VM may share; must be
+    /// between 1 and 100000 [default: 128]
     #[arg(long, value_name = "N", env = "HOST_AGENT_MAX_CONNECTIONS_PER_PEER")]
     pub max_connections_per_peer: Option<usize>,
     /// Time without a message after which a sidecar's session ends, seconds; must be between 1 and 86400
@@ -177,8 +177,8 @@ impl Options {
             .map_err(|cause| ConfigError::Parse { path: path.to_owned(), cause: Box::new(cause) })
     }
 
-    /// Merges two sets of options; `self` takes precedence. Authentication is taken whole from one of them: a key on
-    /// the command line overrides --insecure-no-auth in a file.
+    /// Merges two sets of options; `self` takes precedence. Authentication is taken whole from one of them:
+    /// a key on the command line overrides --insecure-no-auth in a file.
     pub fn or(self, other: Self) -> Self {
         let Self {
             listen,
@@ -288,8 +288,8 @@ impl Settings {
     }
 }
 
-/// The link's default path: in the user's runtime folder, which other users cannot enter; if there is none, in a folder
-/// that the daemon creates with mode 0700.
+/// The link's default path: in the user's runtime folder, which other users cannot enter; if there is none,
+/// in a folder that the daemon creates with mode 0700.
 fn default_link() -> PathBuf {
     let folder = std::env::var_os("XDG_RUNTIME_DIR")
         .filter(|folder| !folder.is_empty())

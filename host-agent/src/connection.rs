@@ -122,8 +122,8 @@ pub async fn reject(mut reader: Reader, writer: Writer, code: ErrorCode, message
     linger(&mut reader).await;
 }
 
-/// Discards incoming data for a short time before the connection closes. Closing a TCP socket with unread data resets the
-/// connection, and the peer then loses the last message sent to it (RFC 1122, 4.2.2.13).
+/// Discards incoming data for a short time before the connection closes. Closing a TCP socket with unread
+/// data resets the connection, and the peer then loses the last message sent to it (RFC 1122, 4.2.2.13).
 async fn linger(reader: &mut (impl AsyncRead + Unpin)) {
     let mut rest = reader.take(LINGER_BYTES);
     let _elapsed = timeout(LINGER_TIMEOUT, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
@@ -154,8 +154,8 @@ async fn handshake(
         .authenticator
         .authenticate(&token)
         .map_err(|error| EndReason::rejected(auth::error_code(&error), error))?;
-    // True if the peer already disconnected. After the host wakes, the backlog holds stale connections; admitting one
-    // would evict the live session.
+    // True if the peer already disconnected. After the host wakes, the backlog holds stale connections;
+    // admitting one would evict the live session.
     if reader.is_disconnected().await {
         return Err(ReadError::Closed.into());
     }
@@ -269,8 +269,8 @@ async fn read_messages(service: &Service, session: &Session, reader: &mut Framed
     }
 }
 
-/// Maximum payload of a message type. Pixels are limited to one frame of the configured size, and to nothing before
-/// `Configure`.
+/// Maximum payload of a message type. Pixels are limited to one frame of the configured size, and to
+/// nothing before `Configure`.
 fn payload_limit(kind: u8, config: Option<Config>) -> Option<u32> {
     const PIXELS: u8 = 0x03;
     /// Space for the fields before the pixels.

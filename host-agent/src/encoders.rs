@@ -13,7 +13,7 @@ pub enum Choice {
     /// VideoToolbox if it is available, else the best working encoder of [`encode`].
     #[default]
     Auto,
-    /// VideoToolbox.
+    /// VideoToolbox of macOS.
     VideoToolbox,
     /// An encoder of [`encode`].
     Other(encode::Choice),

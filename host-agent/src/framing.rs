@@ -1,6 +1,7 @@
 //! Reads framed messages from a peer that may be slow, hostile or disconnected.
 //!
-//! The framing and its limits are those of [`protocol::frame::Decoder`]; this module adds the stream and the timeouts.
+//! The framing and its limits are those of [`protocol::frame::Decoder`]; this module adds the stream and
+//! the timeouts.
 
 use std::io;
 use std::time::Duration;
@@ -48,8 +49,9 @@ impl<R: AsyncRead + Unpin, H: FrameHeader> FramedReader<R, H> {
         Self { reader, decoder: Decoder::default(), message_timeout: MESSAGE_TIMEOUT }
     }
 
-    /// Reads a message: its header and payload. `idle_timeout` bounds the wait for its first byte; `limit` gives the
-    /// maximum payload of a message type in bytes, or `None` for a type that is not accepted. Cancel safe.
+    /// Reads a message: its header and payload. `idle_timeout` bounds the wait for its first byte; `limit`
+    /// gives the maximum payload of a message type in bytes, or `None` for a type that is not accepted.
+    /// Cancel safe.
     ///
     /// # Errors
     /// The peer closed the connection, sent a malformed message, or none in time. Close the connection then.

@@ -6,9 +6,9 @@
 //!             frame size changes
 //! ```
 //!
-//! A nonce binds one context at a time and is invalid after its session ended, so a bind that another context replays is
-//! refused. A context serves one session: the newest that it bound. All of this is decided under one lock, which is
-//! never held across a blocking call: messages go to queues.
+//! A nonce binds one context at a time and is invalid after its session ended, so a bind that another
+//! context replays is refused. A context serves one session: the newest that it bound. All of this is
+//! decided under one lock, which is never held across a blocking call: messages go to queues.
 
 mod session;
 mod vm;
@@ -125,8 +125,8 @@ impl Hub {
         self.state.lock().vms.len()
     }
 
-    /// Adds a session, made by `make` from its number. It replaces an older session of the same stream; sessions of a
-    /// doctor and of a sidecar do not replace each other.
+    /// Adds a session, made by `make` from its number. It replaces an older session of the same stream;
+    /// sessions of a doctor and of a sidecar do not replace each other.
     ///
     /// # Errors
     /// The limit on sessions is reached, and no session is replaced.
@@ -156,7 +156,8 @@ impl Hub {
         Ok(session)
     }
 
-    /// Removes a session and detaches its ring from the tap. An unknown number is ignored: the session was replaced.
+    /// Removes a session and detaches its ring from the tap. An unknown number is ignored: the session was
+    /// replaced.
     pub fn remove_session(&self, id: u64) {
         if let Some(entry) = self.state.lock().sessions.remove(&id) {
             entry.detach();
@@ -211,8 +212,8 @@ impl Hub {
         }
     }
 
-    /// Binds the session of a nonce to the context that sent it. Returns whether the bind was accepted; a repeated bind
-    /// is, and is confirmed again. `name` is the context's debug name, for logs.
+    /// Binds the session of a nonce to the context that sent it. Returns whether the bind was accepted; a
+    /// repeated bind is, and is confirmed again. `name` is the context's debug name, for logs.
     pub fn bind(&self, vm: &Arc<Vm>, context: Context, nonce: &Nonce, name: &str) -> bool {
         let mut state = self.state.lock();
         let wanted = state.sessions.values().find(|entry| entry.session.info.nonce == *nonce);

@@ -1,9 +1,10 @@
-//! The HXFR protocol of the GStreamer element `vsockenc`, on a listener of its own. Each connection has one encoder.
+//! The HXFR protocol of the GStreamer element `vsockenc`, on a listener of its own. Each connection has one
+//! encoder.
 //!
-//! `vsockenc` sends a frame and waits for its access unit, so there is no queue and no keepalive here. Frames that are
-//! sent as pixels are encoded. A resource ID without pixels is always refused: HXFR has no proof of the sender's context,
-//! and the tap reads a resource only for a context that the guest kernel attested. Every peer is served, so there is no
-//! HXFR listener by default.
+//! `vsockenc` sends a frame and waits for its access unit, so there is no queue and no keepalive here.
+//! Frames that are sent as pixels are encoded. A resource ID without pixels is always refused: HXFR has no
+//! proof of the sender's context, and the tap reads a resource only for a context that the guest kernel
+//! attested. Every peer is served, so there is no HXFR listener by default.
 
 use std::sync::{Arc, mpsc};
 use std::time::Duration;

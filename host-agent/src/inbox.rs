@@ -1,5 +1,5 @@
-//! Orders for a session's worker. Each kind of order has one place, in which the newest wins, so orders need no bound.
-//! Pushed pixels build on each other and have a bounded channel of their own.
+//! Orders for a session's worker. Each kind of order has one place, in which the newest wins, so orders
+//! need no bound. Pushed pixels build on each other and have a bounded channel of their own.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ const MAX_QUEUED_PIXELS: usize = 2;
 /// A ring to read frames from.
 #[derive(Debug)]
 pub struct RingReader {
-    /// Frames.
+    /// Reading end of the ring.
     pub consumer: Consumer,
     /// Woken by the tap when a slot is full.
     pub wake_fd: WakeFd,

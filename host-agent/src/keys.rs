@@ -58,8 +58,8 @@ pub fn read_private_key(path: &Path) -> Result<Signer, KeyFileError> {
     Signer::from_pem(&read(path)?).map_err(|_| KeyFileError::NotAPrivateKey(path.to_owned()))
 }
 
-/// Generates a key pair and returns the path of the public key. The private key goes to `path` with mode 0600, the public
-/// key to `path` with `.pub` appended. Existing files are not overwritten.
+/// Generates a key pair and returns the path of the public key. The private key goes to `path` with mode
+/// 0600, the public key to `path` with `.pub` appended. Existing files are not overwritten.
 ///
 /// # Errors
 /// A file exists or cannot be created, or the system has no random numbers.

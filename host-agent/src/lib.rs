@@ -24,8 +24,8 @@
 //! | [`doctor`]           | checks of the frame path on the host                                    |
 //! | [`selftest`]         | checks of a host without a VM                                           |
 //!
-//! A session may read only the resources of the GPU context that it is bound to. The tap checks that against the context
-//! ID that the guest kernel attested; no claim of a guest's user space is trusted.
+//! A session may read only the resources of the GPU context that it is bound to. The tap checks that
+//! against the context ID that the guest kernel attested; no claim of a guest's user space is trusted.
 
 #![forbid(unsafe_code)]
 

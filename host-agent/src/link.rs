@@ -1,8 +1,8 @@
 //! The link: a Unix socket on which taps connect, report binds and receive rings.
 //!
-//! A tap runs inside a VMM of the same user or of root, which the kernel attests (`SO_PEERCRED`) before any message is
-//! read. Messages are checked for form here; permissions are decided by the [hub](crate::hub). The end of a connection
-//! removes everything of its VM.
+//! A tap runs inside a VMM of the same user or of root, which the kernel attests (`SO_PEERCRED`) before any
+//! message is read. Messages are checked for form here; permissions are decided by the [hub](crate::hub).
+//! The end of a connection removes everything of its VM.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;

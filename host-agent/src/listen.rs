@@ -48,8 +48,8 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// Whether only processes of this machine can reach an endpoint. Of host names only `localhost` is guaranteed to resolve to
-/// loopback (RFC 6761).
+/// Whether only processes of this machine can reach an endpoint. Of host names only `localhost` is
+/// guaranteed to resolve to loopback (RFC 6761).
 pub fn is_local(endpoint: &Endpoint) -> bool {
     match endpoint {
         Endpoint::Tcp { host, .. } => {
@@ -163,7 +163,8 @@ pub struct UnixSocket {
 }
 
 impl UnixSocket {
-    /// Listens at `path`; creates its folder if necessary. The file of a socket without a listener is replaced.
+    /// Listens at `path`; creates its folder if necessary. The file of a socket without a listener is
+    /// replaced.
     ///
     /// # Errors
     /// [`AddrInUse`](io::ErrorKind::AddrInUse) if a process listens at `path`, or a file system error.

@@ -1,8 +1,8 @@
-//! A log file with rotation by size: a full file is renamed to `FILE.1`, an earlier `FILE.1` to `FILE.2`, and so on; the
-//! oldest is removed.
+//! A log file with rotation by size: a full file is renamed to `FILE.1`, an earlier `FILE.1` to `FILE.2`,
+//! and so on; the oldest is removed.
 //!
-//! No crate does this job: `tracing-appender` rotates by time only, and `file-rotate` stops logging after a failed
-//! rename.
+//! No crate does this job: `tracing-appender` rotates by time only, and `file-rotate` stops logging after a
+//! failed rename.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -95,8 +95,8 @@ impl Write for &LogFile {
     }
 }
 
-/// Truncates stderr if it is a file longer than [`MAX_BYTES`]: launchd never rotates the file that it redirects stderr
-/// to.
+/// Truncates stderr if it is a file longer than [`MAX_BYTES`]: launchd never rotates the file that it
+/// redirects stderr to.
 pub fn truncate_long_stderr() {
     let Ok(stderr) = io::stderr().as_fd().try_clone_to_owned() else { return };
     let file = File::from(stderr);

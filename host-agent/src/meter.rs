@@ -1,5 +1,5 @@
-//! Counters and durations of frames, for `/status` and `/metrics`. Every value is counted for its session and for the
-//! process; the process's totals outlive sessions.
+//! Counters and durations of frames, for `/status` and `/metrics`. Every value is counted for its session
+//! and for the process; the process's totals outlive sessions.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! `/metrics` in the Prometheus text format. Labels have values of enumerations only, so that the number of time series
-//! does not depend on the number of streams; `/status` has the individual sessions.
+//! `/metrics` in the Prometheus text format. Labels have values of enumerations only, so that the number of
+//! time series does not depend on the number of streams; `/status` has the individual sessions.
 
 use std::fmt;
 use std::sync::Arc;
@@ -111,7 +111,8 @@ fn gauges<L: EncodeLabelSet>(
     Ok(())
 }
 
-/// Sums over the connected taps, and the worst of their quantiles. The number of VMs is not bounded, so none is a label.
+/// Sums over the connected taps, and the worst of their quantiles. The number of VMs is not bounded, so
+/// none is a label.
 fn encode_taps(encoder: &mut DescriptorEncoder, stats: &[Stats]) -> fmt::Result {
     let sum = |field: fn(&Stats) -> u64| stats.iter().map(field).sum::<u64>();
     let answers = mailbox::Status::ALL.iter().enumerate().map(|(at, status)| {

@@ -1,13 +1,13 @@
 //! Messages queued for a sidecar, bounded however slowly it reads.
 //!
-//! A slow sidecar loses frames, but not their order, and costs no memory. First the encoder is held back: it gets no frame
-//! while [`MAX_UNITS_BEFORE_ENCODE`] access units are queued, so the newest frame wins at the source and no access unit
-//! is lost. Frames that were in flight then may still fill the queue; over [`MAX_UNITS`] their access units are lost, with
-//! all that follow up to the next IDR, which the worker orders once there is space. Other messages must not be lost: too
-//! many of them end the connection.
+//! A slow sidecar loses frames, but not their order, and costs no memory. First the encoder is held back:
+//! it gets no frame while [`MAX_UNITS_BEFORE_ENCODE`] access units are queued, so the newest frame wins at
+//! the source and no access unit is lost. Frames that were in flight then may still fill the queue; over
+//! [`MAX_UNITS`] their access units are lost, with all that follow up to the next IDR, which the worker
+//! orders once there is space. Other messages must not be lost: too many of them end the connection.
 //!
-//! An access unit that finds the queue empty is written by the encoder's thread, as far as the socket's buffer allows.
-//! Everything else is written by the connection's task.
+//! An access unit that finds the queue empty is written by the encoder's thread, as far as the socket's
+//! buffer allows. Everything else is written by the connection's task.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -105,8 +105,8 @@ impl Outbox {
         accepted
     }
 
-    /// Queues the notice that a frame was dropped, unless many messages are queued: `/status` has the count, and a sidecar
-    /// that pushes frames without reading must not be disconnected for it.
+    /// Queues the notice that a frame was dropped, unless many messages are queued: `/status` has the
+    /// count, and a sidecar that pushes frames without reading must not be disconnected for it.
     pub fn push_dropped(&self, seq: u64) {
         if self.queue.lock().control < MAX_CONTROL / 2 {
             self.push(&ServerMessage::Dropped { seq });

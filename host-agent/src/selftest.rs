@@ -1,7 +1,9 @@
-//! `host-agent selftest`: checks of a host without a VM, in seconds: tokens, sockets, shared memory between tap and
-//! host-agent, and every encoder at desktop size. The first command to run on a new kind of machine.
+//! `host-agent selftest`: checks of a host without a VM, in seconds: tokens, sockets, shared memory between
+//! tap and host-agent, and every encoder at desktop size. The first command to run on a new kind of
+//! machine.
 //!
-//! Encoders get numbered frames; their access units are decoded, and the numbers are read back ([`number_reader`]).
+//! Encoders get numbered frames; their access units are decoded, and the numbers are read back
+//! ([`number_reader`]).
 
 mod machine_report;
 mod number_reader;

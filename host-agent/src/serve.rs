@@ -1,7 +1,7 @@
 //! The daemon: opens all sockets, runs its tasks, and shuts down in order.
 //!
-//! All sockets are opened before any task starts, so that an address in use fails the start. This module owns every task;
-//! if one ends unexpectedly the process exits, and its supervisor restarts it.
+//! All sockets are opened before any task starts, so that an address in use fails the start. This module
+//! owns every task; if one ends unexpectedly the process exits, and its supervisor restarts it.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

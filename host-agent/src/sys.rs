@@ -1,7 +1,7 @@
 //! Operating-system differences of the daemon. The only `cfg(target_os)` site of this crate.
 //!
-//! vsock exists on Linux only. On macOS the hypervisor connects a guest's vsock to a Unix socket on the host, which
-//! `unix:` serves.
+//! vsock exists on Linux only. On macOS the hypervisor connects a guest's vsock to a Unix socket on the
+//! host, which `unix:` serves.
 
 #[cfg(target_os = "linux")]
 mod linux;

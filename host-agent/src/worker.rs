@@ -6,8 +6,9 @@
 //!        +-------------------------------------------------------------+
 //! ```
 //!
-//! The thread waits in `poll(2)` for the ring and the inbox itself, so that one wake-up of one thread lies between a full
-//! slot and the encoder. [`pace`] decides when a frame is due; [`session_encoder`] replaces an encoder that fails.
+//! The thread waits in `poll(2)` for the ring and the inbox itself, so that one wake-up of one thread lies
+//! between a full slot and the encoder. [`pace`] decides when a frame is due; [`session_encoder`] replaces
+//! an encoder that fails.
 
 mod output;
 mod pace;
@@ -33,7 +34,8 @@ use pace::Pace;
 use session_encoder::SessionEncoder;
 use source::{Frame, Source};
 
-/// A wait that takes this much longer than requested means that the process did not run: asleep, stopped or starved.
+/// A wait that takes this much longer than requested means that the process did not run: asleep, stopped or
+/// starved.
 const SUSPENSION_THRESHOLD: Duration = Duration::from_secs(2);
 /// Delay after a failed poll.
 const POLL_RETRY_INTERVAL: Duration = Duration::from_millis(10);
@@ -43,7 +45,7 @@ const MAX_THREAD_NAME: usize = 15;
 /// Encoding policy of all sessions.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// Encoder.
+    /// Encoder to open.
     pub encoder: Choice,
     /// Rate at which an unchanged frame is encoded again, frames per second; 0 for never.
     pub keepalive_fps: u32,
@@ -185,7 +187,8 @@ impl Worker {
         *self.encoder_name.lock() = name;
     }
 
-    /// Does what is due. Returns the time until something else is due; `None` if only an event can change that.
+    /// Does what is due. Returns the time until something else is due; `None` if only an event can change
+    /// that.
     fn step(&mut self) -> Option<Duration> {
         if let Some(error) = self.encoder.replace_if_stalled() {
             self.outbox.push_error(ErrorCode::Encoder, error);

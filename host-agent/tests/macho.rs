@@ -1,6 +1,6 @@
-//! `host-agent run` and `host-agent tap install` on the Mach-O files that `./x check-macos` links and LLD signs: as they are,
-//! and with protections that VMM vendors request. Other systems can judge them and only a Mac can start them, so a suitable
-//! file is refused there for its system.
+//! `host-agent run` and `host-agent tap install` on the Mach-O files that `./x check-macos` links and LLD
+//! signs: as they are, and with protections that VMM vendors request. Other systems can judge them and only
+//! a Mac can start them, so a suitable file is refused there for its system.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,8 +1,8 @@
 //! The tap in an application that ignores preloaded libraries: `host-agent tap install|uninstall --app UTM`.
 //!
-//! The drop-in form of the tap takes the place of the bundle's virglrenderer, which it re-exports under the name
-//! [`ORIGINAL`]; then the bundle is signed again. Uninstalling restores a backup of the whole bundle. Both are planned
-//! here, on any operating system, as a list of [actions](crate::install_plan).
+//! The drop-in form of the tap takes the place of the bundle's virglrenderer, which it re-exports under the
+//! name [`ORIGINAL`]; then the bundle is signed again. Uninstalling restores a backup of the whole bundle.
+//! Both are planned here, on any operating system, as a list of [actions](crate::install_plan).
 
 mod bundle;
 
@@ -21,9 +21,9 @@ pub const ORIGINAL: &str = "libvirglrenderer.original.dylib";
 /// Paths of the macOS programs that an installation runs.
 #[derive(Debug, Clone)]
 pub struct Tools {
-    /// `codesign(1)`.
+    /// Path of `codesign(1)`.
     pub codesign: PathBuf,
-    /// `pgrep(1)`.
+    /// Path of `pgrep(1)`.
     pub pgrep: PathBuf,
 }
 
@@ -98,7 +98,8 @@ pub struct Application {
 }
 
 impl Application {
-    /// Finds an application by path, or by name in one of `folders`. Its backup goes into the folder `backups`.
+    /// Finds an application by path, or by name in one of `folders`. Its backup goes into the folder
+    /// `backups`.
     ///
     /// # Errors
     /// There is no such application, or it is not a bundle with a virglrenderer.
@@ -211,7 +212,8 @@ impl Application {
     }
 
     /// Signs ad hoc and verifies. The entitlements of each part are kept, because a VMM needs
-    /// com.apple.security.hypervisor; the hardened runtime is not, because it refuses libraries of another signer.
+    /// com.apple.security.hypervisor; the hardened runtime is not, because it refuses libraries of another
+    /// signer.
     fn sign(&self) -> Vec<Action> {
         let codesign = self.tools.codesign.display().to_string();
         let root = self.bundle.root.display().to_string();

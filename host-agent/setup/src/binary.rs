@@ -1,5 +1,6 @@
-//! Headers of ELF and Mach-O files of any operating system. This module only parses; [`launch`](crate::launch),
-//! [`application`](crate::application) and [`renderer`](crate::renderer) judge the result.
+//! Headers of ELF and Mach-O files of any operating system. This module only parses;
+//! [`launch`](crate::launch), [`application`](crate::application) and [`renderer`](crate::renderer) judge
+//! the result.
 
 mod signature;
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The actions of an installation. Planning changes nothing, so that a plan can be printed (`--dry-run`) or executed.
+//! The actions of an installation. Planning changes nothing, so that a plan can be printed (`--dry-run`) or
+//! executed.
 
 use std::fmt;
 use std::fs;
@@ -20,14 +21,14 @@ pub enum Action {
     },
     /// Copy a file or a folder tree; fails if the target exists.
     Copy {
-        /// Source.
+        /// Path of the source.
         from: PathBuf,
-        /// Target.
+        /// Path of the copy.
         to: PathBuf,
     },
     /// Copy a file over an existing one.
     Replace {
-        /// Source.
+        /// Path of the source.
         from: PathBuf,
         /// File to overwrite.
         to: PathBuf,
@@ -76,7 +77,8 @@ impl Action {
     /// Executes the action.
     ///
     /// # Errors
-    /// The operating system refused it, or a program that must succeed did not; the error has the program's stderr.
+    /// The operating system refused it, or a program that must succeed did not; the error has the program's
+    /// stderr.
     pub fn execute(&self) -> Result<(), ActionError> {
         let outcome = match self {
             Self::CreateFolder(path) => fs::create_dir_all(path),
@@ -113,8 +115,8 @@ fn remove_tree(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Copies a tree and preserves symbolic links, which macOS bundles consist of. On APFS `fs::copy` clones: both files
-/// share their blocks.
+/// Copies a tree and preserves symbolic links, which macOS bundles consist of. On APFS `fs::copy` clones:
+/// both files share their blocks.
 fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
     let metadata = fs::symlink_metadata(from)?;
     if metadata.is_symlink() {

@@ -1,5 +1,5 @@
-//! `host-agent run -- VMM …`: starts a VMM with the tap preloaded, after checking that preloading can work. The VMM
-//! replaces this process, so that a supervisor of one supervises the other.
+//! `host-agent run -- VMM …`: starts a VMM with the tap preloaded, after checking that preloading can work.
+//! The VMM replaces this process, so that a supervisor of one supervises the other.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::PermissionsExt as _;
@@ -149,8 +149,8 @@ impl Launch {
     }
 }
 
-/// Path of a library that is installed with `program`: in `../lib/desktopstream`, or beside the program as in a build
-/// folder.
+/// Path of a library that is installed with `program`: in `../lib/desktopstream`, or beside the program as
+/// in a build folder.
 pub fn library_beside(program: Option<&Path>, file: &str) -> PathBuf {
     let folder = program.and_then(Path::parent).unwrap_or_else(|| Path::new("."));
     let installed = folder.join("../lib/desktopstream").join(file);

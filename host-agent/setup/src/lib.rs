@@ -1,5 +1,5 @@
-//! Installs host-agent and its tap: the user's service, VMMs started with the tap preloaded, and applications whose
-//! bundled virglrenderer is replaced by the drop-in form of the tap.
+//! Installs host-agent and its tap: the user's service, VMMs started with the tap preloaded, and
+//! applications whose bundled virglrenderer is replaced by the drop-in form of the tap.
 //!
 //! | module           | purpose                                                                     |
 //! |------------------|-----------------------------------------------------------------------------|

@@ -1,8 +1,8 @@
-//! Compatibility of virglrenderer with the tap: the ABI, which the library's name carries, and the functions that the tap
-//! interposes or calls.
+//! Compatibility of virglrenderer with the tap: the ABI, which the library's name carries, and the
+//! functions that the tap interposes or calls.
 //!
-//! The library of a VMM is located without running the dynamic linker. A VMM that loads it by a path of its own is not
-//! refused.
+//! The library of a VMM is located without running the dynamic linker. A VMM that loads it by a path of its
+//! own is not refused.
 
 use std::path::{Path, PathBuf};
 
@@ -75,7 +75,8 @@ fn check_abi(path: &Path, name: &str) -> Result<(), RendererError> {
     Err(RendererError::Abi { path: path.to_owned(), name: name.to_owned() })
 }
 
-/// Locates the virglrenderer that a program or one of its modules links to, and checks it if the file is found.
+/// Locates the virglrenderer that a program or one of its modules links to, and checks it if the file is
+/// found.
 ///
 /// # Errors
 /// The tap does not support the library.

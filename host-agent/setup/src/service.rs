@@ -18,9 +18,9 @@ const SYSTEMD_RUNTIME: &str = "/run/systemd/system";
 /// A service manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manager {
-    /// macOS.
+    /// launchd(8) of macOS.
     Launchd,
-    /// Linux.
+    /// systemd(1) of Linux.
     Systemd,
 }
 
@@ -79,8 +79,8 @@ impl fmt::Display for ServiceState {
 }
 
 impl Service {
-    /// The service of the current user on this system. `program` defaults to the running executable, `config` to
-    /// [`default_config`].
+    /// The service of the current user on this system. `program` defaults to the running executable,
+    /// `config` to [`default_config`].
     ///
     /// # Errors
     /// The home folder is unknown.
@@ -114,7 +114,8 @@ impl Service {
         Ok(())
     }
 
-    /// Plans the installation and start. A running instance is stopped first, so that an upgrade takes effect.
+    /// Plans the installation and start. A running instance is stopped first, so that an upgrade takes
+    /// effect.
     pub fn install(&self) -> Vec<Action> {
         match self.manager {
             Manager::Launchd => launchd::install(self),

@@ -50,7 +50,8 @@ fn parse_error(words: &[String]) -> Option<String> {
     (!matches!(error.kind(), DisplayHelp | DisplayVersion)).then(|| error.to_string())
 }
 
-/// The first unknown subcommand or option of a partial command, if any. `install|uninstall` names two subcommands.
+/// The first unknown subcommand or option of a partial command, if any. `install|uninstall` names two
+/// subcommands.
 fn unknown_word(words: &[String]) -> Option<String> {
     let mut command = Cli::command();
     command.build();

@@ -32,7 +32,7 @@ pub struct SessionInfo {
 /// A session of a sidecar.
 #[derive(Debug)]
 pub struct Session {
-    /// Identity.
+    /// Identity, which does not change.
     pub info: SessionInfo,
     /// Time of the handshake.
     pub since: Instant,

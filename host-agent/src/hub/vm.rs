@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 /// Maximum number of messages queued for a tap. A tap with a full queue is disconnected.
 pub(crate) const MAX_QUEUED: usize = 256;
 
-/// What a tap reports about itself and its VM.
+/// Description of a VM and its tap, as the tap reports it.
 #[derive(Debug, Clone)]
 pub struct VmDescription {
     /// Name of the VM.
@@ -48,8 +48,8 @@ impl Vm {
         (Self { id, description, since: Instant::now(), stats: Mutex::default(), outgoing }, receiver)
     }
 
-    /// Queues a message without blocking. A message that does not fit is dropped; the connection then ends because of
-    /// the full queue.
+    /// Queues a message without blocking. A message that does not fit is dropped; the connection then ends
+    /// because of the full queue.
     pub fn send(&self, message: ToTap, descriptors: Option<[OwnedFd; 2]>) {
         if self.outgoing.try_send((message, descriptors)).is_err() {
             tracing::warn!(vm = self.description.name, ?message, "cannot send to tap: closed or not reading");

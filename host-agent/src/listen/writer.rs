@@ -1,8 +1,8 @@
 //! The writing half of a connection.
 //!
-//! Two threads write: the connection's task, which waits for slow peers, and an encoder's thread, which writes an access
-//! unit directly while nothing else is queued. That saves a wake-up of another thread, the largest part of the latency
-//! on a busy machine.
+//! Two threads write: the connection's task, which waits for slow peers, and an encoder's thread, which
+//! writes an access unit directly while nothing else is queued. That saves a wake-up of another thread, the
+//! largest part of the latency on a busy machine.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -13,9 +13,9 @@ use tokio::sync::Mutex;
 
 /// The writing half. Dropping it shuts down the connection for writing.
 pub enum Writer {
-    /// TCP.
+    /// TCP connection.
     Tcp(tcp::OwnedWriteHalf),
-    /// Unix socket.
+    /// Unix stream socket.
     Unix(unix::OwnedWriteHalf),
     /// Another transport, which only the connection's task can write.
     Other(Mutex<Box<dyn AsyncWrite + Send + Unpin>>),
@@ -40,7 +40,8 @@ impl Writer {
     /// Writes without blocking and returns the number of bytes written.
     ///
     /// # Errors
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if the socket's buffer is full, or the error of the connection.
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if the socket's buffer is full, or the error of the
+    /// connection.
     pub fn try_write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(half) => half.try_write_vectored(parts),

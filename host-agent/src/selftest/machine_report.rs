@@ -1,5 +1,5 @@
-//! A selftest report with a description of the machine, to be sent to the developers. Apart from error messages it has no
-//! names of people, hosts or folders.
+//! A selftest report with a description of the machine, to be sent to the developers. Apart from error
+//! messages it has no names of people, hosts or folders.
 
 use std::path::Path;
 

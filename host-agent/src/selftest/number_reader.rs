@@ -1,5 +1,5 @@
-//! Decodes access units and reads the frames' numbers. The decoder is written in Rust, so the result does not depend on
-//! what is installed. It decodes only what host-agent itself encoded.
+//! Decodes access units and reads the frames' numbers. The decoder is written in Rust, so the result does
+//! not depend on what is installed. It decodes only what host-agent itself encoded.
 
 use anyhow::{Context as _, Result, ensure};
 use encode::PixelFormat;

@@ -1,6 +1,6 @@
 //! Decides when a frame is due: new frames at most `max_fps` times per second, an unchanged one again every
-//! `1 / keepalive_fps` seconds, and a requested keyframe at most every [`KEYFRAME_INTERVAL`]. The current time is a
-//! parameter.
+//! `1 / keepalive_fps` seconds, and a requested keyframe at most every [`KEYFRAME_INTERVAL`]. The current
+//! time is a parameter.
 
 use std::time::{Duration, Instant};
 
@@ -33,15 +33,15 @@ impl Pace {
         self.next = None;
     }
 
-    /// Time until a new frame is due. A quarter of an interval early counts as due, so that no frame of a source of the
-    /// same rate is lost to jitter.
+    /// Time until a new frame is due. A quarter of an interval early counts as due, so that no frame of a
+    /// source of the same rate is lost to jitter.
     pub(super) fn until_next(&self, now: Instant) -> Duration {
         let tolerance = self.interval / 4;
         self.next.map_or(Duration::ZERO, |next| next.saturating_duration_since(now).saturating_sub(tolerance))
     }
 
-    /// Records that a new frame was taken. The next is due one interval after this one was; after a pause, one interval
-    /// from now.
+    /// Records that a new frame was taken. The next is due one interval after this one was; after a pause,
+    /// one interval from now.
     pub(super) fn took(&mut self, now: Instant) {
         self.next = Some(match self.next {
             Some(next) if next + self.interval > now => next + self.interval,

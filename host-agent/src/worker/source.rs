@@ -1,5 +1,5 @@
-//! The frames of a session: from a tap's ring, or from pushed pixels. Returns the newest, with the numbers of those that
-//! it replaces.
+//! The frames of a session: from a tap's ring, or from pushed pixels. Returns the newest, with the numbers
+//! of those that it replaces.
 
 use bytes::Bytes;
 use encode::Picture;
@@ -12,7 +12,7 @@ use crate::inbox::{PushedPixels, RingReader};
 /// A frame to encode.
 #[derive(Debug, Clone)]
 pub(super) struct Frame {
-    /// Pixels.
+    /// Pixels and their layout.
     pub(super) picture: Picture,
     /// Number that the sidecar gave it.
     pub(super) seq: u64,
@@ -56,8 +56,8 @@ impl Source {
         self.change = None;
     }
 
-    /// Clears the ring's wakes. A ring whose tap exited is removed: its descriptor stays readable, and polling it would
-    /// spin.
+    /// Clears the ring's wakes. A ring whose tap exited is removed: its descriptor stays readable, and
+    /// polling it would spin.
     pub(super) fn clear_wakes(&mut self) {
         if let Some(ring) = &self.ring
             && ring.wake_fd.clear() == WakeState::Closed
@@ -67,8 +67,8 @@ impl Source {
         }
     }
 
-    /// Applies pushed pixels. Returns the number of a frame that is replaced or refused. Calls `release` before the canvas
-    /// changes: a frame that shares its memory then would cost a copy.
+    /// Applies pushed pixels. Returns the number of a frame that is replaced or refused. Calls `release`
+    /// before the canvas changes: a frame that shares its memory then would cost a copy.
     pub(super) fn push(&mut self, pushed: PushedPixels, release: impl FnOnce()) -> Option<u64> {
         let PushedPixels { pixels, read_at_ns } = pushed;
         let change = Change { seq: pixels.seq, capture_ns: pixels.capture_ns, available_ns: read_at_ns };

@@ -1,5 +1,5 @@
-//! The daemon as its peers see it: real sockets, real rings, real encoders. [`client`] plays sidecars, [`tap`] plays taps.
-//! Tests wait for conditions, with a timeout.
+//! The daemon as its peers see it: real sockets, real rings, real encoders. [`client`] plays sidecars,
+//! [`tap`] plays taps. Tests wait for conditions, with a timeout.
 
 #![expect(clippy::panic, reason = "an unexpected message fails the test")]
 

@@ -1,4 +1,5 @@
-//! Latency that host-agent adds to a frame: slot full to encoder called, access unit returned to written to the socket.
+//! Latency that host-agent adds to a frame: slot full to encoder called, access unit returned to written to
+//! the socket.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! A daemon that does not run for longer than any of its timeouts, as when its machine sleeps or a debugger stops it.
+//! A daemon that does not run for longer than any of its timeouts, as when its machine sleeps or a debugger
+//! stops it.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,8 @@ use crate::tap::Tap;
 
 const CONTEXT: Context = Context { id: 7, generation: 1 };
 const SIZE: (u32, u32) = (64, 48);
-/// Longer than the timeouts of the handshake (5 s), of a write (10 s), of the encoder (5 s) and of idleness (3 s, below).
+/// Longer than the timeouts of the handshake (5 s), of a write (10 s), of the encoder (5 s) and of idleness
+/// (3 s, below).
 const SUSPENDED: Duration = Duration::from_secs(12);
 
 /// Waits for an access unit of a frame with this capture time. The session must not end.

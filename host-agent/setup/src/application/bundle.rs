@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::ApplicationError;
 
-/// Paths of virglrenderer in `Contents/Frameworks`: UTM wraps it in a framework, others bundle the plain library.
+/// Paths of virglrenderer in `Contents/Frameworks`: UTM wraps it in a framework, others bundle the plain
+/// library.
 const LIBRARIES: [&str; 3] = [
     "virglrenderer.1.framework/Versions/A/virglrenderer.1",
     "virglrenderer.1.framework/virglrenderer.1",

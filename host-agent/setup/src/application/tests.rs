@@ -1,5 +1,5 @@
-//! Installations on a file tree: a bundle with UTM's layout, minimal Mach-O files, and scripts in place of codesign and
-//! pgrep that record their arguments.
+//! Installations on a file tree: a bundle with UTM's layout, minimal Mach-O files, and scripts in place of
+//! codesign and pgrep that record their arguments.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};

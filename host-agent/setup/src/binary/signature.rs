@@ -1,7 +1,7 @@
 //! Mach-O code signatures: the protections they request. Validity is for the kernel to check.
 //!
-//! Layout: Apple's `cs_blobs.h`. Big-endian; a super blob with an index of parts, among them the code directory and the
-//! entitlements as an XML property list.
+//! Layout: Apple's `cs_blobs.h`. Big-endian; a super blob with an index of parts, among them the code
+//! directory and the entitlements as an XML property list.
 
 use goblin::mach::MachO;
 use goblin::mach::load_command::CommandVariant;

@@ -1,4 +1,5 @@
-//! A launchd agent: runs in the user's session, started at login, restarted after a failure (launchd.plist(5)).
+//! A launchd agent: runs in the user's session, started at login, restarted after a failure
+//! (launchd.plist(5)).
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,8 @@ pub(super) fn log(service: &Service) -> PathBuf {
     service.home.join("Library/Logs/desktopstream/host-agent.log")
 }
 
-/// Output that does not pass through the log: errors before it is open, and crashes. launchd writes this file.
+/// Output that does not pass through the log: errors before it is open, and crashes. launchd writes this
+/// file.
 fn stderr(service: &Service) -> PathBuf {
     log(service).with_extension("stderr.log")
 }
