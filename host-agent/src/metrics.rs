@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use contract::names::metrics::HOST_AGENT_PREFIX;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, prometheus_text,
+    DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, prometheus_text,
 };
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
@@ -49,21 +49,20 @@ impl Collector for HubCollector {
             &mut encoder,
             "sessions",
             "Sessions by binding",
-            states.map(|(s, n)| ([("state", s)], n as f64)),
+            states.map(|(s, n)| ([("state", s)], n as u64)),
         )?;
         gauge(&mut encoder, "taps", "Connected taps", vms.len() as u64)?;
         let counts = &self.hub.counts;
         for (name, help, value) in [
-            ("sessions_total", "Sessions started", &counts.sessions),
-            ("sessions_replaced_total", "Sessions replaced by a newer one of their stream", &counts.replaced),
-            ("binds_total", "Accepted binds", &counts.binds),
-            ("binds_refused_total", "Binds refused for an unknown or used nonce", &counts.binds_refused),
+            ("sessions", "Sessions started", &counts.sessions),
+            ("sessions_replaced", "Sessions replaced by a newer one of their stream", &counts.replaced),
+            ("binds", "Accepted binds", &counts.binds),
+            ("binds_refused", "Binds refused for an unknown or used nonce", &counts.binds_refused),
         ] {
             counter(&mut encoder, name, help, value.load(Ordering::Relaxed))?;
         }
         for count in Count::ALL {
-            let name = format!("{}_total", count.label());
-            counter(&mut encoder, &name, count.help(), self.hub.totals.count(count))?;
+            counter(&mut encoder, count.label(), count.help(), self.hub.totals.count(count))?;
         }
         self.encode_stages(&mut encoder)?;
         let stats: Vec<_> = vms.iter().map(|vm| vm.stats()).collect();
@@ -87,22 +86,23 @@ impl HubCollector {
     }
 }
 
+/// A counter; the encoder appends `_total` to its name.
 fn counter(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> fmt::Result {
     let metric = ConstCounter::new(value);
     metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
 }
 
 fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> fmt::Result {
-    let metric = ConstGauge::new(value as f64);
+    let metric = ConstGauge::new(value);
     metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
 }
 
 /// A family of gauges with different labels.
-fn gauges<L: EncodeLabelSet>(
+fn gauges<L: EncodeLabelSet, V: EncodeGaugeValue>(
     encoder: &mut DescriptorEncoder,
     name: &str,
     help: &str,
-    values: impl IntoIterator<Item = (L, f64)>,
+    values: impl IntoIterator<Item = (L, V)>,
 ) -> fmt::Result {
     let mut family: MetricEncoder = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for (labels, value) in values {
@@ -117,7 +117,7 @@ fn encode_taps(encoder: &mut DescriptorEncoder, stats: &[Stats]) -> fmt::Result 
     let sum = |field: fn(&Stats) -> u64| stats.iter().map(field).sum::<u64>();
     let answers = mailbox::Status::ALL.iter().enumerate().map(|(at, status)| {
         let total: u64 = stats.iter().map(|stats| stats.answers[at]).sum();
-        ([("status", status.label())], total as f64)
+        ([("status", status.label())], total)
     });
     gauges(encoder, "tap_answers", "Mailbox answers of the connected taps", answers)?;
     gauge(encoder, "tap_request_bytes", "Bytes of mailbox requests", sum(|stats| stats.request_bytes))?;
@@ -130,7 +130,7 @@ fn encode_taps(encoder: &mut DescriptorEncoder, stats: &[Stats]) -> fmt::Result 
             .map(|(quantile, ns)| ([("part", *part), ("quantile", quantile)], ns as f64 / 1e9))
     });
     gauges(encoder, "tap_seconds", "Time on the VMM's thread per frame, of the slowest tap", seconds)?;
-    let samples = parts.iter().map(|(part, worst)| ([("part", *part)], worst.count as f64));
+    let samples = parts.iter().map(|(part, worst)| ([("part", *part)], worst.count));
     gauges(encoder, "tap_samples", "Number of frames behind tap_seconds", samples)
 }
 
@@ -163,6 +163,7 @@ mod tests {
             assert!(described(name) || family.is_some_and(described), "{line}");
         }
         assert!(samples.count() > 60, "{text}");
+        assert!(text.contains("\ndesktopstream_host_agent_binds_refused_total 0\n"), "{text}");
     }
 
     #[test]
@@ -176,9 +177,9 @@ mod tests {
         let name = "desktopstream_host_agent_stage_seconds";
         for expected in [
             format!("# TYPE {name} histogram"),
-            format!("{name}_bucket{{le=\"0.0001\",stage=\"queue\"}} 2"),
-            format!("{name}_bucket{{le=\"1\",stage=\"queue\"}} 2"),
-            format!("{name}_bucket{{le=\"+Inf\",stage=\"queue\"}} 3"),
+            format!("{name}_bucket{{stage=\"queue\",le=\"0.0001\"}} 2"),
+            format!("{name}_bucket{{stage=\"queue\",le=\"1\"}} 2"),
+            format!("{name}_bucket{{stage=\"queue\",le=\"+Inf\"}} 3"),
             format!("{name}_count{{stage=\"queue\"}} 3"),
         ] {
             assert!(text.lines().any(|line| line == expected), "{expected} in {text}");
