@@ -43,8 +43,8 @@ pub fn doctests(source: &str) -> bool {
         let Some(language) = piece.text.trim().strip_prefix("```") else { return false };
         let begins = !inside;
         inside = !inside;
-        begins
-            && (language.is_empty() || language.starts_with("rust") || language.starts_with("should_panic"))
+        let rustdoc = ["rust", "no_run", "should_panic", "compile_fail", "edition"];
+        begins && (language.is_empty() || rustdoc.iter().any(|it| language.starts_with(it)))
     })
 }
 
