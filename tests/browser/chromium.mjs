@@ -1,4 +1,4 @@
-// A Chromium of our own: fresh profile, no network of its own, gone afterwards.
+// Runs Chromium headless with a temporary profile and without background network traffic.
 
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -9,11 +9,11 @@ const FLAGS = [
   "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
   "--disable-background-networking", "--disable-component-update", "--disable-sync",
   "--disable-features=WebRtcHideLocalIpsWithMdns", "--autoplay-policy=no-user-gesture-required",
-  // Two pages side by side: neither is in the background.
+  // Pages in the background run like those in the foreground.
   "--disable-backgrounding-occluded-windows", "--disable-renderer-backgrounding",
 ];
 
-/** Runs `use(context)` in a browser that ends with it, whatever happens. */
+/** Runs `use(context)` in a browser and closes it afterwards, also on errors. */
 export async function withBrowser(use, { width = 1280, height = 760, scale = 1, mobile = false } = {}) {
   const profile = await mkdtemp(join(tmpdir(), "desktopstream-chromium-"));
   let context;

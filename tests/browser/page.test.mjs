@@ -1,5 +1,5 @@
-// The page in a real Chromium against a real server, encoder and all. `npm test`, after
-// `cargo build -p sidecar --example viewer`. With SHOTS=DIR it leaves pictures of what people see.
+// Tests of the page in Chromium, with a server and an x264 encoder. Build the server first with
+// `cargo build -p viewers --example viewer`, then run `npm test`. SHOTS=DIR saves screenshots to DIR.
 
 import assert from "node:assert/strict";
 import { networkInterfaces } from "node:os";
@@ -11,61 +11,63 @@ import { open, report } from "./viewer.mjs";
 
 const WAIT = { timeout: 90_000, polling: 50 };
 const TOKEN = "0123456789abcdef0123456789abcdef";
-const LIMIT = { timeout: 300_000 };
+const TEST_TIMEOUT = { timeout: 300_000 };
 
 const drawn = (viewer, count) => viewer.page.waitForFunction((n) => window.drawn.length >= n, count, WAIT);
 const shot = (page, name) => process.env.SHOTS ? page.screenshot({ path: join(process.env.SHOTS, `${name}.png`) }) : null;
 
-/** Runs `use` with a server of its own and a browser. */
-function scene(name, args, use, look) {
-  test(name, LIMIT, async () => {
+const notice = (page, kind) => page.waitForFunction((k) => document.body.dataset.notice === k, kind, WAIT);
+
+/** A test with a server, started with `args`, and a browser context with the given screen. */
+function pageTest(name, args, use, screen) {
+  test(name, TEST_TIMEOUT, async () => {
     const server = await start(...args);
     try {
-      await withBrowser((context) => use({ server, context }), look);
+      await withBrowser((context) => use({ server, context }), screen);
     } finally {
       await server.stop();
     }
   });
 }
 
-function assertGood({ frames, torn, ordered, log }) {
-  assert.equal(torn, 0, "no picture is torn");
-  assert.ok(ordered, "numbers never go back");
-  assert.ok(frames.every((frame) => frame.number === frame.seq), "each picture is the one that its header says");
+function assertIntact({ frames, torn, ordered, log }) {
+  assert.equal(torn, 0, "no torn pictures");
+  assert.ok(ordered, "frame numbers increase");
+  assert.ok(frames.every((frame) => frame.number === frame.seq), "each picture has the number of its header");
   assert.deepEqual(log.filter((line) => line.startsWith("error")), []);
 }
 
-scene("two viewers see every number in order, the late one at once", ["--rung", "ResourceId"], async ({ server, context }) => {
+pageTest("two viewers draw pictures in order, and the later one starts with the cached GOP", ["--frame-path", "resource-id"], async ({ server, context }) => {
   const first = await open(context, { url: server.url, readPattern: true });
   await drawn(first, 90);
-  // The encoder makes keyframes on demand only, and a GOP as short as this one needs none.
-  const late = await open(context, { url: server.url, readPattern: true });
-  await drawn(late, 30);
+  // The encoder produces keyframes on request only, and the GOP is too short to request one for a new viewer.
+  const second = await open(context, { url: server.url, readPattern: true });
+  await drawn(second, 30);
   await first.page.keyboard.press("i");
   await first.page.waitForFunction(() => document.getElementById("v-viewers").textContent === "2", null, WAIT);
   await first.page.mouse.move(300, 300);
   await shot(first.page, "overlay");
-  const [one, two] = [await report(first), await report(late)];
-  assertGood(one);
-  assertGood(two);
-  assert.ok(two.frames[0].backlog, "the late one begins with what was there");
-  // How long it takes is the machine's affair; that the parts make up the whole is ours.
+  const [one, two] = [await report(first), await report(second)];
+  assertIntact(one);
+  assertIntact(two);
+  assert.ok(two.frames[0].backlog, "the second viewer starts with cached units");
+  // The latency depends on the machine; the sum of its parts must not exceed it.
   const live = two.frames.filter((frame) => !frame.backlog && frame.transit_ms !== null && frame.latency_ms !== null);
   const rest = live.map((frame) => frame.latency_ms - frame.server_ms - frame.transit_ms - frame.decode_ms).sort((a, b) => a - b);
-  assert.ok(rest.length > 5, "live frames have a latency");
-  assert.ok(live.every((frame) => frame.latency_ms > 0 && frame.server_ms > 0), "nothing is drawn before it was captured");
-  assert.ok(rest[rest.length >> 1] > -5, `median of latency less its parts: ${rest[rest.length >> 1]} ms`);
+  assert.ok(rest.length > 5, "live frames have a measured latency");
+  assert.ok(live.every((frame) => frame.latency_ms > 0 && frame.server_ms > 0), "frames are drawn after they were captured");
+  assert.ok(rest[rest.length >> 1] > -5, `median of the latency minus its parts: ${rest[rest.length >> 1]} ms`);
   assert.equal(one.stats.connects, 1);
   assert.equal(one.stats.errors, 0);
 });
 
-scene("a server that comes back is picked up without a reload", [], async ({ server, context }) => {
+pageTest("page reconnects to a restarted server without a reload", [], async ({ server, context }) => {
   const viewer = await open(context, { url: server.url, readPattern: true });
   await drawn(viewer, 20);
   await viewer.page.evaluate(() => { window.loadedOnce = true; });
   await server.stop();
   await viewer.page.waitForSelector("#toast:not([hidden])", WAIT);
-  assert.ok(await viewer.page.isVisible("#screen"), "the last picture stays");
+  assert.ok(await viewer.page.isVisible("#screen"), "the last picture stays visible");
   await shot(viewer.page, "reconnecting");
   const again = await start("--listen", server.host);
   try {
@@ -74,14 +76,14 @@ scene("a server that comes back is picked up without a reload", [], async ({ ser
     const seen = await report(viewer);
     assert.equal(seen.torn, 0);
     assert.ok(seen.frames.at(-1).seq < 10_000 && seen.stats.connects >= 2);
-    assert.ok(await viewer.page.evaluate(() => window.loadedOnce), "it is the same page");
+    assert.ok(await viewer.page.evaluate(() => window.loadedOnce), "the page was not reloaded");
     assert.ok(await viewer.page.isHidden("#toast"));
   } finally {
     await again.stop();
   }
 });
 
-scene("a change of size and encoder is no interruption", ["--switch-every", "3"], async ({ server, context }) => {
+pageTest("change of size and encoder keeps the connection", ["--switch-every", "3"], async ({ server, context }) => {
   const viewer = await open(context, { url: server.url, readPattern: true });
   for (const width of [1280, 640, 1280]) {
     await viewer.page.waitForFunction((w) => document.getElementById("screen").width === w, width, WAIT);
@@ -89,12 +91,12 @@ scene("a change of size and encoder is no interruption", ["--switch-every", "3"]
   const before = await viewer.page.evaluate(() => window.drawn.length);
   await drawn(viewer, before + 10);
   const seen = await report(viewer);
-  assertGood(seen);
+  assertIntact(seen);
   assert.equal(seen.stats.connects, 1);
   assert.equal(seen.stats.errors, 0);
 });
 
-scene("the token leaves the URL, and a form asks for it", ["--token", TOKEN], async ({ server, context }) => {
+pageTest("token is requested by a form and removed from the URL", ["--token", TOKEN], async ({ server, context }) => {
   const form = await context.newPage();
   assert.equal((await form.goto(server.url)).status(), 401);
   await shot(form, "login");
@@ -105,12 +107,12 @@ scene("the token leaves the URL, and a form asks for it", ["--token", TOKEN], as
   await context.clearCookies();
   const viewer = await open(context, { url: server.url, token: TOKEN, readPattern: true });
   await drawn(viewer, 10);
-  assertGood(await report(viewer));
+  assertIntact(await report(viewer));
   assert.equal(viewer.page.url(), server.url);
-  assert.equal(await viewer.page.evaluate(() => document.cookie), "", "scripts can't read the cookie");
+  assert.equal(await viewer.page.evaluate(() => document.cookie), "", "scripts cannot read the cookie");
 });
 
-scene("another site can't open the WebSocket", ["--token", TOKEN], async ({ server, context }) => {
+pageTest("WebSocket opened by another site is refused", ["--token", TOKEN], async ({ server, context }) => {
   await (await context.newPage()).goto(`${server.url}?token=${TOKEN}`);
   const other = await start();
   try {
@@ -127,16 +129,16 @@ scene("another site can't open the WebSocket", ["--token", TOKEN], async ({ serv
   }
 });
 
-scene("one viewer too many is told so, and comes in later", ["--max-viewers", "1"], async ({ server, context }) => {
+pageTest("viewer over the maximum is rejected and connects once another one leaves", ["--max-viewers", "1"], async ({ server, context }) => {
   const first = await open(context, { url: server.url });
   await drawn(first, 5);
   const second = await open(context, { url: server.url });
-  await second.page.waitForFunction(() => document.getElementById("notice-title").textContent.includes("no more viewers"), null, WAIT);
+  await notice(second.page, "rejected");
   await first.page.close();
   await drawn(second, 5);
 });
 
-scene("garbage in the stream is got over", [], async ({ server, context }) => {
+pageTest("undecodable keyframe is skipped without a reconnection", [], async ({ server, context }) => {
   let toPage = null;
   await context.routeWebSocket(/\/ws$/, (socket) => {
     const upstream = socket.connectToServer();
@@ -146,22 +148,22 @@ scene("garbage in the stream is got over", [], async ({ server, context }) => {
   });
   const viewer = await open(context, { url: server.url });
   await drawn(viewer, 10);
-  // A keyframe with a parameter set that makes no sense.
-  const garbage = Buffer.alloc(200, 0x5a);
-  garbage.fill(0, 0, 28);
-  garbage[0] = 1;
-  garbage[1] = 1;
-  Buffer.from([0, 0, 0, 1, 0x67, 0x42, 0xc0, 0x1f, 0, 0, 0, 1, 0x68, 0x5a, 0, 0, 0, 1, 0x65]).copy(garbage, 28);
-  toPage.send(garbage);
-  toPage.send(Buffer.from("far too short"));
+  // An IDR with an invalid PPS and an invalid slice.
+  const undecodable = Buffer.alloc(200, 0x5a);
+  undecodable.fill(0, 0, 28);
+  undecodable[0] = 1;
+  undecodable[1] = 1;
+  Buffer.from([0, 0, 0, 1, 0x67, 0x42, 0xc0, 0x1f, 0, 0, 0, 1, 0x68, 0x5a, 0, 0, 0, 1, 0x65]).copy(undecodable, 28);
+  toPage.send(undecodable);
+  toPage.send(Buffer.from("shorter than a header"));
   await viewer.page.waitForFunction(() => window.desktopstream.stats().errors > 0, null, WAIT);
   const before = await viewer.page.evaluate(() => window.drawn.length);
   await drawn(viewer, before + 20);
   const { stats } = await report(viewer);
-  assert.equal(stats.connects, 1, "the connection was not the problem");
+  assert.equal(stats.connects, 1, "the connection is kept");
 });
 
-scene("media source extensions play the MP4", [], async ({ server, context }) => {
+pageTest("MP4 stream plays by Media Source Extensions", [], async ({ server, context }) => {
   const page = await context.newPage();
   await page.goto(server.url);
   const played = await page.evaluate(async () => {
@@ -189,19 +191,19 @@ scene("media source extensions play the MP4", [], async ({ server, context }) =>
   });
   assert.equal(played.error, undefined);
   assert.ok(played.time > 2 && played.frames > 10, JSON.stringify(played));
-  assert.equal(played.gaps, 1, "one range, no holes");
+  assert.equal(played.gaps, 1, "the buffered range has no gaps");
 });
 
 const outside = Object.values(networkInterfaces()).flat().find((address) => address.family === "IPv4" && !address.internal)?.address;
 
-test("where WebCodecs are missing the page says why, and plays anyway", { ...LIMIT, skip: !outside && "no address but loopback" }, async () => {
+test("page without a secure context explains it and plays the MP4 stream", { ...TEST_TIMEOUT, skip: !outside && "this machine has no address but loopback" }, async () => {
   const server = await start("--listen", "0.0.0.0:0", "--insecure-no-viewer-auth");
   try {
     await withBrowser(async (context) => {
       const page = await context.newPage();
       await page.goto(`http://${outside}:${server.host.split(":")[1]}/`);
       const card = page.locator("#notice .card").first();
-      await card.getByText("needs HTTPS or localhost").waitFor(WAIT);
+      await notice(page, "insecure-context");
       assert.match(await card.innerText(), /kubectl port-forward[\s\S]*http:\/\/localhost:8080/);
       await shot(page, "insecure");
       await card.getByRole("button").click();
@@ -212,18 +214,18 @@ test("where WebCodecs are missing the page says why, and plays anyway", { ...LIM
   }
 });
 
-scene("it fits a phone", ["--rung", "Pixels"], async ({ server, context }) => {
+pageTest("page fits the screen of a phone", ["--frame-path", "pixels"], async ({ server, context }) => {
   const viewer = await open(context, { url: server.url, readPattern: true });
   await drawn(viewer, 10);
-  await viewer.page.touchscreen.tap(195, 200);   // the bar hides while nobody does anything
+  await viewer.page.touchscreen.tap(195, 200);   // shows the controls, which hide without input
   await viewer.page.click("#info");
-  await viewer.page.waitForFunction(() => document.getElementById("v-rung").textContent === "Pixels", null, WAIT);
+  await viewer.page.waitForFunction(() => document.getElementById("v-path").textContent === "pixels", null, WAIT);
   await shot(viewer.page, "phone");
   const { width, overflow } = await viewer.page.evaluate(() => ({
     width: document.getElementById("screen").getBoundingClientRect().width,
     overflow: document.documentElement.scrollWidth > innerWidth,
   }));
-  assert.ok(width <= 390 && width > 380, `the picture is as wide as the screen: ${width}`);
+  assert.ok(width <= 390 && width > 380, `the picture fills the width of the screen: ${width}`);
   assert.equal(overflow, false);
-  assertGood(await report(viewer));
+  assertIntact(await report(viewer));
 }, { width: 390, height: 780, scale: 2, mobile: true });

@@ -1,7 +1,7 @@
-// Reads the test pattern's frame number from a picture. encode/numbered has the definition: 16 x 9
-// cells, rows 0 and 1 the number in binary, rows 7 and 8 its complement.
+// Reads the frame number from a picture of the test pattern: 16 x 9 cells, rows 0 and 1 the number in binary, rows 7
+// and 8 its complement. Crate encode/numbered defines the pattern.
 
-/** Runs inside the page, before its own script: gives it `readNumber(image)`. */
+/** Init script: defines `window.readNumber(image)`. */
 export function reading() {
   const cells = Object.assign(document.createElement("canvas"), { width: 16, height: 9 });
   const context = cells.getContext("2d", { willReadFrequently: true, alpha: false });
@@ -17,9 +17,9 @@ export function reading() {
     return bits;
   }
 
-  /** The number, or null when top and bottom disagree. */
+  /** The frame number; null if the rows and their complement disagree. */
   window.readNumber = (image) => {
-    // Without smoothing each of the 16 x 9 pixels is the centre of its cell.
+    // Scaled to 16 x 9 without smoothing, each pixel is the centre of a cell.
     context.drawImage(image, 0, 0, 16, 9);
     const pixels = context.getImageData(0, 0, 16, 9).data;
     const top = row(pixels, 0) * 65536 + row(pixels, 1);
@@ -28,14 +28,14 @@ export function reading() {
   };
 }
 
-/** The same, after `reading`: every drawn frame is noted in `window.drawn`. */
+/** Init script, after `reading`: records every drawn frame in `window.drawn`. */
 export function watch({ readPattern, limit }) {
   window.drawn = [];
   window.torn = 0;
   const onframe = ({ seq, t, flags, latency, server, transit, decode }) => {
     const frame = {
       seq, t: +t.toFixed(3), repeat: !!(flags & 2), backlog: !!(flags & 8),
-      // From capture to drawn, and of that: to sent, to received, to decoded.
+      // Time from capture to drawing, and its parts: to sending, to reception, to the decoded picture.
       latency_ms: latency, server_ms: server, transit_ms: transit, decode_ms: decode,
     };
     if (readPattern) {

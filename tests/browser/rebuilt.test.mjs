@@ -1,5 +1,6 @@
-// A stream whose encoder lost its sessions, in Chromium's own decoder: every picture shows its number, none is torn,
-// nothing is held back. The stream is what host-agent/videotoolbox/tests/rebuilt.rs leaves; `./x test browser` has both.
+// Decodes a stream whose encoder session was rebuilt several times in Chromium: every picture has its number, none is
+// torn, and the decoder delays none. host-agent/videotoolbox/tests/rebuilt.rs writes the stream; `./x test browser` runs
+// both.
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
@@ -10,7 +11,7 @@ import { reading } from "./pattern.mjs";
 
 const path = process.env.REBUILT_STREAM;
 
-/** Access units with their numbers: number and length, four bytes each, then the bytes. */
+/** Parses the file: for each access unit the frame number and the length, u32 little-endian, then the bytes. */
 function units(bytes) {
   const found = [];
   for (let at = 0; at < bytes.length;) {
@@ -21,7 +22,7 @@ function units(bytes) {
   return found;
 }
 
-/** Runs in the page: decodes them one by one; what each picture shows, and when it came. */
+/** Runs in the page: decodes the units one by one; records each picture's number and timestamp. */
 async function decode(units) {
   const bytes = units.map(({ data }) => Uint8Array.from(atob(data), (c) => c.charCodeAt(0)));
   const kinds = (unit) => {
@@ -52,11 +53,11 @@ async function decode(units) {
   return { codec, seen, errors, held };
 }
 
-test("a rebuilt session's stream decodes without a glitch", { timeout: 120_000 }, async () => {
-  if (!path) throw new Error("REBUILT_STREAM names no file: ./x test browser, which makes it");
+test("stream of a rebuilt encoder session decodes without errors or delays", { timeout: 120_000 }, async () => {
+  if (!path) throw new Error("REBUILT_STREAM is not set: run `./x test browser`, which creates the stream");
   const all = units(await readFile(path));
   assert.ok(all.length > 40, `${all.length} access units`);
-  // WebCodecs want an origin that counts as secure: the loopback's.
+  // WebCodecs requires a secure context; loopback origins are.
   const server = createServer((_, answer) => answer.setHeader("Content-Type", "text/html").end("<!doctype html>"));
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   try {
@@ -66,9 +67,9 @@ test("a rebuilt session's stream decodes without a glitch", { timeout: 120_000 }
       await page.goto(`http://127.0.0.1:${server.address().port}/`);
       const { codec, seen, errors, held } = await page.evaluate(decode, all);
       assert.deepEqual(errors, [], codec);
-      assert.deepEqual(seen.map(({ number }) => number), all.map(({ number }) => number), "each picture shows its number");
-      assert.deepEqual(seen.map(({ at }) => at), all.map(({ number }) => number), "in order");
-      assert.equal(held, 0, "each picture comes before the next access unit goes in");
+      assert.deepEqual(seen.map(({ number }) => number), all.map(({ number }) => number), "each picture has its number");
+      assert.deepEqual(seen.map(({ at }) => at), all.map(({ number }) => number), "pictures are in order");
+      assert.equal(held, 0, "each picture is decoded before the next access unit is submitted");
       console.log(`${seen.length} pictures of ${codec}`);
     });
   } finally {

@@ -1,12 +1,12 @@
 #!/usr/bin/env node
-// Opens the viewers' page in Chromium and writes down what it drew.
+// Opens the viewers' page in Chromium and records the drawn frames.
 //
 //   node viewer.mjs watch --url URL [--token T] [--seconds N | --until-frames N] [--json out.json]
 //                         [--viewers N] [--read-pattern] [--screenshot file.png] [--overlay]
 //                         [--width W --height H --scale S] [--timeout SECONDS] [--restarts N]
 //
-// Exit status 0: every viewer drew frames (all of --until-frames), and with --read-pattern none was torn and the numbers
-// rose, but for --restarts of the desktop, which begins to count anew.
+// Exits with 0 if every viewer drew frames, at least --until-frames of them. With --read-pattern no frame may be torn, and
+// frame numbers must increase, except at --restarts of the desktop, which restart them.
 
 import { writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
@@ -21,25 +21,25 @@ const options = {
   screenshot: { type: "string" }, overlay: { type: "boolean", default: false },
   width: { type: "string", default: "1280" }, height: { type: "string", default: "760" }, scale: { type: "string", default: "1" },
 };
-const MOST_FRAMES = 100_000;
+const MAX_FRAMES = 100_000;
 
-/** Opens one more viewer; what it draws is noted from the first frame on. */
+/** Opens a viewer and records its frames from the first one on. */
 export async function open(context, { url, token, readPattern = false }) {
   const page = await context.newPage();
   const log = [];
   page.on("console", (message) => log.push(`${message.type()}: ${message.text()}`));
   page.on("pageerror", (error) => log.push(`error: ${error.message}`));
   await page.addInitScript(reading);
-  await page.addInitScript(watch, { readPattern, limit: MOST_FRAMES });
+  await page.addInitScript(watch, { readPattern, limit: MAX_FRAMES });
   const target = new URL(url);
   if (token) target.searchParams.set("token", token);
   const response = await page.goto(target.href, { waitUntil: "domcontentloaded" });
-  if (!response.ok()) throw new Error(`${url} answers ${response.status()}: ${(await response.text()).slice(0, 200)}`);
+  if (!response.ok()) throw new Error(`${url} responded with ${response.status()}: ${(await response.text()).slice(0, 200)}`);
   await page.waitForFunction(() => window.desktopstream?.stats, null, { timeout: 10_000 });
   return { page, log };
 }
 
-/** What a viewer drew, and its own statistics. */
+/** The drawn frames and the page's statistics. */
 export async function report({ page, log }, restarts = 0) {
   const seen = await page.evaluate(() => ({ frames: window.drawn, torn: window.torn, stats: window.desktopstream.stats() }));
   const numbers = seen.frames.map((frame) => frame.number).filter((number) => number != null);
@@ -50,7 +50,7 @@ export async function report({ page, log }, restarts = 0) {
 async function run() {
   const { values, positionals } = parseArgs({ options, allowPositionals: true });
   if (positionals[0] !== "watch" || !values.url) {
-    console.error("usage: node viewer.mjs watch --url URL [options]; see the top of the file");
+    console.error("usage: node viewer.mjs watch --url URL [options]; see the comment at the top of the file");
     return 2;
   }
   const number = (name) => {
@@ -66,22 +66,22 @@ async function run() {
       viewers.push(await open(context, { url: values.url, token: values.token, readPattern: values["read-pattern"] }));
     }
     if (values.overlay) await viewers[0].page.keyboard.press("i");
-    const enough = (viewer) => viewer.page.waitForFunction((n) => window.drawn.length >= n, until ?? 1, { timeout, polling: 50 })
+    const drawn = (viewer) => viewer.page.waitForFunction((n) => window.drawn.length >= n, until ?? 1, { timeout, polling: 50 })
       .catch(() => {});
-    await Promise.all(viewers.map(enough));
+    await Promise.all(viewers.map(drawn));
     if (until === null) await viewers[0].page.waitForTimeout(number("seconds") * 1000);
     if (values.screenshot) await viewers[0].page.screenshot({ path: values.screenshot });
     const reports = await Promise.all(viewers.map((viewer) => report(viewer, Number(values.restarts))));
     if (values.json) await writeFile(values.json, JSON.stringify({ url: values.url, viewers: reports }));
-    let good = true;
+    let passed = true;
     for (const [i, { frames, torn, ordered, stats, log }] of reports.entries()) {
       const latency = stats.latency_ms.p50?.toFixed(1) ?? "–";
       console.log(`viewer ${i}: ${frames.length} frames drawn, last ${stats.lastSeq}, ${stats.fps.toFixed(1)} fps, latency ${latency} ms p50, ` +
-        `${stats.dropped} dropped, ${stats.errors} decoder errors, ${torn} torn${values["read-pattern"] ? `, ${ordered ? "in order" : "OUT OF ORDER"}` : ""}`);
+        `${stats.dropped} dropped, ${stats.errors} decoder errors, ${torn} torn${values["read-pattern"] ? `, ${ordered ? "in order" : "out of order"}` : ""}`);
       for (const line of log) console.log(`  ${line}`);
-      good &&= frames.length >= (until ?? 1) && torn === 0 && ordered;
+      passed &&= frames.length >= (until ?? 1) && torn === 0 && ordered;
     }
-    return good ? 0 : 1;
+    return passed ? 0 : 1;
   }, { width: number("width"), height: number("height"), scale: number("scale") });
 }
 

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use capture::{Capture, CaptureError, CaptureEvent, CaptureOptions, Frame, FrameBuffer, Source};
-use pattern::layout;
 use protocol::Rect;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -23,9 +22,9 @@ fn number(frame: &Frame) -> u32 {
     let FrameBuffer::Shm(view) = &frame.buffer else { unreachable!("the test pattern is in shared memory") };
     let (width, height) = SIZE;
     assert_eq!((frame.width, frame.height), SIZE);
-    let number = layout::read_number(view.bytes(), width, height, view.stride(), frame.format)
+    let number = numbered::read_number(view.bytes(), width, height, view.stride(), frame.format)
         .expect("a complete picture");
-    let wrong = layout::verify_exact(number, view.bytes(), width, height, view.stride(), frame.format);
+    let wrong = numbered::verify_exact(number, view.bytes(), width, height, view.stride(), frame.format);
     assert_eq!(wrong.expect("a complete picture"), 0, "wrong pixels in frame {number}");
     number
 }

@@ -1,180 +1,157 @@
-//! A stand-alone viewers' server over a numbered test pattern: for looking at the page, and for the tests
-//! of the page. `cargo run -p sidecar --example viewer`, then open http://127.0.0.1:8080/.
+//! A viewers' server with a test pattern, for viewing the page and for the page's tests.
+//! `cargo run -p viewers --example viewer`, then open http://127.0.0.1:8080/.
 //!
-//! The pattern is the one of tests/fixtures/pattern: 16 x 9 cells; rows 0 and 1 are the frame number in binary,
-//! rows 7 and 8 its complement, and what is between changes with every frame.
+//! The pictures are those of crate `numbered`: a grid of cells that encodes the frame number.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bytes::Bytes;
 use clap::Parser;
+use contract::FramePath;
+use encode::clock::clock_ns;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app::{AppSink, AppSinkCallbacks, AppSrc};
 use gstreamer_video::{UpstreamForceKeyUnitEvent, VideoFormat, VideoInfo};
+use parking_lot::Mutex;
+use protocol::PixelFormat;
 use protocol::stream::AccessUnit;
-use encode::clock::clock_ns;
-use viewers::recording::Recording;
 use viewers::{Hub, HubOptions, Server, ServerOptions, StreamInfo};
 
-/// Serves a numbered test pattern to viewers.
-#[derive(Debug, Parser)]
+/// Serves a test pattern to viewers.
+#[derive(Debug, Clone, Parser)]
 struct Args {
-    /// Where to listen.
+    /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// What viewers must show.
+    /// Token that viewers must present.
     #[arg(long)]
     token: Option<String>,
-    /// Serve everyone.
+    /// Serve all clients without a token.
     #[arg(long)]
     insecure_no_viewer_auth: bool,
-    /// Most viewers.
+    /// Origins besides the server's own that may open the WebSocket, comma separated.
+    #[arg(long, value_delimiter = ',')]
+    allowed_origins: Vec<String>,
+    /// Maximum number of viewers.
     #[arg(long, default_value_t = 16)]
     max_viewers: usize,
-    /// Width in pixels.
+    /// Width in pixels; a multiple of 8.
     #[arg(long, default_value_t = 1280)]
     width: u32,
-    /// Height in pixels.
+    /// Height in pixels; a multiple of 8.
     #[arg(long, default_value_t = 720)]
     height: u32,
     /// Frames per second.
     #[arg(long, default_value_t = 30)]
     fps: u32,
-    /// Frames between keyframes; 0 means on demand only.
+    /// Frames between keyframes; 0 encodes keyframes on request only.
     #[arg(long, default_value_t = 0)]
     keyframe_every: u32,
-    /// Change size and encoder after so many seconds, again and again.
+    /// Alternate between full and half size, with a new encoder, every so many seconds.
     #[arg(long)]
     switch_every: Option<u64>,
-    /// The rung to claim.
-    #[arg(long, default_value = "Local")]
-    rung: String,
-    /// Record to this file, until stopped by SIGINT.
-    #[arg(long)]
-    record: Option<std::path::PathBuf>,
+    /// Frame path to report.
+    #[arg(long, default_value = "local")]
+    frame_path: FramePath,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let Args {
-        listen,
-        token,
-        insecure_no_viewer_auth,
-        max_viewers,
-        width,
-        height,
-        fps,
-        keyframe_every,
-        switch_every,
-        rung,
-        record,
-    } = Args::parse();
+    let args = Args::parse();
     tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
     gst::init()?;
     let hub = Hub::new(HubOptions::default());
-    let wanted = Arc::new(AtomicBool::new(false));
+    let keyframe = Arc::new(AtomicBool::new(false));
     let stop = Arc::new(AtomicBool::new(false));
-    let feeder = std::thread::spawn({
-        let (hub, wanted, stop) = (hub.clone(), Arc::clone(&wanted), Arc::clone(&stop));
-        move || feed(&hub, &wanted, &stop, (width, height), fps, keyframe_every, switch_every, &rung)
+    let producer = std::thread::spawn({
+        let (args, hub) = (args.clone(), hub.clone());
+        let (keyframe, stop) = (Arc::clone(&keyframe), Arc::clone(&stop));
+        move || produce(&args, &hub, &keyframe, &stop)
     });
     let mut requests = hub.keyframe_requests();
     tokio::spawn(async move {
         while requests.next().await.is_some() {
-            wanted.store(true, Ordering::Relaxed);
+            keyframe.store(true, Ordering::Relaxed);
         }
     });
-    let recording = match record {
-        Some(path) => Some(Recording::start(&hub, &path, 1 << 30).await?),
-        None => None,
-    };
+    let Args { listen, token, insecure_no_viewer_auth, allowed_origins, max_viewers, .. } = args;
     let listener =
-        tokio::net::TcpListener::bind(listen).await.with_context(|| format!("listening on {listen}"))?;
+        tokio::net::TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let options = ServerOptions {
         viewer_token: token,
         insecure_no_auth: insecure_no_viewer_auth,
+        allowed_origins,
         max_viewers,
         ..ServerOptions::default()
     };
     println!("http://{}/", listener.local_addr()?);
     tokio::select! {
-        ended = Server::new(hub.clone(), options).serve(listener) => ended?,
+        result = Server::new(hub.clone(), options).serve(listener) => result?,
         _ = tokio::signal::ctrl_c() => {}
-    }
-    if let Some(recording) = recording {
-        println!("{:?}", recording.finish().await?);
     }
     stop.store(true, Ordering::Relaxed);
     hub.close();
-    feeder.join().map_err(|_| anyhow::anyhow!("the feeder panicked"))?
+    producer.join().map_err(|_| anyhow::anyhow!("the producer panicked"))?
 }
 
-#[expect(clippy::too_many_arguments, reason = "an example's wiring")]
-fn feed(
-    hub: &Hub,
-    wanted: &AtomicBool,
-    stop: &AtomicBool,
-    (width, height): (u32, u32),
-    fps: u32,
-    keyframe_every: u32,
-    switch_every: Option<u64>,
-    rung: &str,
-) -> anyhow::Result<()> {
+/// Draws, encodes and publishes pictures until `stop`.
+fn produce(args: &Args, hub: &Hub, keyframe: &AtomicBool, stop: &AtomicBool) -> anyhow::Result<()> {
     let mut number = 0;
-    let mut small = false;
+    let mut half = false;
     while !stop.load(Ordering::Relaxed) {
-        let (width, height) = if small { ((width / 2) & !1, (height / 2) & !1) } else { (width, height) };
+        let divisor = if half { 2 } else { 1 };
+        let (width, height) = (args.width / divisor, args.height / divisor);
         hub.set_info(StreamInfo {
             name: "test-pattern".into(),
-            rung: rung.into(),
-            rung_reason: match rung {
-                "ResourceId" => String::new(),
-                "Pixels" => "no tap in this VM: start it with the tap preloaded".into(),
-                _ => "no host-agent: an example has none".into(),
+            frame_path: Some(args.frame_path),
+            frame_path_reason: match args.frame_path {
+                FramePath::ResourceId => String::new(),
+                FramePath::Pixels => "no tap in this VM; start the VMM with the tap preloaded".into(),
+                FramePath::Local => "no host-agent is configured".into(),
             },
             width,
             height,
             encoder: "x264enc".into(),
         });
-        let end = switch_every.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-        let encoder = Encoder::new(hub, width, height, fps, keyframe_every)?;
+        let end = args.switch_every.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+        let encoder = Encoder::new(hub, width, height, args.fps, args.keyframe_every)?;
         let mut due = Instant::now();
         while !stop.load(Ordering::Relaxed) && end.is_none_or(|end| Instant::now() < end) {
-            if wanted.swap(false, Ordering::Relaxed) {
+            if keyframe.swap(false, Ordering::Relaxed) {
                 encoder.force_keyframe();
             }
-            encoder.push(number, width as usize, height as usize)?;
+            encoder.push(number, width, height)?;
             number += 1;
-            due += Duration::from_secs(1) / fps;
+            due += Duration::from_secs(1) / args.fps;
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
-        encoder.end()?;
+        encoder.finish()?;
         hub.discontinuity();
-        small = !small;
+        half = !half;
     }
     Ok(())
 }
 
-/// Most pictures in the encoder at once; it gives each back before the next is due, or is too slow.
-const MOST_INSIDE: usize = 3;
+/// Maximum number of pictures in the encoder; further pictures are skipped.
+const MAX_IN_FLIGHT: usize = 3;
 
 struct Encoder {
     pipeline: gst::Pipeline,
     source: AppSrc,
     sink: AppSink,
-    /// Number and capture time of what is in the encoder: x264enc moves timestamps, and keeps order.
-    inside: Arc<Mutex<VecDeque<(u32, u64)>>>,
+    /// Number and capture time of each picture in the encoder. x264enc changes timestamps but keeps the order.
+    in_flight: Arc<Mutex<VecDeque<(u32, u64)>>>,
 }
 
 impl Encoder {
     fn new(hub: &Hub, width: u32, height: u32, fps: u32, keyframe_every: u32) -> anyhow::Result<Self> {
-        let info = VideoInfo::builder(VideoFormat::I420, width, height)
+        let info = VideoInfo::builder(VideoFormat::Nv12, width, height)
             .fps(gst::Fraction::new(fps as i32, 1))
             .build()?;
         let source = AppSrc::builder().caps(&info.to_caps()?).format(gst::Format::Time).is_live(true).build();
@@ -192,15 +169,15 @@ impl Encoder {
             .field("alignment", "au")
             .field("profile", "constrained-baseline")
             .build();
-        let inside = Arc::new(Mutex::new(VecDeque::new()));
-        let (hub, numbers) = (hub.clone(), Arc::clone(&inside));
+        let in_flight = Arc::new(Mutex::new(VecDeque::new()));
+        let (hub, encoded) = (hub.clone(), Arc::clone(&in_flight));
         let callbacks = AppSinkCallbacks::builder()
             .new_sample(move |sink| {
                 let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
                 let buffer = sample.buffer().ok_or(gst::FlowError::Error)?;
                 let data = buffer.map_readable().map_err(|_| gst::FlowError::Error)?;
-                let front = numbers.lock().map_err(|_| gst::FlowError::Error)?.pop_front();
-                let (number, capture_ns): (u32, u64) = front.ok_or(gst::FlowError::Error)?;
+                let oldest = encoded.lock().pop_front();
+                let (number, capture_ns): (u32, u64) = oldest.ok_or(gst::FlowError::Error)?;
                 hub.publish(AccessUnit {
                     seq: number.into(),
                     capture_ns,
@@ -218,30 +195,31 @@ impl Encoder {
         pipeline.add_many([source.upcast_ref(), &encoder, sink.upcast_ref()])?;
         gst::Element::link_many([source.upcast_ref(), &encoder, sink.upcast_ref()])?;
         pipeline.set_state(gst::State::Playing)?;
-        Ok(Self { pipeline, source, sink, inside })
+        Ok(Self { pipeline, source, sink, in_flight })
     }
 
     fn force_keyframe(&self) {
         self.sink.send_event(UpstreamForceKeyUnitEvent::builder().all_headers(true).build());
     }
 
-    /// Gives a picture to the encoder, or leaves it out when the encoder is behind.
-    fn push(&self, number: u32, width: usize, height: usize) -> anyhow::Result<()> {
+    /// Encodes a picture, or skips it if the encoder is behind.
+    fn push(&self, number: u32, width: u32, height: u32) -> anyhow::Result<()> {
         let capture_ns = clock_ns();
-        let panicked = || anyhow::anyhow!("the encoder's thread panicked");
-        if self.inside.lock().map_err(|_| panicked())?.len() >= MOST_INSIDE {
+        if self.in_flight.lock().len() >= MAX_IN_FLIGHT {
             return Ok(());
         }
-        let mut buffer = gst::Buffer::from_slice(pattern(number, width, height));
+        let mut picture = vec![0; width as usize * height as usize * 3 / 2];
+        numbered::draw(number, &mut picture, width, height, width, PixelFormat::Nv12)?;
+        let mut buffer = gst::Buffer::from_slice(picture);
         if let Some(buffer) = buffer.get_mut() {
             buffer.set_pts(gst::ClockTime::from_nseconds(capture_ns));
         }
-        self.inside.lock().map_err(|_| panicked())?.push_back((number, capture_ns));
+        self.in_flight.lock().push_back((number, capture_ns));
         self.source.push_buffer(buffer)?;
         Ok(())
     }
 
-    fn end(self) -> anyhow::Result<()> {
+    fn finish(self) -> anyhow::Result<()> {
         self.source.end_of_stream()?;
         if let Some(bus) = self.pipeline.bus() {
             bus.timed_pop_filtered(
@@ -252,38 +230,4 @@ impl Encoder {
         self.pipeline.set_state(gst::State::Null)?;
         Ok(())
     }
-}
-
-/// An I420 picture of 16 x 9 cells.
-fn pattern(number: u32, width: usize, height: usize) -> Vec<u8> {
-    let bit = |i: usize, row: usize, of: u32| of >> (31 - (row * 16 + i)) & 1 == 1;
-    let colour = |i: usize, j: usize| -> [u8; 3] {
-        let grey = |on| if on { [235, 128, 128] } else { [16, 128, 128] };
-        match j {
-            0 | 1 => grey(bit(i, j, number)),
-            7 | 8 => grey(bit(i, j - 7, !number)),
-            _ => {
-                let phase = number as usize * 3 + i * 11 + j * 29;
-                [
-                    60 + (phase % 120) as u8,
-                    64 + ((phase * 2) % 128) as u8,
-                    64 + ((phase * 3 + 40) % 128) as u8,
-                ]
-            }
-        }
-    };
-    let mut picture = Vec::with_capacity(width * height * 3 / 2);
-    for (plane, width, height) in [(0, width, height), (1, width / 2, height / 2), (2, width / 2, height / 2)]
-    {
-        let mut row = Vec::with_capacity(width);
-        for y in 0..height {
-            let j = y * 9 / height;
-            if y == 0 || (y - 1) * 9 / height != j {
-                row.clear();
-                row.extend((0..width).map(|x| colour(x * 16 / width, j)[plane]));
-            }
-            picture.extend_from_slice(&row);
-        }
-    }
-    picture
 }

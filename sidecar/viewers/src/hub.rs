@@ -1,55 +1,57 @@
-//! Keeps the current GOP and fans access units out.
+//! Distributes access units to viewers.
 //!
-//! One publisher, many subscriptions. Publishing never waits: every viewer has a bounded queue, and a
-//! viewer that is too slow loses units until the next IDR, which is asked for on its behalf; the others
-//! don't notice. The hub knows access units and who wants them. It knows no sockets, no encoders and no
-//! rungs: what it is told about those in [`StreamInfo`] it only repeats.
+//! A hub has one publisher and any number of subscriptions. Publishing never blocks: each viewer has a bounded queue. A
+//! viewer that is too slow loses access units up to the next IDR, which the hub requests; other viewers are not
+//! affected. New viewers start with the cached GOP.
 
-mod counters;
 mod gop;
 mod keyframes;
+mod metrics;
 mod queue;
 mod subscription;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use contract::FramePath;
 use encode::annexb::{self, nal_type};
+use encode::clock::clock_ns;
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
 use protocol::stream::AccessUnit;
 use serde::Serialize;
 use tokio::sync::watch;
 
-pub use self::counters::{Counters, Protocol, Refusal};
 pub use self::keyframes::KeyframeRequests;
-pub use self::subscription::{Event, Reporter, Subscription};
+pub use self::metrics::{Metrics, Protocol, Rejection};
+pub use self::subscription::{Event, Subscription, ViewerHandle};
 
-use self::gop::{Gop, Kept};
+use self::gop::{Cached, Gop};
 use self::keyframes::Keyframes;
 use self::queue::{Limits, Queue};
-use encode::clock::clock_ns;
 
-/// Bounds of a hub.
+/// Limits of a hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HubOptions {
-    /// Most units of a GOP that are kept for late joiners.
+    /// Maximum number of access units in the GOP cache.
     pub gop_units: usize,
-    /// Most bytes of them.
+    /// Maximum size of the GOP cache in bytes.
     pub gop_bytes: usize,
-    /// A joiner that gets more units than this also asks for a keyframe, to catch up soon.
+    /// A new viewer that starts with more cached units than this triggers a keyframe request, to catch up soon.
     pub long_gop: usize,
-    /// Most live units queued for one viewer.
+    /// Maximum number of live access units queued per viewer.
     pub queue_units: usize,
-    /// Most bytes of them.
+    /// Maximum size of live access units queued per viewer, in bytes.
     pub queue_bytes: usize,
-    /// Longest time that a unit may be queued for a WebSocket viewer, who wants to see what is, not what
-    /// was. Players and recordings may lag as far as the other bounds allow.
+    /// Maximum age of a queued unit of a WebSocket viewer. Other protocols favour completeness over latency and have
+    /// no such limit.
     pub queue_age: Duration,
-    /// A viewer that takes nothing for so long, while its queue is full, is given up.
-    pub stall: Duration,
-    /// Shortest time between two requests for a keyframe.
+    /// Time after which a viewer that reads nothing while its queue is full is disconnected.
+    pub stall_timeout: Duration,
+    /// Minimum interval between keyframe requests.
     pub keyframe_interval: Duration,
 }
 
@@ -62,67 +64,67 @@ impl Default for HubOptions {
             queue_units: 120,
             queue_bytes: 16 << 20,
             queue_age: Duration::from_secs(1),
-            stall: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(10),
             keyframe_interval: Duration::from_millis(500),
         }
     }
 }
 
-/// What viewers are told about the stream; texts are for people.
+/// Description of the stream, set by the sidecar and shown to viewers.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct StreamInfo {
-    /// The stream's name.
+    /// Name of the stream.
     pub name: String,
-    /// The rung of the ladder in use, e.g. `ResourceId`.
-    pub rung: String,
-    /// Why not a better one; empty on the best.
+    /// Frame path in use; `None` before the first frame.
+    pub frame_path: Option<FramePath>,
+    /// Reason why a better frame path is not in use, for display; empty on the best path.
     #[serde(rename = "reason")]
-    pub rung_reason: String,
+    pub frame_path_reason: String,
     /// Width in pixels.
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// The encoder's name.
+    /// Encoder name.
     pub encoder: String,
 }
 
-/// [`StreamInfo`] and what the hub knows itself.
+/// [`StreamInfo`] with the hub's own facts.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Description {
-    /// As it was set.
+    /// As set by [`Hub::set_info`].
     #[serde(flatten)]
     pub info: StreamInfo,
-    /// RFC 6381 name of the codec; empty before the first IDR.
+    /// RFC 6381 codec string, e.g. `avc1.64001F`; empty before the first IDR.
     pub codec: String,
-    /// Viewers connected.
+    /// Number of connected viewers.
     pub viewers: u64,
 }
 
-/// An access unit on its way to a viewer. Clones share the bytes.
+/// An access unit for one viewer. Clones share the bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unit {
     /// The access unit.
     pub au: AccessUnit,
-    /// When it was published, ns of `CLOCK_MONOTONIC`.
+    /// Time of publication in nanoseconds of `CLOCK_MONOTONIC`.
     pub published_ns: u64,
-    /// It doesn't follow the unit before it; always an IDR.
+    /// True if the unit does not continue the preceding one; such a unit is an IDR.
     pub discontinuity: bool,
-    /// Cached: it was made before this viewer came, and is there to be decoded, not to be looked at.
+    /// True if the unit comes from the GOP cache: the viewer decodes it to catch up, without regard to its age.
     pub backlog: bool,
 }
 
-/// What a viewer last said of itself. Unverified; for people.
+/// Statistics reported by a viewer's page, unverified.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct ViewerReport {
     /// Frames drawn per second.
     pub fps: f32,
-    /// Median time from capture to drawn, ms.
+    /// Median time from capture to drawing in milliseconds.
     pub latency_ms: f32,
-    /// Frames it left out.
+    /// Number of frames that were not drawn.
     pub dropped: u64,
 }
 
-/// A live stream's viewers. Clones are the same hub.
+/// The viewers of a live stream. Clones refer to the same hub.
 #[derive(Debug, Clone)]
 pub struct Hub(Arc<Shared>);
 
@@ -132,7 +134,7 @@ struct Shared {
     state: Mutex<State>,
     description: watch::Sender<Arc<Description>>,
     keyframes: Arc<Keyframes>,
-    counters: Counters,
+    metrics: Metrics,
     last_unit_ns: AtomicU64,
 }
 
@@ -140,8 +142,8 @@ struct Shared {
 struct State {
     gop: Gop,
     sps: Vec<u8>,
-    /// The next IDR doesn't follow what was sent before.
-    broken: bool,
+    /// True from a discontinuity until the next IDR.
+    discontinuity: bool,
     viewers: Vec<Viewer>,
     next_viewer: u64,
     closed: bool,
@@ -155,23 +157,19 @@ struct Viewer {
 }
 
 impl Hub {
-    /// An empty hub.
+    /// A hub without viewers.
     pub fn new(options: HubOptions) -> Self {
         Self(Arc::new(Shared {
             options,
             state: Mutex::default(),
             description: watch::Sender::default(),
             keyframes: Arc::new(Keyframes::new(options.keyframe_interval)),
-            counters: Counters::default(),
+            metrics: Metrics::default(),
             last_unit_ns: AtomicU64::new(0),
         }))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Gives a unit to every viewer; never waits.
+    /// Queues an access unit for every viewer; never blocks.
     pub fn publish(&self, au: AccessUnit) {
         self.publish_at(au, clock_ns());
     }
@@ -181,49 +179,51 @@ impl Hub {
             return;
         }
         let shared = &*self.0;
-        let counters = &shared.counters;
-        Counters::add(&counters.units, 1);
-        Counters::add(&counters.bytes, au.data.len() as u64);
+        let metrics = &shared.metrics;
+        metrics.units_published.inc();
+        metrics.bytes_published.inc_by(au.data.len() as u64);
         shared.last_unit_ns.store(now_ns, Ordering::Relaxed);
 
-        let mut state = self.state();
-        if !au.idr && state.broken {
-            Counters::add(&counters.unusable, 1);
+        let mut state = shared.state.lock();
+        if !au.idr && state.discontinuity {
+            metrics.units_unusable.inc();
             drop(state);
-            self.want_keyframe();
+            self.request_keyframe();
             return;
         }
         let mut unit = Unit { au, published_ns: now_ns, discontinuity: false, backlog: false };
         if unit.au.idr {
-            Counters::add(&counters.idrs, 1);
-            shared.keyframes.satisfied();
-            unit.discontinuity = std::mem::take(&mut state.broken) | self.note_sps(&mut state, &unit.au.data);
+            metrics.keyframes_published.inc();
+            shared.keyframes.fulfil();
+            unit.discontinuity =
+                std::mem::take(&mut state.discontinuity) | self.update_sps(&mut state, &unit.au.data);
         }
-        let mut wanted = match state.gop.offer(&unit, shared.options.gop_units, shared.options.gop_bytes) {
-            Kept::Yes => false,
-            Kept::Overflow => true,
-            Kept::NoIdr => {
-                // Viewers that follow since before an overflow can use it; with none, nobody can.
+        let cached = state.gop.offer(&unit, shared.options.gop_units, shared.options.gop_bytes);
+        let mut keyframe_needed = match cached {
+            Cached::Yes => false,
+            Cached::Overflow => true,
+            Cached::NoIdr => {
+                // After an overflow, viewers that have followed since before it can still decode the unit.
                 if state.sps.is_empty() {
-                    Counters::add(&counters.unusable, 1);
+                    metrics.units_unusable.inc();
                 }
                 true
             }
         };
         for viewer in &state.viewers {
             let offered = viewer.queue.offer(&unit, now_ns);
-            Counters::add(&counters.dropped, offered.lost);
-            Counters::add(&counters.stalled, offered.stalled.into());
-            wanted |= offered.needs_idr;
+            metrics.units_dropped.inc_by(offered.lost);
+            metrics.viewers_stalled.inc_by(offered.stalled.into());
+            keyframe_needed |= offered.needs_idr;
         }
         drop(state);
-        if wanted {
-            self.want_keyframe();
+        if keyframe_needed {
+            self.request_keyframe();
         }
     }
 
-    /// Remembers the parameter set; true when it replaced another.
-    fn note_sps(&self, state: &mut State, data: &[u8]) -> bool {
+    /// Stores the parameter set; true if it replaces a different one.
+    fn update_sps(&self, state: &mut State, data: &[u8]) -> bool {
         let Some(sps) = annexb::find(data, nal_type::SPS) else { return false };
         if state.sps == sps {
             return false;
@@ -231,11 +231,11 @@ impl Hub {
         let replaced = !state.sps.is_empty();
         state.sps = sps.to_vec();
         let codec = annexb::codec_string(data).unwrap_or_default();
-        self.describe(|description| description.codec = codec);
+        self.update_description(|description| description.codec = codec);
         replaced
     }
 
-    fn describe(&self, change: impl FnOnce(&mut Description)) {
+    fn update_description(&self, change: impl FnOnce(&mut Description)) {
         self.0.description.send_if_modified(|current| {
             let mut next = Description::clone(current);
             change(&mut next);
@@ -247,39 +247,39 @@ impl Hub {
         });
     }
 
-    /// Tells viewers what they are looking at.
+    /// Sets the description that viewers receive.
     pub fn set_info(&self, info: StreamInfo) {
-        self.describe(|description| description.info = info);
+        self.update_description(|description| description.info = info);
     }
 
-    /// The next units come from another encoder: deltas are left out until its first IDR.
+    /// Announces that the next units come from another encoder. Units before its first IDR are discarded.
     pub fn discontinuity(&self) {
-        self.state().broken = true;
-        self.want_keyframe();
+        self.0.state.lock().discontinuity = true;
+        self.request_keyframe();
     }
 
-    /// Asks for a keyframe on behalf of a viewer.
-    pub fn want_keyframe(&self) {
-        if self.0.keyframes.want() {
-            Counters::add(&self.0.counters.keyframe_requests, 1);
+    /// Requests a keyframe from the encoder.
+    pub fn request_keyframe(&self) {
+        if self.0.keyframes.request() {
+            self.0.metrics.keyframe_requests.inc();
         }
     }
 
-    /// Where to hear that a keyframe is wanted.
+    /// The receiving end of keyframe requests.
     pub fn keyframe_requests(&self) -> KeyframeRequests {
         KeyframeRequests(Arc::clone(&self.0.keyframes))
     }
 
-    /// Joins: the cached GOP first, then what is published. Without a cached GOP a keyframe is asked for.
+    /// Adds a viewer. It receives the cached GOP, then live units. An empty cache triggers a keyframe request.
     pub fn subscribe(&self, protocol: Protocol) -> Subscription {
         let options = &self.0.options;
         let limits = Limits {
             units: options.queue_units,
             bytes: options.queue_bytes,
             age: if protocol == Protocol::WebSocket { options.queue_age } else { Duration::MAX },
-            stall: options.stall,
+            stall_timeout: options.stall_timeout,
         };
-        let mut state = self.state();
+        let mut state = self.0.state.lock();
         let id = state.next_viewer;
         state.next_viewer += 1;
         let backlog = state.gop.units().len();
@@ -289,43 +289,57 @@ impl Hub {
         } else {
             state.viewers.push(Viewer { id, queue: Arc::clone(&queue), report: None });
         }
-        self.0.counters.joined(protocol);
+        self.0.metrics.viewers(protocol).inc();
         let viewers = state.viewers.len() as u64;
-        self.describe(|description| description.viewers = viewers);
+        self.update_description(|description| description.viewers = viewers);
         drop(state);
         if backlog == 0 || backlog > options.long_gop {
-            self.want_keyframe();
+            self.request_keyframe();
         }
         Subscription { hub: self.clone(), id, protocol, queue, description: self.0.description.subscribe() }
     }
 
-    fn sent(&self, unit: Unit) -> Unit {
-        Counters::add(&self.0.counters.sent_units, 1);
-        Counters::add(&self.0.counters.sent_bytes, unit.au.data.len() as u64);
-        unit
+    fn unsubscribe(&self, id: u64, protocol: Protocol) {
+        let mut state = self.0.state.lock();
+        state.viewers.retain(|viewer| viewer.id != id);
+        let viewers = state.viewers.len() as u64;
+        self.update_description(|description| description.viewers = viewers);
+        drop(state);
+        self.0.metrics.viewers(protocol).dec();
     }
 
-    /// The units since the last IDR, oldest first.
+    fn count_sent(&self, unit: &Unit) {
+        self.0.metrics.units_sent.inc();
+        self.0.metrics.bytes_sent.inc_by(unit.au.data.len() as u64);
+    }
+
+    fn set_report(&self, id: u64, report: ViewerReport) {
+        if let Some(viewer) = self.0.state.lock().viewers.iter_mut().find(|viewer| viewer.id == id) {
+            viewer.report = Some(report);
+        }
+    }
+
+    /// Units since the last IDR, oldest first.
     pub fn current_gop(&self) -> Vec<Unit> {
-        self.state().gop.units().to_vec()
+        self.0.state.lock().gop.units().to_vec()
     }
 
-    /// What viewers are told now.
+    /// Current description.
     pub fn description(&self) -> Arc<Description> {
         Arc::clone(&self.0.description.borrow())
     }
 
-    /// Viewers connected now.
+    /// Number of connected viewers.
     pub fn viewers(&self) -> usize {
-        self.state().viewers.len()
+        self.0.state.lock().viewers.len()
     }
 
-    /// What viewers last reported.
+    /// The last report of each viewer that sent one.
     pub fn viewer_reports(&self) -> Vec<ViewerReport> {
-        self.state().viewers.iter().filter_map(|viewer| viewer.report).collect()
+        self.0.state.lock().viewers.iter().filter_map(|viewer| viewer.report).collect()
     }
 
-    /// Time since the last unit; `None` before the first.
+    /// Time since the last access unit; `None` before the first.
     pub fn idle(&self) -> Option<Duration> {
         match self.0.last_unit_ns.load(Ordering::Relaxed) {
             0 => None,
@@ -333,32 +347,20 @@ impl Hub {
         }
     }
 
-    /// The counters.
-    pub fn counters(&self) -> &Counters {
-        &self.0.counters
+    /// Metrics of this hub.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
-    /// Prometheus text of counters and cache.
-    pub fn metrics(&self) -> String {
-        let mut out = String::with_capacity(4096);
-        self.0.counters.write(&mut out);
-        let (units, bytes) = {
-            let state = self.state();
-            (state.gop.units().len(), state.gop.bytes())
-        };
-        for (name, help, value) in [
-            ("viewer_gop_units", "Access units kept for late joiners.", units),
-            ("viewer_gop_bytes", "Their bytes.", bytes),
-        ] {
-            counters::header(&mut out, name, "gauge", help);
-            counters::line(&mut out, name, "", value as u64);
-        }
-        out
+    /// Registers this hub's metrics, by their complete names (`desktopstream_viewers`, …).
+    pub fn register(&self, registry: &mut Registry) {
+        self.0.metrics.register(registry);
+        registry.register_collector(Box::new(metrics::GopCollector(self.clone())));
     }
 
-    /// Ends every subscription, now and later.
+    /// Ends every subscription, existing and new.
     pub fn close(&self) {
-        let mut state = self.state();
+        let mut state = self.0.state.lock();
         state.closed = true;
         for viewer in state.viewers.drain(..) {
             viewer.queue.close();

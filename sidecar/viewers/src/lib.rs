@@ -1,19 +1,17 @@
-//! Serves viewers: what an encoder made, wherever it runs, to everyone who watches.
+//! Serves a live H.264 stream to viewers.
 //!
-//! | module        | does                                                                        |
-//! |---------------|-----------------------------------------------------------------------------|
-//! | [`hub`]       | keeps the current GOP and fans access units out to bounded queues           |
-//! | [`server`]    | HTTP and WebSocket: page, live streams, snapshot, status, health            |
-//! | [`recording`] | writes a subscription to a fragmented MP4 file                              |
-//! | [`mp4`]       | fragments of access units, as bytes                                         |
-//! | [`snapshot`]  | decodes the current GOP's last picture to PNG                               |
+//! | module       | purpose                                                                   |
+//! |--------------|---------------------------------------------------------------------------|
+//! | [`hub`]      | caches the current GOP and distributes access units to bounded queues     |
+//! | [`server`]   | HTTP and WebSocket: page, live streams, snapshot, status, metrics, probes |
+//! | [`mp4`]      | muxes access units into fragmented MP4                                    |
+//! | [`snapshot`] | decodes the newest picture to PNG                                         |
 //!
-//! Nothing here knows which rung of the ladder made an access unit. Changing rung, size or encoder is a
-//! *discontinuity*: viewers stay connected and go on at the next IDR.
+//! A change of the frame path, the size or the encoder is a *discontinuity*: viewers stay connected and continue at the
+//! next IDR.
 
 pub mod hub;
 pub mod mp4;
-pub mod recording;
 pub mod server;
 pub mod snapshot;
 

@@ -1,13 +1,12 @@
-//! Fragmented MP4 (ISO/IEC 14496-12 and -15) of a live stream: an initialisation segment at the first IDR,
-//! then one fragment per access unit.
+//! Muxes a live stream into fragmented MP4 (ISO/IEC 14496-12 and -15): an initialisation segment at the first IDR, then
+//! one fragment per access unit.
 //!
-//! A fragment is written when the next unit has come, because only then the sample's duration is known; a
-//! gap between what a fragment promises and where the next begins makes players stall. The price is one
-//! frame of latency: viewers who mind take the WebSocket. When nothing comes for long, [`Muxer::idle`]
-//! closes the pending sample with the time that has passed.
+//! A fragment is written when the next unit arrives, because it contains the sample's duration, and players stall at gaps
+//! between a sample's end and the next one's start. This adds one frame of latency; the WebSocket has none. While no
+//! unit arrives, [`Muxer::flush_idle`] writes the pending sample with the elapsed time as its duration.
 //!
-//! Parameter sets stay in the samples too: a player that ignores a second initialisation segment goes on
-//! through a change of size. This module does no IO.
+//! Parameter sets are also kept in the samples, so that a player that ignores a second initialisation segment still
+//! follows a change of size.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use encode::annexb::{self, nal_type};
@@ -19,29 +18,29 @@ use mp4_atom::{
 
 use super::hub::Unit;
 
-/// Ticks per second of every time in the file.
+/// Time scale of all tracks, ticks per second.
 pub const TIMESCALE: u32 = 90_000;
-/// A pending sample older than this is written without waiting for the next.
+/// Age at which a pending sample is written without waiting for the next, ns.
 const IDLE_NS: u64 = 500_000_000;
-/// A capture time further in the past than this isn't believed.
-const PLAUSIBLE_DELAY_NS: u64 = 5_000_000_000;
-/// Decodable without what came before (14496-12, 8.8.3.1): `sample_depends_on` 2.
+/// Maximum plausible time from capture to publication, ns; a capture time further in the past is ignored.
+const MAX_DELAY_NS: u64 = 5_000_000_000;
+/// Sample flags of a sync sample: `sample_depends_on` 2 (14496-12, 8.8.3.1).
 const FLAGS_SYNC: u32 = 0x0200_0000;
-/// Depends on others, is no sync sample.
+/// Sample flags of other samples: `sample_depends_on` 1, `sample_is_non_sync_sample`.
 const FLAGS_DELTA: u32 = 0x0101_0000;
 
-/// Why a unit could not be put into a file.
+/// Error of [`Muxer`].
 #[derive(Debug, thiserror::Error)]
 pub enum Mp4Error {
-    /// An IDR without parameter sets: the encoder breaks its contract.
-    #[error("the IDR of frame {0} has no SPS and PPS before it; the encoder must repeat them with every IDR")]
+    /// The encoder sent an IDR without parameter sets.
+    #[error("the IDR of frame {0} has no SPS and PPS; configure the encoder to repeat them with every IDR")]
     NoParameterSets(u64),
-    /// A box could not be written.
+    /// Encoding an MP4 box failed.
     #[error("MP4 box: {0}")]
     Box(#[from] mp4_atom::Error),
 }
 
-/// Makes a file out of units.
+/// Muxes one live stream.
 #[derive(Debug, Default)]
 pub struct Muxer {
     clock: Timeline,
@@ -59,13 +58,15 @@ struct Sample {
 }
 
 impl Muxer {
-    /// An empty file.
+    /// A muxer before its first unit.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes a unit; returns what can be written now, maybe nothing. Units before the first IDR are left
-    /// out.
+    /// Adds a unit and returns the bytes to send now, which may be none. Units before the first IDR are skipped.
+    ///
+    /// # Errors
+    /// [`Mp4Error`] if an IDR has no parameter sets, or a box cannot be encoded.
     pub fn push(&mut self, unit: &Unit) -> Result<Bytes, Mp4Error> {
         if self.parameter_sets.is_none() && !unit.au.idr {
             return Ok(Bytes::new());
@@ -84,23 +85,17 @@ impl Muxer {
         Ok(out.freeze())
     }
 
-    /// Writes the pending unit if it has waited for long.
-    pub fn idle(&mut self, now_ns: u64) -> Result<Bytes, Mp4Error> {
+    /// Returns the pending sample if it has waited for half a second.
+    ///
+    /// # Errors
+    /// [`Mp4Error::Box`] if a box cannot be encoded.
+    pub fn flush_idle(&mut self, now_ns: u64) -> Result<Bytes, Mp4Error> {
         let waited = |sample: &mut Sample| now_ns.saturating_sub(sample.published_ns) >= IDLE_NS;
         let mut out = BytesMut::new();
         if let Some(sample) = self.pending.take_if(waited) {
             let end = sample.at + ticks(now_ns.saturating_sub(sample.published_ns));
             self.clock.earliest = end;
             self.write_fragment(&mut out, &sample, end - sample.at)?;
-        }
-        Ok(out.freeze())
-    }
-
-    /// Writes the pending unit, as the last.
-    pub fn finish(mut self) -> Result<Bytes, Mp4Error> {
-        let mut out = BytesMut::new();
-        if let Some(sample) = self.pending.take() {
-            self.write_fragment(&mut out, &sample, u64::from(TIMESCALE) / 30)?;
         }
         Ok(out.freeze())
     }
@@ -142,7 +137,7 @@ impl Muxer {
                 ..Traf::default()
             }],
         };
-        // The offset counts from the box's own beginning, so its length is needed first.
+        // data_offset is relative to the start of the moof, so its length must be known first.
         let mut measured = BytesMut::new();
         moof(0).encode(&mut measured)?;
         out.reserve(measured.len() + 8 + sample.data.len());
@@ -154,8 +149,8 @@ impl Muxer {
     }
 }
 
-/// Decode times. New frames are placed by their capture time, repeats (which carry the capture time of
-/// the frame they repeat) by when they came, less the usual way from capture to here.
+/// Computes decode times. A new frame's is its capture time. A repeat carries the capture time of the frame it repeats,
+/// so its decode time is its publication time less the last delay from capture to publication.
 #[derive(Debug, Default)]
 struct Timeline {
     start_ns: Option<u64>,
@@ -165,7 +160,7 @@ struct Timeline {
 
 impl Timeline {
     fn at(&mut self, unit: &Unit) -> u64 {
-        let age = unit.published_ns.checked_sub(unit.au.capture_ns).filter(|&age| age < PLAUSIBLE_DELAY_NS);
+        let age = unit.published_ns.checked_sub(unit.au.capture_ns).filter(|&age| age < MAX_DELAY_NS);
         let ns = match age {
             Some(age) if !unit.au.repeat => {
                 self.delay_ns = age;
@@ -184,7 +179,7 @@ fn ticks(ns: u64) -> u64 {
     (u128::from(ns) * u128::from(TIMESCALE) / 1_000_000_000) as u64
 }
 
-/// Annex B to what MP4 wants: each NAL unit after its length; delimiters have no place there.
+/// Converts Annex B to length-prefixed NAL units, without access unit delimiters (14496-15, 5.2.3).
 fn length_prefixed(data: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(data.len() + 16);
     for unit in annexb::nal_units(data).filter(|unit| annexb::kind(unit) != Some(nal_type::AUD)) {
@@ -256,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn repeats_are_placed_by_arrival_and_time_never_stands_still() {
+    fn decode_times_increase_and_repeats_follow_their_publication() {
         let mut clock = Timeline::default();
         let ms = u64::from(TIMESCALE) / 1000;
         assert_eq!(clock.at(&unit(1, 1000, 1010, false)), 0);
@@ -265,24 +260,24 @@ mod tests {
         assert_eq!(
             clock.at(&unit(3, 1100, 1150, false)),
             133 * ms + 1,
-            "captured before the repeat was made"
+            "the frame was captured before the repeat"
         );
         assert_eq!(
             clock.at(&unit(4, 0, 9000, false)),
             ticks((9000 - 50 - 1000) * 1_000_000),
-            "no capture time"
+            "an implausible capture time is ignored"
         );
     }
 
     #[test]
-    fn nothing_before_the_first_idr() {
+    fn unit_before_the_first_idr_is_skipped() {
         let mut muxer = Muxer::new();
-        assert!(muxer.push(&unit(1, 1, 2, false)).expect("muxes").is_empty());
-        assert!(muxer.finish().expect("muxes").is_empty());
+        assert!(muxer.push(&unit(1, 1, 2, false)).expect("muxed").is_empty());
+        assert!(muxer.flush_idle(u64::MAX).expect("muxed").is_empty());
     }
 
     #[test]
-    fn delimiters_go_and_lengths_come() {
+    fn length_prefixed_drops_access_unit_delimiters() {
         let data = [0, 0, 0, 1, 9, 0xf0, 0, 0, 0, 1, 0x65, 1, 2];
         assert_eq!(&length_prefixed(&data)[..], [0, 0, 0, 3, 0x65, 1, 2]);
     }

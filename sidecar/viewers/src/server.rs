@@ -1,27 +1,26 @@
-//! The viewers' HTTP server.
+//! HTTP server for viewers.
 //!
-//! | path            | gives                                                        | token |
-//! |-----------------|--------------------------------------------------------------|-------|
-//! | `/`             | the page, with `viewer.js` and `viewer.css`                  | yes   |
-//! | `/ws`           | WebSocket: access units and what goes with them, see [`wire`] | yes   |
-//! | `/stream.h264`  | live Annex B from the last IDR                               | yes   |
-//! | `/stream.mp4`   | live fragmented MP4                                          | yes   |
-//! | `/snapshot.png` | the current picture                                          | yes   |
-//! | `/status`       | JSON                                                         | yes   |
-//! | `/metrics`      | Prometheus text                                              | yes   |
-//! | `/healthz`, `/readyz` | for probes                                             | no    |
-//! | `/login.css`    | style of the page that asks for the token                    | no    |
+//! | path                    | response                                             | token required |
+//! |-------------------------|------------------------------------------------------|----------------|
+//! | `/`                     | the page; it loads `viewer.js` and `viewer.css`      | yes            |
+//! | `/ws`                   | WebSocket with access units and messages, see [`wire`] | yes          |
+//! | `/stream.h264`          | live Annex B from the last IDR                       | yes            |
+//! | `/stream.mp4`           | live fragmented MP4                                  | yes            |
+//! | `/snapshot.png`         | the newest picture                                   | yes            |
+//! | `/status`               | JSON                                                 | yes            |
+//! | `/metrics`              | Prometheus text, version 0.0.4                       | yes            |
+//! | `/healthz`, `/readyz`   | probes                                               | no             |
+//! | `/login.css`            | style of the page that asks for the token            | no             |
 //!
-//! Every viewer is hostile until it has shown the token, and limited afterwards: places, message size and
-//! rate, time to answer. What status, readiness and extra metrics say is given to it: the server knows
-//! the hub and nothing of capture, resolve or upstream.
+//! Viewers are untrusted before and after authentication: the number of connections and viewers, message sizes, message
+//! rates and response times are limited.
 
 pub mod auth;
-mod guard;
 mod listen;
-mod ops;
+mod middleware;
 mod page;
 mod session;
+mod status;
 mod streams;
 pub mod wire;
 
@@ -30,30 +29,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::middleware;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{any, get};
+use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use self::auth::{Access, AuthError, Origins};
-use super::hub::{Hub, Refusal};
-use super::snapshot::{GopSnapshot, SnapshotSource};
+use self::auth::{AllowedOrigins, AuthError, Authenticator};
+use crate::hub::{Hub, Rejection};
+use crate::snapshot::Snapshots;
 
-/// How the server behaves.
+/// Settings of a server.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
-    /// What viewers must show; `None` only on loopback or with `insecure_no_auth`.
+    /// Token that viewers must present. `None` is accepted only on loopback, or with `insecure_no_auth`.
     pub viewer_token: Option<String>,
-    /// Serve everyone who can connect.
+    /// Serve all clients without a token.
     pub insecure_no_auth: bool,
-    /// Origins besides the server's own, e.g. `https://desktops.example.com`, that may embed the page and
-    /// open the WebSocket.
+    /// Origins besides the server's own that may embed the page and open the WebSocket, as `scheme://host[:port]`.
     pub allowed_origins: Vec<String>,
-    /// Most viewers at once, over all protocols.
+    /// Maximum number of viewers, over all protocols.
     pub max_viewers: usize,
-    /// A viewer that has not answered for so long is gone.
+    /// Time after which a viewer that does not answer pings is disconnected.
     pub pong_timeout: Duration,
-    /// `/readyz` says no when the last access unit is older than this.
+    /// `/readyz` fails if the last access unit is older than this. Unused with [`Server::with_ready`].
     pub ready_within: Duration,
 }
 
@@ -71,14 +70,12 @@ impl Default for ServerOptions {
 }
 
 type Status = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
-type Metrics = Box<dyn Fn() -> String + Send + Sync>;
 type Ready = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
 
-/// What main knows and the server shows. Without them it shows what the hub knows.
+/// Functions that replace the server's own status and readiness.
 #[derive(Default)]
 struct Hooks {
     status: Option<Status>,
-    metrics: Option<Metrics>,
     ready: Option<Ready>,
 }
 
@@ -86,91 +83,88 @@ impl fmt::Debug for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hooks")
             .field("status", &self.status.is_some())
-            .field("metrics", &self.metrics.is_some())
             .field("ready", &self.ready.is_some())
             .finish()
     }
 }
 
-/// Why the server can't start.
+/// Error of [`Server::serve`].
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// The way of authentication is missing or bad.
+    /// A viewer authentication setting is missing or invalid.
     #[error(transparent)]
     Auth(#[from] AuthError),
-    /// The listener is broken.
+    /// The listener failed.
     #[error("viewer listener: {0}")]
     Listener(#[from] std::io::Error),
 }
 
-/// A server that has not begun to listen.
+/// A server that is not listening yet.
 #[derive(Debug)]
 pub struct Server {
     hub: Hub,
     options: ServerOptions,
     hooks: Hooks,
-    snapshot: Box<dyn SnapshotSource>,
+    registry: Registry,
 }
 
-/// What every handler sees.
+/// State of all handlers.
 #[derive(Debug)]
 struct Shared {
     hub: Hub,
-    access: Access,
-    origins: Origins,
-    places: Arc<Semaphore>,
+    authenticator: Authenticator,
+    allowed_origins: AllowedOrigins,
+    viewer_permits: Arc<Semaphore>,
     max_viewers: usize,
     pong_timeout: Duration,
     ready_within: Duration,
     hooks: Hooks,
-    snapshot: Box<dyn SnapshotSource>,
+    registry: Registry,
+    snapshots: Snapshots,
 }
 
 impl Shared {
-    /// A place for one more viewer, or `None` when all are taken.
-    fn place(&self) -> Option<OwnedSemaphorePermit> {
-        let place = Arc::clone(&self.places).try_acquire_owned().ok();
-        if place.is_none() {
-            self.hub.counters().refuse(Refusal::Full);
+    /// A permit for one more viewer; `None` if the maximum is connected.
+    fn viewer_permit(&self) -> Option<OwnedSemaphorePermit> {
+        let permit = Arc::clone(&self.viewer_permits).try_acquire_owned().ok();
+        if permit.is_none() {
+            self.hub.metrics().rejected(Rejection::Full).inc();
         }
-        place
+        permit
     }
 }
 
 impl Server {
-    /// Serves what `hub` publishes.
+    /// A server for the stream of `hub`.
     pub fn new(hub: Hub, options: ServerOptions) -> Self {
-        let snapshot = Box::new(GopSnapshot::new(hub.clone()));
-        Self { hub, options, hooks: Hooks::default(), snapshot }
+        Self { hub, options, hooks: Hooks::default(), registry: Registry::default() }
     }
 
-    /// The body of `/status`.
+    /// Sets the body of `/status`.
     pub fn with_status(mut self, status: impl Fn() -> serde_json::Value + Send + Sync + 'static) -> Self {
         self.hooks.status = Some(Box::new(status));
         self
     }
 
-    /// Prometheus text that goes before the hub's own.
-    pub fn with_metrics(mut self, metrics: impl Fn() -> String + Send + Sync + 'static) -> Self {
-        self.hooks.metrics = Some(Box::new(metrics));
+    /// Sets the registry that `/metrics` exports. The server adds the hub's metrics to it.
+    pub fn with_registry(mut self, registry: Registry) -> Self {
+        self.registry = registry;
         self
     }
 
-    /// Readiness; the error says why not. Without it, a recent access unit is what counts.
+    /// Sets the readiness check; its error is the body of a failed `/readyz`. Without it, readiness requires a recent
+    /// access unit.
     pub fn with_ready(mut self, ready: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
         self.hooks.ready = Some(Box::new(ready));
         self
     }
 
-    /// Pictures; without it the hub's cached GOP is decoded.
-    pub fn with_snapshot(mut self, snapshot: impl SnapshotSource + 'static) -> Self {
-        self.snapshot = Box::new(snapshot);
-        self
-    }
-
-    /// Serves until dropped. Dropping it lets requests end; viewers end when the hub is closed.
+    /// Serves until dropped. Dropping the future lets requests complete; viewers are disconnected when the hub closes.
+    ///
+    /// # Errors
+    /// [`ServerError`] if a setting is invalid or the listener has no address.
     pub async fn serve(self, listener: TcpListener) -> Result<(), ServerError> {
-        let Self { hub, options, hooks, snapshot } = self;
+        let Self { hub, options, hooks, mut registry } = self;
         let ServerOptions {
             viewer_token,
             insecure_no_auth,
@@ -179,33 +173,41 @@ impl Server {
             pong_timeout,
             ready_within,
         } = options;
-        let access = Access::new(viewer_token, insecure_no_auth, listener.local_addr()?)?;
-        let origins = Origins::new(allowed_origins)?;
-        let places = Arc::new(Semaphore::new(max_viewers));
-        let shared =
-            Shared { hub, access, origins, places, max_viewers, pong_timeout, ready_within, hooks, snapshot };
+        hub.register(&mut registry);
+        let shared = Shared {
+            authenticator: Authenticator::new(viewer_token, insecure_no_auth, listener.local_addr()?)?,
+            allowed_origins: AllowedOrigins::new(allowed_origins)?,
+            viewer_permits: Arc::new(Semaphore::new(max_viewers)),
+            max_viewers,
+            pong_timeout,
+            ready_within,
+            hooks,
+            registry,
+            snapshots: Snapshots::new(hub.clone()),
+            hub,
+        };
         let connections = max_viewers.saturating_add(listen::SPARE_CONNECTIONS);
         listen::serve(listener, Self::router(Arc::new(shared)), connections).await
     }
 
     fn router(shared: Arc<Shared>) -> Router {
-        let guarded = Router::new()
+        let authenticated = Router::new()
             .route("/", get(page::index))
             .route("/viewer.js", get(page::script))
             .route("/viewer.css", get(page::style))
             .route("/ws", any(session::upgrade))
             .route("/stream.h264", get(streams::annexb))
             .route("/stream.mp4", get(streams::mp4))
-            .route("/snapshot.png", get(ops::snapshot))
-            .route("/status", get(ops::status))
-            .route("/metrics", get(ops::metrics))
-            .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::check));
+            .route("/snapshot.png", get(status::snapshot))
+            .route("/status", get(status::status))
+            .route("/metrics", get(status::metrics))
+            .route_layer(from_fn_with_state(Arc::clone(&shared), middleware::authenticate));
         Router::new()
-            .merge(guarded)
-            .route("/healthz", get(ops::healthz))
-            .route("/readyz", get(ops::readyz))
+            .merge(authenticated)
+            .route("/healthz", get(status::healthz))
+            .route("/readyz", get(status::readyz))
             .route("/login.css", get(page::login_style))
-            .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::harden))
+            .layer(from_fn_with_state(Arc::clone(&shared), middleware::add_security_headers))
             .with_state(shared)
     }
 }

@@ -1,90 +1,77 @@
-//! The stream's current picture as PNG.
+//! The newest picture of a stream as PNG.
 //!
-//! [`SnapshotSource`] is what the server asks; [`GopSnapshot`] answers by decoding the hub's cached GOP.
-//! One decode runs at a time, and a picture that was decoded already is not decoded again: asking often
-//! costs little.
+//! [`Snapshots`] decodes the hub's cached GOP. One decode runs at a time, and its result is cached until the next access
+//! unit, so that frequent requests are cheap.
 
 mod decode;
 
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 
-pub(crate) use decode::last_picture_as_png;
+pub use decode::last_picture_as_png;
 
-use super::hub::{Hub, Unit};
+use crate::hub::{Hub, Unit};
 
-/// Longest that a snapshot may take.
-const DEADLINE: Duration = Duration::from_secs(30);
-
-/// A GOP of more units than this is not decoded: a new keyframe is there sooner.
+/// Time limit for a snapshot.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// A GOP of more units is not decoded at once: a new keyframe is requested instead, which arrives sooner.
 const SHORT_GOP: usize = 10;
-/// How long that keyframe is waited for.
-const KEYFRAME_WITHIN: Duration = Duration::from_millis(1500);
+/// Time limit for that keyframe.
+const KEYFRAME_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Interval between checks for that keyframe.
+const KEYFRAME_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Why there is no snapshot.
+/// Error of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
-    /// Nothing was streamed yet.
+    /// The hub has no cached GOP.
     #[error("no picture yet: the stream has not started; see /status")]
     NoPicture,
-    /// The GOP could not be decoded in time.
-    #[error("the snapshot took longer than {} s; try again after the next keyframe", DEADLINE.as_secs())]
-    Slow,
-    /// No decoder on this machine.
+    /// Decoding exceeded the time limit.
+    #[error("the snapshot took longer than {} s; try again after the next keyframe", TIMEOUT.as_secs())]
+    Timeout,
+    /// GStreamer has no H.264 decoder.
     #[error(
-        "no H.264 decoder: install gstreamer1.0-libav (avdec_h264) or gstreamer1.0-plugins-bad (openh264dec)"
+        "no H.264 decoder; install gstreamer1.0-libav (avdec_h264) or gstreamer1.0-plugins-bad (openh264dec)"
     )]
     NoDecoder,
-    /// The decoder or the PNG writer failed.
-    #[error("snapshot: {0}")]
+    /// Decoding or PNG encoding failed.
+    #[error("snapshot failed: {0}")]
     Failed(String),
 }
 
-/// Makes PNGs of the current picture.
-pub trait SnapshotSource: Send + Sync + fmt::Debug {
-    /// The current picture, as a PNG file.
-    fn snapshot(&self) -> BoxFuture<'_, Result<Bytes, SnapshotError>>;
-}
-
-/// Decodes the hub's cached GOP.
+/// Takes snapshots of a hub's stream.
 #[derive(Debug)]
-pub struct GopSnapshot {
+pub struct Snapshots {
     hub: Hub,
-    /// Held while decoding: the last picture, and of which unit it is.
+    /// The last snapshot and the publication time of its newest unit. Locked while decoding.
     last: Mutex<Option<(u64, Bytes)>>,
 }
 
-impl GopSnapshot {
+impl Snapshots {
     /// Snapshots of `hub`.
     pub fn new(hub: Hub) -> Self {
         Self { hub, last: Mutex::new(None) }
     }
 
-    /// The units since the last IDR, few of them if the encoder gives a new one in time.
-    async fn short_gop(&self) -> Vec<Unit> {
-        let begin = Instant::now();
-        loop {
-            let units = self.hub.current_gop();
-            if units.len() <= SHORT_GOP || begin.elapsed() >= KEYFRAME_WITHIN {
-                return units;
-            }
-            self.hub.want_keyframe();
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    /// The newest picture as a PNG file.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] if there is no picture, or it cannot be decoded in time.
+    pub async fn take(&self) -> Result<Bytes, SnapshotError> {
+        tokio::time::timeout(TIMEOUT, self.decode()).await.map_err(|_| SnapshotError::Timeout)?
     }
 
-    async fn take(&self) -> Result<Bytes, SnapshotError> {
+    async fn decode(&self) -> Result<Bytes, SnapshotError> {
         let mut last = self.last.lock().await;
         let units = self.short_gop().await;
         let Some(newest) = units.last().map(|unit| unit.published_ns) else {
             return Err(SnapshotError::NoPicture);
         };
-        if let Some((of, png)) = &*last
-            && *of == newest
+        if let Some((published_ns, png)) = &*last
+            && *published_ns == newest
         {
             return Ok(png.clone());
         }
@@ -95,12 +82,17 @@ impl GopSnapshot {
         *last = Some((newest, png.clone()));
         Ok(png)
     }
-}
 
-impl SnapshotSource for GopSnapshot {
-    fn snapshot(&self) -> BoxFuture<'_, Result<Bytes, SnapshotError>> {
-        Box::pin(async move {
-            tokio::time::timeout(DEADLINE, self.take()).await.map_err(|_| SnapshotError::Slow)?
-        })
+    /// The cached GOP. If it is long, waits up to [`KEYFRAME_TIMEOUT`] for a keyframe that starts a new one.
+    async fn short_gop(&self) -> Vec<Unit> {
+        let begin = Instant::now();
+        loop {
+            let units = self.hub.current_gop();
+            if units.len() <= SHORT_GOP || begin.elapsed() >= KEYFRAME_TIMEOUT {
+                return units;
+            }
+            self.hub.request_keyframe();
+            tokio::time::sleep(KEYFRAME_CHECK_INTERVAL).await;
+        }
     }
 }

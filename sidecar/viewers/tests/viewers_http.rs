@@ -1,13 +1,16 @@
-//! The viewers' server over plain HTTP: who gets in, what it says of itself.
+//! The viewers' server over HTTP: authentication, security headers, status, metrics and probes.
 
 mod support;
 
-use viewers::server::{Server, ServerError, ServerOptions};
-use viewers::{Hub, HubOptions};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use support::{Served, TOKEN, fake};
 use tokio::net::TcpListener;
+use viewers::hub::Rejection;
+use viewers::server::{Server, ServerError, ServerOptions};
+use viewers::{Hub, HubOptions};
 
-const GUARDED: [&str; 9] = [
+const AUTHENTICATED: [&str; 9] = [
     "/",
     "/viewer.js",
     "/viewer.css",
@@ -24,15 +27,15 @@ fn with_token() -> ServerOptions {
 }
 
 #[tokio::test]
-async fn nothing_but_health_without_the_token() {
+async fn request_without_the_token_is_refused_except_for_probes() {
     let served = Served::start(with_token()).await;
-    for path in GUARDED {
+    for path in AUTHENTICATED {
         let (head, body) = served.request(path, &[]).await;
         assert!(head.starts_with("http/1.1 401 "), "{path}: {head}");
         let body = String::from_utf8(body).expect("text");
         assert!(
             body.contains("?token=") && body.contains("Authorization: Bearer"),
-            "{path} names no remedy: {body}"
+            "{path} has no remedy: {body}"
         );
         assert_eq!(
             served.status(path, &["Authorization: Bearer 0123456789abcdef0123456789abcdeX"]).await,
@@ -42,23 +45,23 @@ async fn nothing_but_health_without_the_token() {
     assert_eq!(served.status("/healthz", &[]).await, 200);
     assert_eq!(served.status("/readyz", &[]).await, 503);
     assert_eq!(served.status("/nothing", &[]).await, 404);
-    assert!(served.hub.metrics().contains("desktopstream_viewers_refused_total{reason=\"auth\"} 18\n"));
+    assert_eq!(served.hub.metrics().rejected(Rejection::Auth).get(), 2 * AUTHENTICATED.len() as u64);
 }
 
 #[tokio::test]
-async fn the_token_opens_by_header_and_by_query() {
+async fn request_with_the_token_in_header_or_query_is_served() {
     let served = Served::start(with_token()).await;
     let bearer = format!("Authorization: Bearer {TOKEN}");
     for path in ["/", "/viewer.js", "/viewer.css", "/status", "/metrics"] {
         assert_eq!(served.status(path, &[&bearer]).await, 200, "{path}");
     }
     assert_eq!(served.status(&format!("/status?token={TOKEN}"), &[]).await, 200);
-    assert_eq!(served.status("/ws", &[&bearer]).await, 400, "no WebSocket handshake, but let in");
+    assert_eq!(served.status("/ws", &[&bearer]).await, 400, "authenticated, but not a WebSocket handshake");
     assert_eq!(served.status("/snapshot.png", &[&bearer]).await, 503, "no picture yet");
 }
 
 #[tokio::test]
-async fn a_browser_trades_the_token_for_a_cookie() {
+async fn page_request_with_the_token_in_its_url_is_answered_with_a_cookie() {
     let served = Served::start(with_token()).await;
     let (head, _) = served.request(&format!("/?a=1&token={TOKEN}"), &[]).await;
     assert!(head.starts_with("http/1.1 303 "), "{head}");
@@ -71,13 +74,13 @@ async fn a_browser_trades_the_token_for_a_cookie() {
     assert_eq!(served.status("/", &[&pair]).await, 200);
     assert_eq!(served.status("/viewer.js", &[&pair]).await, 200);
 
-    // After a link on another site a strict cookie isn't sent along a redirect: the page goes on itself.
+    // A strict cookie is not sent on a redirect that started at another site: the page refreshes itself.
     let (head, _) = served.request(&format!("/?token={TOKEN}"), &["Sec-Fetch-Site: cross-site"]).await;
     assert!(head.starts_with("http/1.1 200 ") && head.contains("\r\nrefresh: 0; url=./\r\n"), "{head}");
 }
 
 #[tokio::test]
-async fn a_person_without_the_token_gets_a_form() {
+async fn browser_without_the_token_receives_a_form() {
     let served = Served::start(with_token()).await;
     let (head, body) = served.request("/", &["Accept: text/html,*/*"]).await;
     assert!(head.starts_with("http/1.1 401 ") && head.contains("content-type: text/html"), "{head}");
@@ -86,19 +89,19 @@ async fn a_person_without_the_token_gets_a_form() {
 }
 
 #[tokio::test]
-async fn without_a_token_only_loopback_and_only_by_its_name() {
+async fn server_without_a_token_serves_loopback_names_only() {
     let served = Served::start(ServerOptions::default()).await;
     assert_eq!(served.status("/", &[]).await, 200);
     assert_eq!(served.status("/", &["Host: localhost:1234"]).await, 200);
     assert_eq!(served.status("/", &["Host: rebound.example.com"]).await, 401);
     let listener = TcpListener::bind("0.0.0.0:0").await.expect("a port");
     let open = Server::new(Hub::new(HubOptions::default()), ServerOptions::default());
-    let error = support::within("a refusal", open.serve(listener)).await.expect_err("refuses");
+    let error = support::within("a refusal", open.serve(listener)).await.expect_err("refused");
     assert!(matches!(error, ServerError::Auth(_)), "{error}");
 }
 
 #[tokio::test]
-async fn every_answer_is_hardened_and_the_page_loads_nothing_from_elsewhere() {
+async fn page_has_security_headers_and_loads_nothing_from_other_hosts() {
     let served = Served::start(ServerOptions::default()).await;
     let (head, body) = served.request("/", &[]).await;
     for header in [
@@ -111,35 +114,50 @@ async fn every_answer_is_hardened_and_the_page_loads_nothing_from_elsewhere() {
     }
     let page = String::from_utf8(body).expect("UTF-8");
     for part in page.split(['"', '\'']).filter(|part| part.contains("://")) {
-        assert!(part.starts_with("http://www.w3.org/"), "the page names {part}");
+        assert!(part.starts_with("http://www.w3.org/"), "the page refers to {part}");
     }
     assert!(
         !page.contains("style=") && !page.contains("<style") && !page.contains("onclick"),
-        "the policy forbids it"
+        "the content security policy forbids inline styles and handlers"
     );
 }
 
 #[tokio::test]
-async fn ready_when_there_is_something_to_watch() {
+async fn server_is_ready_after_an_access_unit() {
     let served = Served::start(ServerOptions::default()).await;
     let (_, body) = served.request("/readyz", &[]).await;
-    assert_eq!(String::from_utf8_lossy(&body), "not ready: no frame yet\n");
+    assert_eq!(String::from_utf8_lossy(&body), "not ready: no access unit yet\n");
     served.hub.publish(fake(1, true, 20));
     assert_eq!(served.status("/readyz", &[]).await, 200);
+}
 
-    let told = Served::with(HubOptions::default(), ServerOptions::default(), |server| {
+#[tokio::test]
+async fn status_and_readiness_hooks_replace_the_servers_own() {
+    let served = Served::with(HubOptions::default(), ServerOptions::default(), |server| {
         server
             .with_ready(|| Err("not zero-copy".into()))
             .with_status(|| serde_json::json!({"phase": "Streaming"}))
-            .with_metrics(|| "desktopstream_fps 60".into())
     })
     .await;
-    let (head, body) = told.request("/readyz", &[]).await;
+    let (head, body) = served.request("/readyz", &[]).await;
     assert!(head.starts_with("http/1.1 503 "));
     assert_eq!(String::from_utf8_lossy(&body), "not ready: not zero-copy\n");
-    let (_, body) = told.request("/status", &[]).await;
+    let (_, body) = served.request("/status", &[]).await;
     assert_eq!(String::from_utf8_lossy(&body), r#"{"phase":"Streaming"}"#);
-    let (_, body) = told.request("/metrics", &[]).await;
-    let metrics = String::from_utf8_lossy(&body);
-    assert!(metrics.starts_with("desktopstream_fps 60\n# HELP desktopstream_viewers "), "{metrics}");
+}
+
+#[tokio::test]
+async fn metrics_contain_those_of_the_registry_and_of_the_hub() {
+    let mut registry = Registry::default();
+    registry.register("desktopstream_test", "A counter of the server's user", Counter::<u64>::default());
+    let served = Served::with(HubOptions::default(), ServerOptions::default(), |server| {
+        server.with_registry(registry)
+    })
+    .await;
+    let (head, body) = served.request("/metrics", &[]).await;
+    assert!(head.contains("\r\ncontent-type: text/plain; version=0.0.4"), "{head}");
+    let metrics = String::from_utf8(body).expect("UTF-8");
+    for line in ["desktopstream_test_total 0", "desktopstream_viewers{protocol=\"websocket\"} 0"] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is missing: {metrics}");
+    }
 }

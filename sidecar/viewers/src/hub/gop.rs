@@ -1,21 +1,20 @@
-//! The current group of pictures: everything since the last IDR, so that a late joiner sees a picture at
-//! once. Bounded; when the encoder sends no IDR for so long that the bound is reached, nothing is kept
-//! until the next one.
+//! Cache of the current group of pictures: the access units since the last IDR. New viewers start with it. When it
+//! exceeds its limits, it stays empty until the next IDR.
 
 use super::Unit;
 
-/// What became of an offered unit.
+/// Result of [`Gop::offer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kept {
-    /// It is in the cache.
+pub(super) enum Cached {
+    /// The unit is in the cache.
     Yes,
-    /// No IDR has come since the start or the overflow.
+    /// The unit was not cached: there was no IDR since the start or the last overflow.
     NoIdr,
-    /// It was the one too many: the cache is empty now.
+    /// The unit exceeds a limit: the cache is now empty.
     Overflow,
 }
 
-/// The units since the last IDR.
+/// Access units since the last IDR.
 #[derive(Debug, Default)]
 pub(super) struct Gop {
     units: Vec<Unit>,
@@ -23,22 +22,22 @@ pub(super) struct Gop {
 }
 
 impl Gop {
-    pub(super) fn offer(&mut self, unit: &Unit, max_units: usize, max_bytes: usize) -> Kept {
+    pub(super) fn offer(&mut self, unit: &Unit, max_units: usize, max_bytes: usize) -> Cached {
         if unit.au.idr {
             self.clear();
         } else if self.units.is_empty() {
-            return Kept::NoIdr;
+            return Cached::NoIdr;
         }
         if self.units.len() >= max_units || self.bytes + unit.au.data.len() > max_bytes {
             self.clear();
-            return Kept::Overflow;
+            return Cached::Overflow;
         }
         self.bytes += unit.au.data.len();
         self.units.push(unit.clone());
-        Kept::Yes
+        Cached::Yes
     }
 
-    pub(super) fn clear(&mut self) {
+    fn clear(&mut self) {
         self.units.clear();
         self.bytes = 0;
     }

@@ -1,42 +1,42 @@
-//! One viewer's queue. The hub puts in and never waits; the viewer's task takes out.
+//! Bounded queue of one viewer.
 //!
 //! ```text
-//!            full, no IDR                 IDR
-//! following ───────────────▶ waiting ───────────▶ following
-//!     ▲                        │  ▲                  (what was queued is thrown away: it is old)
-//!     └── subscribe with GOP   └──┘ delta: lost
+//!            full, delta                  IDR
+//! following ─────────────▶ waiting ───────────▶ following
+//!     ▲                     │   ▲       (queued units are discarded)
+//!     └── starts with GOP   └───┘ delta: lost
 //! ```
-//! Full is a queue by count, by bytes, or because its oldest unit has waited for too long: a viewer that
-//! keeps up but is late would stay late for ever.
+//! A queue is full by count, by size, or when its oldest unit exceeds the maximum age: a viewer that receives all units,
+//! but late, would otherwise stay late.
 //!
-//! A late joiner's GOP is put in at the start and doesn't count against the live bound: it has its own.
-//! A viewer that takes nothing for `stall` while its queue is full is given up.
+//! The cached GOP that a viewer starts with does not count towards these limits; the cache has its own. A viewer that
+//! reads nothing for the stall timeout while its queue is full is disconnected.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Unit;
 
-/// Bounds of a queue.
+/// Limits of a queue.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub(super) units: usize,
     pub(super) bytes: usize,
     pub(super) age: Duration,
-    pub(super) stall: Duration,
+    pub(super) stall_timeout: Duration,
 }
 
-/// What became of an offered unit.
+/// Result of [`Queue::offer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Offered {
-    /// Units that this viewer will not get.
+    /// Number of units that this viewer will not receive.
     pub(super) lost: u64,
-    /// The viewer can't go on without a keyframe.
+    /// True if the viewer cannot continue without an IDR.
     pub(super) needs_idr: bool,
-    /// It was given up just now.
+    /// True if this call closed the queue of a stalled viewer.
     pub(super) stalled: bool,
 }
 
@@ -53,25 +53,21 @@ struct State {
     live_units: usize,
     live_bytes: usize,
     waiting: bool,
-    stuck_since: Option<u64>,
+    full_since: Option<u64>,
     closed: bool,
 }
 
 impl Queue {
-    /// A queue that begins with `gop`; empty, it waits for an IDR.
+    /// A queue that starts with `gop`; if that is empty, it waits for an IDR.
     pub(super) fn new(limits: Limits, gop: &[Unit]) -> Self {
         let units: VecDeque<Unit> = gop.iter().map(|unit| Unit { backlog: true, ..unit.clone() }).collect();
         let waiting = units.is_empty();
-        let state = State { units, live_units: 0, live_bytes: 0, waiting, stuck_since: None, closed: false };
+        let state = State { units, live_units: 0, live_bytes: 0, waiting, full_since: None, closed: false };
         Self { limits, state: Mutex::new(state), changed: Notify::new() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn offer(&self, unit: &Unit, now_ns: u64) -> Offered {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.closed {
             return Offered::default();
         }
@@ -84,8 +80,8 @@ impl Queue {
         if full || state.waiting {
             if !unit.au.idr {
                 if full {
-                    let since = *state.stuck_since.get_or_insert(now_ns);
-                    if u128::from(now_ns.saturating_sub(since)) >= self.limits.stall.as_nanos() {
+                    let since = *state.full_since.get_or_insert(now_ns);
+                    if u128::from(now_ns.saturating_sub(since)) >= self.limits.stall_timeout.as_nanos() {
                         state.close();
                         self.changed.notify_one();
                         return Offered { lost: 1, needs_idr: false, stalled: true };
@@ -96,7 +92,7 @@ impl Queue {
             }
             lost = state.units.len() as u64;
             discontinuity = true;
-            state.drop_queued();
+            state.discard();
         }
         state.waiting = false;
         state.live_units += 1;
@@ -107,15 +103,15 @@ impl Queue {
     }
 
     pub(super) fn close(&self) {
-        self.state().close();
+        self.state.lock().close();
         self.changed.notify_one();
     }
 
-    /// The next unit; `None` when the queue was closed. Cancelling loses nothing.
+    /// The next unit; `None` once the queue is closed. Cancel safe.
     pub(super) async fn take(&self) -> Option<Unit> {
         loop {
             {
-                let mut state = self.state();
+                let mut state = self.state.lock();
                 if let Some(unit) = state.take() {
                     return Some(unit);
                 }
@@ -131,7 +127,7 @@ impl Queue {
 impl State {
     fn take(&mut self) -> Option<Unit> {
         let unit = self.units.pop_front()?;
-        self.stuck_since = None;
+        self.full_since = None;
         if !unit.backlog {
             self.live_units -= 1;
             self.live_bytes -= unit.au.data.len();
@@ -139,20 +135,20 @@ impl State {
         Some(unit)
     }
 
-    /// How long the oldest live unit has waited.
+    /// Age of the oldest live unit.
     fn age_ns(&self, now_ns: u64) -> u64 {
         let oldest = self.units.iter().find(|unit| !unit.backlog);
         oldest.map_or(0, |unit| now_ns.saturating_sub(unit.published_ns))
     }
 
-    fn drop_queued(&mut self) {
+    fn discard(&mut self) {
         self.units.clear();
         self.live_units = 0;
         self.live_bytes = 0;
     }
 
     fn close(&mut self) {
-        self.drop_queued();
+        self.discard();
         self.closed = true;
     }
 }

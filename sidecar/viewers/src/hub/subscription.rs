@@ -1,4 +1,4 @@
-//! A viewer's end of the hub: what it takes out, and what it says.
+//! A viewer's end of the hub.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::queue::Queue;
 use super::{Description, Hub, Protocol, Unit, ViewerReport};
 
-/// A viewer's end. Dropping it leaves.
+/// A viewer's subscription; dropping it removes the viewer.
 #[derive(Debug)]
 pub struct Subscription {
     pub(super) hub: Hub,
@@ -17,23 +17,24 @@ pub struct Subscription {
     pub(super) description: watch::Receiver<Arc<Description>>,
 }
 
-/// What a subscription hears.
+/// Event of a [`Subscription`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The stream's description, at first and when it changed.
+    /// The stream's description changed.
     Described(Arc<Description>),
-    /// A unit.
+    /// The next access unit.
     Unit(Unit),
 }
 
 impl Subscription {
-    /// The next unit; `None` at the end: the hub closed, or gave this viewer up. Cancelling loses nothing.
+    /// The next unit; `None` once the hub closed or disconnected this viewer. Cancel safe.
     pub async fn unit(&mut self) -> Option<Unit> {
         let unit = self.queue.take().await?;
-        Some(self.hub.sent(unit))
+        self.hub.count_sent(&unit);
+        Some(unit)
     }
 
-    /// The next event, descriptions first; `None` at the end. Cancelling loses nothing.
+    /// The next event, descriptions first; `None` once the hub closed or disconnected this viewer. Cancel safe.
     pub async fn next(&mut self) -> Option<Event> {
         let Self { hub, queue, description, .. } = self;
         tokio::select! {
@@ -42,49 +43,46 @@ impl Subscription {
                 changed.ok()?;
                 Some(Event::Described(Arc::clone(&description.borrow_and_update())))
             }
-            unit = queue.take() => Some(Event::Unit(hub.sent(unit?))),
+            unit = queue.take() => {
+                let unit = unit?;
+                hub.count_sent(&unit);
+                Some(Event::Unit(unit))
+            }
         }
     }
 
-    /// What is known of the stream now.
+    /// Current description; [`Self::next`] does not report it again.
     pub fn description(&mut self) -> Arc<Description> {
         Arc::clone(&self.description.borrow_and_update())
     }
 
-    /// A handle for whoever listens to this viewer.
-    pub fn reporter(&self) -> Reporter {
-        Reporter { hub: self.hub.clone(), id: self.id }
-    }
-}
-
-/// Speaks for a viewer while another task drains its [`Subscription`].
-#[derive(Debug, Clone)]
-pub struct Reporter {
-    hub: Hub,
-    id: u64,
-}
-
-impl Reporter {
-    /// Keeps what this viewer says of itself.
-    pub fn report(&self, report: ViewerReport) {
-        if let Some(viewer) = self.hub.state().viewers.iter_mut().find(|viewer| viewer.id == self.id) {
-            viewer.report = Some(report);
-        }
-    }
-
-    /// Asks for a keyframe.
-    pub fn want_keyframe(&self) {
-        self.hub.want_keyframe();
+    /// A handle for the task that receives this viewer's messages.
+    pub fn handle(&self) -> ViewerHandle {
+        ViewerHandle { hub: self.hub.clone(), id: self.id }
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let mut state = self.hub.state();
-        state.viewers.retain(|viewer| viewer.id != self.id);
-        let viewers = state.viewers.len() as u64;
-        self.hub.describe(|description| description.viewers = viewers);
-        drop(state);
-        self.hub.0.counters.left(self.protocol);
+        self.hub.unsubscribe(self.id, self.protocol);
+    }
+}
+
+/// Passes a viewer's messages to the hub while another task reads its [`Subscription`].
+#[derive(Debug, Clone)]
+pub struct ViewerHandle {
+    hub: Hub,
+    id: u64,
+}
+
+impl ViewerHandle {
+    /// Stores the viewer's statistics.
+    pub fn report(&self, report: ViewerReport) {
+        self.hub.set_report(self.id, report);
+    }
+
+    /// Requests a keyframe from the encoder.
+    pub fn request_keyframe(&self) {
+        self.hub.request_keyframe();
     }
 }

@@ -1,28 +1,28 @@
-// The viewer: takes access units from the WebSocket, decodes them with WebCodecs, draws each at once.
-// The messages are described in server/wire.rs. It knows nothing of how the picture came to be.
+// Viewer page: receives access units from the WebSocket, decodes them with WebCodecs and draws each picture at once.
+// server/wire.rs describes the messages.
 
 const IDR = 1, REPEAT = 2, BACKLOG = 8;
 const HEADER = 28;
-// More than this waiting in the decoder is late, and so is what was sent more than LATE_LAG_MS ago; late for
-// LATE_MS, or with LATE_MAX waiting, the page skips to a keyframe.
+// The page is late if more than LATE_QUEUE units wait in the decoder, or a unit was sent more than LATE_LAG_MS ago. It
+// skips to the next keyframe when late for LATE_MS, or with LATE_MAX units waiting.
 const LATE_QUEUE = 3, LATE_LAG_MS = 1000, LATE_MS = 250, LATE_MAX = 30;
 const BACKOFF_MS = 250, BACKOFF_MAX_MS = 8000;
-const SILENCE_MS = 12000;       // the server pings every few seconds: nothing for so long is a dead link
-const HIDDEN_MS = 15000;        // a hidden page lets go of its place
-const AWAKE_MS = 2500;
+const SILENCE_MS = 12000;       // the server sends something every 2 s; after this silence the connection is dead
+const HIDDEN_MS = 15000;        // after this time a hidden page disconnects, which frees its place for another viewer
+const AWAKE_MS = 2500;          // the controls hide after this time without input
 
 const $ = (id) => document.getElementById(id);
 const canvas = $("screen");
 const context = canvas.getContext("2d", { alpha: false });
 
-/** Quantile of numbers, or null. */
+/** The q-quantile of `values`; null if there are none. */
 function quantile(values, q) {
   if (!values.length) return null;
   const sorted = [...values].sort((a, b) => a - b);
   return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))];
 }
 
-/** Numbers with times, of the last `span` ms. */
+/** Values of the last `span` milliseconds. */
 class Window {
   constructor(span) { this.span = span; this.items = []; }
   add(value, now = performance.now()) { this.items.push([now, value]); this.trim(now); }
@@ -31,7 +31,7 @@ class Window {
   perSecond() { return this.values().reduce((sum, value) => sum + value, 0) * 1000 / this.span; }
 }
 
-/** The server's clock as seen from here: the offset of the quickest of the last round trips. */
+/** Offset of the server's clock, measured by the fastest of the last 12 round trips. */
 class Clock {
   constructor() { this.samples = []; }
   add(t0, t1, serverMs) {
@@ -48,7 +48,7 @@ const stats = {
   clock: new Clock(), info: null, connected: false, width: 0, height: 0,
 };
 
-/** RFC 6381 name of an Annex B access unit's first SPS, and the SPS itself to compare. */
+/** RFC 6381 codec string and SPS of an Annex B access unit; null without an SPS. */
 function parameters(data) {
   for (let i = 0; i + 7 < data.length; i++) {
     if (data[i] || data[i + 1] || data[i + 2] !== 1 || (data[i + 3] & 31) !== 7) continue;
@@ -60,7 +60,7 @@ function parameters(data) {
   return null;
 }
 
-/** Decodes and draws. Says when it needs a keyframe. */
+/** Decodes and draws. Requests a keyframe when it cannot continue without one. */
 class Player {
   constructor(requestKeyframe) {
     this.requestKeyframe = requestKeyframe;
@@ -102,10 +102,10 @@ class Player {
     return queue > LATE_MAX || now - this.lateSince > LATE_MS;
   }
 
-  /** At every IDR: a decoder for its parameter sets, the one there is if they are the same. */
+  /** Configures a decoder for an IDR's parameter sets; keeps the current one if they are the same. */
   configure(data) {
     const found = parameters(data);
-    if (!found) { this.fail(new Error("a keyframe came without parameter sets")); return false; }
+    if (!found) { this.fail(new Error("keyframe without parameter sets")); return false; }
     if (this.decoder?.state === "configured" && this.sps === found.sps) return true;
     this.reset();
     const decoder = new VideoDecoder({
@@ -117,8 +117,8 @@ class Player {
     const config = { codec: found.codec, optimizeForLatency: true };
     try { decoder.configure(config); } catch (error) { this.fail(error); return false; }
     VideoDecoder.isConfigSupported(config).then(({ supported }) => {
-      if (!supported) fatal("This browser can't decode the stream",
-        `It has no decoder for H.264 (${found.codec}). Use Chrome, Edge, Safari, or a Firefox with H.264; Chromium builds without proprietary codecs can't.`);
+      if (!supported) fatal("no-h264", "This browser cannot decode the stream",
+        `It has no H.264 decoder for ${found.codec}. Use Chrome, Edge or Safari, or a Firefox with H.264. Chromium without proprietary codecs has no H.264.`);
     }, () => {});
     return true;
   }
@@ -136,7 +136,7 @@ class Player {
     console.warn("decoder:", error.message ?? error);
     this.reset();
     this.needKey = true;
-    if (++this.failures > 20) fatal("The picture can't be decoded", `The decoder keeps failing: ${error.message ?? error}. Reload to try again.`);
+    if (++this.failures > 20) fatal("decoder-failed", "The stream cannot be decoded", `The decoder failed repeatedly: ${error.message ?? error}. Reload the page to try again.`);
     else this.requestKeyframe();
   }
 
@@ -146,7 +146,7 @@ class Player {
     stats.decoded++;
     this.failures = 0;
     if (unit) stats.decode.add(now - unit.fed, now);
-    // Drawing can cost more than decoding: while catching up only every so often.
+    // Drawing can take longer than decoding: while catching up, draw at most every 100 ms.
     if (!unit || (this.pending.size > LATE_QUEUE && now - this.lastDraw < 100)) { frame.close(); return; }
     const { displayWidth: width, displayHeight: height } = frame;
     if (canvas.width !== width || canvas.height !== height) {
@@ -171,7 +171,7 @@ class Player {
   }
 }
 
-/** The WebSocket, over and over. */
+/** The WebSocket; reconnects with back-off. */
 class Connection {
   constructor() { this.failures = 0; this.socket = null; this.timer = 0; this.lastKeyframe = 0; }
 
@@ -207,18 +207,18 @@ class Connection {
     live = false;
     const wait = Math.min(BACKOFF_MAX_MS, BACKOFF_MS * 2 ** this.failures++) * (0.5 + Math.random() / 2);
     this.timer = setTimeout(() => this.open(), wait);
-    waiting(reason || "The connection was lost", "Reconnecting…");
+    waiting("lost", reason || "Connection lost", "Reconnecting…");
     if (this.failures < 2) return;
-    // A browser doesn't say why a WebSocket was refused; a plain request does.
+    // Scripts cannot see why a WebSocket was rejected; the status of a plain request shows it.
     const answer = await fetch("status", { method: "HEAD", cache: "no-store" }).catch(() => null);
     if (this.socket && this.socket.readyState === WebSocket.OPEN) return;
     if (answer?.status === 401) {
       this.close();
-      fatal("This stream needs its token", "The token has changed, or this browser no longer has it.", ["Enter the token", () => location.reload()]);
+      fatal("token-required", "This stream requires a token", "The token changed, or this browser no longer has its cookie.", ["Enter the token", () => location.reload()]);
     } else if (answer?.ok && code === 1006) {
-      waiting("The server lets in no more viewers", "All places may be taken. Trying again…");
+      waiting("rejected", "The connection was rejected", "The maximum number of viewers may be connected. Retrying…");
     } else if (!answer) {
-      waiting("The server doesn't answer", "Reconnecting…");
+      waiting("unreachable", "The server does not respond", "Reconnecting…");
     }
   }
 
@@ -262,39 +262,43 @@ class Connection {
 
   tick() {
     if (!this.socket) return;
-    if (performance.now() - this.heard > SILENCE_MS) { this.lost(0, "The server fell silent"); return; }
+    if (performance.now() - this.heard > SILENCE_MS) { this.lost(0, "The server does not respond"); return; }
     this.askTime();
     const latency = quantile(stats.latency.values(), 0.5) ?? 0;
     this.send({ type: "stats", fps: stats.fps.perSecond(), latency_ms: latency, dropped: stats.dropped });
   }
 }
 
-// What people see.
+// User interface.
 
 let live = false, stopped = false;
 
-function waiting(title, text = "") {
+/** Shows that the page waits for the server. `kind` identifies the message for scripts: `body[data-notice]`. */
+function waiting(kind, title, text) {
   if (stopped) return;
+  document.body.dataset.notice = kind;
   $("dot").dataset.state = "wait";
   const seen = !canvas.hidden;
   document.body.classList.toggle("stale", seen);
   $("notice").hidden = seen;
   $("toast").hidden = !seen;
-  $("toast-text").textContent = text || title;
+  $("toast-text").textContent = text;
   $("notice-title").textContent = title;
   $("notice-text").textContent = text;
 }
 
 function setLive() {
   live = true;
+  delete document.body.dataset.notice;
   document.body.classList.remove("stale");
   $("notice").hidden = $("toast").hidden = true;
   $("dot").dataset.state = "live";
 }
 
-/** Says what is wrong and stops. */
-function fatal(title, text, action) {
+/** Shows an error and stops the viewer. `kind` as for `waiting`. */
+function fatal(kind, title, text, action) {
   stopped = true;
+  document.body.dataset.notice = kind;
   connection.close();
   player.reset();
   $("notice").hidden = false;
@@ -312,14 +316,14 @@ function fatal(title, text, action) {
   $("notice-actions").append(button);
 }
 
-/** Without WebCodecs: the MP4 in a plain video element, a second or so behind. */
+/** Plays the MP4 stream in a video element, for browsers without WebCodecs. Adds about a second of latency. */
 function playPlain() {
   const video = Object.assign(document.createElement("video"), { autoplay: true, muted: true, playsInline: true, controls: true, src: "stream.mp4" });
   $("stage").replaceChildren(video);
   $("notice").hidden = true;
 }
 
-/** Largest size that fits, in whole device pixels; nearly 1:1 becomes 1:1, which is sharp. */
+/** Scales the canvas to fit, in whole device pixels. A scale just above 1 becomes 1, which is sharp. */
 function layout() {
   const ratio = window.devicePixelRatio || 1;
   const { clientWidth, clientHeight } = $("stage");
@@ -329,13 +333,20 @@ function layout() {
   canvas.style.height = `${Math.round(canvas.height * scale) / ratio}px`;
 }
 
+/** Names of frame paths: short for the bar, long for the statistics. */
+const PATHS = {
+  ResourceId: { short: "zero-copy", long: "resource ID (zero-copy)" },
+  Pixels: { short: "pixels", long: "pixels" },
+  Local: { short: "local", long: "local encoder" },
+};
+
 function describe() {
-  const { name, rung, reason } = stats.info;
+  const { name, frame_path: path, reason } = stats.info;
   document.title = name ? `${name} – desktopstream` : "desktopstream";
   $("name").textContent = name || "desktopstream";
-  $("chip").hidden = !rung;
-  $("chip").dataset.rung = rung;
-  $("chip").textContent = { ResourceId: "zero-copy", Pixels: "pixels", Local: "local" }[rung] ?? rung;
+  $("chip").hidden = !path;
+  $("chip").dataset.path = path;
+  $("chip").textContent = PATHS[path]?.short ?? path;
   $("chip").title = reason || "";
   $("v-reason").hidden = !reason;
   $("v-reason").textContent = reason;
@@ -373,7 +384,7 @@ function paint() {
   $("v-fps").textContent = `${s.fps.toFixed(0)} fps · decode ${ms(s.decode_ms.p50)}`;
   $("v-bitrate").textContent = rate;
   $("v-size").textContent = s.width ? `${s.width} × ${s.height} · ${s.info?.codec || "?"}` : "–";
-  $("v-rung").textContent = s.info?.rung || "–";
+  $("v-path").textContent = PATHS[s.info?.frame_path]?.long ?? s.info?.frame_path ?? "–";
   $("v-encoder").textContent = s.info?.encoder || "–";
   $("v-dropped").textContent = s.errors ? `${s.dropped} · ${s.errors} decoder errors` : s.dropped;
   $("v-viewers").textContent = s.info?.viewers ?? "–";
@@ -391,7 +402,7 @@ function awake() {
 function toggleInfo() {
   const hidden = ($("overlay").hidden = !$("overlay").hidden);
   $("info").setAttribute("aria-pressed", String(!hidden));
-  try { localStorage.setItem("overlay", hidden ? "" : "1"); } catch { /* private mode: forgotten */ }
+  try { localStorage.setItem("overlay", hidden ? "" : "1"); } catch { /* private mode: the setting is not kept */ }
   paint();
 }
 
@@ -400,9 +411,9 @@ function toggleFull() {
   else document.documentElement.requestFullscreen?.().catch(() => {});
 }
 
-// For tests and consoles.
+// Interface for tests and the browser's console.
 const hook = {
-  onframe: window.desktopstream?.onframe ?? null,   // called after each frame that was drawn
+  onframe: window.desktopstream?.onframe ?? null,   // called after each drawn frame
   get frames() { return stats.frames; },
   get lastSeq() { return stats.lastSeq; },
   stats() {
@@ -436,12 +447,12 @@ function start() {
   if (!("VideoDecoder" in window)) {
     const code = Object.assign(document.createElement("code"), { textContent: `kubectl port-forward POD 8080:${location.port || 80}` });
     if (window.isSecureContext) {
-      fatal("This browser has no WebCodecs", "Use Chrome or Edge 94, Safari 16.4, Firefox 130 or later.", ["Play as plain video", playPlain]);
+      fatal("no-webcodecs", "This browser does not support WebCodecs", "Use Chrome or Edge 94, Safari 16.4 or Firefox 130, or later.", ["Play as video, with more latency", playPlain]);
     } else {
-      fatal("This page needs HTTPS or localhost", [
-        `Browsers decode video in pages (WebCodecs) only in a secure context, and ${location.origin} is none. Forward the port to your machine, e.g. `,
-        code, ", and open http://localhost:8080/, or put TLS in front of this server.",
-      ], ["Play as plain video, with more latency", playPlain]);
+      fatal("insecure-context", "This page requires HTTPS or localhost", [
+        `Browsers support WebCodecs only in secure contexts, and ${location.origin} is not one. Forward the port to your machine, e.g. `,
+        code, ", and open http://localhost:8080/, or serve the stream through a TLS proxy.",
+      ], ["Play as video, with more latency", playPlain]);
     }
     return;
   }

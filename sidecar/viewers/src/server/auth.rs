@@ -1,126 +1,135 @@
-//! Who may watch.
+//! Authentication of viewers.
 //!
-//! One token per stream, shown as `Authorization: Bearer`, as `?token=`, or in the cookie that the page's
-//! first visit sets. Without a token only loopback is served, and there the `Host` must be a loopback
-//! name too, so that a web page can't reach us under a name of its own (DNS rebinding). A browser sends
-//! cookies with WebSockets that any site opens: those must come from our own origin or a configured one.
+//! A stream has one token, sent as `Authorization: Bearer`, as `?token=` or in the cookie that the page's first visit
+//! sets. Without a token only loopback clients are served, and their `Host` must be a loopback name, so that a web page
+//! cannot reach the server under its own name (DNS rebinding). Browsers send cookies with WebSockets opened by any site,
+//! so the `Origin` of a WebSocket must be the server's own or an allowed one.
 //!
-//! Everything here is a pure function of headers; see `guard` for where it is applied.
+//! All functions are pure functions of a request's headers and URI; [`middleware`](super::middleware) applies them.
 
 use std::net::SocketAddr;
 
 use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN};
 use axum::http::{HeaderMap, Uri};
+use cookie::{Cookie, SameSite};
 use subtle::ConstantTimeEq;
 
-/// Shortest token: 64 bits in hexadecimal.
+/// Minimum length of a token: 64 bits in hexadecimal.
 const MIN_TOKEN: usize = 16;
-/// Longest token.
+/// Maximum length of a token.
 const MAX_TOKEN: usize = 512;
+/// Name of the query parameter with the token.
+const TOKEN_PARAMETER: &str = "token";
 
-/// Why the configuration can't be used.
+/// Error of a viewer authentication setting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
-    /// Anyone on the network could watch.
+    /// The server would be reachable from the network without a token.
     #[error(
-        "refusing to serve viewers on {0} without a token: set one (e.g. `openssl rand -hex 32`), listen on \
+        "refusing to serve viewers on {0} without a token; set one (e.g. `openssl rand -hex 32`), listen on \
          127.0.0.1, or pass --insecure-no-viewer-auth"
     )]
     TokenRequired(SocketAddr),
-    /// The token is too short, too long or not of URL-safe characters.
+    /// The token's length or characters are invalid.
     #[error(
-        "the viewer token must have {MIN_TOKEN} to {MAX_TOKEN} characters of A-Z a-z 0-9 - . _ ~ + / =; `openssl rand -hex 32` makes one"
+        "the viewer token must have between {MIN_TOKEN} and {MAX_TOKEN} characters of A-Z a-z 0-9 - . _ ~ + / =; \
+         generate one with `openssl rand -hex 32`"
     )]
-    BadToken,
-    /// An origin that no browser would send.
+    InvalidToken,
+    /// The origin is not of the form that browsers send.
     #[error(
         "allowed origin {0:?} must be scheme://host[:port] without a path, e.g. https://desktops.example.com"
     )]
-    BadOrigin(String),
+    InvalidOrigin(String),
 }
 
-/// How a request showed that it may watch.
+/// The credential that authenticated a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shown {
-    /// No token is needed here.
-    Open,
-    /// In a header.
+pub(super) enum Credential {
+    /// The server requires none.
+    NotRequired,
+    /// `Authorization` header.
     Bearer,
-    /// In the URL.
+    /// `token` parameter of the URL.
     Query,
-    /// In the cookie.
+    /// Cookie.
     Cookie,
 }
 
-/// What a request must show.
+/// Decides whether a request may view the stream.
 #[derive(Debug)]
-pub(super) enum Access {
+pub(super) enum Authenticator {
+    /// Requests with this token.
     Token(String),
-    /// Whoever connects over loopback under a loopback name.
+    /// Requests to a loopback name; the server listens on loopback only.
     Loopback,
-    Anyone,
+    /// All requests.
+    Open,
 }
 
-impl Access {
+impl Authenticator {
     pub(super) fn new(token: Option<String>, insecure: bool, listen: SocketAddr) -> Result<Self, AuthError> {
         let safe = |c: u8| c.is_ascii_alphanumeric() || b"-._~+/=".contains(&c);
         match token {
             Some(token) if !(MIN_TOKEN..=MAX_TOKEN).contains(&token.len()) || !token.bytes().all(safe) => {
-                Err(AuthError::BadToken)
+                Err(AuthError::InvalidToken)
             }
             Some(token) => Ok(Self::Token(token)),
-            None if insecure => Ok(Self::Anyone),
+            None if insecure => Ok(Self::Open),
             None if listen.ip().is_loopback() => Ok(Self::Loopback),
             None => Err(AuthError::TokenRequired(listen)),
         }
     }
 
-    /// The token that a cookie should carry.
+    /// The token, for the cookie.
     pub(super) fn token(&self) -> Option<&str> {
         if let Self::Token(token) = self { Some(token) } else { None }
     }
 
-    /// `None` when the request may not.
-    pub(super) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Option<Shown> {
+    /// The request's credential; `None` if the request must be rejected.
+    pub(super) fn authenticate(&self, uri: &Uri, headers: &HeaderMap) -> Option<Credential> {
         let token = match self {
-            Self::Anyone => return Some(Shown::Open),
-            Self::Loopback => return host(headers).is_some_and(is_loopback_name).then_some(Shown::Open),
+            Self::Open => return Some(Credential::NotRequired),
+            Self::Loopback => {
+                return host(headers).is_some_and(is_loopback_name).then_some(Credential::NotRequired);
+            }
             Self::Token(token) => token.as_bytes(),
         };
-        let same = |shown: &[u8]| bool::from(shown.ct_eq(token));
-        if bearer(headers).is_some_and(|shown| same(shown.as_bytes())) {
-            return Some(Shown::Bearer);
+        let matches = |presented: &str| bool::from(presented.as_bytes().ct_eq(token));
+        if bearer(headers).is_some_and(matches) {
+            return Some(Credential::Bearer);
         }
-        if query_token(uri).is_some_and(|shown| same(&shown)) {
-            return Some(Shown::Query);
+        if query_token(uri).is_some_and(|presented| matches(&presented)) {
+            return Some(Credential::Query);
         }
         let name = cookie_name(headers);
-        cookies(headers).any(|(n, shown)| n == name && same(shown.as_bytes())).then_some(Shown::Cookie)
+        cookies(headers)
+            .any(|cookie| cookie.name() == name && matches(cookie.value()))
+            .then_some(Credential::Cookie)
     }
 }
 
-/// Origins that may open the WebSocket besides the server's own.
+/// Origins that may open the WebSocket and embed the page, besides the server's own.
 #[derive(Debug)]
-pub(super) struct Origins(Vec<String>);
+pub(super) struct AllowedOrigins(Vec<String>);
 
-impl Origins {
+impl AllowedOrigins {
     pub(super) fn new(allowed: Vec<String>) -> Result<Self, AuthError> {
         let mut origins = Vec::with_capacity(allowed.len());
         for origin in allowed {
             let origin = origin.to_ascii_lowercase();
-            let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-            let plain = |c: char| c.is_ascii_alphanumeric() || "-.:[]_".contains(c);
-            if !rest.is_some_and(|host| !host.is_empty() && host.chars().all(plain)) {
-                return Err(AuthError::BadOrigin(origin));
+            let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+            let valid = |c: char| c.is_ascii_alphanumeric() || "-.:[]_".contains(c);
+            if !authority.is_some_and(|host| !host.is_empty() && host.chars().all(valid)) {
+                return Err(AuthError::InvalidOrigin(origin));
             }
             origins.push(origin);
         }
         Ok(Self(origins))
     }
 
-    /// Whether a WebSocket with these headers may be opened: no browser, the server's own page, or a
-    /// configured origin.
-    pub(super) fn allow(&self, headers: &HeaderMap) -> bool {
+    /// True if a WebSocket request has no `Origin` (its client is not a browser), the server's own or an allowed one.
+    pub(super) fn allows(&self, headers: &HeaderMap) -> bool {
         let Some(origin) = headers.get(ORIGIN) else { return true };
         let Ok(origin) = origin.to_str() else { return false };
         let origin = origin.to_ascii_lowercase();
@@ -131,8 +140,8 @@ impl Origins {
         host(headers).is_some_and(|host| host.eq_ignore_ascii_case(authority))
     }
 
-    /// The configured ones, as a Content-Security-Policy source list.
-    pub(super) fn sources(&self) -> String {
+    /// The allowed origins as a Content-Security-Policy source list.
+    pub(super) fn source_list(&self) -> String {
         self.0.join(" ")
     }
 }
@@ -141,7 +150,7 @@ fn host(headers: &HeaderMap) -> Option<&str> {
     headers.get(HOST)?.to_str().ok()
 }
 
-/// Host without port, and the port.
+/// Splits a `Host` into name and port.
 fn split_port(host: &str) -> (&str, Option<&str>) {
     match host.rsplit_once(':') {
         Some((name, port)) if !port.is_empty() && port.bytes().all(|c| c.is_ascii_digit()) => {
@@ -164,50 +173,50 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-fn query_token(uri: &Uri) -> Option<Vec<u8>> {
-    let encoded = uri.query()?.split('&').find_map(|pair| pair.strip_prefix("token="))?;
-    let mut bytes = encoded.bytes();
-    let mut token = Vec::with_capacity(encoded.len());
-    while let Some(byte) = bytes.next() {
-        token.push(match byte {
-            b'%' => {
-                let digit = |c: u8| char::from(c).to_digit(16);
-                (digit(bytes.next()?)? * 16 + digit(bytes.next()?)?) as u8
-            }
-            other => other,
-        });
-    }
-    Some(token)
+fn query_token(uri: &Uri) -> Option<String> {
+    let (_, value) =
+        form_urlencoded::parse(uri.query()?.as_bytes()).find(|(key, _)| key == TOKEN_PARAMETER)?;
+    // Form decoding turns `+` into a space. Tokens may contain `+`, people paste them unencoded, and no token
+    // contains a space.
+    Some(value.replace(' ', "+"))
 }
 
-/// Browsers share cookies between ports: two desktops forwarded to one machine need two names.
+/// Name of the cookie. It contains the port because browsers share cookies between the ports of a host, and two
+/// forwarded desktops need two cookies.
 fn cookie_name(headers: &HeaderMap) -> String {
     let port = host(headers).and_then(|host| split_port(host).1).unwrap_or("web");
     format!("desktopstream-{port}")
 }
 
-fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = Cookie<'_>> {
     headers
         .get_all(COOKIE)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
+        .flat_map(Cookie::split_parse)
+        .filter_map(Result::ok)
 }
 
-/// The `Set-Cookie` that keeps `token` in the browser, out of reach of scripts and other sites.
-pub(super) fn cookie(headers: &HeaderMap, token: &str) -> String {
-    let secure =
+/// `Set-Cookie` with the token, inaccessible to scripts and not sent with requests from other sites.
+pub(super) fn token_cookie(headers: &HeaderMap, token: &str) -> String {
+    let https =
         headers.get("x-forwarded-proto").is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
-    let name = cookie_name(headers);
-    format!("{name}={token}; Path=/; HttpOnly; SameSite=Strict{}", if secure { "; Secure" } else { "" })
+    Cookie::build((cookie_name(headers), token))
+        .path("/")
+        .http_only(true)
+        .same_site(SameSite::Strict)
+        .secure(https)
+        .build()
+        .to_string()
 }
 
-/// The query of `uri` without the token, with its question mark if anything is left.
+/// The query of `uri` without the token, with a leading `?` unless empty.
 pub(super) fn query_without_token(uri: &Uri) -> String {
-    let pairs = uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
-    let rest: Vec<&str> = pairs.filter(|pair| !pair.starts_with("token=")).collect();
-    if rest.is_empty() { String::new() } else { format!("?{}", rest.join("&")) }
+    let pairs = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+    let rest: String = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(pairs.filter(|(key, _)| key != TOKEN_PARAMETER))
+        .finish();
+    if rest.is_empty() { rest } else { format!("?{rest}") }
 }
 
 #[cfg(test)]

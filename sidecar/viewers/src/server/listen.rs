@@ -1,7 +1,7 @@
-//! Accepts connections, so many and no more, with time limits that a default server doesn't have.
+//! Accepts connections up to a limit and serves them with timeouts.
 //!
-//! Send buffers are kept small: for a viewer on a slow link the place to lose frames is its queue in the
-//! hub, where the newest keyframe wins, not the kernel's megabytes, where everything comes late.
+//! Socket send buffers are small: frames for a viewer on a slow link should be dropped in its queue in the hub, up to the
+//! newest keyframe, rather than accumulate in the kernel.
 
 use std::io;
 use std::sync::Arc;
@@ -15,39 +15,39 @@ use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
-/// Connections besides viewers: page loads, probes, scrapes.
+/// Connections in addition to those of viewers: page loads, probes, scrapes.
 pub(super) const SPARE_CONNECTIONS: usize = 64;
-/// Longest wait for the next request's header, also on an idle connection.
+/// Time limit for the next request's header, also on an idle connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
-/// Bytes that the kernel may hold for a connection (Linux doubles it): 40 Mbit/s at 50 ms.
+/// Send buffer size in bytes, which Linux doubles: suffices for 40 Mbit/s at a round trip of 50 ms.
 const SEND_BUFFER: usize = 256 << 10;
-/// Unacknowledged data for so long ends a connection.
+/// Time after which unacknowledged data ends a connection, in milliseconds.
 const USER_TIMEOUT_MS: u32 = 15_000;
-/// Pause after an accept failed for want of descriptors or memory.
+/// Pause after a failed accept, e.g. for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until dropped. The connections notice, end their requests and go.
-pub(super) async fn serve(listener: TcpListener, router: Router, connections: usize) -> ! {
-    let places = Arc::new(Semaphore::new(connections));
-    let (_alive, stopped) = watch::channel(());
+/// Serves until dropped. Then each connection completes its request and closes.
+pub(super) async fn serve(listener: TcpListener, router: Router, max_connections: usize) -> ! {
+    let permits = Arc::new(Semaphore::new(max_connections));
+    let (_running, stopped) = watch::channel(());
     loop {
-        // At the limit the backlog waits; the kernel refuses when that is full too.
-        let place = Arc::clone(&places).acquire_owned().await;
+        // At the limit, connections wait in the listen backlog; the kernel refuses more when it is full.
+        let permit = Arc::clone(&permits).acquire_owned().await;
         let stream = match listener.accept().await {
             Ok((stream, _peer)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "accepting a viewer failed");
+                tracing::warn!(%error, "accept failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        if let Err(error) = tune(&stream) {
-            tracing::debug!(%error, "socket options of a viewer");
+        if let Err(error) = set_options(&stream) {
+            tracing::debug!(%error, "setting socket options failed");
         }
         let router = router.clone();
         let mut stopped = stopped.clone();
         tokio::spawn(async move {
-            let _place = place;
+            let _permit = permit;
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIMEOUT)
@@ -55,21 +55,21 @@ pub(super) async fn serve(listener: TcpListener, router: Router, connections: us
                 .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
                 .with_upgrades();
             let mut connection = std::pin::pin!(connection);
-            let ended = tokio::select! {
-                ended = &mut connection => ended,
+            let result = tokio::select! {
+                result = &mut connection => result,
                 _ = stopped.changed() => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }
             };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "viewer connection");
+            if let Err(error) = result {
+                tracing::debug!(%error, "connection failed");
             }
         });
     }
 }
 
-fn tune(stream: &TcpStream) -> io::Result<()> {
+fn set_options(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     sockopt::set_socket_send_buffer_size(stream, SEND_BUFFER)?;
     #[cfg(target_os = "linux")]

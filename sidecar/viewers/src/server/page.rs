@@ -1,13 +1,13 @@
-//! The page: three files, compiled in, nothing loaded from elsewhere.
+//! The page's files, embedded in the binary. The page loads nothing from other hosts.
 
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use axum::response::IntoResponse;
 
 type Headers = [(HeaderName, &'static str); 2];
 
-/// Checked again on every load: a new sidecar brings a new page.
-const fn headers(kind: &'static str) -> Headers {
-    [(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache")]
+/// `no-cache` makes browsers revalidate: another version of the sidecar has another page.
+const fn headers(content_type: &'static str) -> Headers {
+    [(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-cache")]
 }
 
 pub(super) async fn index() -> impl IntoResponse {
@@ -22,12 +22,12 @@ pub(super) async fn style() -> impl IntoResponse {
     (headers("text/css; charset=utf-8"), include_str!("../page/viewer.css"))
 }
 
-/// Where a browser without the token can put it in.
+/// Form for the token.
 pub(super) fn login() -> impl IntoResponse {
     (headers("text/html; charset=utf-8"), include_str!("../page/login.html"))
 }
 
-/// Its style: the only file for those who may not see the rest, and it says nothing of the stream.
+/// Style of the form; served without a token, so it must not depend on the stream.
 pub(super) async fn login_style() -> impl IntoResponse {
     (headers("text/css; charset=utf-8"), include_str!("../page/login.css"))
 }

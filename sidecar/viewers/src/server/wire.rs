@@ -1,19 +1,19 @@
-//! What goes over the WebSocket. The page's `viewer.js` is the other end.
+//! Messages of the viewers' WebSocket. The other end is the page's `viewer.js`.
 //!
 //! Server to viewer, binary, little-endian: one access unit.
 //!
 //! | offset | size | field                                                                         |
 //! |--------|------|-------------------------------------------------------------------------------|
 //! | 0      | 1    | version, 1                                                                    |
-//! | 1      | 1    | flags: 1 IDR, 2 repeat, 4 discontinuity, 8 backlog (decode, don't look)       |
+//! | 1      | 1    | flags: 1 IDR, 2 repeat, 4 discontinuity, 8 backlog                            |
 //! | 2      | 2    | zero                                                                          |
-//! | 4      | 8    | seq: the frame's number                                                       |
-//! | 12     | 8    | capture time, ns of the server machine's `CLOCK_MONOTONIC`                    |
+//! | 4      | 8    | frame number                                                                  |
+//! | 12     | 8    | capture time, ns of the server's `CLOCK_MONOTONIC`                            |
 //! | 20     | 8    | time of sending, ns of the same clock                                         |
-//! | 28     |      | Annex B                                                                       |
+//! | 28     |      | access unit, Annex B                                                          |
 //!
-//! Server to viewer, text: `{"type":"info",…}` at the start and on change, `{"type":"time",…}` as answer.
-//! Viewer to server, text: [`FromViewer`], at most [`MAX_FROM_VIEWER`] bytes. Nothing else.
+//! Server to viewer, text: `{"type":"info",…}` at the start and after changes, `{"type":"time",…}` as a reply. Viewer to
+//! server, text: [`FromViewer`], at most [`MAX_FROM_VIEWER`] bytes. Any other message closes the connection.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -22,21 +22,21 @@ use crate::hub::{Description, Unit};
 
 /// Version of the binary message.
 pub const VERSION: u8 = 1;
-/// Bytes before the access unit.
+/// Size of the header in bytes.
 pub const HEADER_BYTES: usize = 28;
-/// Longest message that a viewer may send.
+/// Maximum size of a message from a viewer in bytes.
 pub const MAX_FROM_VIEWER: usize = 1 << 10;
 
-/// An IDR.
+/// The unit is an IDR.
 pub const FLAG_IDR: u8 = 1;
-/// A still picture again.
+/// The unit repeats an unchanged picture.
 pub const FLAG_REPEAT: u8 = 2;
-/// Doesn't follow the unit before it.
+/// The unit does not continue the preceding one.
 pub const FLAG_DISCONTINUITY: u8 = 4;
-/// Made before this viewer came.
+/// The unit is from the GOP cache, to be decoded without regard to its age.
 pub const FLAG_BACKLOG: u8 = 8;
 
-/// A unit as a binary message.
+/// Encodes a unit as a binary message.
 pub fn encode_unit(unit: &Unit, sent_ns: u64) -> Bytes {
     let flags = [
         (unit.au.idr, FLAG_IDR),
@@ -54,41 +54,41 @@ pub fn encode_unit(unit: &Unit, sent_ns: u64) -> Bytes {
     out.freeze()
 }
 
-/// Texts to a viewer.
+/// Text message to a viewer.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum ToViewer<'a> {
-    /// What the stream is.
+    /// Description of the stream.
     Info(&'a Description),
-    /// Answer to [`FromViewer::Time`].
+    /// Reply to [`FromViewer::Time`].
     Time {
-        /// As it was sent.
+        /// `t0` of the request.
         t0: f64,
-        /// `CLOCK_MONOTONIC` when it was answered, us: exact in a JavaScript number for 285 years.
+        /// Time of the reply in microseconds of `CLOCK_MONOTONIC`; exact in a JavaScript number for 285 years.
         server_us: u64,
     },
 }
 
-/// Texts from a viewer.
+/// Text message from a viewer.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum FromViewer {
-    /// The decoder needs an IDR.
+    /// Request for a keyframe.
     Keyframe,
-    /// For the clock offset: what time is it there?
+    /// Request for the server's time, to measure the clock offset.
     Time {
-        /// The viewer's clock, given back.
+        /// The viewer's clock, returned in the reply.
         t0: f64,
     },
-    /// What the viewer measured.
+    /// The viewer's statistics.
     Stats {
         /// Frames drawn per second.
         #[serde(default)]
         fps: f32,
-        /// Median time from capture to drawn, ms.
+        /// Median time from capture to drawing in milliseconds.
         #[serde(default)]
         latency_ms: f32,
-        /// Frames left out.
+        /// Number of frames that were not drawn.
         #[serde(default)]
         dropped: u64,
     },
@@ -96,12 +96,14 @@ pub enum FromViewer {
 
 #[cfg(test)]
 mod tests {
+    use contract::FramePath;
     use protocol::stream::AccessUnit;
 
     use super::*;
+    use crate::hub::StreamInfo;
 
     #[test]
-    fn a_unit_byte_by_byte() {
+    fn unit_message_matches_its_golden_bytes() {
         let au = AccessUnit {
             seq: 0x0102_0304_0506_0708,
             capture_ns: 9,
@@ -120,15 +122,25 @@ mod tests {
     }
 
     #[test]
-    fn texts_both_ways() {
-        let info = serde_json::to_value(ToViewer::Info(&Description::default())).expect("is JSON");
-        for key in ["type", "name", "rung", "reason", "width", "height", "encoder", "codec", "viewers"] {
-            assert!(info.get(key).is_some(), "{key}");
+    fn info_message_has_the_fields_that_the_page_reads() {
+        let info = StreamInfo { frame_path: Some(FramePath::ResourceId), ..StreamInfo::default() };
+        let description = Description { info, ..Description::default() };
+        let message = serde_json::to_value(ToViewer::Info(&description)).expect("JSON");
+        for key in ["name", "reason", "width", "height", "encoder", "codec", "viewers"] {
+            assert!(message.get(key).is_some(), "{key}");
         }
-        assert_eq!(info["type"], "info");
+        assert_eq!((&message["type"], &message["frame_path"]), (&"info".into(), &"ResourceId".into()));
+    }
+
+    #[test]
+    fn viewer_messages_parse_and_unknown_ones_are_refused() {
         let parse = |text| serde_json::from_str::<FromViewer>(text).ok();
         assert_eq!(parse(r#"{"type":"keyframe"}"#), Some(FromViewer::Keyframe));
         assert_eq!(parse(r#"{"type":"time","t0":1.5}"#), Some(FromViewer::Time { t0: 1.5 }));
+        assert_eq!(
+            parse(r#"{"type":"stats","fps":60,"latency_ms":8.5,"dropped":3}"#),
+            Some(FromViewer::Stats { fps: 60.0, latency_ms: 8.5, dropped: 3 })
+        );
         assert_eq!(parse(r#"{"type":"input","key":"a"}"#), None);
     }
 }

@@ -1,7 +1,6 @@
-//! Decodes access units with GStreamer and makes a PNG of the last picture. Blocking, bounded in time.
+//! Decodes access units with GStreamer and encodes the last picture as PNG. Blocks for up to [`TIMEOUT`].
 //!
-//! Only the last picture is converted to RGB: decoding the ones before it is unavoidable, converting them
-//! is not.
+//! All pictures must be decoded, but only the last one is converted to RGB.
 
 use std::io::Cursor;
 use std::time::Instant;
@@ -12,30 +11,34 @@ use gstreamer::prelude::*;
 use gstreamer_app::{AppSink, AppSrc};
 use gstreamer_video::{VideoConverter, VideoFormat, VideoFrame, VideoInfo};
 
-use super::{DEADLINE, SnapshotError};
+use super::{SnapshotError, TIMEOUT};
 
-/// The first loads in half the time, and loading is most of what one picture costs; the second decodes every profile.
+/// Decoders in order of preference. openh264dec loads in half the time, which dominates the cost of one picture;
+/// avdec_h264 supports every profile.
 const DECODERS: [&str; 2] = ["openh264dec", "avdec_h264"];
-/// Longest wait for one picture; also how late an end is noticed.
-const STEP: gst::ClockTime = gst::ClockTime::from_mseconds(500);
+/// Time limit for one pull from the pipeline; also the latency of noticing its end.
+const PULL_TIMEOUT: gst::ClockTime = gst::ClockTime::from_mseconds(500);
 
 fn failed(error: impl std::fmt::Display) -> SnapshotError {
     SnapshotError::Failed(error.to_string())
 }
 
-/// Stops the pipeline on every way out.
+/// Stops the pipeline when dropped.
 struct Running(gst::Pipeline);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Going down to Null can't fail for these elements, and nothing could be done if it did.
+        // A change to Null does not fail for these elements.
         let _ = self.0.set_state(gst::State::Null);
     }
 }
 
-/// The last picture of a closed GOP's access units, by the first decoder that can.
-pub(crate) fn last_picture_as_png(units: &[Bytes]) -> Result<Bytes, SnapshotError> {
-    let deadline = Instant::now() + DEADLINE;
+/// Decodes the access units of one closed GOP and returns the last picture as a PNG file.
+///
+/// # Errors
+/// [`SnapshotError`] if no decoder is installed, decoding fails or takes too long, or there is no picture.
+pub fn last_picture_as_png(units: &[Bytes]) -> Result<Bytes, SnapshotError> {
+    let deadline = Instant::now() + TIMEOUT;
     gst::init().map_err(failed)?;
     let mut result = Err(SnapshotError::NoDecoder);
     for name in DECODERS {
@@ -60,7 +63,7 @@ fn last_sample(
     let source = AppSrc::builder().caps(&caps).format(gst::Format::Time).build();
     let sink = AppSink::builder().sync(false).max_buffers(2).build();
     let running = Running(gst::Pipeline::new());
-    // Tells decoders the profile: openh264dec takes nothing without.
+    // Adds the profile to the caps, which openh264dec requires.
     let parser = gst::ElementFactory::make("h264parse").build().ok();
     let chain: Vec<&gst::Element> =
         [Some(source.upcast_ref()), parser.as_ref(), Some(decoder), Some(sink.upcast_ref())]
@@ -90,9 +93,9 @@ fn pull_last(
     let mut last = None;
     while !sink.is_eos() {
         if Instant::now() >= deadline {
-            return Err(SnapshotError::Slow);
+            return Err(SnapshotError::Timeout);
         }
-        if let Some(sample) = sink.try_pull_sample(STEP) {
+        if let Some(sample) = sink.try_pull_sample(PULL_TIMEOUT) {
             last = Some(sample);
         }
         if let Some(message) = bus.pop_filtered(&[gst::MessageType::Error])
@@ -106,7 +109,7 @@ fn pull_last(
 
 fn png(sample: &gst::Sample) -> Result<Bytes, SnapshotError> {
     let (Some(caps), Some(buffer)) = (sample.caps(), sample.buffer_owned()) else {
-        return Err(failed("the decoder gave no picture"));
+        return Err(failed("the decoder produced no picture"));
     };
     let from = VideoInfo::from_caps(caps).map_err(failed)?;
     let to = VideoInfo::builder(VideoFormat::Rgb, from.width(), from.height())
@@ -115,10 +118,9 @@ fn png(sample: &gst::Sample) -> Result<Bytes, SnapshotError> {
         .build()
         .map_err(failed)?;
     let picture =
-        VideoFrame::from_buffer_readable(buffer, &from).map_err(|_| failed("unreadable picture"))?;
+        VideoFrame::from_buffer_readable(buffer, &from).map_err(|_| failed("the picture is not readable"))?;
     let out = gst::Buffer::with_size(to.size()).map_err(failed)?;
-    let mut rgb =
-        VideoFrame::from_buffer_writable(out, &to).map_err(|_| failed("no memory for the picture"))?;
+    let mut rgb = VideoFrame::from_buffer_writable(out, &to).map_err(|_| failed("out of memory"))?;
     VideoConverter::new(&from, &to, None).map_err(failed)?.frame(&picture, &mut rgb);
 
     let (width, height) = (to.width() as usize, to.height() as usize);

@@ -1,20 +1,18 @@
-//! A viewers' server on a port of its own, plain HTTP and WebSocket clients for it, and real access units.
+//! A viewers' server on a free port, HTTP and WebSocket clients, and access units.
 
-#![expect(dead_code, reason = "each test file uses its own part")]
-#![expect(clippy::panic, reason = "a helper that fails fails its test")]
+#![expect(dead_code, reason = "each test file uses a part")]
+#![expect(clippy::panic, reason = "a failed helper fails its test")]
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use encode::clock::clock_ns;
 use futures_util::StreamExt;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app::AppSink;
 use protocol::stream::AccessUnit;
-use encode::clock::clock_ns;
-use viewers::server::{Server, ServerError, ServerOptions};
-use viewers::{Hub, HubOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -22,16 +20,28 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::Request;
+use viewers::server::{Server, ServerError, ServerOptions};
+use viewers::{Hub, HubOptions};
 
 pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-/// Longest wait for anything.
-pub const WAIT: Duration = Duration::from_mins(1);
+/// Time limit for each wait.
+pub const TIMEOUT: Duration = Duration::from_mins(1);
 
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(WAIT, future).await.unwrap_or_else(|_| panic!("timed out: {what}"))
+    tokio::time::timeout(TIMEOUT, future).await.unwrap_or_else(|_| panic!("timed out: {what}"))
 }
 
-/// A server that ends with the test.
+/// Waits until `condition` holds.
+pub async fn until(what: &str, condition: impl Fn() -> bool) {
+    within(what, async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}
+
+/// A running server; stops when dropped.
 pub struct Served {
     pub hub: Hub,
     pub address: SocketAddr,
@@ -62,7 +72,7 @@ impl Served {
         Self { hub, address, task: tokio::spawn(server.serve(listener)) }
     }
 
-    /// Sends a request with these header lines; gives head and body once the server closes.
+    /// Sends a request with the given header lines. Returns the lower-case head and the body.
     pub async fn request(&self, target: &str, headers: &[&str]) -> (String, Vec<u8>) {
         let host = format!("Host: {}", self.address);
         let named = headers.iter().any(|header| header.to_ascii_lowercase().starts_with("host:"));
@@ -92,7 +102,7 @@ impl Served {
         request
     }
 
-    /// Opens a WebSocket, or gives the status of the refusal.
+    /// Opens a WebSocket; fails with the HTTP status of a rejection.
     pub async fn open(&self, headers: &[(&'static str, String)]) -> Result<Viewer, u16> {
         use tokio_tungstenite::tungstenite::Error;
         let stream = within("connect", TcpStream::connect(self.address)).await.expect("a connection");
@@ -104,11 +114,11 @@ impl Served {
     }
 
     pub async fn viewer(&self) -> Viewer {
-        self.open(&[]).await.expect("let in")
+        self.open(&[]).await.expect("accepted")
     }
 }
 
-/// One access unit as the page gets it.
+/// An access unit as received by the page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Received {
     pub flags: u8,
@@ -123,7 +133,7 @@ pub struct Viewer {
 }
 
 impl Viewer {
-    /// The next message that is no ping; `None` when the connection ended.
+    /// The next message other than a ping; `None` once the connection ended.
     pub async fn message(&mut self) -> Option<Message> {
         loop {
             match within("a message", self.socket.next()).await {
@@ -134,7 +144,7 @@ impl Viewer {
         }
     }
 
-    /// The next access unit, past any texts.
+    /// The next access unit; skips text messages.
     pub async fn unit(&mut self) -> Received {
         loop {
             match self.message().await {
@@ -145,12 +155,12 @@ impl Viewer {
                     let (seq, capture_ns, sent_ns) = (long(4), long(12), long(20));
                     return Received { flags: bytes[1], seq, capture_ns, sent_ns, data: bytes.slice(28..) };
                 }
-                other => panic!("instead of a unit: {other:?}"),
+                other => panic!("expected a unit, received {other:?}"),
             }
         }
     }
 
-    /// The next text of this type.
+    /// The next text message of type `kind`; skips access units.
     pub async fn text(&mut self, kind: &str) -> serde_json::Value {
         loop {
             match self.message().await {
@@ -161,13 +171,13 @@ impl Viewer {
                     }
                 }
                 Some(Message::Binary(_)) => {}
-                other => panic!("instead of {kind}: {other:?}"),
+                other => panic!("expected {kind}, received {other:?}"),
             }
         }
     }
 }
 
-/// Bytes that look like an access unit to the hub.
+/// An access unit of `len` bytes with valid headers and an undecodable picture.
 pub fn fake(seq: u64, idr: bool, len: usize) -> AccessUnit {
     let head: &[u8] =
         if idr { &[0, 0, 0, 1, 0x67, 66, 0xC0, 31, 0, 0, 0, 1, 0x65] } else { &[0, 0, 0, 1, 0x41] };
@@ -184,7 +194,7 @@ pub fn fake(seq: u64, idr: bool, len: usize) -> AccessUnit {
     }
 }
 
-/// `count` pictures encoded by x264, the first an IDR, captured 1/30 s apart from `start_ns` on.
+/// `count` pictures encoded by x264, the first an IDR; captured from `start_ns` on at 30 fps.
 pub fn real(count: u64, width: i32, height: i32, start_ns: u64) -> Vec<AccessUnit> {
     gst::init().expect("GStreamer");
     let description = format!(

@@ -1,4 +1,4 @@
-//! Who gets in, header by header.
+//! Authentication by headers and URI.
 
 use super::*;
 
@@ -12,8 +12,8 @@ fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
     headers
 }
 
-fn check(access: &Access, uri: &str, pairs: &[(&'static str, &str)]) -> Option<Shown> {
-    access.check(&uri.parse().expect("a URI"), &headers(pairs))
+fn check(authenticator: &Authenticator, uri: &str, pairs: &[(&'static str, &str)]) -> Option<Credential> {
+    authenticator.authenticate(&uri.parse().expect("a URI"), &headers(pairs))
 }
 
 fn listen(address: &str) -> SocketAddr {
@@ -21,8 +21,8 @@ fn listen(address: &str) -> SocketAddr {
 }
 
 #[test]
-fn no_token_only_on_loopback_or_when_told_so() {
-    let open = |insecure, address| Access::new(None, insecure, listen(address));
+fn missing_token_is_refused_except_on_loopback_or_with_the_insecure_flag() {
+    let open = |insecure, address| Authenticator::new(None, insecure, listen(address));
     assert!(open(false, "127.0.0.1:1").is_ok());
     assert!(open(false, "[::1]:1").is_ok());
     assert!(open(true, "0.0.0.0:1").is_ok());
@@ -31,66 +31,98 @@ fn no_token_only_on_loopback_or_when_told_so() {
     assert!(error.to_string().contains("--insecure-no-viewer-auth"));
     for bad in ["short", "with a space in it", &"x".repeat(513), "quote\"and;semicolon"] {
         assert_eq!(
-            Access::new(Some(bad.into()), true, listen("[::]:1")).err(),
-            Some(AuthError::BadToken),
+            Authenticator::new(Some(bad.into()), true, listen("[::]:1")).err(),
+            Some(AuthError::InvalidToken),
             "{bad}"
         );
     }
 }
 
 #[test]
-fn the_token_by_header_query_and_cookie() {
-    let access = Access::new(Some(TOKEN.into()), false, listen("0.0.0.0:1")).expect("a token");
+fn token_is_accepted_in_header_query_and_cookie() {
+    let authenticator = Authenticator::new(Some(TOKEN.into()), false, listen("0.0.0.0:1")).expect("a token");
     let bearer = format!("bearer {TOKEN}");
-    assert_eq!(check(&access, "/", &[("authorization", &bearer)]), Some(Shown::Bearer));
-    assert_eq!(check(&access, "/ws?x=1&token=0123456789abcdef+/=", &[]), Some(Shown::Query));
-    assert_eq!(check(&access, "/ws?token=0123456789abcdef%2b%2F%3D", &[]), Some(Shown::Query));
+    assert_eq!(check(&authenticator, "/", &[("authorization", &bearer)]), Some(Credential::Bearer));
+    assert_eq!(check(&authenticator, "/ws?x=1&token=0123456789abcdef+/=", &[]), Some(Credential::Query));
+    assert_eq!(check(&authenticator, "/ws?token=0123456789abcdef%2b%2F%3D", &[]), Some(Credential::Query));
     let cookie = format!("a=b; desktopstream-8080={TOKEN}");
-    assert_eq!(check(&access, "/", &[("host", "x:8080"), ("cookie", &cookie)]), Some(Shown::Cookie));
-    assert_eq!(check(&access, "/", &[("host", "x:8081"), ("cookie", &cookie)]), None, "another desktop's");
+    assert_eq!(
+        check(&authenticator, "/", &[("host", "x:8080"), ("cookie", &cookie)]),
+        Some(Credential::Cookie)
+    );
+    assert_eq!(
+        check(&authenticator, "/", &[("host", "x:8081"), ("cookie", &cookie)]),
+        None,
+        "the cookie of another port"
+    );
     let basic = format!("Basic {TOKEN}");
     for pairs in [vec![], vec![("authorization", "Bearer wrong")], vec![("authorization", basic.as_str())]] {
-        assert_eq!(check(&access, "/", &pairs), None);
+        assert_eq!(check(&authenticator, "/", &pairs), None);
     }
     for uri in
         ["/?token=", "/?token=0123456789abcdef", "/?token=%", "/?token=%zz", "/?nottoken=0123456789abcdef+/="]
     {
-        assert_eq!(check(&access, uri, &[]), None, "{uri}");
+        assert_eq!(check(&authenticator, uri, &[]), None, "{uri}");
     }
 }
 
 #[test]
-fn loopback_answers_to_loopback_names_only() {
-    let access = Access::new(None, false, listen("127.0.0.1:1")).expect("loopback");
+fn loopback_server_without_token_accepts_loopback_names_only() {
+    let authenticator = Authenticator::new(None, false, listen("127.0.0.1:1")).expect("loopback");
     for host in ["localhost", "LOCALHOST:80", "127.0.0.1:8080", "[::1]:8080", "desk.localhost:1"] {
-        assert_eq!(check(&access, "/", &[("host", host)]), Some(Shown::Open), "{host}");
+        assert_eq!(check(&authenticator, "/", &[("host", host)]), Some(Credential::NotRequired), "{host}");
     }
     for host in ["rebound.example.com:8080", "10.0.0.1", "localhost.example.com", ""] {
-        assert_eq!(check(&access, "/", &[("host", host)]), None, "{host}");
+        assert_eq!(check(&authenticator, "/", &[("host", host)]), None, "{host}");
     }
-    assert_eq!(check(&access, "/", &[]), None);
+    assert_eq!(check(&authenticator, "/", &[]), None);
 }
 
 #[test]
-fn websockets_of_other_sites_are_told_apart() {
-    let origins = Origins::new(vec!["https://portal.example.com".into()]).expect("an origin");
-    let allow = |pairs: &[(&'static str, &str)]| origins.allow(&headers(pairs));
-    assert!(allow(&[("host", "desk:8080")]), "no browser");
+fn websocket_from_another_origin_is_refused_unless_allowed() {
+    let origins = AllowedOrigins::new(vec!["https://portal.example.com".into()]).expect("an origin");
+    let allow = |pairs: &[(&'static str, &str)]| origins.allows(&headers(pairs));
+    assert!(allow(&[("host", "desk:8080")]), "clients other than browsers send no Origin");
     assert!(allow(&[("host", "desk:8080"), ("origin", "http://desk:8080")]));
     assert!(allow(&[("host", "desk:8080"), ("origin", "https://Portal.example.com")]));
     for origin in ["http://desk:8081", "https://evil.example.com", "null", "http://desk:8080.evil.com"] {
         assert!(!allow(&[("host", "desk:8080"), ("origin", origin)]), "{origin}");
     }
     for bad in ["portal.example.com", "https://", "https://a/b", "https://a b", "ftp://a"] {
-        assert!(Origins::new(vec![bad.into()]).is_err(), "{bad}");
+        assert!(AllowedOrigins::new(vec![bad.into()]).is_err(), "{bad}");
     }
 }
 
 #[test]
-fn the_token_leaves_the_url_and_only_the_token() {
+fn query_without_token_keeps_the_other_parameters() {
     let rest = |uri: &str| query_without_token(&uri.parse().expect("a URI"));
+    assert_eq!(rest("/"), "");
     assert_eq!(rest("/?token=x"), "");
-    assert_eq!(rest("/?a=1&token=x&b=2"), "?a=1&b=2");
-    let cookie = cookie(&headers(&[("host", "h:1"), ("x-forwarded-proto", "https")]), "t");
-    assert_eq!(cookie, "desktopstream-1=t; Path=/; HttpOnly; SameSite=Strict; Secure");
+    assert_eq!(rest("/?a=1&token=x&b=2&token=y"), "?a=1&b=2");
+    assert_eq!(rest("/?%74oken=x"), "", "an encoded parameter name is recognized as well");
+    assert_eq!(rest("/?a=%0d%0aSet-Cookie:x"), "?a=%0D%0ASet-Cookie%3Ax");
+}
+
+#[test]
+fn token_cookie_is_strict_and_inaccessible_to_scripts() {
+    let parse = |pairs: &[(&'static str, &str)]| {
+        Cookie::parse(token_cookie(&headers(pairs), TOKEN)).expect("a cookie").into_owned()
+    };
+    let cookie = parse(&[("host", "h:1"), ("x-forwarded-proto", "https")]);
+    assert_eq!((cookie.name(), cookie.value(), cookie.path()), ("desktopstream-1", TOKEN, Some("/")));
+    assert_eq!((cookie.http_only(), cookie.same_site()), (Some(true), Some(SameSite::Strict)));
+    assert_eq!(cookie.secure(), Some(true));
+    assert_ne!(parse(&[("host", "h:1")]).secure(), Some(true), "plain HTTP would not send a Secure cookie");
+}
+
+#[test]
+fn cookie_header_with_several_cookies_of_the_name_is_searched_completely() {
+    let authenticator = Authenticator::new(Some(TOKEN.into()), false, listen("0.0.0.0:1")).expect("a token");
+    for cookies in [
+        format!("desktopstream-80=stale; desktopstream-80={TOKEN}"),
+        format!("desktopstream-80={TOKEN}; desktopstream-80=stale"),
+    ] {
+        let pairs = [("host", "x:80"), ("cookie", cookies.as_str())];
+        assert_eq!(check(&authenticator, "/", &pairs), Some(Credential::Cookie), "{cookies}");
+    }
 }

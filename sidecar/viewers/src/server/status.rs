@@ -1,4 +1,4 @@
-//! For operators and machines: snapshot, status, metrics, health.
+//! Snapshot, status, metrics and probes.
 
 use std::sync::Arc;
 
@@ -7,17 +7,18 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use prometheus_client::encoding::prometheus_text;
 use serde_json::json;
 
 use super::Shared;
 use crate::snapshot::SnapshotError;
 
 pub(super) async fn snapshot(State(shared): State<Arc<Shared>>) -> Response {
-    match shared.snapshot.snapshot().await {
+    match shared.snapshots.take().await {
         Ok(png) => ([(CONTENT_TYPE, "image/png")], png).into_response(),
         Err(error) => {
             let status = match error {
-                SnapshotError::NoPicture | SnapshotError::Slow => StatusCode::SERVICE_UNAVAILABLE,
+                SnapshotError::NoPicture | SnapshotError::Timeout => StatusCode::SERVICE_UNAVAILABLE,
                 SnapshotError::NoDecoder => StatusCode::NOT_IMPLEMENTED,
                 SnapshotError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
             };
@@ -39,31 +40,30 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    let mut body = shared.hooks.metrics.as_ref().map(|metrics| metrics()).unwrap_or_default();
-    if !body.is_empty() && !body.ends_with('\n') {
-        body.push('\n');
+    let mut body = String::with_capacity(8192);
+    match prometheus_text::encode(&mut body, &shared.registry) {
+        Ok(()) => ([(CONTENT_TYPE, prometheus_text::CONTENT_TYPE)], body).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics: {error}\n")).into_response(),
     }
-    body.push_str(&shared.hub.metrics());
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], body).into_response()
 }
 
-/// The server answers.
+/// Liveness: the server responds.
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// There is something to watch.
+/// Readiness: viewers would see a picture.
 pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let ready = match &shared.hooks.ready {
         Some(ready) => ready(),
         None => match shared.hub.idle() {
             Some(idle) if idle <= shared.ready_within => Ok(()),
-            Some(idle) => Err(format!("the last frame is {} s old", idle.as_secs())),
-            None => Err("no frame yet".to_owned()),
+            Some(idle) => Err(format!("the last access unit is {} s old", idle.as_secs())),
+            None => Err("no access unit yet".to_owned()),
         },
     };
     match ready {
         Ok(()) => "ready\n".into_response(),
-        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
     }
 }

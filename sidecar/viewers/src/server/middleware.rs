@@ -1,5 +1,4 @@
-//! What happens before and after every handler: who may not is sent away with a word on how to come in,
-//! and every answer carries the headers that keep browsers from doing more than they should.
+//! Authentication before each handler, and security headers on each response.
 
 use std::sync::Arc;
 
@@ -12,59 +11,63 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::auth::{self, Access, Shown};
+use super::auth::{self, Authenticator, Credential};
 use super::{Shared, page};
-use crate::hub::Refusal;
+use crate::hub::Rejection;
 
-const REMEDY: &str = "401: this stream needs its token.\n\
-    Browser: open /?token=TOKEN once; it is kept in a cookie.\n\
-    Programs: send 'Authorization: Bearer TOKEN', or append ?token=TOKEN.\n";
-const REMEDY_LOOPBACK: &str = "401: without a token this stream is only served under a loopback name.\n\
-    Open it as http://localhost:PORT/ or http://127.0.0.1:PORT/, or start it with a viewer token.\n";
+const TOKEN_REQUIRED: &str = "401: this stream requires a token.\n\
+    In a browser, open /?token=TOKEN once; a cookie keeps the token.\n\
+    In a program, send the header 'Authorization: Bearer TOKEN', or append ?token=TOKEN to the URL.\n";
+const LOOPBACK_REQUIRED: &str = "401: this stream has no token and is served under loopback names only.\n\
+    Open it as http://localhost:PORT/ or http://127.0.0.1:PORT/, or start the sidecar with a viewer token.\n";
 
-/// Lets through who may watch. A browser that shows the token in the URL of a page gets a cookie and the
-/// same page without it, so that the token is in no history, bookmark or screenshot.
-pub(super) async fn check(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    let Some(shown) = shared.access.check(request.uri(), request.headers()) else {
-        shared.hub.counters().refuse(Refusal::Auth);
-        return refuse(&shared.access, &request);
+/// Rejects requests without a valid credential. A page request with the token in its URL is answered with a cookie and
+/// a redirect to the URL without the token, which keeps the token out of histories, bookmarks and screenshots.
+pub(super) async fn authenticate(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Some(credential) = shared.authenticator.authenticate(request.uri(), request.headers()) else {
+        shared.hub.metrics().rejected(Rejection::Auth).inc();
+        return unauthorized(&shared.authenticator, &request);
     };
-    if shown == Shown::Query
+    if credential == Credential::Query
         && request.uri().path() == "/"
         && request.method() == Method::GET
-        && let Some(token) = shared.access.token()
+        && let Some(token) = shared.authenticator.token()
     {
-        return keep_in_cookie(&request, token);
+        return move_token_to_cookie(&request, token);
     }
     next.run(request).await
 }
 
-fn refuse(access: &Access, request: &Request) -> Response {
+fn unauthorized(authenticator: &Authenticator, request: &Request) -> Response {
     let challenge = [(WWW_AUTHENTICATE, "Bearer realm=\"desktopstream\"")];
-    let wants_page =
+    let accepts_html =
         request.headers().get(ACCEPT).is_some_and(|accept| accept.as_bytes().starts_with(b"text/html"));
-    match access {
-        Access::Token(_) if wants_page && request.uri().path() == "/" => {
+    match authenticator {
+        Authenticator::Token(_) if accepts_html && request.uri().path() == "/" => {
             (StatusCode::UNAUTHORIZED, challenge, page::login()).into_response()
         }
-        Access::Loopback => (StatusCode::UNAUTHORIZED, REMEDY_LOOPBACK).into_response(),
-        _ => (StatusCode::UNAUTHORIZED, challenge, REMEDY).into_response(),
+        Authenticator::Loopback => (StatusCode::UNAUTHORIZED, LOOPBACK_REQUIRED).into_response(),
+        _ => (StatusCode::UNAUTHORIZED, challenge, TOKEN_REQUIRED).into_response(),
     }
 }
 
-fn keep_in_cookie(request: &Request, token: &str) -> Response {
+fn move_token_to_cookie(request: &Request, token: &str) -> Response {
     let query = auth::query_without_token(request.uri());
     let target = HeaderValue::try_from(format!("./{query}")).unwrap_or(HeaderValue::from_static("./"));
-    let Ok(cookie) = HeaderValue::try_from(auth::cookie(request.headers(), token)) else {
+    let Ok(cookie) = HeaderValue::try_from(auth::token_cookie(request.headers(), token)) else {
         return StatusCode::BAD_REQUEST.into_response();
     };
     let mut headers = HeaderMap::new();
     headers.insert(SET_COOKIE, cookie);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // A strict cookie isn't sent on a redirect that another site's link began. There the page itself has
-    // to go on: that navigation is our own.
-    let from_elsewhere = request.headers().get("sec-fetch-site").is_some_and(|site| site == "cross-site");
-    if from_elsewhere {
+    // Browsers do not send a SameSite=Strict cookie on a redirect that started at another site's link. A refresh by the
+    // page is a navigation of this site, so the cookie is sent.
+    let cross_site = request.headers().get("sec-fetch-site").is_some_and(|site| site == "cross-site");
+    if cross_site {
         let mut refresh = b"0; url=".to_vec();
         refresh.extend_from_slice(target.as_bytes());
         headers.insert(
@@ -78,14 +81,18 @@ fn keep_in_cookie(request: &Request, token: &str) -> Response {
     (StatusCode::SEE_OTHER, headers).into_response()
 }
 
-/// Adds the headers that every answer has.
-pub(super) async fn harden(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+/// Adds security headers to every response.
+pub(super) async fn add_security_headers(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     let policy = format!(
         "default-src 'self'; media-src 'self' blob:; img-src 'self' data:; base-uri 'none'; form-action 'self'; \
          frame-ancestors 'self' {}",
-        shared.origins.sources()
+        shared.allowed_origins.source_list()
     );
     if let Ok(policy) = HeaderValue::try_from(policy.trim_end()) {
         headers.insert(CONTENT_SECURITY_POLICY, policy);
