@@ -13,7 +13,7 @@ use crate::encoder::{EncodeError, Picture, PixelFormat};
 /// A plane to write.
 #[derive(Debug)]
 pub struct Plane<'a> {
-    /// Samples.
+    /// Samples of the plane.
     pub data: &'a mut [u8],
     /// Distance between rows in bytes.
     pub stride: u32,

@@ -10,9 +10,12 @@ pub use protocol::PixelFormat;
 /// Video codec, as in the wire formats.
 pub use protocol::stream::Codec;
 
-/// Longest time that an encoder may take for one picture. Software encoders need some 100 ms at 4K, so a
-/// slower one hangs.
+/// Longest time that an encoder may take for one picture. Software encoders need some 100 ms at 4K; one
+/// that takes longer than this hangs.
 pub const ENCODE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Former name of [`ENCODE_TIMEOUT`].
+#[doc(hidden)]
+pub const PATIENCE: Duration = ENCODE_TIMEOUT;
 
 /// A picture to encode. `data` may be a ring slot or a compositor's buffer, which is released with the
 /// last clone of it.
@@ -79,7 +82,7 @@ pub enum EncodeError {
     Broken(String),
 }
 
-/// A video encoder: gives one access unit to its [`Sink`] for each picture, in order.
+/// A video encoder. It passes one access unit per picture to its [`Sink`], in order.
 pub trait Encoder: Send + fmt::Debug {
     /// Name for people, such as `x264enc`.
     fn name(&self) -> &str;

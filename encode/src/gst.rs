@@ -1,7 +1,7 @@
 //! The GStreamer backend: `appsrc ! ENCODER ! h264parse ! appsink`, called synchronously.
 //!
 //! [`Gst::submit`] converts a picture into a pipeline buffer, pushes it and waits for its access unit. At
-//! most one picture is in flight, so order, matching and back-pressure are given. An encoder that takes
+//! most one picture is in flight, which ensures order, matching and back-pressure. An encoder that takes
 //! longer than [`ENCODE_TIMEOUT`] counts as failed.
 //!
 //! The elements' own keyframe intervals are off, because they count frames: an IDR is requested when the
@@ -41,7 +41,7 @@ pub(crate) fn init() -> Result<(), EncodeError> {
     })
 }
 
-/// An encoder element in a pipeline of its own.
+/// An encoder element and its pipeline.
 pub struct Gst {
     element: &'static Element,
     settings: Settings,

@@ -27,7 +27,7 @@ pub mod open;
 pub mod picture;
 pub mod sps;
 
-// The only cfg site of this crate. On macOS the encoder is VideoToolbox, in a crate of its own.
+// The only cfg site of this crate. On macOS the encoder is the crate `videotoolbox`.
 #[cfg(target_os = "macos")]
 pub mod absent;
 #[cfg(target_os = "macos")]

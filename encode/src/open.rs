@@ -85,7 +85,7 @@ fn auto(settings: Settings, sink: Sink) -> Result<Box<dyn Encoder>, EncodeError>
             .and_then(|()| Gst::new(element, settings, Box::new(move |output| shared(output))));
         match made {
             Ok(encoder) => return Ok(Box::new(encoder)),
-            // The error of an installed encoder says more than that of a missing one.
+            // The error of an installed encoder is more useful than that of a missing one.
             Err(error @ EncodeError::Unavailable(_)) => {
                 tracing::debug!(element = element.name, %error, "encoder skipped");
             }

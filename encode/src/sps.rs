@@ -6,7 +6,7 @@
 /// The used fields of a sequence parameter set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sps {
-    /// `profile_idc`.
+    /// `profile_idc`: 66 Baseline, 77 Main, 100 High.
     pub profile: u8,
     /// Byte with the constraint flags.
     pub constraints: u8,
@@ -92,7 +92,7 @@ impl<'a> Bits<'a> {
         if value > max { Err(SpsError::Range(what)) } else { Ok(value) }
     }
 
-    /// `se(v)`.
+    /// Reads `se(v)`.
     fn se(&mut self, what: &'static str) -> Result<i64, SpsError> {
         let code = i64::from(self.ue(what, u32::MAX - 1)?);
         Ok(if code % 2 == 1 { code.div_euclid(2) + 1 } else { -(code / 2) })

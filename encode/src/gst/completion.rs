@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::encoder::{Output, Sink};
 use crate::in_flight::{Full, InFlight};
 
-/// The picture in flight, and the sink that its access unit goes to.
+/// The picture in flight, and the sink for its access unit.
 pub(super) struct Completion {
     state: Mutex<State>,
     changed: Condvar,

@@ -197,7 +197,7 @@ pub fn colours_are_preserved(subject: &Subject) {
         for (got, (colour, format)) in means.iter().zip(&want) {
             let expected = decode::bt709(*colour);
             let off = got.yuv.iter().zip(expected).map(|(got, want)| (got - want).abs()).fold(0.0, f64::max);
-            assert!(off < 3.0, "{colour:?} as {format:?} came out as {:?}, not {expected:?}", got.yuv);
+            assert!(off < 3.0, "{colour:?} as {format:?} decodes as {:?}, not {expected:?}", got.yuv);
             assert_eq!((got.width, got.height), (size.0.next_multiple_of(2), size.1.next_multiple_of(2)));
         }
         if subject.codec != Codec::H264 {

@@ -163,7 +163,7 @@ macro_rules! conformance_tests {
     };
 }
 
-/// Makes a module with tests of a subject that needs hardware. They are ignored unless asked for.
+/// Makes a module with tests of a subject that needs hardware. They are ignored by default.
 #[macro_export]
 macro_rules! hardware_conformance_tests {
     ($module:ident, $subject:expr, $($test:ident),+ $(,)?) => {

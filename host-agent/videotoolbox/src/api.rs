@@ -126,11 +126,11 @@ pub struct Sample {
 /// Result of a picture in a callback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Delivery {
-    /// Encoded.
+    /// Encoded to an access unit.
     Sample(Sample),
     /// Skipped by the encoder.
     Dropped,
-    /// Failed.
+    /// Failed with this status.
     Failed(Status),
 }
 

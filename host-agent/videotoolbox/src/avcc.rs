@@ -4,7 +4,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use encode::annexb;
 
-/// A sample is malformed; the text says why.
+/// A sample is malformed, for this reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
 
