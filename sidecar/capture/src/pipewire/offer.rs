@@ -27,9 +27,9 @@ pub const MODIFIERS: [u64; 2] = [MOD_INVALID, MOD_LINEAR];
 const BUFFERS: (i32, i32, i32) = (4, 3, 16);
 /// Maximum number of damage regions per buffer.
 const DAMAGE_REGIONS: i32 = 16;
-/// `SPA_POD_PROP_FLAG_MANDATORY`.
+/// `SPA_POD_PROP_FLAG_MANDATORY` (`spa/pod/pod.h`).
 const MANDATORY: u32 = 1 << 3;
-/// `SPA_POD_PROP_FLAG_DONT_FIXATE`.
+/// `SPA_POD_PROP_FLAG_DONT_FIXATE` (`spa/pod/pod.h`).
 const DONT_FIXATE: u32 = 1 << 4;
 
 const FORMATS: [(VideoFormat, PixelFormat); 4] = [
