@@ -76,17 +76,17 @@ pub struct FrameCounts {
     pub captured: u64,
     /// Access units of new frames.
     pub encoded: u64,
-    /// Frames that produced no access unit because a newer one replaced them; the sum of `drops`.
+    /// Frames that produced no access unit, apart from those that the tap refused; the sum of `drops`.
     pub dropped: u64,
     /// Dropped frames by place.
     pub drops: DropCounts,
     /// Access units of an unchanged picture.
     pub repeated: u64,
-    /// Frames that the tap refused.
+    /// Requests that the tap refused. The frame may then travel by another path.
     pub refused: u64,
 }
 
-/// Dropped frames by the place where a newer frame replaced them.
+/// Dropped frames by place.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DropCounts {
@@ -98,12 +98,17 @@ pub struct DropCounts {
     pub local_encoder: u64,
     /// Submitted frames that expired without an answer.
     pub expired: u64,
+    /// Submitted frames abandoned when the connection, the binding or the frame path changed.
+    pub interrupted: u64,
+    /// Frames whose pixels could not be read.
+    pub unreadable: u64,
 }
 
 impl DropCounts {
     /// Sum over all places.
     pub const fn total(self) -> u64 {
-        self.capture + self.host_agent + self.local_encoder + self.expired
+        let Self { capture, host_agent, local_encoder, expired, interrupted, unreadable } = self;
+        capture + host_agent + local_encoder + expired + interrupted + unreadable
     }
 }
 

@@ -1,4 +1,4 @@
-//! What an encoder may emit.
+//! An H.264 byte stream from an encoder.
 
 #![no_main]
 

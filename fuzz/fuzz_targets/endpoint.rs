@@ -1,4 +1,4 @@
-//! What a user may write as an address.
+//! An endpoint text from a user.
 
 #![no_main]
 

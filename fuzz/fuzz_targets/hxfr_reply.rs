@@ -1,4 +1,4 @@
-//! What a host with the predecessor's code may answer.
+//! Bytes from an HXFR host.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! What a guest with the predecessor's element may send to the host-agent.
+//! Bytes from the `vsockenc` element to the host-agent.
 
 #![no_main]
 

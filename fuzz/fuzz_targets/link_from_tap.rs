@@ -1,4 +1,4 @@
-//! What a tap may send to a host-agent.
+//! Bytes from a tap to the host-agent.
 
 #![no_main]
 

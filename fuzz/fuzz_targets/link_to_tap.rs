@@ -1,4 +1,4 @@
-//! What a host-agent may send to a tap.
+//! Bytes from a host-agent to the tap.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! What a tap may answer.
+//! Bytes from a tap to the sidecar, in a mailbox.
 
 #![no_main]
 

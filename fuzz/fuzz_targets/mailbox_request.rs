@@ -1,4 +1,4 @@
-//! What a guest may write into a mailbox.
+//! Bytes from a guest to the tap, in a mailbox.
 
 #![no_main]
 

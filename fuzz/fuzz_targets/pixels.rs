@@ -1,5 +1,5 @@
-//! Pixels that a careless sidecar puts together: structured.
+//! A `Pixels` value with unchecked fields (structured).
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: fuzz::CarelessPixels| data.try_out());
+libfuzzer_sys::fuzz_target!(|data: fuzz::UncheckedPixels| data.check_both_ends());

@@ -1,4 +1,4 @@
-//! What a sidecar may send to a host-agent.
+//! Bytes from a sidecar to the host-agent.
 
 #![no_main]
 

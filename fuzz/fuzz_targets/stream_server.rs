@@ -1,4 +1,4 @@
-//! What a host-agent may send to a sidecar.
+//! Bytes from a host-agent to the sidecar.
 
 #![no_main]
 

@@ -1,16 +1,17 @@
-//! What the fuzzers hold true, apart from how they get their bytes.
+//! Properties that the fuzz targets check. A failed assertion is a finding.
 //!
-//! A decoder may refuse anything, without a panic; what it accepts is canonical: encoding it again gives
-//! the bytes that it took. A failed assertion here is a finding.
+//! A decoder may refuse any bytes, but must not panic. Accepted bytes are canonical: encoding the decoded
+//! value gives the same bytes.
 
-use bytes::{Bytes, BytesMut};
-use protocol::frame::{HEADER_BYTES, Message};
+use bytes::Bytes;
+use contract::Endpoint;
+use protocol::frame::{Decoder, HEADER_BYTES, Message};
 use protocol::mailbox::{Answer, Operation, Request};
 use protocol::stream::{ClientMessage, Pixels};
-use protocol::{Endpoint, PixelFormat, Rect, hxfr};
+use protocol::{PixelFormat, Rect, hxfr};
 
-/// Reads a peer's bytes as one side of a framed protocol does: as they are, message after message, and
-/// with a header whose length is right, so that the fuzzer need not keep it so.
+/// Decodes a peer's bytes as messages of a framed protocol: unchanged, and with a header that has the
+/// right length, so that the fuzzer reaches the payload decoders.
 pub fn framed<T: Message>(sent: &[u8]) {
     take_all::<T>(sent);
     if let Some((header, payload)) = sent.split_first_chunk::<HEADER_BYTES>() {
@@ -20,17 +21,18 @@ pub fn framed<T: Message>(sent: &[u8]) {
 }
 
 fn take_all<T: Message>(sent: &[u8]) {
-    let mut received = BytesMut::from(sent);
+    let mut decoder = Decoder::new();
+    decoder.push(sent);
     let mut at = 0;
-    while let Ok(Some(message)) = T::take(&mut received) {
+    while let Ok(Some(message)) = decoder.next_message::<T>() {
         let encoded = message.encode();
         assert_eq!(encoded.to_vec(), &sent[at..at + encoded.len()], "not canonical");
         at += encoded.len();
-        assert_eq!(received.len(), sent.len() - at, "took more or less than the message");
+        assert_eq!(decoder.buffered(), sent.len() - at, "took more or less than the message");
     }
 }
 
-/// A mailbox's request: 64 bytes that the guest can write as it likes.
+/// Checks a mailbox request: 64 bytes from a guest.
 pub fn mailbox_request(bytes: &[u8]) {
     if let Ok(bytes) = bytes.try_into()
         && let Ok(request) = Request::decode(&bytes)
@@ -39,12 +41,12 @@ pub fn mailbox_request(bytes: &[u8]) {
         assert_eq!(request.encode(), bytes, "not canonical");
         if let Operation::Frame(frame) = request.operation {
             assert!(frame.damage.fits(frame.width.into(), frame.height.into()), "damage outside");
-            assert!(frame.format != PixelFormat::Nv12, "no resource is NV12");
+            assert!(frame.format != PixelFormat::Nv12, "NV12 cannot be read");
         }
     }
 }
 
-/// A mailbox's answer.
+/// Checks a mailbox answer.
 pub fn mailbox_answer(bytes: &[u8]) {
     if let Ok(bytes) = bytes.try_into()
         && let Ok(answer) = Answer::decode(&bytes)
@@ -53,10 +55,8 @@ pub fn mailbox_answer(bytes: &[u8]) {
     }
 }
 
-/// What a guest with the predecessor's element may send to the host-agent.
-///
-/// HXFR ignores reserved bytes, so what is accepted need not be canonical: but it means the same when it
-/// is encoded and decoded again.
+/// Checks a request of the predecessor's element. HXFR ignores reserved bytes, so accepted bytes need not
+/// be canonical, but the decoded value round-trips.
 pub fn hxfr_request(sent: &[u8]) {
     let take = |bytes: &[u8]| {
         let (header, payload) = hxfr_split(bytes, hxfr::request_limit)?;
@@ -67,14 +67,14 @@ pub fn hxfr_request(sent: &[u8]) {
     }
 }
 
-/// What a host with the predecessor's code may answer.
+/// Checks a reply of the predecessor's host.
 pub fn hxfr_reply(sent: &[u8]) {
     let take = |bytes: &[u8]| {
         let (header, payload) = hxfr_split(bytes, hxfr::reply_limit)?;
         hxfr::Reply::decode(header, payload).ok()
     };
     match (take(sent), take(sent).and_then(|reply| take(&reply.encode(0)))) {
-        // A text of 256 bytes loses its last character: we always end ours with a zero.
+        // An encoded text ends with a zero, so one of 256 bytes loses its last character.
         (Some(hxfr::Reply::Error { message, .. }), Some(hxfr::Reply::Error { message: again, .. })) => {
             assert!(message.starts_with(&again) && message.len() - again.len() <= 4);
         }
@@ -82,36 +82,38 @@ pub fn hxfr_reply(sent: &[u8]) {
     }
 }
 
-/// A header and all that follows it, whatever length the header names if it is within the limit.
+/// Splits a header within its limit from the payload. The payload is all that follows, whatever length the
+/// header has.
 fn hxfr_split(bytes: &[u8], limit: impl Fn(u8) -> Option<u32>) -> Option<(hxfr::Header, Bytes)> {
     let (head, payload) = bytes.split_first_chunk()?;
     let header = hxfr::Header::decode(*head, limit).ok()?;
     Some((hxfr::Header { len: payload.len() as u32, ..header }, Bytes::copy_from_slice(payload)))
 }
 
-/// A sender of pixels that minds no limit.
+/// Pixels with unchecked fields.
 #[derive(Debug, arbitrary::Arbitrary)]
-pub struct CarelessPixels {
+pub struct UncheckedPixels {
     seq: u64,
     format: u8,
-    /// Small, so that the pixels are few.
+    /// Width and height; small, so that there are few pixels.
     size: [u8; 2],
-    wild_size: Option<[u16; 2]>,
-    /// Numbers that are brought into the picture, or left wild.
+    /// Replaces `size`.
+    large_size: Option<[u16; 2]>,
+    /// Rectangles; the flag keeps one that lies outside the frame.
     rects: Vec<([u32; 4], bool)>,
-    /// Added to the bytes that the rectangles need.
+    /// Added to the length of the data.
     surplus: Option<i8>,
 }
 
-impl CarelessPixels {
-    /// Its check and the receiver's decoder agree, and what breaks a limit is not taken for another.
-    pub fn try_out(self) {
-        let [width, height] = self.wild_size.unwrap_or(self.size.map(u16::from));
+impl UncheckedPixels {
+    /// Checks that the sender's check and the receiver's decoder agree.
+    pub fn check_both_ends(self) {
+        let [width, height] = self.large_size.unwrap_or(self.size.map(u16::from));
         let (w_limit, h_limit) = (u32::from(width).max(1), u32::from(height).max(1));
         let rects: Vec<Rect> = self
             .rects
             .into_iter()
-            .map(|([x, y, w, h], wild)| match wild {
+            .map(|([x, y, w, h], outside)| match outside {
                 true => Rect { x, y, width: w, height: h },
                 false => {
                     let (x, y) = (x % w_limit, y % h_limit);
@@ -123,28 +125,30 @@ impl CarelessPixels {
         let need =
             rects.iter().fold(0_usize, |sum, it| sum.saturating_add(format.bytes(it.width, it.height)));
         let surplus = isize::from(self.surplus.unwrap_or(0));
-        // Large pictures only cost the fuzzer time.
+        // Long data costs time without reaching more code.
         let data = vec![self.format; need.saturating_add_signed(surplus).min(1 << 16)];
         let pixels =
             Pixels { seq: self.seq, capture_ns: !self.seq, format, width, height, rects, data: data.into() };
         let checked = pixels.check();
         let message = ClientMessage::Pixels(pixels);
-        let decoded = ClientMessage::take(&mut BytesMut::from(&message.encode().to_vec()[..]));
+        let mut decoder = Decoder::new();
+        decoder.push(&message.encode().to_vec());
+        let decoded = decoder.next_message::<ClientMessage>();
         match checked {
             Ok(()) => assert_eq!(decoded, Ok(Some(message))),
-            Err(error) => assert!(decoded.is_err(), "{error}, but the peer took {decoded:?}"),
+            Err(error) => assert!(decoded.is_err(), "{error}, but the peer accepted {decoded:?}"),
         }
     }
 }
 
-/// A text that is an endpoint prints as one that parses to the same.
+/// Checks that an endpoint prints as a text that parses to the same endpoint.
 pub fn endpoint(text: &str) {
     if let Ok(endpoint) = text.parse::<Endpoint>() {
         assert_eq!(endpoint.to_string().parse(), Ok(endpoint));
     }
 }
 
-/// Annex B: units are found in order, whole and without start codes, and nothing about them panics.
+/// Checks that the NAL units of an Annex B stream are found in order, whole and without start codes.
 pub fn annexb(stream: &[u8]) {
     let mut rest = stream;
     for unit in encode::annexb::nal_units(stream) {
@@ -156,6 +160,6 @@ pub fn annexb(stream: &[u8]) {
         let _ = encode::sps::Sps::parse(unit);
     }
     let entry = encode::annexb::is_entry_point(stream);
-    assert!(!entry || encode::is_idr(stream), "an entry point that is no IDR");
+    assert!(!entry || encode::is_idr(stream), "an entry point that is not an IDR");
     let _ = (encode::codec_string(stream), encode::annexb::sps(stream));
 }

@@ -1,31 +1,34 @@
-//! HXFR v1, the protocol of this project's predecessor: one picture out, one access unit back.
+//! HXFR version 1, the request-reply protocol of the predecessor's GStreamer element `vsockenc`.
 //!
-//! Its GStreamer element (`vsockenc`) speaks it; host-agent serves it on a listener of its own, so that
-//! pipelines with that element work unchanged. It has no version, no authentication and no proof that a
-//! guest may read the resource that it names. A header of 12 bytes, little-endian:
+//! The host-agent serves it on a separate listener, so that pipelines with that element work unchanged.
+//! The protocol has neither version negotiation nor authentication, and it does not prove that a guest
+//! may read the resource that it names.
+//!
+//! Header:
 //!
 //! | offset | size | field                                            |
 //! |--------|------|--------------------------------------------------|
 //! | 0      | 4    | magic 0x52465848                                 |
 //! | 4      | 1    | message type                                     |
-//! | 5      | 1    | flags; 1: pixels follow the request              |
-//! | 6      | 2    | session, which nobody uses                       |
+//! | 5      | 1    | flags; bit 0: pixels follow the frame request    |
+//! | 6      | 2    | session; replies repeat it                       |
 //! | 8      | 4    | payload length in bytes                          |
 //!
-//! | type | message         | payload                                                                   |
-//! |------|-----------------|---------------------------------------------------------------------------|
-//! | 0x01 | `Frame`         | resource 4, width 4, height 4, fourcc 4, stride 4, pts 8, duration 8, keyframe 1, 7 reserved, then pixels if the flag says so |
-//! | 0x02 | frame's answer  | pts 8, dts 8, keyframe 1, 3 reserved, count 4, then per unit length 4 and bytes |
-//! | 0x03 | `Keyframe`      | nothing                                                                   |
-//! | 0x04 | `Config`        | width 4, height 4, bit/s 4, fps as fraction 4 + 4, profile 1, level 1, realtime 1, 5 reserved |
-//! | 0x05 | config's answer | nothing                                                                   |
-//! | 0x10 | `Ping`          | nothing                                                                   |
-//! | 0x11 | `Pong`          | nothing                                                                   |
-//! | 0xFF | error           | code 4, text of 256, filled up with zeros                                 |
+//! Messages:
 //!
-//! Times are in ns. The element puts the units of an answer one behind the other and calls the result a
-//! byte stream, so that units must come with their start codes. Reserved bytes are ignored, as their
-//! writers never checked them.
+//! | type | message               | payload: field and size in bytes                                    |
+//! |------|-----------------------|---------------------------------------------------------------------|
+//! | 0x01 | [`Request::Frame`]    | resource ID 4, width 4, height 4, fourcc 4, stride 4, pts 8, duration 8, keyframe 1, reserved 7, then pixels if flagged |
+//! | 0x02 | [`Reply::Frame`]      | pts 8, dts 8, keyframe 1, reserved 3, count 4, then `count` units: length 4 and bytes |
+//! | 0x03 | [`Request::Keyframe`] | none                                                                |
+//! | 0x04 | [`Request::Config`]   | width 4, height 4, bit rate (bit/s) 4, frame rate numerator 4 and denominator 4, profile 1, level 1, realtime 1, reserved 5 |
+//! | 0x05 | [`Reply::Configured`] | none                                                                |
+//! | 0x10 | [`Request::Ping`]     | none                                                                |
+//! | 0x11 | [`Reply::Pong`]       | none                                                                |
+//! | 0xFF | [`Reply::Error`]      | code 4, text 256, padded with zeros                                 |
+//!
+//! Times are in ns. The element concatenates the units of a reply to a byte stream, so units must have
+//! their start codes. Reserved bytes are ignored on receipt, because existing senders do not clear them.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -33,19 +36,21 @@ use crate::frame::{FrameHeader, check_limit};
 use crate::pixel::{MAX_SIDE, PixelFormat};
 use crate::wire::{DecodeError, Reader};
 
-/// What every message begins with.
+/// First bytes of every message: `HXFR`.
 pub const MAGIC: u32 = 0x5246_5848;
-/// Bytes of a header.
+/// Length of a header in bytes.
 pub const HEADER_BYTES: usize = 12;
-/// Bytes of a frame request before its pixels.
+/// Length of a frame request before its pixels, bytes.
 pub const FRAME_BYTES: u32 = 44;
-/// Longest request: a picture of [`MAX_SIDE`] squared, four bytes a pixel.
+/// Longest request payload in bytes: a frame of the largest size with four bytes per pixel.
 pub const MAX_REQUEST: u32 = FRAME_BYTES + 4 * MAX_SIDE * MAX_SIDE;
-/// Longest answer: as long as a stream's access unit may be.
+/// Longest reply payload in bytes: the stream protocol's longest access unit.
 pub const MAX_REPLY: u32 = crate::stream::MAX_ACCESS_UNIT;
-/// Most units in an answer: H.264 has no more slices in a picture at level 6.2.
+/// Largest number of units in a reply. No level of H.264 allows more slices in a picture.
 pub const MAX_UNITS: u32 = 1024;
+/// Length of an error's text field in bytes.
 const ERROR_TEXT: usize = 256;
+/// Flag: pixels follow the frame request.
 const PIXEL_DATA: u8 = 1;
 
 /// A decoded header.
@@ -53,17 +58,20 @@ const PIXEL_DATA: u8 = 1;
 pub struct Header {
     /// Message type.
     pub kind: u8,
-    /// Flags.
+    /// Flags; bit 0: pixels follow.
     pub flags: u8,
-    /// Only repeated in answers.
+    /// Session number; replies repeat it.
     pub session: u16,
-    /// Bytes that follow.
+    /// Length of the payload in bytes.
     pub len: u32,
 }
 
 impl Header {
-    /// Decodes a header; `limit` gives the longest payload of a message type, or `None` for a type that
-    /// this side does not take.
+    /// Decodes a header. `limit` gives the longest payload of a message type in bytes, or `None` for a type
+    /// that this side does not accept.
+    ///
+    /// # Errors
+    /// If the magic number differs, the type is not accepted or the length is over its limit.
     pub fn decode(bytes: [u8; HEADER_BYTES], limit: impl Fn(u8) -> Option<u32>) -> Result<Self, DecodeError> {
         let mut r = Reader::new(Bytes::copy_from_slice(&bytes));
         let magic = r.u32("magic")?;
@@ -101,10 +109,10 @@ impl FrameHeader for Header {
     }
 }
 
-/// A picture to encode.
+/// Request to encode a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// virtio-gpu resource ID, as the guest says; 0 if there is none.
+    /// virtio-gpu resource ID, set by the guest and not proven; 0: none.
     pub resource: u32,
     /// Width in pixels, 1 to [`MAX_SIDE`].
     pub width: u32,
@@ -112,19 +120,19 @@ pub struct Frame {
     pub height: u32,
     /// Memory layout.
     pub format: PixelFormat,
-    /// Bytes from row to row.
+    /// Distance between rows in bytes.
     pub stride: u32,
     /// Presentation time, ns.
     pub pts: i64,
     /// Duration, ns.
     pub duration: i64,
-    /// Make it an IDR.
+    /// Encode as an IDR.
     pub keyframe: bool,
-    /// The pixels, if they were sent along.
+    /// Pixels, if they were sent.
     pub pixels: Option<Bytes>,
 }
 
-/// How to encode.
+/// Encoder configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
     /// Width in pixels.
@@ -139,57 +147,57 @@ pub struct Config {
     pub fps_den: u32,
 }
 
-/// From guest to host.
+/// Message from guest to host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// Encode this.
+    /// Encode a frame.
     Frame(Frame),
-    /// The next answer must be an IDR.
+    /// Encode the next frame as an IDR.
     Keyframe,
-    /// Encode this way.
+    /// Configure the encoder.
     Config(Config),
-    /// Is anybody there?
+    /// Request a [`Reply::Pong`].
     Ping,
 }
 
-/// What an [`Reply::Error`] means.
+/// Codes of [`Reply::Error`].
 pub mod error_code {
-    /// The message made no sense.
+    /// The message is malformed.
     pub const INVALID_MESSAGE: i32 = -1;
-    /// The resource can't be read.
+    /// The resource cannot be read.
     pub const RESOURCE: i32 = -2;
-    /// The encoder failed.
+    /// Encoding failed.
     pub const ENCODE: i32 = -5;
 }
 
-/// From host to guest.
+/// Message from host to guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// An encoded picture.
+    /// An encoded frame.
     Frame {
-        /// The request's.
+        /// Presentation time of the request, ns.
         pts: i64,
         /// Decoding time, ns.
         dts: i64,
-        /// An IDR.
+        /// The frame is an IDR.
         keyframe: bool,
-        /// Its parts, start codes included.
+        /// NAL units with start codes.
         units: Vec<Bytes>,
     },
-    /// The configuration holds.
+    /// Answer to [`Request::Config`].
     Configured,
-    /// Somebody is.
+    /// Answer to [`Request::Ping`].
     Pong,
-    /// It did not work.
+    /// The request failed.
     Error {
-        /// See [`error_code`].
+        /// One of [`error_code`].
         code: i32,
-        /// For people; cut to 255 bytes.
+        /// Message for people; cut to 255 bytes.
         message: String,
     },
 }
 
-/// The longest payload of a message type that a host takes.
+/// Longest payload in bytes of a message type that a host accepts.
 pub fn request_limit(kind: u8) -> Option<u32> {
     match kind {
         0x01 => Some(MAX_REQUEST),
@@ -199,7 +207,7 @@ pub fn request_limit(kind: u8) -> Option<u32> {
     }
 }
 
-/// The longest payload of a message type that a guest takes.
+/// Longest payload in bytes of a message type that a guest accepts.
 pub fn reply_limit(kind: u8) -> Option<u32> {
     match kind {
         0x02 => Some(MAX_REPLY),
@@ -215,7 +223,7 @@ fn framed(kind: u8, flags: u8, session: u16, payload: &[u8]) -> Vec<u8> {
 }
 
 impl Request {
-    /// The message's bytes.
+    /// Encodes the message.
     pub fn encode(&self, session: u16) -> Vec<u8> {
         let mut out = BytesMut::new();
         match self {
@@ -245,6 +253,9 @@ impl Request {
     }
 
     /// Decodes the payload that followed `header`.
+    ///
+    /// # Errors
+    /// If the payload is malformed or a field is over its limit.
     pub fn decode(header: Header, payload: Bytes) -> Result<Self, DecodeError> {
         let mut r = Reader::new(payload);
         let request = match header.kind {
@@ -271,7 +282,7 @@ impl Request {
 
 fn side(r: &mut Reader, field: &'static str) -> Result<u32, DecodeError> {
     match r.u32(field)? {
-        0 => Err(DecodeError::Invalid("width or height is 0")),
+        0 => Err(DecodeError::Invalid("width and height must be at least 1")),
         side if side > MAX_SIDE => {
             Err(DecodeError::TooLarge { field, got: side.into(), limit: MAX_SIDE.into() })
         }
@@ -301,7 +312,7 @@ fn decode_frame(header: Header, mut r: Reader) -> Result<Frame, DecodeError> {
 }
 
 impl Reply {
-    /// The message's bytes.
+    /// Encodes the message.
     pub fn encode(&self, session: u16) -> Vec<u8> {
         let mut out = BytesMut::new();
         match self {
@@ -333,6 +344,9 @@ impl Reply {
     }
 
     /// Decodes the payload that followed `header`.
+    ///
+    /// # Errors
+    /// If the payload is malformed or a field is over its limit.
     pub fn decode(header: Header, payload: Bytes) -> Result<Self, DecodeError> {
         let mut r = Reader::new(payload);
         let reply = match header.kind {

@@ -1,18 +1,19 @@
-//! The wire formats of desktopstream: what crosses a process or VM boundary, and nothing else.
+//! Wire formats between processes and VMs.
 //!
-//! | module      | between                     | carried by                                   |
-//! |-------------|-----------------------------|----------------------------------------------|
-//! | [`stream`]  | sidecar and host-agent      | TCP, Unix socket or vsock                    |
-//! | [`mailbox`] | sidecar and tap             | a 4 KiB virtio-gpu resource of the sidecar's |
-//! | [`link`]    | tap and host-agent          | a Unix socket on the host, with descriptors  |
-//! | [`hxfr`]    | the predecessor's `vsockenc` and host-agent | TCP or Unix socket           |
+//! | module      | between                                         | transport                                    |
+//! |-------------|-------------------------------------------------|----------------------------------------------|
+//! | [`stream`]  | sidecar and host-agent                          | TCP, Unix socket or vsock                    |
+//! | [`mailbox`] | sidecar and tap                                 | a 4 KiB virtio-gpu resource of the guest     |
+//! | [`link`]    | tap and host-agent                              | a Unix socket on the host, with descriptors  |
+//! | [`hxfr`]    | `vsockenc` of the predecessor and host-agent    | TCP or Unix socket                           |
 //!
-//! All integers are little-endian. Every length that a peer sends is checked against a named limit
-//! before anything is allocated for it. This crate does no IO, has no unsafe code and does not know
-//! who speaks or why: it turns bytes into values and back.
+//! [`frame`] has the framing of the stream protocols, [`wire`] reads and writes fields, [`pixel`] has the
+//! types that all formats share, and [`rate`] limits how fast a peer may send.
+//!
+//! All integers are little-endian. A length from a peer is checked against a named limit before memory is
+//! allocated for it. This crate does no IO and has no unsafe code.
 
 #![forbid(unsafe_code)]
-
 
 // Until every user names `contract`.
 pub use contract::endpoint;

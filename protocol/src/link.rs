@@ -1,18 +1,29 @@
-//! The link between a tap and the host-agent: a Unix stream socket on the host, [`frame`](crate::frame)
-//! framing. The host-agent listens, taps connect and reconnect. Both ends run as the same user.
+//! The link between tap and host-agent: a Unix stream socket on the host with [`frame`](crate::frame)
+//! framing. The host-agent listens; taps connect, and reconnect. Both ends run as the same user.
 //!
-//! | type | message       | payload                                                                      |
-//! |------|---------------|------------------------------------------------------------------------------|
-//! | 0x01 | `Hello`       | magic `DSLK` 4, lowest version 2, highest 2, tap version 2, instance 16, pid 4, callbacks ABI 4, VM text |
-//! | 0x02 | `Bind`        | context 4, generation 8, nonce 16, context's name text                       |
-//! | 0x03 | `ContextGone` | context 4, generation 8                                                      |
-//! | 0x04 | `Stats`       | [`Stats`]                                                                    |
-//! | 0x81 | `HelloAck`    | magic `DSLK` 4, version 2                                                    |
-//! | 0x82 | `Attach`      | session 8, context 4, generation 8; two descriptors go with its first byte: the ring's memory and a socket to ring when a slot is full |
-//! | 0x83 | `Detach`      | session 8                                                                    |
+//! Messages from tap to host-agent:
 //!
-//! A context's *generation* tells apart contexts that had the same ID one after the other: virglrenderer
-//! reuses IDs at once, so every message names both.
+//! | type | message       | payload: field and size in bytes                                           |
+//! |------|---------------|----------------------------------------------------------------------------|
+//! | 0x01 | `Hello`       | magic `DSLK` 4, lowest version 2, highest version 2, tap version 2, instance 16, process ID 4, callbacks version 4, VM name text |
+//! | 0x02 | `Bind`        | context ID 4, generation 8, nonce 16, context name text                    |
+//! | 0x03 | `ContextGone` | context ID 4, generation 8                                                 |
+//! | 0x04 | `Stats`       | answers 12 x 8 ([`Status::ALL`]), request bytes 8, frame bytes 8, faults 8, disabled 1, contexts 4, resources 4, entry [`Quantiles`] 32, read [`Quantiles`] 32 |
+//!
+//! Messages from host-agent to tap:
+//!
+//! | type | message       | payload: field and size in bytes                                           |
+//! |------|---------------|----------------------------------------------------------------------------|
+//! | 0x81 | `HelloAck`    | magic `DSLK` 4, version 2                                                  |
+//! | 0x82 | `Attach`      | session 8, context ID 4, generation 8; with two descriptors                |
+//! | 0x83 | `Detach`      | session 8                                                                  |
+//!
+//! A text is a `u16` length in bytes, at most [`MAX_TEXT`], then UTF-8. The descriptors of `Attach` are
+//! sent with its first byte (`SCM_RIGHTS`): the ring's memory, and the wake fd's socket that the tap
+//! writes to when a slot is full.
+//!
+//! virglrenderer reuses context IDs immediately. A *generation* distinguishes contexts that had the same
+//! ID one after the other, so every message names both.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -22,123 +33,123 @@ use crate::wire::{DecodeError, Reader, put_text};
 
 /// `DSLK`.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"DSLK");
-/// The version spoken here.
+/// Version of the protocol.
 pub const VERSION: u16 = 1;
-/// Longest text.
+/// Longest text in bytes. A guest's context name has at most 64 bytes, and a VM name is for display.
 pub const MAX_TEXT: usize = 128;
-/// Longest message.
+/// Longest payload in bytes; the largest message (`Stats`) has 193.
 pub const MAX_MESSAGE: u32 = 4 << 10;
-/// Descriptors that come with [`ToTap::Attach`].
+/// Number of descriptors sent with [`ToTap::Attach`].
 pub const ATTACH_DESCRIPTORS: usize = 2;
 
-/// A virgl context of one VM, told apart from earlier ones with the same ID.
+/// A virgl context of one VM, distinct from earlier ones with the same ID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Context {
-    /// virgl context ID.
+    /// virgl context ID, 1 and up.
     pub id: u32,
-    /// Counts up with every context that the tap saw created.
+    /// Rises with every context that is created in the VM.
     pub generation: u64,
 }
 
-/// A distribution in nanoseconds.
+/// Summary of a distribution of durations, ns. On the wire: four `u64` in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Quantiles {
-    /// Samples.
+    /// Number of samples.
     pub count: u64,
     /// Median.
     pub p50: u64,
     /// 99th percentile.
     pub p99: u64,
-    /// Largest.
+    /// Maximum.
     pub max: u64,
 }
 
-/// What a tap counts; all numbers since it was loaded.
+/// Counters of a tap since it was loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {
-    /// Answers by [`Status`], in the order of [`Status::ALL`].
+    /// Number of answers by [`Status`], in the order of [`Status::ALL`].
     pub answers: [u64; Status::ALL.len()],
-    /// Bytes of requests that came over mailboxes.
+    /// Bytes of mailbox requests.
     pub request_bytes: u64,
-    /// Bytes of pictures read.
+    /// Bytes of frames read.
     pub picture_bytes: u64,
-    /// Panics caught.
+    /// Number of caught panics.
     pub faults: u64,
-    /// 1 when the tap has switched itself off.
+    /// 1 if the tap is disabled, else 0.
     pub disabled: u8,
-    /// Contexts alive.
+    /// Existing contexts.
     pub contexts: u32,
-    /// Resources alive.
+    /// Existing resources.
     pub resources: u32,
-    /// The tap's whole time on the VMM's thread per frame request.
+    /// Time on the VMM's thread per frame read.
     pub entry: Quantiles,
-    /// The reader's share of that: for `copy`, the bare `virgl_renderer_transfer_read_iov`.
+    /// Time of the read alone: `virgl_renderer_transfer_read_iov`.
     pub read: Quantiles,
 }
 
-/// From tap to host-agent.
+/// Message from tap to host-agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FromTap {
     /// First message.
     Hello {
-        /// Lowest version spoken.
+        /// Lowest supported version.
         min: u16,
-        /// Highest version spoken.
+        /// Highest supported version.
         max: u16,
-        /// The tap's own version.
+        /// Tap version.
         tap_version: u16,
-        /// Random per tap: tells a reconnect from a new VM.
+        /// Random number per tap; distinguishes a reconnect from a new VM.
         instance: [u8; 16],
         /// Process ID of the VMM.
         pid: u32,
-        /// `virgl_renderer_callbacks.version` that the VMM uses.
+        /// `virgl_renderer_callbacks.version` of the VMM.
         abi: u32,
-        /// The VM's name.
+        /// VM name.
         vm: String,
     },
-    /// A context rang its mailbox with a nonce.
+    /// A context requested to be bound to a session.
     Bind {
-        /// Whose mailbox, as the guest kernel stamped it.
+        /// Requesting context, as the guest's kernel set it.
         context: Context,
-        /// The nonce.
+        /// Nonce of the session.
         nonce: [u8; 16],
-        /// The context's debug name, from the guest.
+        /// Debug name of the context, from the guest.
         name: String,
     },
-    /// A context was destroyed, or the VM was reset.
+    /// A context that had sent `Bind` was destroyed, or the VM was reset.
     ContextGone(Context),
-    /// Counters, about once a second while something happens.
+    /// Counters; at most once a second, if they changed.
     Stats(Stats),
 }
 
-/// From host-agent to tap.
+/// Message from host-agent to tap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToTap {
-    /// The link stands.
+    /// Answer to `Hello`.
     HelloAck {
-        /// Version chosen.
+        /// Chosen version.
         version: u16,
     },
-    /// Pictures of this context go into the ring whose descriptors come with this message.
+    /// Write frames of this context to the ring whose descriptors accompany this message.
     Attach {
-        /// The host-agent's session.
+        /// Session number of the host-agent.
         session: u64,
-        /// The context.
+        /// Context.
         context: Context,
     },
-    /// The session is over; its ring is no longer written.
+    /// Stop writing to the session's ring.
     Detach {
-        /// The host-agent's session.
+        /// Session number of the host-agent.
         session: u64,
     },
 }
 
-/// The longest payload of a message type that a host-agent takes.
+/// Longest payload in bytes of a message type that a host-agent accepts.
 pub fn from_tap_limit(kind: u8) -> Option<u32> {
     matches!(kind, 0x01..=0x04).then_some(MAX_MESSAGE)
 }
 
-/// The longest payload of a message type that a tap takes.
+/// Longest payload in bytes of a message type that a tap accepts.
 pub fn to_tap_limit(kind: u8) -> Option<u32> {
     matches!(kind, 0x81..=0x83).then_some(MAX_MESSAGE)
 }
@@ -210,6 +221,9 @@ impl FromTap {
     }
 
     /// Decodes the payload that followed `header`.
+    ///
+    /// # Errors
+    /// If the payload is malformed or a field is over its limit.
     pub fn decode(header: Header, payload: Bytes) -> Result<Self, DecodeError> {
         let mut r = Reader::new(payload);
         let message = match header.kind {
@@ -277,6 +291,9 @@ impl ToTap {
     }
 
     /// Decodes the payload that followed `header`.
+    ///
+    /// # Errors
+    /// If the payload is malformed or a field is over its limit.
     pub fn decode(header: Header, payload: Bytes) -> Result<Self, DecodeError> {
         let mut r = Reader::new(payload);
         let message = match header.kind {

@@ -1,72 +1,85 @@
-//! The mailbox: how a sidecar talks to the tap, in order with all GPU commands.
+//! The mailbox: requests from a sidecar to the tap, in order with GPU commands.
 //!
-//! A mailbox is one virtio-gpu resource of the sidecar's: 2D, R8G8B8A8, 1024 x 1, backed by one page of
-//! guest memory. The sidecar writes a request into one of [`SLOTS`] slots and issues
-//! `DRM_IOCTL_VIRTGPU_TRANSFER_TO_HOST` with that slot's offset; the tap sees the command after all
-//! earlier GPU commands, with the context ID that the guest *kernel* stamped on it, copies the request
-//! out once, acts, and writes the answer into the same page.
+//! A mailbox is a virtio-gpu resource that the sidecar creates: 2D, `R8G8B8A8`, 1024 x 1 pixels, backed
+//! by one page of guest memory. The sidecar writes a request into one of [`SLOTS`] slots and issues
+//! `DRM_IOCTL_VIRTGPU_TRANSFER_TO_HOST` with that slot's offset. The tap receives the transfer after all
+//! earlier GPU commands, with the context ID that the guest *kernel* sets. It copies the request out
+//! once, executes it and writes the answer into the same page before the transfer returns.
 //!
-//! | offset           | size      | what                  |
-//! |------------------|-----------|-----------------------|
-//! | 0 + 128 * slot   | 64        | request of that slot  |
-//! | 2048 + 128 * slot| 64        | answer of that slot   |
+//! Page:
+//!
+//! | offset             | size | content                |
+//! |--------------------|------|------------------------|
+//! | 0 + 128 * slot     | 64   | request of the slot    |
+//! | 2048 + 128 * slot  | 64   | answer of the slot     |
 //!
 //! Request:
 //!
-//! | offset | size | field                                                        |
-//! |--------|------|--------------------------------------------------------------|
-//! | 0      | 4    | magic `DSMB`                                                 |
-//! | 4      | 1    | version, 1                                                   |
-//! | 5      | 1    | operation: 1 echo, 2 bind, 3 frame                           |
-//! | 6      | 2    | zero                                                         |
-//! | 8      | 8    | sequence number; the answer repeats it                       |
-//! | 16     | 16   | bind: nonce                                                  |
-//! | 16     | 4    | frame: resource ID                                           |
-//! | 20     | 4    | frame: DRM fourcc                                            |
-//! | 24     | 2+2  | frame: width, height in pixels                               |
-//! | 28     | 4    | frame: stride in bytes, as the guest knows it                |
-//! | 32     | 2*4  | frame: damage x, y, width, height                            |
-//! | 40     | 8    | frame: capture time, guest's `CLOCK_MONOTONIC` in ns         |
-//! | 48     | 16   | zero                                                         |
+//! | offset | size | field                                                             |
+//! |--------|------|-------------------------------------------------------------------|
+//! | 0      | 4    | magic `DSMB`                                                      |
+//! | 4      | 1    | version: 1                                                        |
+//! | 5      | 1    | operation: 1 echo, 2 bind, 3 frame                                |
+//! | 6      | 2    | reserved, zero                                                    |
+//! | 8      | 8    | sequence number, not 0; the answer repeats it                     |
+//! | 16     | 16   | bind: nonce of the session                                        |
+//! | 16     | 4    | frame: resource ID                                                |
+//! | 20     | 4    | frame: DRM fourcc code, not NV12                                  |
+//! | 24     | 2    | frame: width in pixels, 1 to 8192                                 |
+//! | 26     | 2    | frame: height in pixels, 1 to 8192                                |
+//! | 28     | 4    | frame: stride in bytes in the guest; informational                |
+//! | 32     | 8    | frame: damage, four `u16`: x, y, width, height; inside the frame  |
+//! | 40     | 8    | frame: capture time, ns of the guest's `CLOCK_MONOTONIC`          |
+//! | 48     | 16   | reserved, zero                                                    |
 //!
-//! Answer: sequence number (8, written last), status (4), tap's time on this request in ns (4),
-//! frames dropped since bind (4), tap version (2), zero.
+//! Bytes that an operation does not use are zero.
+//!
+//! Answer:
+//!
+//! | offset | size | field                                                             |
+//! |--------|------|-------------------------------------------------------------------|
+//! | 0      | 8    | sequence number of the request; written last                      |
+//! | 8      | 4    | [`Status`]                                                        |
+//! | 12     | 4    | time spent on the VMM's thread, ns                                |
+//! | 16     | 4    | frames overwritten since the session was attached                 |
+//! | 20     | 2    | tap version                                                       |
+//! | 22     | 42   | reserved, zero                                                    |
 
 use crate::pixel::{MAX_SIDE, PixelFormat, Rect};
 use crate::wire::DecodeError;
 
 /// `DSMB`.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"DSMB");
-/// Version of the layout.
+/// Version of the format.
 pub const VERSION: u8 = 1;
 /// Width of the mailbox resource in pixels; its height is 1.
 pub const WIDTH: u32 = 1024;
-/// Bytes of the mailbox: one page.
+/// Size of the mailbox in bytes: one page.
 pub const BYTES: usize = 4096;
-/// virgl's `VIRGL_FORMAT_R8G8B8A8_UNORM`, the mailbox's format.
+/// Format of the mailbox resource: `VIRGL_FORMAT_R8G8B8A8_UNORM` (`virgl_hw.h`).
 pub const VIRGL_FORMAT: u32 = 67;
-/// Requests that may be under way at once.
+/// Number of slots, and so of requests that may be in flight.
 pub const SLOTS: usize = 8;
-/// Bytes of one request: what crosses the boundary per frame.
+/// Size of a request in bytes: all that crosses the VM boundary per frame.
 pub const REQUEST_BYTES: usize = 64;
-/// Bytes of one answer.
+/// Size of an answer in bytes.
 pub const ANSWER_BYTES: usize = 64;
-/// Bytes of an answer that have a meaning; the others are zero.
+/// Length of an answer's fields in bytes; the rest is zero.
 const ANSWER_USED: usize = 22;
 const SLOT_STRIDE: usize = 128;
 const ANSWERS_AT: usize = 2048;
 
-/// Where the request of `slot` lies.
+/// Offset of a slot's request in bytes.
 pub const fn request_offset(slot: usize) -> usize {
     slot * SLOT_STRIDE
 }
 
-/// Where the answer of `slot` lies.
+/// Offset of a slot's answer in bytes.
 pub const fn answer_offset(slot: usize) -> usize {
     ANSWERS_AT + slot * SLOT_STRIDE
 }
 
-/// The slot whose request lies at `offset`, if there is one.
+/// The slot whose request is at `offset`.
 pub const fn slot_at(offset: u64) -> Option<usize> {
     if offset.is_multiple_of(SLOT_STRIDE as u64) && offset < (SLOTS * SLOT_STRIDE) as u64 {
         Some((offset / SLOT_STRIDE as u64) as usize)
@@ -75,77 +88,77 @@ pub const fn slot_at(offset: u64) -> Option<usize> {
     }
 }
 
-/// A frame to be read.
+/// Request to read a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameRequest {
     /// virtio-gpu resource ID.
     pub resource: u32,
-    /// Its pixels' layout; never [`PixelFormat::Nv12`].
+    /// Memory layout; never [`PixelFormat::Nv12`].
     pub format: PixelFormat,
     /// Width in pixels, at most [`MAX_SIDE`].
     pub width: u16,
     /// Height in pixels, at most [`MAX_SIDE`].
     pub height: u16,
-    /// Bytes from row to row as the guest knows it; informational.
+    /// Distance between rows in the guest, bytes; informational.
     pub stride: u32,
-    /// What changed since the frame before; inside the picture.
+    /// Area that changed since the previous frame; inside the frame.
     pub damage: Rect,
-    /// When the compositor finished it: guest's `CLOCK_MONOTONIC`, ns.
+    /// Time at which the compositor finished the frame, ns of the guest's `CLOCK_MONOTONIC`.
     pub capture_ns: u64,
 }
 
-/// What is asked of the tap.
+/// Operation of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// Answer and do nothing else: is there a tap?
+    /// Answer without side effects: shows that a tap is present.
     Echo,
-    /// "The session with this nonce is mine": see DESIGN, "Pairing and rights".
+    /// Bind the requesting context to the host-agent session with this nonce.
     Bind([u8; 16]),
-    /// Read a picture.
+    /// Read a frame into the session's ring.
     Frame(FrameRequest),
 }
 
 /// A request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
-    /// Never 0; the answer repeats it.
+    /// Sequence number, not 0; the answer repeats it.
     pub seq: u64,
-    /// What to do.
+    /// Operation.
     pub operation: Operation,
 }
 
-/// How the tap answered.
+/// Result of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Status {
-    /// Done.
+    /// The operation was done.
     Ok = 0,
-    /// The request makes no sense: wrong version, operation or field.
+    /// The request is malformed: wrong version, operation or field.
     BadRequest = 1,
-    /// No such resource, or one of a kind that can't be read.
+    /// The resource does not exist, or is of a kind that cannot be read.
     UnknownResource = 2,
-    /// The resource is not attached to the context that asks.
+    /// The resource is not attached to the requesting context.
     NotAttached = 3,
-    /// The context has no session: bind first.
+    /// The context is not bound to a session.
     NotBound = 4,
-    /// The pixel format is not the resource's, or not readable.
+    /// The pixel format differs from the resource's, or cannot be read.
     BadFormat = 5,
-    /// The size or damage does not lie in the resource.
+    /// The size differs from the resource's, or the damage lies outside it.
     BadBox = 6,
-    /// Too many requests of this kind from this context.
+    /// The rate limit for this operation is exceeded.
     RateLimited = 7,
-    /// virglrenderer could not read the resource.
+    /// virglrenderer failed to read the resource.
     ReadFailed = 8,
-    /// The tap switched itself off after faults.
+    /// The tap is disabled after internal faults.
     Disabled = 9,
     /// No host-agent is connected to the tap.
     NoHostAgent = 10,
-    /// The picture is larger than the session's ring slots.
+    /// The frame is larger than the session's ring slots.
     TooLarge = 11,
 }
 
 impl Status {
-    /// All values, in the order of their numbers.
+    /// All values, in numeric order.
     pub const ALL: [Self; 12] = [
         Self::Ok,
         Self::BadRequest,
@@ -161,7 +174,7 @@ impl Status {
         Self::TooLarge,
     ];
 
-    /// A word for logs and metrics labels.
+    /// Label for logs and metrics.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -180,18 +193,18 @@ impl Status {
     }
 }
 
-/// An answer.
+/// Answer to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
-    /// The request's sequence number.
+    /// Sequence number of the request.
     pub seq: u64,
-    /// How it went.
+    /// Result.
     pub status: Status,
-    /// Time that the tap spent on it on the VMM's thread, ns.
+    /// Time spent on the VMM's thread, ns.
     pub spent_ns: u32,
-    /// Frames that were overwritten before the encoder took them, since bind.
+    /// Frames that were overwritten before the host-agent took them, since the session was attached.
     pub dropped: u32,
-    /// The tap's version.
+    /// Tap version.
     pub tap_version: u16,
 }
 
@@ -212,7 +225,7 @@ fn put(bytes: &mut [u8; 64], at: usize, value: &[u8]) {
 }
 
 impl Request {
-    /// The request's bytes.
+    /// Encodes the request.
     pub fn encode(&self) -> [u8; REQUEST_BYTES] {
         let mut out = [0; REQUEST_BYTES];
         put(&mut out, 0, &MAGIC.to_le_bytes());
@@ -240,7 +253,7 @@ impl Request {
         out
     }
 
-    /// Whether these bytes claim to be a request; anything else in a guest's transfer is none of ours.
+    /// True if the bytes begin with the magic number. Other transfers to the resource are not requests.
     pub fn is_request(bytes: &[u8; REQUEST_BYTES]) -> bool {
         u32_at(bytes, 0) == MAGIC
     }
@@ -250,7 +263,10 @@ impl Request {
         u64_at(bytes, 8)
     }
 
-    /// Decodes a request that has been copied out of guest memory.
+    /// Decodes a request that was copied out of guest memory.
+    ///
+    /// # Errors
+    /// If a field is invalid, over its limit, or a reserved byte is not zero.
     pub fn decode(bytes: &[u8; REQUEST_BYTES]) -> Result<Self, DecodeError> {
         if !Self::is_request(bytes) {
             return Err(DecodeError::BadMagic(u32_at(bytes, 0)));
@@ -273,7 +289,7 @@ impl Request {
             other => return Err(DecodeError::Unknown { what: "operation", value: other.into() }),
         };
         if bytes[used..].iter().any(|byte| *byte != 0) {
-            return Err(DecodeError::Invalid("bytes after the request are not zero"));
+            return Err(DecodeError::Invalid("unused request bytes are not zero"));
         }
         let operation = match bytes[5] {
             1 => Operation::Echo,
@@ -295,11 +311,11 @@ fn decode_frame(bytes: &[u8; REQUEST_BYTES]) -> Result<FrameRequest, DecodeError
     }
     let (width, height) = (u16_at(bytes, 24), u16_at(bytes, 26));
     if width == 0 || height == 0 || u32::from(width) > MAX_SIDE || u32::from(height) > MAX_SIDE {
-        return Err(DecodeError::Invalid("width or height is 0 or over the limit"));
+        return Err(DecodeError::Invalid("width and height must be between 1 and 8192"));
     }
     let damage = Rect::from_wire([32, 34, 36, 38].map(|at| u16_at(bytes, at)));
     if !damage.fits(width.into(), height.into()) {
-        return Err(DecodeError::Invalid("damage is empty or outside the picture"));
+        return Err(DecodeError::Invalid("damage must not be empty or outside the frame"));
     }
     Ok(FrameRequest {
         resource: u32_at(bytes, 16),
@@ -313,7 +329,7 @@ fn decode_frame(bytes: &[u8; REQUEST_BYTES]) -> Result<FrameRequest, DecodeError
 }
 
 impl Answer {
-    /// The answer's bytes. Whoever puts them into shared memory writes the first eight last.
+    /// Encodes the answer. When it is copied into guest memory, the first eight bytes must be written last.
     pub fn encode(&self) -> [u8; ANSWER_BYTES] {
         let mut out = [0; ANSWER_BYTES];
         put(&mut out, 0, &self.seq.to_le_bytes());
@@ -324,10 +340,13 @@ impl Answer {
         out
     }
 
-    /// Decodes an answer. An unknown status is an error: the tap is newer than we are.
+    /// Decodes an answer.
+    ///
+    /// # Errors
+    /// If the status is unknown (the tap is newer), or a reserved byte is not zero.
     pub fn decode(bytes: &[u8; ANSWER_BYTES]) -> Result<Self, DecodeError> {
         if bytes[ANSWER_USED..].iter().any(|byte| *byte != 0) {
-            return Err(DecodeError::Invalid("bytes after the answer are not zero"));
+            return Err(DecodeError::Invalid("reserved answer bytes are not zero"));
         }
         let number = u32_at(bytes, 8);
         let status = Status::ALL

@@ -1,12 +1,12 @@
-//! Pixel formats and rectangles, as all protocols name them.
+//! Pixel formats and rectangles, shared by all wire formats.
 
 use crate::wire::{DecodeError, saturate};
 
-/// The largest width or height that any part accepts. Bounds every allocation that follows a size:
-/// 8192 x 8192 x 4 bytes is 256 MiB.
+/// Largest width or height of a frame in pixels. It bounds every allocation for pixels: 8192 x 8192
+/// x 4 bytes is 256 MiB.
 pub const MAX_SIDE: u32 = 8192;
 
-/// A picture's memory layout. Values on the wire are DRM fourcc codes (`drm_fourcc.h`).
+/// Memory layout of a frame. On the wire it is a DRM fourcc code (`drm_fourcc.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PixelFormat {
     /// `DRM_FORMAT_XRGB8888`: bytes B, G, R, X.
@@ -17,8 +17,8 @@ pub enum PixelFormat {
     Rgbx,
     /// `DRM_FORMAT_ABGR8888`: bytes R, G, B, A.
     Rgba,
-    /// `DRM_FORMAT_NV12`: a full plane of Y, then a half-size plane of interleaved Cb, Cr;
-    /// BT.709, limited range.
+    /// `DRM_FORMAT_NV12`: a plane of Y, then a plane of interleaved Cb and Cr at half the width and
+    /// height; BT.709, limited range.
     Nv12,
 }
 
@@ -41,7 +41,10 @@ impl PixelFormat {
         }
     }
 
-    /// The format of a DRM fourcc code, if it is one that we carry.
+    /// The format with this DRM fourcc code.
+    ///
+    /// # Errors
+    /// [`DecodeError::Unknown`] if it is none of [`PixelFormat::ALL`].
     pub fn from_fourcc(code: u32) -> Result<Self, DecodeError> {
         Self::ALL
             .into_iter()
@@ -49,8 +52,7 @@ impl PixelFormat {
             .ok_or(DecodeError::Unknown { what: "pixel format", value: code })
     }
 
-    /// Bytes of a tightly packed picture of this size. Exact up to [`MAX_SIDE`] and far beyond; saturates
-    /// where `usize` ends.
+    /// Size of a tightly packed frame in bytes. Saturates at `usize::MAX`, far above [`MAX_SIDE`].
     pub const fn bytes(self, width: u32, height: u32) -> usize {
         let pixels = (width as usize).saturating_mul(height as usize);
         match self {
@@ -77,23 +79,23 @@ pub struct Rect {
 }
 
 impl Rect {
-    /// The four fields of 16 bits that all protocols carry, in this order.
+    /// The rectangle as the four `u16` fields x, y, width and height of all wire formats.
     pub(crate) fn to_wire(self) -> [u16; 4] {
         [self.x, self.y, self.width, self.height].map(saturate)
     }
 
-    /// What [`Rect::to_wire`] wrote.
+    /// The rectangle that [`Rect::to_wire`] wrote.
     pub(crate) fn from_wire(fields: [u16; 4]) -> Self {
         let [x, y, width, height] = fields.map(u32::from);
         Self { x, y, width, height }
     }
 
-    /// The whole of a picture.
+    /// The rectangle that covers a frame of this size.
     pub const fn full(width: u32, height: u32) -> Self {
         Self { x: 0, y: 0, width, height }
     }
 
-    /// Whether it is not empty and lies in a picture of this size. Cannot overflow.
+    /// True if it is not empty and lies inside a frame of this size.
     pub fn fits(&self, width: u32, height: u32) -> bool {
         self.width > 0
             && self.height > 0
@@ -101,7 +103,8 @@ impl Rect {
             && self.y.checked_add(self.height).is_some_and(|bottom| bottom <= height)
     }
 
-    /// The smallest rectangle around both; an empty one counts as nothing. Edges saturate at `u32::MAX`.
+    /// The smallest rectangle that contains both. An empty rectangle is ignored. Edges saturate at
+    /// `u32::MAX`.
     pub fn union(self, other: Self) -> Self {
         if self.width == 0 || self.height == 0 {
             return other;

@@ -1,27 +1,38 @@
-//! The stream connection between sidecar and host-agent. [`frame`](crate::frame) framing.
+//! The stream connection between sidecar and host-agent, with [`frame`](crate::frame) framing.
 //!
-//! The sidecar speaks first. Types below 0x80 go to the host-agent, the others to the sidecar.
+//! Messages from sidecar to host-agent; the sidecar sends `Hello` first:
 //!
-//! | type | message            | payload                                                                     |
-//! |------|--------------------|-----------------------------------------------------------------------------|
-//! | 0x01 | `Hello`            | magic `DSST` 4, lowest version 2, highest 2, token text, client text         |
-//! | 0x02 | `Configure`        | [`Config`]: width 2, height 2, fourcc 4, max fps 2, bitrate kbit/s 4, keyframe interval ms 4, codec 1, path 1 |
-//! | 0x03 | `Pixels`           | seq 8, capture time 8, fourcc 4, width 2, height 2, n 1, n rectangles of 4 x 2, then the rectangles' pixels, tightly packed, in order |
-//! | 0x04 | `RequestKeyframe`  | nothing                                                                     |
-//! | 0x05 | `SetRate`          | bitrate kbit/s 4, max fps 2                                                 |
-//! | 0x06 | `Ping`             | token 8                                                                     |
-//! | 0x07 | `Bye`              | nothing                                                                     |
-//! | 0x81 | `HelloAck`         | magic `DSST` 4, version 2, session 8, nonce 16, taps 2, most pixels 4, server text |
-//! | 0x82 | `Bound`            | context 4, tap version 2, VM text                                           |
-//! | 0x83 | `Unbound`          | reason text                                                                 |
-//! | 0x84 | `Configured`       | encoder text                                                                |
-//! | 0x85 | `AccessUnit`       | seq 8, capture time 8, flags 1, queue us 4, encode us 4, then Annex B        |
-//! | 0x86 | `Dropped`          | seq 8                                                                       |
-//! | 0x87 | `Error`            | code 2, message text                                                        |
-//! | 0x88 | `Pong`             | token 8                                                                     |
+//! | type | message            | payload: field and size in bytes                                          |
+//! |------|--------------------|---------------------------------------------------------------------------|
+//! | 0x01 | `Hello`            | magic `DSST` 4, lowest version 2, highest version 2, token text, client text |
+//! | 0x02 | `Configure`        | width 2, height 2, fourcc 4, frame rate limit 2, bit rate (kbit/s) 4, keyframe interval (ms) 4, codec 1, path 1 |
+//! | 0x03 | `Pixels`           | sequence number 8, capture time 8, fourcc 4, width 2, height 2, `n` 1, `n` rectangles of 4 x 2, then their pixels |
+//! | 0x04 | `RequestKeyframe`  | none                                                                      |
+//! | 0x05 | `SetRate`          | bit rate (kbit/s) 4, frame rate limit 2                                   |
+//! | 0x06 | `Ping`             | token 8                                                                   |
+//! | 0x07 | `Bye`              | none                                                                      |
 //!
-//! Texts are a u16 length and UTF-8. `capture time` is the guest's `CLOCK_MONOTONIC` in ns; the
-//! host-agent only repeats it.
+//! Messages from host-agent to sidecar:
+//!
+//! | type | message            | payload: field and size in bytes                                          |
+//! |------|--------------------|---------------------------------------------------------------------------|
+//! | 0x81 | `HelloAck`         | magic `DSST` 4, version 2, session 8, nonce 16, taps 2, pixel limit 4, server text |
+//! | 0x82 | `Bound`            | context ID 4, tap version 2, VM name text                                 |
+//! | 0x83 | `Unbound`          | reason text                                                               |
+//! | 0x84 | `Configured`       | encoder name text                                                         |
+//! | 0x85 | `AccessUnit`       | sequence number 8, capture time 8, flags 1, queue time (us) 4, encode time (us) 4, then Annex B bytes |
+//! | 0x86 | `Dropped`          | sequence number 8                                                         |
+//! | 0x87 | `Error`            | code 2, message text                                                      |
+//! | 0x88 | `Pong`             | token 8                                                                   |
+//!
+//! Values:
+//! - text: `u16` length in bytes, then UTF-8; at most [`MAX_TOKEN`] for the token, else [`MAX_TEXT`];
+//! - fourcc: DRM fourcc code of a [`PixelFormat`];
+//! - capture time: ns of the guest's `CLOCK_MONOTONIC`; the host-agent only repeats it;
+//! - rectangle: x, y, width, height in pixels; pixels are tightly packed, rectangle after rectangle;
+//! - codec: 1 H.264, 2 HEVC; path: 1 resource ID, 2 pixels;
+//! - flags of an access unit: bit 0 IDR, bit 1 repeat;
+//! - error code: see [`ErrorCode`], numbered from 1.
 
 mod client;
 mod pixels;
@@ -35,40 +46,40 @@ use crate::wire::{DecodeError, Reader};
 
 /// `DSST`.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"DSST");
-/// The version spoken here.
+/// Version of the protocol.
 pub const VERSION: u16 = 1;
-/// A client whose name begins so looks at a stream that another one carries. A newer session replaces the older one of its
-/// stream; a doctor's only a doctor's, so that looking disturbs nobody.
+/// Prefix of the client name of a doctor. A new session of a stream replaces the previous one; a doctor's
+/// session replaces only that of another doctor, so a check does not interrupt the stream.
 pub const DOCTOR: &str = "desktopstream doctor";
-/// Longest token: a JWT with generous claims.
+/// Longest token in bytes; several times a JWT with the claims of this project.
 pub const MAX_TOKEN: usize = 4096;
-/// Longest other text.
+/// Longest other text in bytes.
 pub const MAX_TEXT: usize = 256;
-/// Most rectangles in one `Pixels`.
+/// Largest number of rectangles in a `Pixels`.
 pub const MAX_RECTS: usize = 16;
-/// Highest frame rate that can be asked for.
+/// Highest frame rate limit, frames per second.
 pub const MAX_FPS: u16 = 240;
-/// Longest access unit: an IDR of a noisy 8K picture is smaller.
+/// Longest access unit in bytes; an IDR of a noisy 8K frame is smaller.
 pub const MAX_ACCESS_UNIT: u32 = 16 << 20;
-/// Longest message without pixels.
+/// Longest payload without pixels or access unit, bytes: a `Hello` with the longest token fits.
 const MAX_CONTROL: u32 = 8 << 10;
-/// Longest `Pixels` for a picture of `MAX_SIDE` squared in four bytes a pixel.
+/// Longest `Pixels` payload in bytes: a frame of the largest size with four bytes per pixel.
 const MAX_PIXELS: u32 = 4 * MAX_SIDE * MAX_SIDE + MAX_CONTROL;
-/// Bytes of a `Pixels` before its rectangles.
+/// Length of the fields of a `Pixels` before its rectangles, bytes.
 const PIXELS_FIXED: usize = 25;
-/// Bytes of a rectangle.
+/// Length of a rectangle, bytes.
 const RECT_BYTES: usize = 8;
 
-/// How pictures reach the host-agent.
+/// How frames reach the host-agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Path {
-    /// By mailbox and tap.
+    /// By resource ID: the tap reads them.
     ResourceId,
-    /// By `Pixels` messages.
+    /// In `Pixels` messages.
     Pixels,
 }
 
-/// Which video codec.
+/// Video codec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Codec {
     /// H.264 / AVC.
@@ -77,170 +88,171 @@ pub enum Codec {
     Hevc,
 }
 
-/// What the sidecar wants encoded.
+/// Encoder configuration and source format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
     /// Width in pixels, 1 to [`MAX_SIDE`].
     pub width: u16,
     /// Height in pixels, 1 to [`MAX_SIDE`].
     pub height: u16,
-    /// Layout of the source.
+    /// Memory layout of the frames.
     pub format: PixelFormat,
-    /// Highest frame rate, 1 to [`MAX_FPS`].
+    /// Frame rate limit, 1 to [`MAX_FPS`] frames per second.
     pub max_fps: u16,
     /// Bit rate, kbit/s.
     pub bitrate_kbps: u32,
-    /// Longest time between keyframes, ms; 0 means only on demand.
+    /// Longest time between keyframes, ms; 0: on request only.
     pub keyframe_ms: u32,
     /// Codec.
     pub codec: Codec,
-    /// How pictures come.
+    /// How frames reach the host-agent.
     pub path: Path,
 }
 
-/// Pixels that were pushed: the changed rectangles of one frame.
+/// The changed rectangles of a frame with their pixels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pixels {
-    /// Frame number.
+    /// Sequence number of the frame.
     pub seq: u64,
     /// Capture time, ns.
     pub capture_ns: u64,
-    /// Layout of `data`; for NV12 every rectangle has even edges, or ends at the picture's edge.
+    /// Memory layout of `data`. For NV12 a rectangle's edges are even or at the frame's edge.
     pub format: PixelFormat,
-    /// Picture width.
+    /// Width of the frame in pixels, 1 to [`MAX_SIDE`].
     pub width: u16,
-    /// Picture height.
+    /// Height of the frame in pixels, 1 to [`MAX_SIDE`].
     pub height: u16,
-    /// What changed; never empty, at most [`MAX_RECTS`].
+    /// Changed areas, 1 to [`MAX_RECTS`].
     pub rects: Vec<Rect>,
-    /// The rectangles' pixels, tightly packed, one after the other.
+    /// Pixels of the rectangles, tightly packed, in the order of `rects`.
     pub data: Bytes,
 }
 
-/// From sidecar to host-agent.
+/// Message from sidecar to host-agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientMessage {
     /// First message.
     Hello {
-        /// Lowest version spoken.
+        /// Lowest supported version.
         min: u16,
-        /// Highest version spoken.
+        /// Highest supported version.
         max: u16,
-        /// The signed token.
+        /// Signed stream token (JWT).
         token: String,
-        /// Program and version, for logs; but see [`DOCTOR`].
+        /// Program and version, for logs. The prefix [`DOCTOR`] has a meaning.
         client: String,
     },
-    /// What to encode; may come again when size or path change.
+    /// Configures the encoder; sent again when size, format or path change.
     Configure(Config),
-    /// A frame by rung `Pixels`.
+    /// A frame by path [`Path::Pixels`].
     Pixels(Pixels),
-    /// The next access unit must be an IDR.
+    /// Makes the next frame an IDR.
     RequestKeyframe,
-    /// New rate limits.
+    /// Changes the rate limits.
     SetRate {
         /// Bit rate, kbit/s.
         bitrate_kbps: u32,
-        /// Highest frame rate, 1 to [`MAX_FPS`].
+        /// Frame rate limit, 1 to [`MAX_FPS`] frames per second.
         max_fps: u16,
     },
-    /// Asks for a [`ServerMessage::Pong`].
+    /// Requests a [`ServerMessage::Pong`] with the same token.
     Ping(u64),
-    /// Orderly end.
+    /// Ends the session.
     Bye,
 }
 
-/// One encoded picture.
+/// An encoded frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessUnit {
-    /// The frame it shows. A repeat has the number of the frame it repeats.
+    /// Sequence number of the frame; that of the repeated frame for a repeat.
     pub seq: u64,
-    /// That frame's capture time, ns.
+    /// Capture time of that frame, ns.
     pub capture_ns: u64,
-    /// An IDR, with SPS and PPS before it.
+    /// The frame is an IDR, preceded by its parameter sets.
     pub idr: bool,
-    /// A still picture encoded again.
+    /// The previous frame was encoded again, because no new one arrived.
     pub repeat: bool,
-    /// From picture in the host-agent's hands to encoder called, us.
+    /// Time from the frame's arrival at the host-agent to the encoder's start, us.
     pub queue_us: u32,
-    /// From encoder called to access unit out, us.
+    /// Time from the encoder's start to the access unit, us.
     pub encode_us: u32,
     /// Annex B bytes.
     pub data: Bytes,
 }
 
-/// Why the host-agent ends or refuses something.
+/// Reason of an [`ServerMessage::Error`]. On the wire: a `u16`, in this order from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorCode {
-    /// A message made no sense.
+    /// A message is malformed or out of order.
     Protocol,
-    /// No version in common.
+    /// The sidecar supports no version of the host-agent.
     Version,
-    /// The token is missing, forged or for something else.
+    /// The token is missing, forged, or for another host-agent.
     BadToken,
-    /// The token was good once.
+    /// The token has expired.
     ExpiredToken,
-    /// No room for another session.
+    /// The host-agent's session limit is reached.
     Capacity,
-    /// No encoder can do what was configured.
+    /// No encoder supports the configuration.
     Encoder,
-    /// A newer session of the same stream took over.
+    /// A newer session of the same stream replaced this one.
     Replaced,
     /// The host-agent is stopping.
     ShuttingDown,
-    /// Too many messages.
+    /// The message rate limit was exceeded.
     RateLimited,
 }
 
-/// From host-agent to sidecar.
+/// Message from host-agent to sidecar.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerMessage {
-    /// The session exists.
+    /// Answer to `Hello`: the session is open.
     HelloAck {
-        /// Version chosen.
+        /// Chosen version.
         version: u16,
-        /// Session number, for logs: it proves nothing.
+        /// Session number, for logs; not a credential.
         session: u64,
-        /// What to put into the mailbox's bind.
+        /// Nonce for the mailbox's bind request.
         nonce: [u8; 16],
-        /// Taps connected to this host-agent now.
+        /// Number of taps that are connected to this host-agent.
         taps: u16,
-        /// Most pixels of a picture that it will take.
+        /// Largest frame that the host-agent accepts, in pixels.
         max_pixels: u32,
         /// Program and version, for logs.
         server: String,
     },
-    /// The session is bound to a context of a VM; frames may be rung.
+    /// The session is bound to a context of a VM; frame requests may follow.
     Bound {
-        /// virgl context.
+        /// virgl context ID.
         context: u32,
-        /// Version of that VM's tap.
+        /// Version of the VM's tap.
         tap_version: u16,
-        /// The VM's name on the host.
+        /// VM name on the host.
         vm: String,
     },
-    /// The binding is gone; bind again or go down the ladder.
+    /// The binding ended; bind again or use another frame path.
     Unbound {
-        /// Why.
+        /// Reason, for people.
         reason: String,
     },
     /// The encoder is ready.
     Configured {
-        /// Its name.
+        /// Encoder name.
         encoder: String,
     },
-    /// An encoded picture.
+    /// An encoded frame.
     AccessUnit(AccessUnit),
-    /// A frame that was overwritten by a newer one before it was encoded.
+    /// A frame was dropped, because a newer one replaced it or because it could not be encoded.
     Dropped {
-        /// Its number.
+        /// Sequence number of the frame.
         seq: u64,
     },
-    /// Something failed; the connection ends after it unless the code is `Encoder` or `RateLimited`.
+    /// An operation failed. The host-agent closes the connection after it, except for the codes `Encoder` and
+    /// `RateLimited`.
     Error {
-        /// What kind.
+        /// Reason.
         code: ErrorCode,
-        /// For people, with the remedy.
+        /// Message for people, with a remedy.
         message: String,
     },
     /// Answer to `Ping`.
@@ -287,7 +299,7 @@ fn side(reader: &mut Reader, field: &'static str) -> Result<u16, DecodeError> {
 
 fn check_side(field: &'static str, side: u16) -> Result<(), DecodeError> {
     match u32::from(side) {
-        0 => Err(DecodeError::Invalid("width or height is 0")),
+        0 => Err(DecodeError::Invalid("width and height must be at least 1")),
         1..=MAX_SIDE => Ok(()),
         got => Err(DecodeError::TooLarge { field, got: got.into(), limit: MAX_SIDE.into() }),
     }
@@ -296,11 +308,14 @@ fn check_side(field: &'static str, side: u16) -> Result<(), DecodeError> {
 fn fps(reader: &mut Reader) -> Result<u16, DecodeError> {
     match reader.u16("max fps")? {
         fps @ 1..=MAX_FPS => Ok(fps),
-        _ => Err(DecodeError::Invalid("max fps is not 1 to 240")),
+        _ => Err(DecodeError::Invalid("the frame rate limit must be between 1 and 240")),
     }
 }
 
-/// The version to speak with a peer that offers `min` to `max`.
+/// Chooses the version for a peer that supports `min` to `max`.
+///
+/// # Errors
+/// [`DecodeError::Version`] if [`VERSION`] is not among them.
 pub fn choose_version(min: u16, max: u16) -> Result<u16, DecodeError> {
     if (min..=max).contains(&VERSION) {
         Ok(VERSION)

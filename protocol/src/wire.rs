@@ -1,75 +1,78 @@
-//! Reading and writing little-endian fields: the only place where offsets are counted.
+//! Reading and writing of little-endian fields.
 //!
-//! Reading fails with a [`DecodeError`], and what it accepts is canonical: encoding the value again gives
-//! the same bytes. Writing cannot fail. A text is cut to its limit; a number that its field can't hold is
-//! written as the largest that it can ([`saturate`]), and those are beyond the limits that the reader
-//! checks. So a value that breaks its documented limits is refused by the peer, never misread.
+//! Reading is strict: it accepts only canonical bytes, which encoding the value produces again. Writing
+//! cannot fail: a text is cut to its limit, and a number too large for its field is written as the
+//! field's maximum ([`saturate`]), which is over the limit that the reader checks. So the peer refuses a
+//! value that breaks its documented limits and never misreads it.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// Why bytes from a peer could not be understood.
+/// Bytes from a peer are malformed or over a limit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// The message ended inside a field.
-    #[error("message is too short: {field} needs {need} bytes, {have} are left")]
+    /// The message ends inside a field.
+    #[error("message is too short: {field} needs {need} bytes, but only {have} are left")]
     Truncated {
-        /// The field that did not fit.
+        /// Field name.
         field: &'static str,
-        /// Bytes the field needs.
+        /// Length of the field in bytes.
         need: usize,
-        /// Bytes that were left.
+        /// Remaining length of the message in bytes.
         have: usize,
     },
-    /// Bytes remained after the last field.
-    #[error("{0} unexpected bytes after the message")]
+    /// Bytes remain after the last field.
+    #[error("message is too long by {0} bytes")]
     Trailing(usize),
-    /// A length is over its limit.
-    #[error("{field} is {got}, the limit is {limit}")]
+    /// A length or number is over its limit.
+    #[error("{field} is {got}, but must be at most {limit}")]
     TooLarge {
-        /// What was measured.
+        /// Field name.
         field: &'static str,
-        /// What the peer asked for.
+        /// Value from the peer.
         got: u64,
-        /// The named limit.
+        /// Largest allowed value.
         limit: u64,
     },
-    /// The first bytes are not of this protocol.
-    #[error("not this protocol: magic is {0:#010x}")]
+    /// The message does not begin with the protocol's magic number.
+    #[error("unknown protocol: the magic number is {0:#010x}")]
     BadMagic(u32),
-    /// No version in common.
-    #[error("peer speaks versions {min} to {max}, we speak {ours}")]
+    /// The peer does not support this version.
+    #[error("the peer supports versions {min} to {max}, but this program supports {ours}")]
     Version {
-        /// The peer's lowest version.
+        /// Lowest version of the peer.
         min: u16,
-        /// The peer's highest version.
+        /// Highest version of the peer.
         max: u16,
-        /// Our version.
+        /// Version of this program.
         ours: u16,
     },
-    /// A tag or enumeration value that this version does not know.
+    /// A tag or enumeration value is not defined in this version.
     #[error("unknown {what} {value}")]
     Unknown {
-        /// The enumeration.
+        /// Name of the enumeration.
         what: &'static str,
-        /// The value received.
+        /// Value from the peer.
         value: u32,
     },
-    /// A text field is no UTF-8.
+    /// A text field is not UTF-8.
     #[error("{0} is not UTF-8")]
     NotUtf8(&'static str),
-    /// A field has a value that contradicts another.
+    /// A field's value is invalid, or contradicts another field.
     #[error("{0}")]
     Invalid(&'static str),
 }
 
-/// Takes fields off the front of a message.
+/// Reads the fields of a message from front to back.
+///
+/// Each function takes the field's name for the error. All fail with [`DecodeError::Truncated`] if the
+/// message ends inside the field.
 #[derive(Debug)]
 pub struct Reader {
     bytes: Bytes,
 }
 
 impl Reader {
-    /// Reads from `bytes`.
+    /// A reader of `bytes`.
     pub fn new(bytes: Bytes) -> Self {
         Self { bytes }
     }
@@ -79,43 +82,46 @@ impl Reader {
         if have < need { Err(DecodeError::Truncated { field, need, have }) } else { Ok(()) }
     }
 
-    /// One byte.
+    /// Reads a `u8`.
     pub fn u8(&mut self, field: &'static str) -> Result<u8, DecodeError> {
         self.need(field, 1)?;
         Ok(self.bytes.get_u8())
     }
 
-    /// Two bytes.
+    /// Reads a `u16`.
     pub fn u16(&mut self, field: &'static str) -> Result<u16, DecodeError> {
         self.need(field, 2)?;
         Ok(self.bytes.get_u16_le())
     }
 
-    /// Four bytes.
+    /// Reads a `u32`.
     pub fn u32(&mut self, field: &'static str) -> Result<u32, DecodeError> {
         self.need(field, 4)?;
         Ok(self.bytes.get_u32_le())
     }
 
-    /// Eight bytes.
+    /// Reads a `u64`.
     pub fn u64(&mut self, field: &'static str) -> Result<u64, DecodeError> {
         self.need(field, 8)?;
         Ok(self.bytes.get_u64_le())
     }
 
-    /// Eight bytes, signed.
+    /// Reads an `i64`.
     pub fn i64(&mut self, field: &'static str) -> Result<i64, DecodeError> {
         self.need(field, 8)?;
         Ok(self.bytes.get_i64_le())
     }
 
-    /// Four bytes, signed.
+    /// Reads an `i32`.
     pub fn i32(&mut self, field: &'static str) -> Result<i32, DecodeError> {
         self.need(field, 4)?;
         Ok(self.bytes.get_i32_le())
     }
 
-    /// The four bytes that open a protocol's first message.
+    /// Reads the magic number at the start of a protocol's first message.
+    ///
+    /// # Errors
+    /// [`DecodeError::BadMagic`] if it is not `ours`.
     pub fn magic(&mut self, ours: u32) -> Result<(), DecodeError> {
         match self.u32("magic")? {
             magic if magic == ours => Ok(()),
@@ -123,7 +129,7 @@ impl Reader {
         }
     }
 
-    /// A fixed array.
+    /// Reads `N` bytes.
     pub fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], DecodeError> {
         self.need(field, N)?;
         let mut out = [0; N];
@@ -131,7 +137,10 @@ impl Reader {
         Ok(out)
     }
 
-    /// A text: u16 length, then UTF-8, at most `limit` bytes.
+    /// Reads a text: a `u16` length in bytes, at most `limit`, then UTF-8.
+    ///
+    /// # Errors
+    /// Also if the length is over `limit`, which is checked before the text is read, or if it is not UTF-8.
     pub fn text(&mut self, field: &'static str, limit: usize) -> Result<String, DecodeError> {
         let len = usize::from(self.u16(field)?);
         if len > limit {
@@ -141,30 +150,33 @@ impl Reader {
         String::from_utf8(self.bytes.split_to(len).to_vec()).map_err(|_| DecodeError::NotUtf8(field))
     }
 
-    /// `len` bytes, without copying them.
+    /// Reads `len` bytes without a copy.
     pub fn take(&mut self, field: &'static str, len: usize) -> Result<Bytes, DecodeError> {
         self.need(field, len)?;
         Ok(self.bytes.split_to(len))
     }
 
-    /// All that is left, without copying it.
+    /// Reads all remaining bytes without a copy.
     pub fn rest(&mut self) -> Bytes {
         self.bytes.split_off(0)
     }
 
-    /// Fails if anything is left.
+    /// Ends the message.
+    ///
+    /// # Errors
+    /// [`DecodeError::Trailing`] if bytes remain.
     pub fn end(self) -> Result<(), DecodeError> {
         if self.bytes.is_empty() { Ok(()) } else { Err(DecodeError::Trailing(self.bytes.len())) }
     }
 }
 
-/// A number as its 16-bit field holds it: one that is too large becomes the largest, which is over every
-/// limit on sides, edges and counts.
+/// A number for a 16-bit field. One that is too large becomes `u16::MAX`, which is over every limit on
+/// sides, edges and counts.
 pub fn saturate(value: u32) -> u16 {
     u16::try_from(value).unwrap_or(u16::MAX)
 }
 
-/// Appends a text as [`Reader::text`] reads it, cut at a character boundary to `limit` bytes.
+/// Appends a text for [`Reader::text`], cut to at most `limit` bytes at a character boundary.
 pub fn put_text(out: &mut BytesMut, text: &str, limit: usize) {
     let mut len = text.len().min(limit).min(usize::from(u16::MAX));
     while !text.is_char_boundary(len) {

@@ -1,4 +1,4 @@
-//! Each limit on its own: what is just within it is taken, what is beyond is refused by name.
+//! Every limit: a value at the limit is accepted, one beyond it is refused with the error that names it.
 
 use std::fmt::Debug;
 
@@ -10,9 +10,8 @@ use protocol::pixel::MAX_SIDE;
 use protocol::stream::{self, ClientMessage, ServerMessage};
 use protocol::{DecodeError, PixelFormat, Rect};
 
-/// A whole picture of the largest size is within the limit of a `Pixels`, and of the header.
 #[test]
-fn the_largest_picture_fits() {
+fn pixels_of_the_largest_frame_are_accepted_and_more_refused() {
     let whole = Rect::full(MAX_SIDE, MAX_SIDE);
     let format = PixelFormat::Bgrx;
     let side = MAX_SIDE as u16;
@@ -25,7 +24,7 @@ fn the_largest_picture_fits() {
     let header = Header::decode(*head, ClientMessage::limit).expect("within the limit");
     assert_eq!(header.len as usize, fields.len() + encoded.body.len());
 
-    // Twice the picture is not: said by the sender's check and by the header.
+    // Twice as many pixels are refused by the sender's check and by the header's.
     let data = Bytes::from(vec![0; 2 * pixels.data.len()]);
     let twice = stream::Pixels { rects: vec![whole, whole], data, ..pixels };
     assert!(matches!(twice.check(), Err(DecodeError::TooLarge { field: "payload", .. })));
@@ -35,7 +34,7 @@ fn the_largest_picture_fits() {
 }
 
 #[test]
-fn a_payload_may_be_as_long_as_its_limit_and_no_longer() {
+fn payload_longer_than_its_limit_is_refused() {
     for limit in
         [ClientMessage::limit, ServerMessage::limit, <FromTap as Message>::limit, <ToTap as Message>::limit]
     {
@@ -52,16 +51,15 @@ fn a_payload_may_be_as_long_as_its_limit_and_no_longer() {
     }
 }
 
-/// The number 0 means "no request": it is refused though every other request comes back.
+/// Sequence number 0 marks an unused slot.
 #[test]
-fn a_request_has_a_number() {
+fn request_with_sequence_number_zero_is_refused() {
     let request = Request { seq: 0, operation: Operation::Echo };
     assert_eq!(Request::decode(&request.encode()), Err(DecodeError::Invalid("sequence number is 0")));
 }
 
-/// Each limit on its own, with the error that names it.
 #[test]
-fn limits_are_refused_by_name() {
+fn field_over_its_limit_is_refused_with_its_name() {
     fn refused<T: Message + Debug + PartialEq>(kind: u8, payload: &[u8]) -> DecodeError {
         T::decode(Header { len: payload.len() as u32, kind }, Bytes::copy_from_slice(payload))
             .expect_err("over a limit")
@@ -96,25 +94,31 @@ fn limits_are_refused_by_name() {
         refused::<ClientMessage>(3, &pixels(8, 8, 17)),
         DecodeError::TooLarge { field: "rectangles", got: 17, limit: 16 }
     );
-    assert_eq!(refused::<ClientMessage>(3, &pixels(8, 8, 0)), DecodeError::Invalid("no rectangles"));
-    // Each edge odd on its own, inside the picture; odd at the picture's own edge is fine (golden vectors).
+    assert_eq!(
+        refused::<ClientMessage>(3, &pixels(8, 8, 0)),
+        DecodeError::Invalid("the number of rectangles must be between 1 and 16")
+    );
+    // Each edge is odd in turn. Odd edges at the frame's edge are valid (golden vectors).
     for [x, y, w, h] in [[1_u16, 0, 1, 2], [0, 1, 2, 1], [0, 0, 3, 2], [0, 0, 2, 3]] {
         let rect = [x, y, w, h].map(u16::to_le_bytes).concat();
         let need = PixelFormat::Nv12.bytes(w.into(), h.into());
         let odd = [pixels(8, 8, 1), rect, vec![0; need]].concat();
         let error = refused::<ClientMessage>(3, &odd);
-        assert_eq!(error, DecodeError::Invalid("NV12 rectangle has odd edges"), "{x} {y} {w} {h}");
+        assert_eq!(error, DecodeError::Invalid("an NV12 rectangle has odd edges"), "{x} {y} {w} {h}");
     }
-    // 65535 + 65535 in 16 bits would be inside.
+    // In 16 bits the sum 65535 + 65535 would wrap to a value inside the frame.
     let far = [pixels(8, 8, 1), vec![0xff; 8]].concat();
     assert_eq!(
         refused::<ClientMessage>(3, &far),
-        DecodeError::Invalid("rectangle is empty or outside the picture")
+        DecodeError::Invalid("a rectangle is empty or outside the frame")
     );
 
     for fps in [0_u16, 241, u16::MAX] {
         let rate = [&[0; 4][..], &fps.to_le_bytes()].concat();
-        assert_eq!(refused::<ClientMessage>(5, &rate), DecodeError::Invalid("max fps is not 1 to 240"));
+        assert_eq!(
+            refused::<ClientMessage>(5, &rate),
+            DecodeError::Invalid("the frame rate limit must be between 1 and 240")
+        );
     }
     assert_eq!(
         refused::<ServerMessage>(0x85, &[&[0; 16][..], &[4], &[0; 8]].concat()),
@@ -123,7 +127,7 @@ fn limits_are_refused_by_name() {
 }
 
 #[test]
-fn frame_requests_beyond_a_limit_are_refused() {
+fn frame_request_over_a_limit_is_refused() {
     let good = FrameRequest {
         resource: 1,
         format: PixelFormat::Bgrx,
@@ -135,7 +139,7 @@ fn frame_requests_beyond_a_limit_are_refused() {
     };
     let decode = |frame| Request::decode(&Request { seq: 1, operation: Operation::Frame(frame) }.encode());
     assert!(decode(good).is_ok());
-    let sides = Err(DecodeError::Invalid("width or height is 0 or over the limit"));
+    let sides = Err(DecodeError::Invalid("width and height must be between 1 and 8192"));
     for side in [0, MAX_SIDE as u16 + 1, u16::MAX] {
         assert_eq!(decode(FrameRequest { width: side, ..good }), sides, "{side} wide");
         assert_eq!(decode(FrameRequest { height: side, ..good }), sides, "{side} high");
@@ -145,12 +149,12 @@ fn frame_requests_beyond_a_limit_are_refused() {
         decode(FrameRequest { format: nv12, ..good }),
         Err(DecodeError::Unknown { what: "pixel format", value: nv12.fourcc() })
     );
-    // 65535 + 65535 in 16 bits would be inside.
+    // In 16 bits the sum 65535 + 65535 would wrap to a value inside the frame.
     let far = Rect { x: 0xffff, y: 0xffff, width: 0xffff, height: 0xffff };
     for damage in [far, Rect::default(), Rect::full(MAX_SIDE + 1, 1), Rect::full(1, MAX_SIDE + 1)] {
         assert_eq!(
             decode(FrameRequest { damage, ..good }),
-            Err(DecodeError::Invalid("damage is empty or outside the picture")),
+            Err(DecodeError::Invalid("damage must not be empty or outside the frame")),
             "{damage:?}"
         );
     }

@@ -1,5 +1,5 @@
-//! What holds for all messages and all bytes: what is encoded is decoded again, what is accepted is
-//! canonical, and hostile bytes get an error.
+//! Properties of all messages and all bytes: encoded messages decode to themselves, accepted bytes are
+//! canonical, and malformed bytes give an error.
 
 mod strategies;
 mod vectors;
@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use protocol::frame::{HEADER_BYTES, Header, Message};
+use protocol::frame::{Decoder, HEADER_BYTES, Header, Message};
 use protocol::link::{FromTap, ToTap};
 use protocol::mailbox::{self, Answer, Request};
 use protocol::pixel::MAX_SIDE;
@@ -17,35 +17,40 @@ use protocol::stream::{self, ClientMessage, ServerMessage};
 use protocol::wire::{Reader, put_text};
 use protocol::{DecodeError, PixelFormat, Rect, hxfr};
 
-/// The only message in `bytes`; `None` if it isn't all there.
+/// The only message in `bytes`; `None` if it is incomplete.
 fn read<T: Message>(bytes: &[u8]) -> Result<Option<T>, DecodeError> {
-    let mut received = BytesMut::from(bytes);
-    let message = T::take(&mut received)?;
-    match (&message, received.len()) {
+    let mut decoder = Decoder::new();
+    decoder.push(bytes);
+    let message = decoder.next_message::<T>()?;
+    match (&message, decoder.buffered()) {
         (Some(_), left @ 1..) => Err(DecodeError::Trailing(left)),
         _ => Ok(message),
     }
 }
 
-/// What must hold for any message within its limits.
+/// Properties of any valid message.
 fn round_trip<T: Message + Debug + PartialEq>(message: &T) -> Result<(), TestCaseError> {
     let bytes = message.encode().to_vec();
     prop_assert_eq!(bytes.len(), message.encode().len());
     let alone = read(&bytes)?;
     prop_assert_eq!(alone.as_ref(), Some(message));
-    // As much as has come of it is no message yet, and stays where it is.
+    // An incomplete message stays in the buffer.
     for len in (0..bytes.len()).take(600) {
-        let mut part = BytesMut::from(&bytes[..len]);
-        prop_assert_eq!(T::take(&mut part), Ok(None));
-        prop_assert_eq!(part.len(), len);
+        let mut part = Decoder::new();
+        part.push(&bytes[..len]);
+        prop_assert_eq!(part.next_message::<T>(), Ok(None));
+        prop_assert_eq!(part.buffered(), len);
     }
-    // Two in a row are taken apart.
-    let mut two = BytesMut::from(&[&bytes[..], &bytes].concat()[..]);
-    let first = T::take(&mut two)?;
-    prop_assert_eq!(first.as_ref(), Some(message));
-    prop_assert_eq!(&two[..], &bytes);
+    // Two messages received together are taken one by one.
+    let mut two = Decoder::new();
+    two.push(&[&bytes[..], &bytes].concat());
+    for _ in 0..2 {
+        let taken = two.next_message::<T>()?;
+        prop_assert_eq!(taken.as_ref(), Some(message));
+    }
+    prop_assert!(two.is_between_messages());
 
-    // A payload that is shorter than its fields, with a header that agrees, or longer: never accepted.
+    // A payload that is shorter or longer than its fields is refused, even if the header agrees.
     let (kind, payload) = (bytes[4], &bytes[HEADER_BYTES..]);
     for len in (0..payload.len()).take(600) {
         let cut = T::decode(Header { len: len as u32, kind }, Bytes::copy_from_slice(&payload[..len]));
@@ -57,20 +62,20 @@ fn round_trip<T: Message + Debug + PartialEq>(message: &T) -> Result<(), TestCas
     Ok(())
 }
 
-/// The one message whose last field has no length of its own: Annex B bytes after 25 others.
+/// Type of `AccessUnit`, whose last field (after 25 bytes) ends with the message.
 const ACCESS_UNIT: u8 = 0x85;
 
-/// What must hold for any bytes: an error, or a message that encodes to the same bytes.
+/// Property of any bytes: an error, or a message that encodes to the same bytes.
 fn any_payload<T: Message + Debug + PartialEq>(kind: u8, payload: &[u8]) -> Result<(), TestCaseError> {
     let header = Header { len: payload.len() as u32, kind };
     if let Ok(message) = T::decode(header, Bytes::copy_from_slice(payload)) {
-        prop_assert!(T::limit(kind).is_some(), "a type without limit was accepted");
+        prop_assert!(T::limit(kind).is_some(), "a type without a limit was accepted");
         prop_assert_eq!(message.encode().to_vec(), [&header.encode()[..], payload].concat());
     }
     Ok(())
 }
 
-/// Bytes near to a real message: a vector with some bytes overwritten, cut or appended.
+/// A vector's bytes with some overwritten, cut or appended.
 fn near<T>(vectors: &[vectors::Vector<T>]) -> impl Strategy<Value = Vec<u8>> {
     let originals: Vec<Vec<u8>> = vectors.iter().map(vectors::Vector::bytes).collect();
     let edits = vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
@@ -99,39 +104,39 @@ fn near_bytes<T: Message + Debug + PartialEq>(bytes: &[u8]) -> Result<(), TestCa
 
 proptest! {
     #[test]
-    fn client_messages_come_back(message in strategies::client_message()) {
+    fn client_message_round_trips(message in strategies::client_message()) {
         round_trip(&message)?;
     }
 
     #[test]
-    fn server_messages_come_back(message in strategies::server_message()) {
+    fn server_message_round_trips(message in strategies::server_message()) {
         round_trip(&message)?;
     }
 
     #[test]
-    fn messages_from_a_tap_come_back(message in strategies::from_tap()) {
+    fn message_from_a_tap_round_trips(message in strategies::from_tap()) {
         round_trip(&message)?;
     }
 
     #[test]
-    fn messages_to_a_tap_come_back(message in strategies::to_tap()) {
+    fn message_to_a_tap_round_trips(message in strategies::to_tap()) {
         round_trip(&message)?;
     }
 
     #[test]
-    fn requests_come_back(request in strategies::request()) {
+    fn request_round_trips(request in strategies::request()) {
         let bytes = request.encode();
         prop_assert!(Request::is_request(&bytes));
         prop_assert_eq!(Request::decode(&bytes), Ok(request));
     }
 
     #[test]
-    fn answers_come_back(answer in strategies::answer()) {
+    fn answer_round_trips(answer in strategies::answer()) {
         prop_assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
     }
 
     #[test]
-    fn any_bytes_are_survived(kind in any::<u8>(), payload in vec(any::<u8>(), 0..600)) {
+    fn any_payload_is_canonical_or_refused(kind in any::<u8>(), payload in vec(any::<u8>(), 0..600)) {
         any_payload::<ClientMessage>(kind, &payload)?;
         any_payload::<ServerMessage>(kind, &payload)?;
         any_payload::<FromTap>(kind, &payload)?;
@@ -139,27 +144,27 @@ proptest! {
     }
 
     #[test]
-    fn bytes_near_a_client_message(bytes in near(&vectors::stream::client())) {
+    fn bytes_near_a_client_message_are_canonical_or_refused(bytes in near(&vectors::stream::client())) {
         near_bytes::<ClientMessage>(&bytes)?;
     }
 
     #[test]
-    fn bytes_near_a_server_message(bytes in near(&vectors::stream::server())) {
+    fn bytes_near_a_server_message_are_canonical_or_refused(bytes in near(&vectors::stream::server())) {
         near_bytes::<ServerMessage>(&bytes)?;
     }
 
     #[test]
-    fn bytes_near_a_message_from_a_tap(bytes in near(&vectors::link::from_tap())) {
+    fn bytes_near_a_message_from_a_tap_are_canonical_or_refused(bytes in near(&vectors::link::from_tap())) {
         near_bytes::<FromTap>(&bytes)?;
     }
 
     #[test]
-    fn bytes_near_a_message_to_a_tap(bytes in near(&vectors::link::to_tap())) {
+    fn bytes_near_a_message_to_a_tap_are_canonical_or_refused(bytes in near(&vectors::link::to_tap())) {
         near_bytes::<ToTap>(&bytes)?;
     }
 
     #[test]
-    fn bytes_near_a_request(bytes in near(&vectors::mailbox::requests())) {
+    fn bytes_near_a_request_are_canonical_or_refused(bytes in near(&vectors::mailbox::requests())) {
         if let Ok(bytes) = bytes.try_into()
             && let Ok(request) = Request::decode(&bytes)
         {
@@ -168,7 +173,7 @@ proptest! {
     }
 
     #[test]
-    fn bytes_near_an_answer(bytes in near(&vectors::mailbox::answers())) {
+    fn bytes_near_an_answer_are_canonical_or_refused(bytes in near(&vectors::mailbox::answers())) {
         if let Ok(bytes) = bytes.try_into()
             && let Ok(answer) = Answer::decode(&bytes)
         {
@@ -176,9 +181,8 @@ proptest! {
         }
     }
 
-    /// A length over the limit is refused by the header alone: nothing was allocated for it.
     #[test]
-    fn headers_bound_what_is_buffered(len in any::<u32>(), kind in any::<u8>(), zeros in prop_oneof![4 => Just([0; 3]), 1 => any::<[u8; 3]>()]) {
+    fn header_over_its_limit_is_refused(len in any::<u32>(), kind in any::<u8>(), zeros in prop_oneof![4 => Just([0; 3]), 1 => any::<[u8; 3]>()]) {
         let mut bytes = Header { len, kind }.encode();
         bytes[5..].copy_from_slice(&zeros);
         for limit in [ClientMessage::limit, ServerMessage::limit, <FromTap as Message>::limit, <ToTap as Message>::limit] {
@@ -192,9 +196,8 @@ proptest! {
         }
     }
 
-    /// A text of any length and script is cut at a character, to at most its limit, and read back.
     #[test]
-    fn texts_are_cut_at_characters(text in ".{0,80}", limit in 0_usize..100) {
+    fn text_is_cut_at_a_character_boundary(text in ".{0,80}", limit in 0_usize..100) {
         let mut out = BytesMut::new();
         put_text(&mut out, &text, limit);
         let mut reader = Reader::new(out.freeze());
@@ -205,9 +208,8 @@ proptest! {
         prop_assert!(next.is_none_or(|next| back.len() + next.len_utf8() > limit), "cut more than needed");
     }
 
-    /// Texts over the limit on a message: the message is still a good one.
     #[test]
-    fn long_texts_make_no_bad_message(text in "\\PC{0,200}", repeat in 1_usize..60) {
+    fn message_with_long_texts_is_valid(text in "\\PC{0,200}", repeat in 1_usize..60) {
         let long = text.repeat(repeat);
         let hello = ClientMessage::Hello { min: 1, max: 1, token: long.clone(), client: long.clone() };
         let Some(ClientMessage::Hello { token, client, .. }) = read(&hello.encode().to_vec())? else {
@@ -220,10 +222,9 @@ proptest! {
         }
     }
 
-    /// Whatever a sender puts together: its own check and the peer's decoder agree, and a message that
-    /// breaks a limit is never taken for another.
+    /// The sender's check and the peer's decoder agree on any pixels.
     #[test]
-    fn pixels_are_checked_alike_at_both_ends(pixels in strategies::careless_pixels()) {
+    fn pixels_check_agrees_with_the_decoder(pixels in strategies::unchecked_pixels()) {
         let checked = pixels.check();
         let message = ClientMessage::Pixels(pixels);
         let decoded = read::<ClientMessage>(&message.encode().to_vec());
@@ -233,16 +234,15 @@ proptest! {
         }
     }
 
-    /// The same for a frame request with a damage that no field can hold.
     #[test]
-    fn careless_requests_are_refused_or_come_back(request in strategies::careless_request()) {
+    fn request_with_any_damage_round_trips_or_is_refused(request in strategies::unchecked_request()) {
         if let Ok(back) = Request::decode(&request.encode()) {
             prop_assert_eq!(back, request);
         }
     }
 
     #[test]
-    fn fits_is_what_it_says(rect in strategies::any_rect(), width in strategies::edge(), height in strategies::edge()) {
+    fn fits_agrees_with_wide_arithmetic(rect in strategies::any_rect(), width in strategies::edge(), height in strategies::edge()) {
         let right = u64::from(rect.x) + u64::from(rect.width);
         let bottom = u64::from(rect.y) + u64::from(rect.height);
         let inside = right <= width.into() && bottom <= height.into();
@@ -251,7 +251,7 @@ proptest! {
     }
 
     #[test]
-    fn union_is_the_smallest_around_both(a in strategies::rect_in(MAX_SIDE, MAX_SIDE), b in strategies::rect_in(MAX_SIDE, MAX_SIDE)) {
+    fn union_is_the_smallest_rectangle_around_both(a in strategies::rect_in(MAX_SIDE, MAX_SIDE), b in strategies::rect_in(MAX_SIDE, MAX_SIDE)) {
         let both = a.union(b);
         prop_assert_eq!(both, b.union(a));
         prop_assert_eq!(a.union(a), a);
@@ -278,7 +278,7 @@ proptest! {
     }
 
     #[test]
-    fn bytes_of_a_picture(width in strategies::edge(), height in strategies::edge()) {
+    fn frame_size_agrees_with_wide_arithmetic(width in strategies::edge(), height in strategies::edge()) {
         let pixels = u128::from(width) * u128::from(height);
         let blocks = u128::from(width.div_ceil(2)) * u128::from(height.div_ceil(2));
         for format in PixelFormat::ALL {
@@ -288,7 +288,7 @@ proptest! {
     }
 
     #[test]
-    fn slots_and_offsets_are_one_to_one(offset in any::<u64>(), slot in 0..mailbox::SLOTS) {
+    fn mailbox_slots_and_offsets_are_one_to_one(offset in any::<u64>(), slot in 0..mailbox::SLOTS) {
         prop_assert_eq!(mailbox::slot_at(mailbox::request_offset(slot) as u64), Some(slot));
         if let Some(slot) = mailbox::slot_at(offset) {
             prop_assert!(slot < mailbox::SLOTS);
@@ -299,7 +299,7 @@ proptest! {
     }
 
     #[test]
-    fn a_version_is_chosen_only_from_the_offer(min in any::<u16>(), max in any::<u16>()) {
+    fn version_is_chosen_from_the_offer_only(min in any::<u16>(), max in any::<u16>()) {
         match stream::choose_version(min, max) {
             Ok(version) => prop_assert!(min <= version && version <= max && version == stream::VERSION),
             Err(error) => {
@@ -308,41 +308,27 @@ proptest! {
             }
         }
     }
-
-    #[test]
-    fn bytes_near_an_endpoint(bytes in near(&vectors::endpoint::texts())) {
-        if let Some(endpoint) = String::from_utf8(bytes).ok().and_then(|text| text.parse::<protocol::Endpoint>().ok()) {
-            prop_assert_eq!(endpoint.to_string().parse(), Ok(endpoint));
-        }
-    }
-
-    #[test]
-    fn endpoints_print_what_they_parse(text in strategies::endpoint_text()) {
-        if let Ok(endpoint) = text.parse::<protocol::Endpoint>() {
-            prop_assert_eq!(endpoint.to_string().parse(), Ok(endpoint));
-        }
-    }
 }
 
-/// Some bytes with each of their bits turned.
-fn turned(bytes: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+/// Copies of `bytes`, each with another bit flipped.
+fn flipped(bytes: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     (0..8 * bytes.len()).map(|bit| {
-        let mut turned = bytes.to_vec();
-        turned[bit / 8] ^= 1 << (bit % 8);
-        turned
+        let mut flipped = bytes.to_vec();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        flipped
     })
 }
 
-/// What `decode` makes of every vector with one bit turned: nothing, or another message.
-fn every_turned_bit<T: Debug + PartialEq>(
+/// Checks that every vector with one bit flipped is refused or decodes to another message.
+fn check_flipped_bits<T: Debug + PartialEq>(
     vectors: &[vectors::Vector<T>],
     decode: impl Fn(&[u8]) -> Option<T>,
     encode: impl Fn(&T) -> Vec<u8>,
 ) {
     for vector in vectors {
-        for bytes in turned(&vector.bytes()) {
+        for bytes in flipped(&vector.bytes()) {
             if let Some(message) = decode(&bytes) {
-                assert_ne!(message, vector.message, "{}: two encodings", vector.name);
+                assert_ne!(message, vector.message, "{}: a second encoding", vector.name);
                 assert_eq!(encode(&message), bytes, "{}: not canonical", vector.name);
             }
         }
@@ -350,9 +336,9 @@ fn every_turned_bit<T: Debug + PartialEq>(
 }
 
 #[test]
-fn every_turned_bit_is_refused_or_means_something() {
+fn flipped_bit_is_refused_or_gives_another_message() {
     fn framed<T: Message + Debug + PartialEq>(vectors: &[vectors::Vector<T>]) {
-        every_turned_bit(
+        check_flipped_bits(
             vectors,
             |bytes| read(bytes).ok().flatten(),
             |message: &T| message.encode().to_vec(),
@@ -362,21 +348,21 @@ fn every_turned_bit_is_refused_or_means_something() {
     framed(&vectors::stream::server());
     framed(&vectors::link::from_tap());
     framed(&vectors::link::to_tap());
-    every_turned_bit(
+    check_flipped_bits(
         &vectors::mailbox::requests(),
         |bytes| Request::decode(bytes.try_into().expect("64 bytes")).ok(),
         |request| request.encode().to_vec(),
     );
-    every_turned_bit(
+    check_flipped_bits(
         &vectors::mailbox::answers(),
         |bytes| Answer::decode(bytes.try_into().expect("64 bytes")).ok(),
         |answer| answer.encode().to_vec(),
     );
 }
 
-/// HXFR ignores reserved bytes, so what it accepts means the same when it is encoded again, no more.
+/// HXFR ignores reserved bytes, so accepted bytes need not be canonical.
 #[test]
-fn every_turned_bit_of_hxfr_is_refused_or_keeps_its_meaning() {
+fn flipped_bit_of_hxfr_is_refused_or_round_trips() {
     fn split(bytes: &[u8], limit: fn(u8) -> Option<u32>) -> Result<(hxfr::Header, Bytes), DecodeError> {
         let (head, payload) = bytes.split_first_chunk().expect("a header");
         Ok((hxfr::Header::decode(*head, limit)?, Bytes::copy_from_slice(payload)))
@@ -387,12 +373,12 @@ fn every_turned_bit_of_hxfr_is_refused_or_keeps_its_meaning() {
     let reply = |bytes: &[u8]| {
         split(bytes, hxfr::reply_limit).and_then(|(header, payload)| hxfr::Reply::decode(header, payload))
     };
-    for bytes in vectors::hxfr::requests().iter().flat_map(|it| turned(&it.bytes()).collect::<Vec<_>>()) {
+    for bytes in vectors::hxfr::requests().iter().flat_map(|it| flipped(&it.bytes()).collect::<Vec<_>>()) {
         if let Ok(taken) = request(&bytes) {
             assert_eq!(request(&taken.encode(vectors::hxfr::SESSION)), Ok(taken));
         }
     }
-    for bytes in vectors::hxfr::replies().iter().flat_map(|it| turned(&it.bytes()).collect::<Vec<_>>()) {
+    for bytes in vectors::hxfr::replies().iter().flat_map(|it| flipped(&it.bytes()).collect::<Vec<_>>()) {
         if let Ok(taken) = reply(&bytes) {
             assert_eq!(reply(&taken.encode(vectors::hxfr::SESSION)), Ok(taken));
         }

@@ -1,22 +1,19 @@
-//! The command line, and the wiring of the parts that it asks for.
+//! Command line of the sidecar.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use protocol::Endpoint;
+use contract::{Endpoint, FramePath};
 
-use frame_path::fallback::Rung;
-
-/// Streams the desktop beside it: captures the compositor, hands frames to the host by resource ID,
-/// serves H.264 to browsers.
+/// Captures a desktop, hands its frames to a host-agent for encoding and serves H.264 to browsers.
 #[derive(Debug, Parser)]
 #[command(name = "sidecar", version, max_term_width = 100)]
 pub struct Cli {
-    /// What to do.
+    /// Subcommand.
     #[command(subcommand)]
     pub command: Command,
-    /// Log as JSON lines; the level comes from RUST_LOG (default info).
+    /// Log as JSON lines. RUST_LOG sets the level; the default is info.
     #[arg(long, global = true, env = "DESKTOPSTREAM_LOG_JSON")]
     pub log_json: bool,
 }
@@ -24,29 +21,29 @@ pub struct Cli {
 /// Subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Capture, stream and serve until told to stop.
+    /// Capture, stream and serve viewers until SIGTERM or SIGINT.
     Run(Box<Run>),
-    /// Walk the path leg by leg; say which fails and what to do. Exit code 1 if one fails.
+    /// Check each step of a frame's path and print remedies. Exits with status 1 if a check fails.
     Doctor(Box<Doctor>),
 }
 
-/// Where frames come from.
+/// Kind of capture source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum SourceArg {
-    /// Whatever the desktop has.
+    /// The first that the desktop offers: wlr-screencopy, Mutter, or the node of --pipewire-node.
     Auto,
-    /// Mutter's or a portal's PipeWire stream.
+    /// PipeWire stream of Mutter, or the node of --pipewire-node.
     Pipewire,
     /// wlr-screencopy.
     Wayland,
-    /// A moving pattern made here: no desktop needed.
+    /// Generated moving pattern; needs no desktop.
     TestPattern,
 }
 
-/// Which buffers to ask for.
+/// Kind of capture buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum MemoryArg {
-    /// DMA-BUF, else shared memory.
+    /// DMA-BUF if available, else shared memory.
     Auto,
     /// DMA-BUF only.
     Dmabuf,
@@ -54,66 +51,66 @@ pub enum MemoryArg {
     Shm,
 }
 
-/// What the rung must at least be.
+/// Required frame path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RequireArg {
-    /// Anything that gives a picture.
+    /// Any frame path.
     Any,
-    /// Only resource IDs: anything else counts as failed.
+    /// Frame path ResourceId.
     ZeroCopy,
 }
 
-/// Layout of pixels on rung Pixels.
+/// Pixel format on frame path Pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum PushArg {
-    /// 1.5 bytes a pixel.
+    /// NV12, 1.5 bytes per pixel.
     Nv12,
-    /// As captured: 4 bytes a pixel.
+    /// The captured format, 4 bytes per pixel.
     Native,
 }
 
-/// Where the desktop and its GPU are.
+/// Desktop and GPU.
 #[derive(Debug, Clone, Args)]
 pub struct Desktop {
-    /// Source of frames.
+    /// Capture source.
     #[arg(long, value_enum, default_value = "auto", env = "DESKTOPSTREAM_SOURCE")]
     pub source: SourceArg,
-    /// Buffers to capture into.
+    /// Kind of capture buffers.
     #[arg(long, value_enum, default_value = "auto", env = "DESKTOPSTREAM_MEMORY")]
     pub memory: MemoryArg,
-    /// DRM render node that the desktop draws with.
+    /// DRM render node that the desktop renders on.
     #[arg(long, default_value = "/dev/dri/renderD128", env = "DESKTOPSTREAM_RENDER_NODE")]
     pub render_node: PathBuf,
-    /// Folder that is shared with the desktop.
+    /// Directory shared with the desktop: its XDG_RUNTIME_DIR.
     #[arg(long, env = "XDG_RUNTIME_DIR", default_value = "/run/desktop")]
     pub runtime_dir: PathBuf,
-    /// Wayland socket in that folder; without it the first wayland-N is taken.
+    /// Wayland socket in that directory. Default: the first wayland-*.
     #[arg(long, env = "WAYLAND_DISPLAY")]
     pub wayland_display: Option<String>,
-    /// PipeWire node to capture, instead of asking Mutter for one.
+    /// PipeWire node to capture, instead of requesting one from Mutter.
     #[arg(long, env = "DESKTOPSTREAM_PIPEWIRE_NODE")]
     pub pipewire_node: Option<u32>,
-    /// Do not draw the cursor into the picture.
+    /// Leave the cursor out of the picture.
     #[arg(long, env = "DESKTOPSTREAM_HIDE_CURSOR")]
     pub hide_cursor: bool,
-    /// Size of the test pattern.
+    /// Size of the test pattern, WIDTHxHEIGHT.
     #[arg(long, default_value = "1280x720", value_parser = parse_size, env = "DESKTOPSTREAM_PATTERN_SIZE")]
     pub pattern_size: (u32, u32),
 }
 
-/// Where the host-agent is.
+/// Host-agent.
 #[derive(Debug, Clone, Args)]
 pub struct HostAgent {
-    /// The host-agent: tcp://HOST:PORT, unix:/PATH or vsock://CID:PORT. Without it the sidecar encodes.
+    /// Endpoint of the host-agent: tcp://HOST:PORT, unix:/PATH or vsock://CID:PORT. Without one the sidecar encodes.
     #[arg(long, env = "DESKTOPSTREAM_UPSTREAM")]
     pub upstream: Option<Endpoint>,
-    /// File that names the host-agent, as --upstream does; the sidecar follows it to another.
+    /// File with the endpoint of the host-agent. The connection moves when its content changes.
     #[arg(long, env = "DESKTOPSTREAM_UPSTREAM_FILE", conflicts_with = "upstream")]
     pub upstream_file: Option<PathBuf>,
-    /// File with the token for the host-agent; read anew for every connection.
+    /// File with the token for the host-agent, read for every connection.
     #[arg(long, env = "DESKTOPSTREAM_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// The token itself; prefer the file.
+    /// Token for the host-agent. Prefer --token-file.
     #[arg(long, env = "DESKTOPSTREAM_TOKEN", hide_env_values = true, conflicts_with = "token_file")]
     pub token: Option<String>,
 }
@@ -121,22 +118,22 @@ pub struct HostAgent {
 /// Options of `run`.
 #[derive(Debug, Clone, Args)]
 pub struct Run {
-    /// The desktop.
+    /// Desktop and GPU.
     #[command(flatten)]
     pub desktop: Desktop,
-    /// The host-agent.
+    /// Host-agent.
     #[command(flatten)]
     pub host_agent: HostAgent,
     /// Name of the stream.
     #[arg(long, default_value = "desktop", env = "DESKTOPSTREAM_NAME")]
     pub name: String,
-    /// Address for viewers.
+    /// Address of the HTTP server.
     #[arg(long, default_value = "127.0.0.1:8080", env = "DESKTOPSTREAM_LISTEN")]
     pub listen: SocketAddr,
-    /// File with the token that viewers must bring.
+    /// File with the token that viewers must present.
     #[arg(long, env = "DESKTOPSTREAM_VIEWER_TOKEN_FILE")]
     pub viewer_token_file: Option<PathBuf>,
-    /// The token that viewers must bring; prefer the file.
+    /// Token that viewers must present. Prefer --viewer-token-file.
     #[arg(
         long,
         env = "DESKTOPSTREAM_VIEWER_TOKEN",
@@ -144,31 +141,34 @@ pub struct Run {
         conflicts_with = "viewer_token_file"
     )]
     pub viewer_token: Option<String>,
-    /// Let anybody who reaches --listen watch, even beyond loopback.
+    /// Serve viewers without a token, even beyond loopback.
     #[arg(long, env = "DESKTOPSTREAM_INSECURE_NO_VIEWER_AUTH")]
     pub insecure_no_viewer_auth: bool,
-    /// Most viewers at once.
+    /// Origins of other sites that may embed the page and open the WebSocket, comma-separated.
+    #[arg(long, value_delimiter = ',', env = "DESKTOPSTREAM_ALLOWED_ORIGINS")]
+    pub allowed_origins: Vec<String>,
+    /// Maximum number of viewers.
     #[arg(long, default_value_t = 16, env = "DESKTOPSTREAM_MAX_VIEWERS")]
     pub max_viewers: usize,
-    /// Use only this rung of the ladder.
-    #[arg(long, value_enum, env = "DESKTOPSTREAM_RUNG")]
-    pub rung: Option<Rung>,
-    /// What the rung must at least be; else /readyz fails.
+    /// Use only this frame path: resource-id, pixels or local.
+    #[arg(long, env = "DESKTOPSTREAM_FRAME_PATH")]
+    pub frame_path: Option<FramePath>,
+    /// Required frame path. /readyz fails while another one is in use.
     #[arg(long, value_enum, default_value = "any", env = "DESKTOPSTREAM_REQUIRE")]
     pub require: RequireArg,
-    /// Layout of pixels on rung Pixels.
+    /// Pixel format on frame path Pixels.
     #[arg(long, value_enum, default_value = "nv12", env = "DESKTOPSTREAM_PUSH")]
     pub push: PushArg,
     /// Bit rate, kbit/s.
-    #[arg(long, default_value_t = 6000, value_parser = clap::value_parser!(u32).range(100..=200_000), env = "DESKTOPSTREAM_BITRATE")]
-    pub bitrate: u32,
-    /// Highest frame rate.
+    #[arg(long, default_value_t = 6000, value_parser = clap::value_parser!(u32).range(100..=200_000), env = "DESKTOPSTREAM_BITRATE_KBPS")]
+    pub bitrate_kbps: u32,
+    /// Maximum frame rate, frames per second.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u16).range(1..=240), env = "DESKTOPSTREAM_MAX_FPS")]
     pub max_fps: u16,
-    /// Longest time between keyframes, in ms; 0 means only on demand.
+    /// Maximum time between keyframes, ms; 0 for keyframes on demand only.
     #[arg(long, default_value_t = 10_000, env = "DESKTOPSTREAM_KEYFRAME_MS")]
     pub keyframe_ms: u32,
-    /// Encoder of rung Local: auto, or a GStreamer element such as x264enc; null makes no picture.
+    /// Encoder of frame path Local: auto, a GStreamer element such as x264enc, or null (benchmarks; no video).
     #[arg(long, default_value = "auto", env = "DESKTOPSTREAM_LOCAL_ENCODER")]
     pub local_encoder: encode::Choice,
 }
@@ -176,13 +176,13 @@ pub struct Run {
 /// Options of `doctor`.
 #[derive(Debug, Clone, Args)]
 pub struct Doctor {
-    /// The desktop.
+    /// Desktop and GPU.
     #[command(flatten)]
     pub desktop: Desktop,
-    /// The host-agent.
+    /// Host-agent.
     #[command(flatten)]
     pub host_agent: HostAgent,
-    /// Print JSON.
+    /// Print the report as JSON.
     #[arg(long)]
     pub json: bool,
 }
@@ -191,6 +191,62 @@ fn parse_size(text: &str) -> Result<(u32, u32), String> {
     let side =
         |side: &str| side.parse::<u32>().ok().filter(|side| (16..=protocol::pixel::MAX_SIDE).contains(side));
     text.split_once('x').and_then(|(width, height)| Some((side(width)?, side(height)?))).ok_or_else(|| {
-        format!("{text:?} is no size: write WIDTHxHEIGHT, 16 to {}", protocol::pixel::MAX_SIDE)
+        format!("write WIDTHxHEIGHT; each must be between 16 and {}", protocol::pixel::MAX_SIDE)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+    use contract::names::flags;
+
+    use super::*;
+
+    #[test]
+    fn command_line_has_every_flag_of_the_contract() {
+        Cli::command().debug_assert();
+        let command = Cli::command();
+        let run = command.find_subcommand("run").expect("a subcommand");
+        let names: Vec<_> = run.get_arguments().filter_map(clap::Arg::get_long).collect();
+        for flag in [
+            flags::NAME,
+            flags::LISTEN,
+            flags::MAX_VIEWERS,
+            flags::ALLOWED_ORIGINS,
+            flags::SOURCE,
+            flags::MAX_FPS,
+            flags::BITRATE_KBPS,
+            flags::KEYFRAME_MS,
+            flags::RUNTIME_DIR,
+            flags::PATTERN_SIZE,
+            flags::REQUIRE,
+            flags::FRAME_PATH,
+            flags::UPSTREAM,
+            flags::UPSTREAM_FILE,
+            flags::TOKEN_FILE,
+            flags::VIEWER_TOKEN_FILE,
+            flags::INSECURE_NO_VIEWER_AUTH,
+            flags::HIDE_CURSOR,
+        ] {
+            assert!(names.contains(&flag), "{flag}");
+        }
+    }
+
+    #[test]
+    fn frame_path_is_parsed_by_its_flag_name() {
+        let cli = Cli::try_parse_from(["sidecar", "run", "--frame-path", "resource-id"]).expect("parses");
+        let Command::Run(run) = cli.command else { unreachable!("run was given") };
+        assert_eq!(run.frame_path, Some(FramePath::ResourceId));
+        let error = Cli::try_parse_from(["sidecar", "run", "--frame-path", "rung"]).expect_err("refused");
+        assert!(error.to_string().contains("resource-id"), "{error}");
+    }
+
+    #[test]
+    fn pattern_size_outside_the_range_is_refused() {
+        assert_eq!(parse_size("1280x720"), Ok((1280, 720)));
+        for text in ["1280", "15x720", "1280x8193", "ax720"] {
+            let error = parse_size(text).expect_err(text);
+            assert!(error.contains("between 16 and 8192"), "{error}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! The sidecar program: command line, wiring of capture, frame path and viewers, and the doctor.
+//! The sidecar program: command line, wiring of capture, frame path and viewers, and `sidecar doctor`.
 
 pub mod cli;
 pub mod doctor;

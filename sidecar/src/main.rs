@@ -1,4 +1,4 @@
-//! Wiring only: see the library's `cli` and `run`.
+//! The `sidecar` binary.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! Makes the parts and joins them: capture → pump → gate → hub → viewers, and the host-agent's connection.
+//! `sidecar run`: connects capture, pump, host-agent and viewers.
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -7,25 +7,28 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use capture::CaptureOptions;
 use clap::Parser;
-use protocol::stream::{Codec, ServerMessage};
-use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
-use virtgpu::{Device, OpenError};
-
-use capture::{self, CaptureOptions};
-use crate::cli::{Cli, Command, Desktop, HostAgent, MemoryArg, PushArg, RequireArg, Run, SourceArg};
-use frame_path::gate::{Gate, Source};
-use frame_path::fallback::Rung;
+use contract::{FramePath, SidecarStatus};
 use frame_path::pump::{Parts, Pump, PumpOptions};
 use frame_path::report::Report;
+use frame_path::source_switch::{Source, SourceSwitch, UnitSink};
 use frame_path::upstream::{EndpointSource, Event, SIDECAR, TokenSource, Upstream, UpstreamOptions};
+use prometheus_client::registry::Registry;
+use protocol::stream::{AccessUnit, Codec, ServerMessage};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
 use viewers::{Hub, HubOptions, Server, ServerOptions, StreamInfo};
+use virtgpu::{Device, OpenError};
 
-/// How often viewers are told of a change of rung or encoder.
-const INFO_EVERY: Duration = Duration::from_millis(250);
+use crate::cli::{Cli, Command, Desktop, HostAgent, MemoryArg, PushArg, RequireArg, Run, SourceArg};
 
-/// The program.
+/// Interval at which viewers receive changes of frame path, size and encoder.
+const INFO_INTERVAL: Duration = Duration::from_millis(250);
+/// Time for the pump to end at shutdown.
+const PUMP_STOP_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Parses the command line and runs the subcommand.
 pub fn main() -> ExitCode {
     let Cli { command, log_json } = Cli::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
@@ -38,7 +41,7 @@ pub fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("sidecar: cannot start: {error}");
+            eprintln!("sidecar: cannot start threads: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -53,7 +56,7 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// What `capture` is told, from the command line.
+/// Options of capture, from the command line.
 pub fn capture_options(desktop: &Desktop, device: Option<Device>, max_fps: u16) -> CaptureOptions {
     let Desktop {
         source,
@@ -89,16 +92,11 @@ pub fn capture_options(desktop: &Desktop, device: Option<Device>, max_fps: u16) 
     }
 }
 
-/// What `upstream` is told, from the command line.
+/// Options of the host-agent connection, from the command line; `None` if no host-agent is configured.
 pub fn upstream_options(host_agent: &HostAgent) -> Option<UpstreamOptions> {
     let HostAgent { upstream, upstream_file, token_file, token } = host_agent.clone();
-    let token = match (token_file, token) {
-        (Some(path), _) => TokenSource::File(path),
-        (None, Some(text)) => TokenSource::Text(text),
-        (None, None) => TokenSource::None,
-    };
     let endpoint = upstream.map(EndpointSource::Fixed).or_else(|| upstream_file.map(EndpointSource::File))?;
-    Some(UpstreamOptions { endpoint, token, client: SIDECAR })
+    Some(UpstreamOptions { endpoint, token: TokenSource::new(token_file, token), client: SIDECAR })
 }
 
 async fn run(options: Run) -> anyhow::Result<()> {
@@ -110,11 +108,12 @@ async fn run(options: Run) -> anyhow::Result<()> {
         viewer_token_file,
         viewer_token,
         insecure_no_viewer_auth,
+        allowed_origins,
         max_viewers,
-        rung,
+        frame_path,
         require,
         push,
-        bitrate,
+        bitrate_kbps,
         max_fps,
         keyframe_ms,
         local_encoder,
@@ -122,7 +121,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let viewer_token = match viewer_token_file {
         Some(path) => Some(
             std::fs::read_to_string(&path)
-                .with_context(|| format!("cannot read the viewers' token file {}", path.display()))?
+                .with_context(|| format!("cannot read the viewer token file {}", path.display()))?
                 .trim()
                 .to_owned(),
         ),
@@ -134,25 +133,27 @@ async fn run(options: Run) -> anyhow::Result<()> {
 
     let report = Arc::new(Report::new(name.clone()));
     let hub = Hub::new(HubOptions::default());
-    let gate = Arc::new(Gate::new(hub.clone(), Arc::clone(&report)));
+    let switch = Arc::new(SourceSwitch::new(ViewerSink(hub.clone()), Arc::clone(&report)));
     let device = Device::open(&desktop.render_node);
     if let Err(error) = &device {
-        tracing::warn!(%error, "no render node: frames cannot go by resource ID");
-        report.update(|status| status.render_node = !matches!(error, OpenError::NotFound { .. }));
+        tracing::warn!(%error, "render node unavailable: frame path ResourceId is disabled");
+        let present = !matches!(error, OpenError::NotFound { .. });
+        report.update(|status| status.render_node = Some(present));
     }
     let device = device.map_err(|error| error.to_string());
     let stop = Arc::new(AtomicBool::new(false));
     let want_idr = Arc::new(AtomicBool::new(false));
-    let (event_in, events) = mpsc::channel();
-    let upstream = upstream_options(&host_agent).map(|options| start_upstream(options, &gate, event_in));
+    let (event_sender, events) = mpsc::channel();
+    let upstream =
+        upstream_options(&host_agent).map(|options| start_upstream(options, &switch, event_sender));
     let capture = capture::start(capture_options(&desktop, device.clone().ok(), max_fps));
 
     let pump = Pump::new(
         PumpOptions {
-            rung,
+            only_path: frame_path,
             push_nv12: push == PushArg::Nv12,
             local_encoder,
-            bitrate_kbps: bitrate,
+            bitrate_kbps,
             max_fps,
             keyframe_ms,
             codec: Codec::H264,
@@ -162,7 +163,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
             device,
             upstream: upstream.clone(),
             events,
-            gate,
+            switch,
             report: Arc::clone(&report),
             want_idr: Arc::clone(&want_idr),
             stop: Arc::clone(&stop),
@@ -181,18 +182,18 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let server_options = ServerOptions {
         viewer_token,
         insecure_no_auth: insecure_no_viewer_auth,
+        allowed_origins,
         max_viewers,
         ..ServerOptions::default()
     };
+    let mut registry = Registry::default();
+    crate::metrics::register(&mut registry, status.clone());
     let server = Server::new(hub.clone(), server_options)
         .with_status({
             let status = status.clone();
             move || serde_json::to_value(status()).unwrap_or_default()
         })
-        .with_metrics({
-            let status = status.clone();
-            move || crate::metrics::render(&status())
-        })
+        .with_registry(registry)
         .with_ready({
             let status = status.clone();
             move || ready(&status(), require)
@@ -208,12 +209,12 @@ async fn run(options: Run) -> anyhow::Result<()> {
             }
         }
     });
-    let info = tokio::spawn(tell_viewers(hub.clone(), status));
+    let info = tokio::spawn(update_info(hub.clone(), status));
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let result = tokio::select! {
-        result = server.serve(listener) => result.context("the viewers' server failed"),
+        result = server.serve(listener) => result.context("the HTTP server failed"),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
@@ -223,22 +224,40 @@ async fn run(options: Run) -> anyhow::Result<()> {
     info.abort();
     stop.store(true, Ordering::Relaxed);
     let ended = tokio::task::spawn_blocking(move || pump.join());
-    if tokio::time::timeout(Duration::from_secs(3), ended).await.is_err() {
-        tracing::warn!("the pump does not stop; leaving it");
+    if tokio::time::timeout(PUMP_STOP_TIMEOUT, ended).await.is_err() {
+        tracing::warn!("pump did not stop in time");
     }
     result
 }
 
-/// Starts the host-agent's connection: access units go straight to the gate, everything to the pump.
-fn start_upstream(options: UpstreamOptions, gate: &Arc<Gate>, events: mpsc::Sender<Event>) -> Upstream {
-    let gate = Arc::clone(gate);
+/// Publishes access units to viewers.
+#[derive(Debug)]
+struct ViewerSink(Hub);
+
+impl UnitSink for ViewerSink {
+    fn publish(&self, unit: AccessUnit) {
+        self.0.publish(unit);
+    }
+
+    fn discontinuity(&self) {
+        self.0.discontinuity();
+    }
+}
+
+/// Starts the host-agent connection. Access units go to `switch`; the pump receives every event, access units without
+/// their bytes.
+fn start_upstream(
+    options: UpstreamOptions,
+    switch: &Arc<SourceSwitch>,
+    events: mpsc::Sender<Event>,
+) -> Upstream {
+    let switch = Arc::clone(switch);
     Upstream::start(options, move |event| {
         let event = match event {
             Event::Message(ServerMessage::AccessUnit(unit)) => {
-                // The pump wants to know which frame landed, not its bytes.
-                let landed = protocol::stream::AccessUnit { data: bytes::Bytes::new(), ..unit.clone() };
-                gate.offer(Source::HostAgent, unit);
-                Event::Message(ServerMessage::AccessUnit(landed))
+                let header = AccessUnit { data: bytes::Bytes::new(), ..unit.clone() };
+                switch.offer(Source::HostAgent, unit);
+                Event::Message(ServerMessage::AccessUnit(header))
             }
             event => event,
         };
@@ -246,35 +265,52 @@ fn start_upstream(options: UpstreamOptions, gate: &Arc<Gate>, events: mpsc::Send
     })
 }
 
-/// Keeps the viewers' overlay true.
-async fn tell_viewers(hub: Hub, status: impl Fn() -> frame_path::report::Status) {
-    let mut told = StreamInfo::default();
-    let mut tick = tokio::time::interval(INFO_EVERY);
+/// Sends changes of the stream's description to viewers.
+async fn update_info(hub: Hub, status: impl Fn() -> SidecarStatus) {
+    let mut current = StreamInfo::default();
+    let mut tick = tokio::time::interval(INFO_INTERVAL);
     loop {
         tick.tick().await;
-        let now = status();
+        let status = status();
         let info = StreamInfo {
-            name: now.name,
-            rung: now.rung.map(|rung| format!("{rung:?}")).unwrap_or_default(),
-            rung_reason: now.rung_reason,
-            width: now.width,
-            height: now.height,
-            encoder: now.encoder,
+            name: status.name,
+            frame_path: status.frame_path,
+            frame_path_reason: status.frame_path_reason,
+            width: status.width,
+            height: status.height,
+            encoder: status.encoder,
         };
-        if info != told {
+        if info != current {
             hub.set_info(info.clone());
-            told = info;
+            current = info;
         }
     }
 }
 
-/// Whether `/readyz` says yes, else why not.
-fn ready(status: &frame_path::report::Status, require: RequireArg) -> Result<(), String> {
-    if status.rung.is_none() || status.frames.encoded == 0 {
+/// Readiness for `/readyz`; the error is the reason.
+fn ready(status: &SidecarStatus, require: RequireArg) -> Result<(), String> {
+    if status.frame_path.is_none() || status.frames.encoded == 0 {
         return Err(format!("no frame yet: {}", status.capture.error));
     }
-    if require == RequireArg::ZeroCopy && status.rung != Some(Rung::ResourceId) {
-        return Err(format!("not zero-copy: {}", status.rung_reason));
+    if require == RequireArg::ZeroCopy && status.frame_path != Some(FramePath::ResourceId) {
+        return Err(format!("not zero-copy: {}", status.frame_path_reason));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_requires_a_frame_by_the_required_path() {
+        let mut status = SidecarStatus::default();
+        assert!(ready(&status, RequireArg::Any).is_err());
+        status.frame_path = Some(FramePath::Pixels);
+        status.frames.encoded = 1;
+        assert_eq!(ready(&status, RequireArg::Any), Ok(()));
+        assert!(ready(&status, RequireArg::ZeroCopy).is_err());
+        status.frame_path = Some(FramePath::ResourceId);
+        assert_eq!(ready(&status, RequireArg::ZeroCopy), Ok(()));
+    }
 }

@@ -43,7 +43,7 @@ impl Programs {
     pub fn build_for(arch: Arch) -> Result<Self> {
         let native = if arch.is_native() { &GUEST_PROGRAMS[..] } else { &[] };
         let status = cargo()
-            .args(["build", "--release", "--quiet"])
+            .args(["build", "--release"])
             .args(HOST_PROGRAMS.iter().chain(native).flat_map(|program| ["-p", program]))
             .status()
             .context("starting cargo")?;

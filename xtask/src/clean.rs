@@ -1,19 +1,19 @@
-//! `./x clean`: the lab's cache.
+//! `./x clean`: contents and removal of the cache.
 
 use anyhow::Result;
 use clap::Args;
 use lab::cache::{self, Size};
 use lab::image::{self, is_image};
 
-use crate::crates;
+use crate::{crates, tools};
 
-/// Show what the cache holds, and remove it
+/// Show and remove cache entries
 #[derive(Args)]
 pub struct Arguments {
-    /// Only show it
+    /// List entries without removing them
     #[arg(long)]
     dry_run: bool,
-    /// Only what today's recipes no longer use
+    /// Only entries that no current recipe uses
     #[arg(long)]
     stale: bool,
 }
@@ -21,7 +21,8 @@ pub struct Arguments {
 pub fn run(Arguments { dry_run, stale }: &Arguments) -> Result<()> {
     let mut current = image::current_ids()?;
     current.extend(crates::current_id());
-    let known = |id: &str| is_image(id) || crates::is_one(id);
+    current.extend(tools::current_ids());
+    let known = |id: &str| is_image(id) || crates::is_entry(id) || tools::is_tool(id);
     let mut total = 0;
     for entry in cache::entries()? {
         let used = current.contains(&entry.id) && !entry.unfinished;
@@ -39,6 +40,6 @@ pub fn run(Arguments { dry_run, stale }: &Arguments) -> Result<()> {
             entry.remove()?;
         }
     }
-    println!("{:>10}  {}", Size(total).to_string(), if *dry_run { "in all" } else { "removed" });
+    println!("{:>10}  {}", Size(total).to_string(), if *dry_run { "in total" } else { "removed" });
     Ok(())
 }

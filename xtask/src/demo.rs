@@ -1,4 +1,6 @@
-//! `./x demo`: from nothing to a moving desktop in the browser, and a report of how it travelled.
+//! `./x demo`: streams a desktop in a VM to the browser, and reports how its frames travelled.
+
+pub(crate) mod report;
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -9,15 +11,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
-use e2e::http::number;
+use contract::{FramePath, SidecarStatus};
 use e2e::rig::{Rig, RigOptions, Stream, StreamOptions, VIEWER_TOKEN};
 use e2e::{Desktop, Programs};
 use lab::Arch;
-use serde_json::{Value, json};
 
-use crate::stop;
+use crate::interrupt;
+use report::Report;
 
-/// Which desktop to show
+/// Longest time from the start of both containers to the third encoded frame, under emulation.
+const FIRST_FRAMES_TIMEOUT: Duration = Duration::from_secs(180);
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum DesktopChoice {
     Gnome,
@@ -25,166 +29,145 @@ enum DesktopChoice {
     Pattern,
 }
 
-/// Show a desktop of a VM in the browser
+/// Stream a desktop in a VM to the browser
 #[derive(Args)]
 pub struct Arguments {
-    /// Which desktop
+    /// Desktop to run
     #[arg(long, value_enum, default_value = "gnome")]
     desktop: DesktopChoice,
-    /// The VM's processor: amd64, arm64 (a Mac's guest has that) [default: this machine's]
+    /// Processor of the VM: amd64 or arm64 [default: this machine's]
     #[arg(long, default_value_t, hide_default_value = true)]
     arch: Arch,
-    /// Its size
-    #[arg(long, default_value = "1280x720", value_parser = size)]
+    /// Size of the desktop, each side from 64 to 4096 pixels
+    #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "1280x720", value_parser = size)]
     size: (u32, u32),
-    /// End by itself after so many seconds of streaming
+    /// Seconds of streaming after which the demo ends [default: until Ctrl-C]
     #[arg(long = "for", value_name = "SECONDS")]
     seconds: Option<u64>,
-    /// Record to an MP4 file
+    /// MP4 file to record to
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// Write the report as JSON
+    /// JSON file to write the report to
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Encoder on the host: auto, x264enc, …
+    /// Encoder of the host-agent: auto, or a name such as x264enc
     #[arg(long, default_value = "auto")]
     encoder: String,
-    /// In a Kubernetes whose node is the VM, by kubectl apply: GNOME and sway; needs root
+    /// Run GNOME and sway in a Kubernetes whose node is the VM (needs root)
     #[arg(long, conflicts_with_all = ["desktop", "arch", "size", "record", "json", "encoder", "no_tap"])]
     kubernetes: bool,
-    /// Do not load the tap: shows the ladder's rung Pixels
+    /// Run the VM without the tap: frames travel as pixels
     #[arg(long)]
     no_tap: bool,
 }
 
+/// Parses `WIDTHxHEIGHT`.
 pub(crate) fn size(text: &str) -> Result<(u32, u32), String> {
     let parse = |side: &str| side.parse::<u32>().ok().filter(|side| (64..=4096).contains(side));
     text.split_once('x')
         .and_then(|(width, height)| Some((parse(width)?, parse(height)?)))
-        .ok_or_else(|| format!("{text:?} is no size: write WIDTHxHEIGHT, 64 to 4096"))
+        .ok_or_else(|| format!("{text:?} is not a size: write WIDTHxHEIGHT, each between 64 and 4096"))
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let Arguments { desktop, arch, size, seconds, record, json, encoder, kubernetes, no_tap } = arguments;
     if *kubernetes {
         let limit = seconds.map(|seconds| format!("--for={seconds}"));
-        return crate::lab::topology(["demo".to_owned()].into_iter().chain(limit));
+        return crate::programs::run("topology", ["demo".to_owned()].into_iter().chain(limit));
     }
     let desktop = match desktop {
         DesktopChoice::Gnome => Desktop::Gnome,
         DesktopChoice::Sway => Desktop::Sway,
         DesktopChoice::Pattern => Desktop::Pattern,
     };
-    stop::listen()?;
+    interrupt::install_handler()?;
 
-    say("building our programs");
+    progress("compiling host-agent, tap, sidecar and desktop pattern");
     let programs = Programs::build_for(*arch)?;
-    say("booting the VM (its images are built first if they are not cached yet)");
+    progress("booting the VM (images that are not cached are built first)");
     let mut options = RigOptions::new("demo", &[desktop]);
     options.host_agent = vec!["--encoder".to_owned(), encoder.clone()];
     options.tap = !no_tap;
     let mut rig = Rig::up(&programs, &options)?;
-    stop::check()?;
-    say(&format!("starting the {} desktop and its sidecar", desktop.image()));
+    interrupt::check()?;
+    progress(&format!("starting {} and its sidecar", desktop.image()));
     let stream = rig.start("demo", StreamOptions::new(desktop, *size))?;
     let first = wait_for_frames(&stream)?;
-    say(&format!("frames flow by rung {}", first["rung"].as_str().unwrap_or("?")));
+    progress(&format!("streaming, frame path {}", name(first.frame_path)));
     println!("\n    {}\n", stream.page());
     if seconds.is_none() {
-        println!("    Ctrl-C ends it.\n");
+        println!("    Press Ctrl-C to end.\n");
     }
 
     let recording = record.as_deref().map(|file| record_to(file, &stream.url)).transpose()?;
     let (before, begin) = (stream.status()?, Instant::now());
     let limit = seconds.map(Duration::from_secs);
-    while !stop::wanted() && limit.is_none_or(|limit| begin.elapsed() < limit) {
+    while !interrupt::requested() && limit.is_none_or(|limit| begin.elapsed() < limit) {
         std::thread::sleep(Duration::from_millis(500));
         show(&stream.status()?)?;
     }
     println!();
-    let report = report(&before, &stream.status()?, begin.elapsed())?;
-    stop::now();
+    let report = Report::between(&before, &stream.status()?, begin.elapsed());
+    interrupt::request();
     if let Some(recording) = recording {
-        let bytes = recording.join().map_err(|_| anyhow::anyhow!("the recording failed"))??;
-        say(&format!("recorded {bytes} bytes"));
+        let bytes = recording.join().map_err(|_| anyhow::anyhow!("the recording thread panicked"))??;
+        progress(&format!("recorded {bytes} bytes"));
     }
     let text = serde_json::to_string_pretty(&report)?;
     println!("{text}");
     if let Some(file) = json {
         std::fs::write(file, text + "\n").with_context(|| format!("writing {}", file.display()))?;
     }
-    if report["frames"]["encoded"].as_u64() == Some(0) {
+    if report.frames.encoded == 0 {
         eprintln!("x: no frame was encoded\n{}", stream.logs());
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn say(what: &str) {
-    eprintln!("x: {what}");
+fn progress(message: &str) {
+    eprintln!("x: {message}");
 }
 
-fn wait_for_frames(stream: &Stream) -> Result<Value> {
+fn name(path: Option<FramePath>) -> &'static str {
+    path.map_or("unknown", FramePath::name)
+}
+
+fn wait_for_frames(stream: &Stream) -> Result<SidecarStatus> {
     let begin = Instant::now();
     loop {
-        stop::check()?;
+        interrupt::check()?;
         if let Ok(status) = stream.status()
-            && status["frames"]["encoded"].as_u64() > Some(2)
+            && status.frames.encoded > 2
         {
             return Ok(status);
         }
-        if begin.elapsed() > Duration::from_secs(180) {
-            bail!("no frames within 3 minutes\n{}", stream.logs());
+        if begin.elapsed() > FIRST_FRAMES_TIMEOUT {
+            bail!("no frame within {} s\n{}", FIRST_FRAMES_TIMEOUT.as_secs(), stream.logs());
         }
         std::thread::sleep(Duration::from_millis(200));
     }
 }
 
-/// One line that is written over.
-fn show(status: &Value) -> Result<()> {
+/// Overwrites one line of the terminal.
+fn show(status: &SidecarStatus) -> Result<()> {
     if !io::stdout().is_terminal() {
         return Ok(());
     }
     print!(
         "\r    {} {}x{}  {:5.1} fps  {:6.0} kbit/s  latency {:5.1} ms  {:6.0} bytes/frame to host   ",
-        status["rung"].as_str().unwrap_or("?"),
-        status["width"],
-        status["height"],
-        number(status, "/fps")?,
-        number(status, "/bitrate_kbps")?,
-        number(status, "/latency_ms/p50")?,
-        number(status, "/bytes_per_frame_to_host")?,
+        name(status.frame_path),
+        status.width,
+        status.height,
+        status.fps,
+        status.bitrate_kbps,
+        status.latency_ms.p50,
+        status.bytes_per_frame_to_host,
     );
     Ok(io::stdout().flush()?)
 }
 
-/// What happened between two statuses of the sidecar.
-pub(crate) fn report(before: &Value, after: &Value, time: Duration) -> Result<Value> {
-    let rise = |pointer| -> Result<f64> { Ok(number(after, pointer)? - number(before, pointer)?) };
-    let encoded = rise("/frames/encoded")?;
-    let bytes = rise("/bytes_to_host")?;
-    Ok(json!({
-        "rung": after["rung"],
-        "rung_reason": after["rung_reason"],
-        "encoder": after["encoder"],
-        "capture": after["capture"]["taken"],
-        "width": after["width"],
-        "height": after["height"],
-        "frames": {
-            "captured": rise("/frames/captured")?,
-            "encoded": encoded,
-            "dropped": rise("/frames/dropped")?,
-            "repeated": rise("/frames/repeated")?,
-        },
-        "seconds": time.as_secs_f64(),
-        "fps": encoded / time.as_secs_f64(),
-        "bytes_per_frame_to_host": if encoded > 0.0 { bytes / encoded } else { 0.0 },
-        "latency_ms": after["latency_ms"],
-        "tap_ms": after["tap_ms"],
-    }))
-}
-
-/// Copies the live MP4 to a file until told to stop.
+/// Copies the live MP4 to a file until the demo ends; the thread returns the number of bytes.
 fn record_to(file: &Path, url: &str) -> Result<JoinHandle<Result<u64>>> {
     let mut out = File::create(file).with_context(|| format!("creating {}", file.display()))?;
     let agent: ureq::Agent =
@@ -193,12 +176,12 @@ fn record_to(file: &Path, url: &str) -> Result<JoinHandle<Result<u64>>> {
         .get(format!("{url}/stream.mp4"))
         .header("Authorization", format!("Bearer {VIEWER_TOKEN}"))
         .call()
-        .context("asking for the live MP4")?;
+        .context("requesting the live MP4")?;
     Ok(std::thread::spawn(move || {
         let mut body = response.into_body().into_reader();
         let mut buffer = vec![0; 64 << 10];
         let mut total = 0;
-        while !stop::wanted() {
+        while !interrupt::requested() {
             let read = io::Read::read(&mut body, &mut buffer)?;
             if read == 0 {
                 break;

@@ -1,4 +1,4 @@
-//! `./x lab`: VMs for people. They run on until `down`.
+//! `./x lab`: VMs that run until `./x lab down`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,154 +10,151 @@ use lab::cache::{Size, disk_usage};
 use lab::image::{GuestImage, Image};
 use lab::{Arch, Container, Gpu, Qemu, Spec, Tap, Vm, VmConfig};
 
-/// A guest that takes longer to say what it runs is worth saying that of.
-const STATUS_PATIENCE: Duration = Duration::from_secs(20);
+use crate::programs;
 
-/// Boot VMs and look into them
+/// Longest time in which a guest lists its containers.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Boot and inspect VMs
 #[derive(Subcommand)]
 pub enum Command {
     /// Boot a VM and leave it running
     Up(Up),
-    /// A shell in the guest
+    /// Open a shell in the guest
     Sh(Name),
-    /// Run a command in the guest; ends with its status
+    /// Run a command in the guest; its exit status becomes ours
     Exec(Exec),
-    /// Copy files; the guest's side is written :PATH
+    /// Copy files to or from the guest
     Cp(Copy),
-    /// Start a desktop in it; `container remove` in the guest ends it
+    /// Start a desktop in the guest
     Desktop(Desktop),
-    /// What runs, and what images there are
+    /// List running VMs, their containers, and images
     Status,
     /// End a VM
     Down(Down),
-    /// A Kubernetes whose nodes are VMs: up, down, status, kubectl …; needs root
+    /// Manage a Kubernetes whose nodes are VMs: up, down, status, kubectl, … (needs root)
     Cluster {
-        /// See `./x lab cluster --help`
+        /// Arguments; see ./x lab cluster --help
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// A Docker Engine in a VM with a GPU: up, down, status, open, compose …
+    /// Manage a Docker Engine in a VM with a GPU: up, down, status, open, compose, …
     Docker {
-        /// See `./x lab docker --help`
+        /// Arguments; see ./x lab docker --help
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Build images that aren't there yet
+    /// Build images that are not cached
     Images(Images),
 }
 
-/// Which VM
 #[derive(Args)]
 pub struct Name {
-    /// The VM's name
+    /// VM name
     #[arg(long, default_value = "lab")]
     name: String,
 }
 
-/// Boot a VM and leave it running
 #[derive(Args)]
 pub struct Up {
     #[command(flatten)]
     name: Name,
-    /// Its processor: amd64, arm64 (a Mac's guest has that) [default: this machine's]
+    /// Processor: amd64 or arm64 [default: this machine's]
     #[arg(long, default_value_t, hide_default_value = true)]
     arch: Arch,
-    /// The VM's GPU
+    /// GPU of the VM
     #[arg(long, value_enum, default_value = "virgl")]
     gpu: GpuChoice,
-    /// Whose QEMU
+    /// QEMU that runs the VM
     #[arg(long, value_enum, default_value = "installed")]
     qemu: QemuChoice,
-    /// A shared library to load into QEMU
+    /// Shared library to load into QEMU
     #[arg(long, conflicts_with = "no_tap")]
     tap: Option<PathBuf>,
-    /// A variable for the tap
+    /// Environment variable for the tap; may be repeated
     #[arg(long, value_name = "NAME=VALUE", requires = "tap")]
     tap_env: Vec<String>,
-    /// Nothing is loaded into QEMU
+    /// Load no library into QEMU
     #[arg(long)]
     no_tap: bool,
-    /// A folder that appears at /payload
+    /// Folder to mount at /payload in the guest
     #[arg(long)]
     payload: Option<PathBuf>,
-    /// Container images, comma-separated [default: all]
+    /// Container images to attach, separated by commas [default: all]
     #[arg(long, value_delimiter = ',')]
     images: Option<Vec<String>>,
     /// Memory in MiB
     #[arg(long, default_value_t = 4096)]
     memory: u32,
-    /// Processors
+    /// Number of processors
     #[arg(long)]
     cpus: Option<u32>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum QemuChoice {
-    /// this machine's own
+    /// The machine's own QEMU
     Installed,
-    /// Debian trixie's, version 10, unpacked into the cache
+    /// QEMU 10 of Debian trixie, unpacked into the cache
     Trixie,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum GpuChoice {
-    /// virtio-gpu with 3D
+    /// virtio-gpu with virgl
     Virgl,
-    /// virtio-gpu without 3D
+    /// virtio-gpu without virgl
     #[value(name = "no-3d")]
     No3d,
-    /// no GPU
+    /// No GPU
     None,
 }
 
-/// Run a command in the guest; ends with its status
 #[derive(Args)]
 pub struct Exec {
     #[command(flatten)]
     name: Name,
-    /// The command, a line of shell
+    /// Shell command line
     #[arg(trailing_var_arg = true, required = true)]
     command: Vec<String>,
 }
 
-/// Copy files; the guest's side is written :PATH
 #[derive(Args)]
 pub struct Copy {
     #[command(flatten)]
     name: Name,
+    /// Source; write a path in the guest as :PATH
     from: String,
+    /// Destination; write a path in the guest as :PATH
     to: String,
 }
 
-/// Start a desktop in it; `container remove` in the guest ends it
 #[derive(Args)]
 pub struct Desktop {
     #[command(flatten)]
     name: Name,
-    /// gnome, sway: one of docker/desktop-*
+    /// Desktop: gnome or sway, one of docker/desktop-*
     image: String,
-    /// WIDTHxHEIGHT
-    #[arg(long, default_value = "1280x720")]
-    size: String,
+    /// Size of the desktop
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = crate::demo::size, default_value = "1280x720")]
+    size: (u32, u32),
 }
 
-/// End a VM
 #[derive(Args)]
 pub struct Down {
     #[command(flatten)]
     name: Name,
-    /// All that run
+    /// End all running VMs
     #[arg(long)]
     all: bool,
 }
 
-/// Build images that aren't there yet
 #[derive(Args)]
 pub struct Images {
-    /// For which processor: amd64, arm64 [default: this machine's]
+    /// Processor of the images: amd64 or arm64 [default: this machine's]
     #[arg(long, default_value_t, hide_default_value = true)]
     arch: Arch,
-    /// Which [default: the guest's and all]
+    /// Images to build [default: all]
     names: Vec<String>,
 }
 
@@ -174,34 +171,19 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Down(Down { all: true, .. }) => Vm::running()?.into_iter().try_for_each(Vm::down)?,
         Command::Down(Down { name: Name { name }, all: false }) => Vm::attach(&name)?.down()?,
         Command::Images(arguments) => images(&arguments)?,
-        Command::Cluster { arguments } => return topology(arguments),
+        Command::Cluster { arguments } => return programs::run("topology", arguments),
         Command::Docker { arguments } => {
-            return program("engine", ["lab".to_owned()].into_iter().chain(arguments));
+            return programs::run("engine", ["lab".to_owned()].into_iter().chain(arguments));
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Clusters with VMs.
-pub fn topology(arguments: impl IntoIterator<Item = String>) -> Result<ExitCode> {
-    program("topology", arguments)
-}
-
-/// A program of its own: not everybody who boots a VM has to compile it.
-fn program(package: &str, arguments: impl IntoIterator<Item = String>) -> Result<ExitCode> {
-    let status = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .current_dir(lab::repository())
-        .args(["run", "--quiet", "--release", "-p", package, "--"])
-        .args(arguments)
-        .status()?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn up(arguments: Up) -> Result<()> {
     let Up { name: Name { name }, arch, gpu, qemu, tap, tap_env, no_tap: _, payload, images, memory, cpus } =
         arguments;
     if let Ok(vm) = Vm::attach(&name) {
-        println!("{name} is up already");
+        println!("{name} is already running");
         describe(&vm);
         return Ok(());
     }
@@ -220,7 +202,9 @@ fn up(arguments: Up) -> Result<()> {
         let split = |variable: &String| {
             variable.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
         };
-        let Some(env) = tap_env.iter().map(split).collect() else { bail!("--tap-env is NAME=VALUE") };
+        let Some(env) = tap_env.iter().map(split).collect() else {
+            bail!("invalid --tap-env: write NAME=VALUE")
+        };
         config.tap = Some(Tap { library: std::path::absolute(library)?, env, starter: Vec::new() });
     }
     config.payload = payload;
@@ -245,29 +229,31 @@ fn copy(Copy { name: Name { name }, from, to }: &Copy) -> Result<()> {
     match (from.strip_prefix(':'), to.strip_prefix(':')) {
         (None, Some(to)) => vm.guest().copy_to(Path::new(from), to),
         (Some(from), None) => vm.guest().copy_from(from, Path::new(to)),
-        _ => bail!("one of the two must be the guest's, written :PATH"),
+        _ => bail!("write exactly one of the two paths as :PATH, the one in the guest"),
     }
 }
 
-fn desktop(Desktop { name: Name { name }, image: desktop, size }: &Desktop) -> Result<()> {
-    let parsed = size.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
-    let Some(size) = parsed else { bail!("--size is WIDTHxHEIGHT, not {size}") };
+fn desktop(Desktop { name: Name { name }, image, size }: &Desktop) -> Result<()> {
     let vm = Vm::attach(name)?;
-    Container::start(vm.guest(), &Spec::desktop(desktop, &format!("desktop-{desktop}"), size))?;
-    println!("{desktop} starts; ./x lab exec container logs {desktop}");
+    Container::start(vm.guest(), &Spec::desktop(image, &format!("desktop-{image}"), *size))?;
+    println!(
+        "{image} starts. Logs: ./x lab exec container logs {image}. End it: ./x lab exec container remove {image}"
+    );
     Ok(())
 }
 
 fn status() -> Result<()> {
     let running = Vm::running()?;
     if running.is_empty() {
-        println!("no VM runs; ./x lab up boots one");
+        println!("no VM is running; start one with ./x lab up");
     }
     for vm in &running {
         describe(vm);
-        match vm.guest().exec_within(STATUS_PATIENCE, "container list") {
+        match vm.guest().exec_within(STATUS_TIMEOUT, "container list") {
             Ok(output) => output.stdout.lines().for_each(|line| println!("  container {line}")),
-            Err(_) => println!("  the guest doesn't answer; see serial.log and qemu.log in its folder"),
+            Err(_) => {
+                println!("  the guest does not answer; see serial.log and qemu.log in its state folder");
+            }
         }
     }
     for arch in Arch::ALL {
@@ -292,7 +278,7 @@ fn status() -> Result<()> {
 fn describe(vm: &Vm) {
     let config = vm.config();
     println!(
-        "{}: process {}, {} by {}, {} MiB, {} CPUs, GPU {:?}, tap {}, booted in {:.1} s",
+        "{}: process {}, {} on {}, {} MiB, {} CPUs, GPU {:?}, tap {}, booted in {:.1} s",
         config.name,
         vm.qemu_pid(),
         config.arch,

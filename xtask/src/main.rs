@@ -1,4 +1,4 @@
-//! What `./x` runs: one module per subcommand, each with its arguments and a `run`.
+//! Tasks behind `./x`: one module per subcommand, each with its arguments and a `run` function.
 
 mod bench;
 mod check_macos;
@@ -6,19 +6,24 @@ mod clean;
 mod crates;
 mod demo;
 mod fuzz;
+#[cfg(test)]
+mod generated;
+mod interrupt;
 mod lab;
 #[cfg(test)]
 mod packaging;
-mod stop;
+mod programs;
 mod test;
 mod tidy;
+mod tools;
+mod workspace;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "x", about = "The one door to everything that is done in this repository")]
+#[command(name = "x", bin_name = "./x", about = "Build, test, measure and run desktopstream")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -26,19 +31,19 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show a desktop of a VM in the browser
+    /// Stream a desktop in a VM to the browser
     Demo(demo::Arguments),
     /// Run test suites
     Test(test::Arguments),
-    /// Measure
+    /// Run benchmarks
     #[command(subcommand)]
     Bench(bench::Command),
-    /// Boot VMs and look into them
+    /// Boot and inspect VMs
     #[command(subcommand)]
     Lab(lab::Command),
-    /// Type-check, link and inspect what ships on a Mac
+    /// Type-check, link and inspect the macOS artifacts
     CheckMacos,
-    /// Show what the cache holds, and remove it
+    /// Show and remove cache entries
     Clean(clean::Arguments),
 }
 

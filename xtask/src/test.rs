@@ -1,227 +1,200 @@
-//! `./x test`: every suite, or the ones named. A suite that ran no test has failed.
+//! `./x test`: runs suites, goes on after failures, and ends with a list of them and the closing line.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Command, ExitCode, Stdio};
+mod libtest;
+mod nextest;
+mod step;
+mod suites;
+
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
-/// A suite
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Suite {
-    /// Format, lints, unit and property tests
-    Unit,
-    /// The whole path in real VMs
-    Lab,
-    /// The same as seen by a real Chromium
-    Browser,
-    /// What ships on a Mac: linted, linked, inspected, and each of its checks seen to fail
-    Macos,
-    /// The operator in a real Kubernetes: needs root
-    Cluster,
-    /// The same with a VM as a node, from kubectl apply to the browser: needs root; not part of the default yet
-    Topology,
-    /// A real Docker Engine, the newest and the oldest, our images and the compose file: needs root; in a VM, too, when it is
-    /// named; not part of the default yet
-    Docker,
-    /// Long extras: an arm64 guest, and our images for it; a newer QEMU, two VMs in a cluster, fuzzers; not part of the default
-    Slow,
-}
+use step::{Failure, Step};
+use suites::Suite;
 
 /// Run test suites
+///
+/// The output ends with the failures, the command that repeats each of them, and the line "N passed, N failed". A check
+/// such as `format` counts as one test. A suite that runs no test fails.
 #[derive(Args)]
+#[command(after_help = suites::help())]
 pub struct Arguments {
-    /// Which [default: unit, lab, browser, macos, cluster]
-    suites: Vec<Suite>,
+    /// Suites to run [default: unit, lab, browser, macos, cluster]. After a single suite: the name of one of its steps, a
+    /// part of a test's name, or a whole name and --exact
+    #[arg(value_name = "SUITE|FILTER", trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<String>,
 }
 
-/// A suite that ended.
-type Done = (Suite, u32, Duration);
+impl Arguments {
+    /// # Errors
+    /// If the first word is not a suite.
+    #[cfg(test)]
+    pub fn check(&self) -> Result<()> {
+        parse(&self.words).map(|_| ())
+    }
+}
+
+/// Result of a suite.
+struct Report {
+    suite: Suite,
+    passed: u32,
+    failures: Vec<Failure>,
+    time: Duration,
+}
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let done = match arguments.suites.as_slice() {
-        [] => all()?,
-        named => in_turn(named)?,
+    let (suites, filter) = parse(&arguments.words)?;
+    let reports = if suites.is_empty() {
+        run_default()
+    } else {
+        suites.iter().map(|it| run_suite(*it, &filter)).collect()
     };
-    println!();
-    for (suite, passed, time) in &done {
-        println!("x: suite {suite:?}: {passed} tests in {:.0} s", time.as_secs_f64());
-    }
-    println!("{} passed, 0 failed", done.iter().map(|(_, passed, _)| passed).sum::<u32>());
-    Ok(ExitCode::SUCCESS)
+    println!("\n{}", summary(&reports));
+    Ok(if reports.iter().all(|report| report.failures.is_empty()) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
-/// A cluster mostly waits, an emulated VM is one busy thread: they share two processors well.
-fn all() -> Result<Vec<Done>> {
-    let mut done = in_turn(&[Suite::Unit])?;
+/// Splits the words into suites and the filter behind a single suite.
+fn parse(words: &[String]) -> Result<(Vec<Suite>, Vec<String>)> {
+    let suites: Vec<Suite> = words.iter().map_while(|word| Suite::from_str(word, false).ok()).collect();
+    let filter = words[suites.len()..].to_vec();
+    if let Some(word) = filter.first()
+        && suites.len() != 1
+    {
+        bail!("{word:?} is not a suite, and a filter must follow a single suite; see ./x test --help");
+    }
+    Ok((suites, filter))
+}
+
+/// All suites of a run without arguments. The cluster mostly waits and an emulated VM is one busy thread, so the two
+/// share a machine well.
+fn run_default() -> Vec<Report> {
+    let mut reports = vec![run_suite(Suite::Unit, &[])];
     std::thread::scope(|scope| {
-        let beside = scope.spawn(|| in_turn(&[Suite::Cluster]));
-        done.extend(in_turn(&[Suite::Lab, Suite::Browser, Suite::Macos])?);
-        let beside = beside.join().map_err(|_| anyhow::anyhow!("suite Cluster panicked"))?;
-        done.extend(beside?);
-        Ok::<_, anyhow::Error>(())
-    })?;
-    crate::crates::keep()?;
-    Ok(done)
-}
-
-fn in_turn(suites: &[Suite]) -> Result<Vec<Done>> {
-    let mut done = Vec::new();
-    for suite in suites {
-        let begin = Instant::now();
-        let passed = match suite {
-            Suite::Unit => unit(),
-            Suite::Lab => e2e(&["path", "rights", "ladder", "recovery", "gst"], &[]),
-            Suite::Browser => browser(),
-            Suite::Macos => macos(),
-            Suite::Cluster => in_a_cluster(&["chart", "cluster", "desktop", "operator"], &[]),
-            Suite::Topology => in_a_cluster(&["topology"], &[]),
-            Suite::Docker => in_a_cluster(&["engines", "operator_docker", "compose", "lab_docker"], &[]),
-            Suite::Slow => slow(),
-        }
-        .with_context(|| format!("suite {suite:?}"))?;
-        ensure!(passed > 0, "suite {suite:?} ran no test");
-        println!("x: suite {suite:?} passed in {:.0} s", begin.elapsed().as_secs_f64());
-        done.push((*suite, passed, begin.elapsed()));
+        let cluster = scope.spawn(|| run_suite(Suite::Cluster, &[]));
+        reports.extend([Suite::Lab, Suite::Browser, Suite::Macos].map(|suite| run_suite(suite, &[])));
+        reports.push(cluster.join().unwrap_or_else(|_| {
+            let failure = Failure::new("suite panicked", vec!["cluster".to_owned()]);
+            Report { suite: Suite::Cluster, passed: 0, failures: vec![failure], time: Duration::ZERO }
+        }));
+    });
+    if reports.iter().all(|report| report.failures.is_empty())
+        && let Err(error) = crate::crates::keep()
+    {
+        eprintln!("x: compiled dependencies were not cached: {error:#}");
     }
-    Ok(done)
+    reports
 }
 
-fn cargo(arguments: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(lab::repository()).args(arguments).stdin(Stdio::null());
-    command
+/// Runs the steps of a suite that the filter selects. Never stops at a failure.
+fn run_suite(suite: Suite, filter: &[String]) -> Report {
+    run_steps(suite, &suite.steps(), filter)
 }
 
-fn check(what: &str, arguments: &[&str]) -> Result<()> {
-    println!("x: {what}");
-    let status = cargo(arguments).status().with_context(|| format!("cargo {}", arguments.join(" ")))?;
-    ensure!(status.success(), "{what} failed: cargo {}", arguments.join(" "));
-    Ok(())
-}
-
-/// What one compilation of the workspace is for.
-const WORKSPACE: [&str; 5] = ["--workspace", "--exclude", "e2e", "--exclude", "check-macos"];
-
-fn unit() -> Result<u32> {
-    check("format", &["fmt", "--all", "--check"])?;
-    crate::tidy::run()?;
-    check("lints", &["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
-    counted(cargo(&[&["test", "--release"], &WORKSPACE[..]].concat()))
-}
-
-/// Suites that boot VMs: one after the other, each in a process of its own.
-fn e2e(names: &[&str], more: &[&str]) -> Result<u32> {
-    let mut arguments = vec!["test", "--release", "-p", "e2e"];
-    for name in names {
-        arguments.extend(["--test", name]);
+fn run_steps(suite: Suite, steps: &[Step], filter: &[String]) -> Report {
+    let begin = Instant::now();
+    let named: Vec<&Step> = steps.iter().filter(|step| filter == [step.name]).collect();
+    let (selected, filter) = match named.as_slice() {
+        [] if filter.is_empty() => (steps.iter().collect(), filter),
+        [] => (steps.iter().filter(|step| step.takes_a_filter()).collect(), filter),
+        _ => (named, &[][..]),
+    };
+    let mut report = Report { suite, passed: 0, failures: Vec::new(), time: Duration::ZERO };
+    for step in selected {
+        let outcome = step.run(filter);
+        report.passed += outcome.passed;
+        report.failures.extend(outcome.failures);
     }
-    arguments.extend(["--", "--nocapture", "--test-threads=1"]);
-    arguments.extend(more);
-    counted(cargo(&arguments))
-}
-
-/// The page on a VM's stream; then Chromium's decoder on a stream whose encoder lost its sessions.
-fn browser() -> Result<u32> {
-    let passed = e2e(&["browser"], &[])?;
-    let made = counted(cargo(&[&["test", "--release"], &WORKSPACE[..], &["--test", "rebuilt"]].concat()))?;
-    println!("x: the same stream in Chromium");
-    let tests = lab::repository().join("tests/browser");
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| lab::repository().join("target"), Into::into);
-    let stream = std::path::absolute(target.join("tmp/rebuilt.stream"))?;
-    let status = Command::new("node")
-        .current_dir(tests)
-        .args(["--test", "rebuilt.test.mjs"])
-        .env("REBUILT_STREAM", stream)
-        .stdin(Stdio::null())
-        .status()
-        .context("starting node")?;
-    ensure!(status.success(), "node --test rebuilt.test.mjs failed");
-    Ok(passed + made + 1)
-}
-
-/// The encoder of macOS over its simulator under valgrind and loom; then what ships.
-fn macos() -> Result<u32> {
-    let watched = valgrind("without_an_encoder", &[])?;
-    println!("x: a leak on purpose, which valgrind must find");
-    ensure!(valgrind("a_leak", &["--ignored"]).is_err(), "valgrind did not find a leak that is there");
-    let seam = ["--features", "videotoolbox/loom", "--test", "loom"];
-    let modelled = counted(cargo(&[&["test", "--release"], &WORKSPACE[..], &seam].concat()))?;
-    check("what ships on a Mac", &["run", "--quiet", "--release", "-p", "check-macos"])?;
-    // host-agent's judgement of the files that were just linked.
-    let judged = ["--test", "macho", "--", "--ignored"];
-    let judged = counted(cargo(&[&["test", "--release"], &WORKSPACE[..], &judged].concat()))?;
-    Ok(watched + modelled + judged + counted(cargo(&["test", "--release", "-p", "check-macos"]))?)
-}
-
-/// One test of the soak, which must leave nothing behind.
-fn valgrind(test: &str, more: &[&str]) -> Result<u32> {
-    let runner = "target.'cfg(unix)'.runner=['valgrind', '--quiet', '--leak-check=full', \
-                  '--show-leak-kinds=definite,indirect', '--errors-for-leak-kinds=definite,indirect', \
-                  '--error-exitcode=9']";
-    let of = [&["--config", runner, "test", "--release"], &WORKSPACE[..], &["--test", "soak"]].concat();
-    counted(cargo(&[&of[..], &["--", test, "--exact"], more].concat()))
-}
-
-/// Those that need root, a cluster or helm, which are told apart from the unit tests by being ignored there. They are built
-/// with the same features, so that nothing is compiled twice. The first three have no such test: for them cargo builds the
-/// operator, host-agent and sidecar.
-fn in_a_cluster(tests: &[&str], names: &[&str]) -> Result<u32> {
-    counted(with_programs(tests, names, &[])?)
-}
-
-fn with_programs(tests: &[&str], names: &[&str], env: &[(&str, &str)]) -> Result<Command> {
-    let mut arguments = [&["test", "--release"], &WORKSPACE[..]].concat();
-    let programs = ["crds", "daemon", "viewers_http"];
-    arguments.extend(programs.iter().chain(tests).flat_map(|test| ["--test", test]));
-    // A bench of host-agent's, which is ignored, too.
-    arguments.extend(["--", "--ignored", "--nocapture", "--test-threads=1", "--skip=overhead"]);
-    arguments.extend(names);
-    let mut command = cargo(&arguments);
-    command.env("DESKTOPSTREAM_PROGRAMS", crate::crates::target()?.join("release")).envs(env.iter().copied());
-    Ok(command)
-}
-
-/// The short one first: it fails sooner.
-fn slow() -> Result<u32> {
-    let vms = e2e(&["arm64", "path", "recovery", "rights"], &["--ignored"])?
-        + in_a_cluster(&["two_vms", "arm64_images"], &[])?;
-    let debian = [("DESKTOPSTREAM_DOCKER_DEBIAN", "1")];
-    let oldest = counted(with_programs(&["operator_docker"], &["on_the_engine"], &debian)?)?;
-    Ok(vms + oldest + crate::fuzz::run(Duration::from_secs(10 * 60))?)
-}
-
-/// Runs tests, shows what they print, and counts those that passed.
-fn counted(mut command: Command) -> Result<u32> {
-    let mut child = command.stdout(Stdio::piped()).spawn().context("starting cargo")?;
-    let Some(out) = child.stdout.take() else { bail!("cargo has no output") };
-    let mut passed = 0;
-    for line in BufReader::new(out).lines() {
-        let line = line?;
-        passed += passed_in(&line).unwrap_or(0);
-        println!("{line}");
+    if report.passed == 0 && report.failures.is_empty() {
+        report.failures.push(Failure::new("no test ran", filter.to_vec()));
     }
-    let status = child.wait()?;
-    ensure!(status.success(), "{command:?} failed");
-    Ok(passed)
+    report.time = begin.elapsed();
+    println!("x: suite {}", line(&report));
+    report
 }
 
-/// `test result: ok. 12 passed; 0 failed; …`
-fn passed_in(line: &str) -> Option<u32> {
-    let rest = line.strip_prefix("test result: ok. ")?;
-    rest.split_once(" passed")?.0.parse().ok()
+fn line(Report { suite, passed, failures, time }: &Report) -> String {
+    format!("{}: {passed} passed, {} failed in {:.0} s", suite.name(), failures.len(), time.as_secs_f64())
+}
+
+/// Text at the end of a run: suites, failures, closing line.
+fn summary(reports: &[Report]) -> String {
+    let mut lines: Vec<String> = reports.iter().map(|report| format!("x: suite {}", line(report))).collect();
+    let failures =
+        || reports.iter().flat_map(|report| report.failures.iter().map(move |it| (report.suite, it)));
+    if failures().next().is_some() {
+        lines.push("x: failed, and the command to repeat each:".to_owned());
+    }
+    for (suite, failure) in failures() {
+        lines.push(format!("  {}: {}", suite.name(), failure.what));
+        lines.push(
+            format!("      ./x test {} {}", suite.name(), failure.filter.join(" ")).trim_end().to_owned(),
+        );
+    }
+    let passed: u32 = reports.iter().map(|report| report.passed).sum();
+    lines.push(format!("{passed} passed, {} failed", failures().count()));
+    lines.join("\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn words(line: &str) -> Vec<String> {
+        line.split_whitespace().map(str::to_owned).collect()
+    }
+
     #[test]
-    fn passed_tests_are_counted() {
-        assert_eq!(passed_in("test result: ok. 12 passed; 0 failed; 1 ignored"), Some(12));
-        assert_eq!(passed_in("test result: FAILED. 3 passed; 1 failed"), None);
-        assert_eq!(passed_in("running 3 tests"), None);
+    fn words_are_suites_and_then_a_filter() {
+        let parsed = |line: &str| parse(&words(line)).map_err(|error| error.to_string());
+        assert_eq!(parsed(""), Ok((vec![], vec![])));
+        assert_eq!(parsed("unit lab"), Ok((vec![Suite::Unit, Suite::Lab], vec![])));
+        assert_eq!(parsed("unit a::b --exact"), Ok((vec![Suite::Unit], words("a::b --exact"))));
+        for wrong in ["unitt", "unit lab a::b", "a::b unit"] {
+            assert!(parsed(wrong).is_err_and(|error| error.contains("is not a suite")), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn summary_lists_failures_and_ends_with_the_counts() {
+        let failure = Failure::new("path::frames_arrive", words("frames_arrive --exact"));
+        let reports = [
+            Report { suite: Suite::Unit, passed: 7, failures: vec![], time: Duration::from_secs(3) },
+            Report { suite: Suite::Lab, passed: 1, failures: vec![failure], time: Duration::from_secs(2) },
+        ];
+        let text = summary(&reports);
+        let expected = "x: suite unit: 7 passed, 0 failed in 3 s\n\
+                        x: suite lab: 1 passed, 1 failed in 2 s\n\
+                        x: failed, and the command to repeat each:\n  \
+                          lab: path::frames_arrive\n      \
+                              ./x test lab frames_arrive --exact\n\
+                        8 passed, 1 failed";
+        assert_eq!(text, expected);
+        assert!(summary(&reports[..1]).ends_with("\n7 passed, 0 failed"));
+    }
+
+    #[test]
+    fn filter_selects_a_step_by_its_name() {
+        let steps =
+            || vec![Step::check("good", || Ok(())), Step::check("bad", || anyhow::bail!("it failed"))];
+        let report = run_steps(Suite::Unit, &steps(), &words("good"));
+        assert_eq!((report.passed, report.failures), (1, vec![]));
+        let report = run_steps(Suite::Unit, &steps(), &[]);
+        let failure = Failure::new("bad: it failed", words("bad"));
+        assert_eq!((report.passed, report.failures), (1, vec![failure]));
+    }
+
+    #[test]
+    fn filter_without_a_match_fails_the_suite() {
+        let report = run_steps(Suite::Unit, &[Step::check("good", || Ok(()))], &words("no_such_test"));
+        assert_eq!(
+            (report.passed, report.failures),
+            (0, vec![Failure::new("no test ran", words("no_such_test"))])
+        );
     }
 }

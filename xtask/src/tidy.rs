@@ -1,13 +1,22 @@
-//! What no compiler checks: files that nobody includes, files that grew too long, unsafe outside the fences.
+//! Rules of the repository that no compiler checks: prose, length of files, modules that no crate includes, unsafe code
+//! outside its fences, arrows between crates.
+
+mod arrows;
+mod lexer;
+mod modules;
+mod prose;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
-/// Lines after which a file has more than one idea.
-const TOO_LONG: usize = 600;
-/// Where unsafe code may be: the product's fences, one call of the GStreamer plugin's, and the test pattern's GL.
+use crate::workspace;
+
+/// Most lines of a file that people write.
+const MAX_LINES: usize = 500;
+
+/// Where unsafe code may be: fences of the product, one call in the GStreamer plugin, OpenGL of the test pattern.
 const FENCES: [&str; 6] = [
     "sidecar/virtgpu",
     "sidecar/pipewire-buffers",
@@ -17,81 +26,140 @@ const FENCES: [&str; 6] = [
     "tests/fixtures/pattern",
 ];
 
-/// Checks the tree; prints what it finds.
+/// Folders that are built, downloaded or generated.
+const SKIPPED_FOLDERS: [&str; 7] =
+    [".git", "target", "node_modules", "bench", "seeds", "corpus", "artifacts"];
+/// Extensions of files that tools write.
+const GENERATED: [&str; 4] = ["lock", "sum", "json", "svg"];
+
+/// A text file of the repository.
+struct File {
+    /// Path relative to the repository's root.
+    name: String,
+    text: String,
+}
+
+impl File {
+    fn is_rust(&self) -> bool {
+        has_extension(&self.name, &["rs"])
+    }
+}
+
+/// Checks the repository and prints every violation.
+///
+/// # Errors
+/// If there is a violation.
 pub fn run() -> Result<()> {
-    println!("x: tidy");
-    let root = lab::repository().canonicalize()?;
-    let mut files = Vec::new();
-    collect(&root, &mut files)?;
-    let mut found = Vec::new();
+    let files = files()?;
+    let mut violations = modules::unreachable(&files)?;
+    violations.extend(arrows::violations(&workspace::metadata()?));
     for file in &files {
-        let text = fs::read_to_string(file)?;
-        let name = file.strip_prefix(&root)?.display().to_string();
-        let lines = text.lines().count();
-        if lines > TOO_LONG {
-            found.push(format!("{name}: {lines} lines; split it"));
-        }
-        let is_test = name.contains("/tests/") || name.ends_with("/tests.rs");
-        if !text.starts_with("//!") && !text.starts_with("#!") && !is_test {
-            found.push(format!("{name}: say at the top what it is for"));
-        }
-        let has_unsafe = text.lines().any(|line| {
-            let code = line.split("//").next().unwrap_or_default();
-            code.contains("unsafe {") || code.contains("unsafe fn") || code.contains("unsafe impl")
-        });
-        if has_unsafe && name != "xtask/src/tidy.rs" && !FENCES.iter().any(|fence| name.starts_with(fence)) {
-            found.push(format!("{name}: unsafe outside the fences {FENCES:?}"));
-        }
-        if !reachable(file) && !name.ends_with("/mod.rs") {
-            found.push(format!("{name}: no mod line includes it"));
+        violations.extend(length(file));
+        violations.extend(prose::violations(&file.name, &file.text));
+        if file.is_rust() {
+            violations.extend(header(file));
+            violations.extend(fence(file));
         }
     }
-    for line in &found {
-        eprintln!("x: {line}");
+    for violation in &violations {
+        eprintln!("x: {violation}");
     }
-    ensure!(found.is_empty(), "{} things to tidy", found.len());
+    ensure!(violations.is_empty(), "{} violations of the repository's rules", violations.len());
     Ok(())
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(folder)? {
+/// True if a doc comment of the product or its tests contains code that rustdoc compiles.
+///
+/// # Errors
+/// If a source file cannot be read.
+pub fn has_doctests() -> Result<bool> {
+    Ok(files()?
+        .iter()
+        .any(|file| file.is_rust() && !file.name.starts_with("xtask/") && lexer::doctests(&file.text)))
+}
+
+fn length(File { name, text }: &File) -> Option<String> {
+    let generated = ["crds/", "charts/desktopstream/crds/"].iter().any(|folder| name.starts_with(folder));
+    let lines = text.lines().count();
+    (lines > MAX_LINES && !generated).then(|| format!("{name}: {lines} lines; split it: at most {MAX_LINES}"))
+}
+
+fn header(File { name, text }: &File) -> Option<String> {
+    let test = name.contains("/tests/") || name.ends_with("/tests.rs");
+    let present = text.starts_with("//!") || text.starts_with("#!");
+    (!present && !test).then(|| format!("{name}: add a module header (//!) that states the purpose"))
+}
+
+fn fence(File { name, text }: &File) -> Option<String> {
+    let fenced = FENCES.iter().any(|fence| name.starts_with(fence));
+    let code = lexer::code(text);
+    let found = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"].iter().any(|it| code.contains(it));
+    (found && !fenced).then(|| format!("{name}: move unsafe code into one of the fences {FENCES:?}"))
+}
+
+fn has_extension(name: &str, extensions: &[&str]) -> bool {
+    Path::new(name).extension().is_some_and(|extension| extensions.iter().any(|it| extension == *it))
+}
+
+/// All text files that people write.
+fn files() -> Result<Vec<File>> {
+    let root = workspace::root()?;
+    let mut files = Vec::new();
+    collect(&root, &root, &mut files)?;
+    Ok(files)
+}
+
+fn collect(root: &Path, folder: &Path, files: &mut Vec<File>) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
         let entry = entry?;
-        let path = entry.path();
-        let name = entry.file_name();
-        if entry.file_type()?.is_dir() {
-            if !["target", ".git", "node_modules", "corpus", "artifacts"].iter().any(|skip| name == *skip) {
-                collect(&path, files)?;
+        let (path, name) = (entry.path(), entry.file_name());
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            if !SKIPPED_FOLDERS.iter().any(|skipped| name == *skipped) || path.ends_with("src/bench") {
+                collect(root, &path, files)?;
             }
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
+        } else if kind.is_file() {
+            let name = path.strip_prefix(root)?.display().to_string();
+            if !has_extension(&name, &GENERATED)
+                && let Ok(text) = fs::read_to_string(&path)
+            {
+                files.push(File { name, text });
+            }
         }
     }
     Ok(())
 }
 
-/// Whether a file is a crate root, or its parent module declares it.
-fn reachable(file: &Path) -> bool {
-    let (Some(stem), Some(folder)) = (file.file_stem().and_then(|stem| stem.to_str()), file.parent()) else {
-        return false;
-    };
-    let in_folder = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let root = matches!(stem, "main" | "lib" | "build")
-        || matches!(in_folder, "tests" | "examples" | "benches" | "bin" | "fuzz_targets");
-    if root {
-        return true;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(name: &str, text: impl Into<String>) -> File {
+        File { name: name.to_owned(), text: text.into() }
     }
-    let module = if stem == "mod" { in_folder } else { stem };
-    let parents =
-        [folder.with_extension("rs"), folder.join("mod.rs"), folder.join("lib.rs"), folder.join("main.rs")];
-    let siblings = || fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let declares = |path: &Path| {
-        path != file
-            && fs::read_to_string(path).is_ok_and(|text| {
-                text.lines().any(|line| {
-                    let line = line.trim();
-                    line.ends_with(&format!("mod {module};")) || line.ends_with(&format!("mod {module} {{"))
-                })
-            })
-    };
-    parents.iter().any(|path| declares(path)) || siblings().any(|path| declares(&path))
+
+    #[test]
+    fn long_file_is_refused() {
+        assert_eq!(length(&file("a.rs", "\n".repeat(MAX_LINES))), None);
+        assert!(length(&file("a.rs", "\n".repeat(MAX_LINES + 1))).is_some());
+        assert_eq!(length(&file("crds/a.yaml", "\n".repeat(MAX_LINES + 1))), None);
+    }
+
+    #[test]
+    fn unsafe_code_outside_the_fences_is_refused() {
+        let text = "//! A module.\nfn f() { unsafe { g() } }\n";
+        assert!(fence(&file("operator/src/a.rs", text)).is_some());
+        assert_eq!(fence(&file("host-agent/tap/src/a.rs", text)), None);
+        assert_eq!(
+            fence(&file("operator/src/a.rs", "// unsafe { }\nconst A: &str = \"unsafe fn\";\n")),
+            None
+        );
+    }
+
+    #[test]
+    fn source_without_a_header_is_refused() {
+        assert!(header(&file("a/src/b.rs", "fn f() {}")).is_some());
+        assert_eq!(header(&file("a/src/b.rs", "//! A module.\n")), None);
+        assert_eq!(header(&file("a/tests/b.rs", "fn f() {}")), None);
+    }
 }

@@ -31,7 +31,7 @@ fn frame() -> Frame {
     }
 }
 
-/// As the predecessor's packed structures lay it out.
+/// The bytes of the predecessor's packed structures.
 #[rustfmt::skip]
 const FRAME: &[u8] = &[
     0x48, 0x58, 0x46, 0x52, 0x01, 0x01, 0x07, 0x00, 52, 0, 0, 0,
@@ -49,7 +49,7 @@ const ANSWER: &[u8] = &[
 ];
 
 #[test]
-fn golden_bytes() {
+fn messages_have_exact_bytes() {
     assert_eq!(Request::Frame(frame()).encode(7), FRAME);
     assert_eq!(request(FRAME), Ok(Request::Frame(frame())));
     let answer =
@@ -70,7 +70,7 @@ fn golden_bytes() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused() {
+fn malformed_message_is_refused() {
     for (at, value) in [(0, 0x49), (4, 0x30), (11, 0xFF), (16, 0), (16 + 3, 1), (24, b'x')] {
         let mut bytes = FRAME.to_vec();
         bytes[at] = value;
@@ -92,10 +92,10 @@ fn what_does_not_fit_is_refused() {
 }
 
 #[test]
-fn long_errors_are_cut_at_a_character() {
+fn long_error_is_cut_at_a_character_boundary() {
     let message = "ä".repeat(200);
     let Ok(Reply::Error { message: cut, .. }) = reply(&Reply::Error { code: -1, message }.encode(0)) else {
-        panic!("no error came out");
+        panic!("not an error reply");
     };
     assert_eq!(cut, "ä".repeat(127));
 }
@@ -113,12 +113,12 @@ fn frames() -> impl Strategy<Value = Frame> {
 
 proptest! {
     #[test]
-    fn frames_round_trip(frame in frames(), session in any::<u16>()) {
+    fn frame_round_trips(frame in frames(), session in any::<u16>()) {
         prop_assert_eq!(request(&Request::Frame(frame.clone()).encode(session)), Ok(Request::Frame(frame)));
     }
 
     #[test]
-    fn answers_round_trip(
+    fn reply_round_trips(
         (pts, dts, keyframe) in any::<(i64, i64, bool)>(),
         units in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..5),
     ) {
@@ -128,7 +128,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_survived(kind in any::<u8>(), flags in any::<u8>(), payload in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn any_payload_is_decoded_without_panic(kind in any::<u8>(), flags in any::<u8>(), payload in proptest::collection::vec(any::<u8>(), 0..300)) {
         let header = Header { kind, flags, session: 0, len: payload.len() as u32 };
         let _ = Request::decode(header, Bytes::from(payload.clone()));
         let _ = Reply::decode(header, Bytes::from(payload));

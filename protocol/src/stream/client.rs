@@ -1,4 +1,4 @@
-//! What the sidecar says, as bytes.
+//! Encoding and decoding of [`ClientMessage`].
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -11,7 +11,7 @@ use crate::pixel::PixelFormat;
 use crate::wire::{DecodeError, Reader, put_text};
 
 impl ClientMessage {
-    /// The longest payload of a message type; `None` for a type that only a server sends.
+    /// Longest payload of a message type in bytes; `None` for a type that a sidecar does not send.
     pub fn limit(kind: u8) -> Option<u32> {
         match kind {
             0x01 | 0x02 | 0x04..=0x07 => Some(MAX_CONTROL),
@@ -73,6 +73,9 @@ impl ClientMessage {
     }
 
     /// Decodes the payload that followed `header`.
+    ///
+    /// # Errors
+    /// If the payload is malformed or a field is over its limit.
     pub fn decode(header: Header, payload: Bytes) -> Result<Self, DecodeError> {
         let mut r = Reader::new(payload);
         let message = match header.kind {

@@ -1,10 +1,10 @@
-//! Pushed pictures: the one message whose size its sender chooses.
+//! Decoding and checking of [`Pixels`].
 
 use super::{MAX_PIXELS, MAX_RECTS, PIXELS_FIXED, Pixels, RECT_BYTES, check_side, side};
 use crate::pixel::{PixelFormat, Rect};
 use crate::wire::{DecodeError, Reader};
 
-/// Decodes the payload of a `Pixels`.
+/// Decodes the payload of a `Pixels` message.
 pub(super) fn decode(mut r: Reader) -> Result<Pixels, DecodeError> {
     let seq = r.u64("seq")?;
     let capture_ns = r.u64("capture time")?;
@@ -23,15 +23,19 @@ pub(super) fn decode(mut r: Reader) -> Result<Pixels, DecodeError> {
 
 pub(super) fn check_count(rects: usize) -> Result<(), DecodeError> {
     match rects {
-        0 => Err(DecodeError::Invalid("no rectangles")),
+        0 => Err(DecodeError::Invalid("the number of rectangles must be between 1 and 16")),
         1..=MAX_RECTS => Ok(()),
         more => Err(DecodeError::TooLarge { field: "rectangles", got: more as u64, limit: MAX_RECTS as u64 }),
     }
 }
 
 impl Pixels {
-    /// Whether this is within the limits: what the host-agent's decoder checks, for a sender that would
-    /// rather know than have the connection ended.
+    /// Checks all limits that the host-agent's decoder checks, so that a sender can avoid a message that
+    /// would end the connection.
+    ///
+    /// # Errors
+    /// If a size is out of range, a rectangle is empty, outside the frame or (NV12) has odd edges, or
+    /// `data` has not the length that the rectangles need.
     pub fn check(&self) -> Result<(), DecodeError> {
         let (width, height) = (u32::from(self.width), u32::from(self.height));
         check_side("width", self.width)?;
@@ -40,15 +44,15 @@ impl Pixels {
         let mut need = 0_usize;
         for rect in &self.rects {
             if !rect.fits(width, height) {
-                return Err(DecodeError::Invalid("rectangle is empty or outside the picture"));
+                return Err(DecodeError::Invalid("a rectangle is empty or outside the frame"));
             }
             if self.format == PixelFormat::Nv12 && !even(*rect, width, height) {
-                return Err(DecodeError::Invalid("NV12 rectangle has odd edges"));
+                return Err(DecodeError::Invalid("an NV12 rectangle has odd edges"));
             }
             need = need.saturating_add(self.format.bytes(rect.width, rect.height));
         }
         if self.data.len() != need {
-            return Err(DecodeError::Invalid("pixels are not as many as the rectangles need"));
+            return Err(DecodeError::Invalid("the length of the pixels differs from that of the rectangles"));
         }
         let payload = (PIXELS_FIXED + self.rects.len() * RECT_BYTES).saturating_add(need);
         if payload > MAX_PIXELS as usize {
@@ -59,7 +63,7 @@ impl Pixels {
     }
 }
 
-/// Whether an NV12 rectangle covers whole 2 x 2 blocks of a picture of this size.
+/// True if an NV12 rectangle covers whole 2 x 2 blocks of a frame of this size.
 fn even(rect: Rect, width: u32, height: u32) -> bool {
     let (right, bottom) = (rect.x + rect.width, rect.y + rect.height);
     rect.x.is_multiple_of(2)

@@ -1,4 +1,4 @@
-//! What the host-agent says, as bytes.
+//! Encoding and decoding of [`ServerMessage`].
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -10,7 +10,7 @@ const IDR: u8 = 1;
 const REPEAT: u8 = 2;
 
 impl ServerMessage {
-    /// The longest payload of a message type; `None` for a type that only a client sends.
+    /// Longest payload of a message type in bytes; `None` for a type that a host-agent does not send.
     pub fn limit(kind: u8) -> Option<u32> {
         match kind {
             0x81..=0x84 | 0x86..=0x88 => Some(MAX_CONTROL),
@@ -75,6 +75,9 @@ impl ServerMessage {
     }
 
     /// Decodes the payload that followed `header`.
+    ///
+    /// # Errors
+    /// If the payload is malformed or a field is over its limit.
     pub fn decode(header: Header, payload: Bytes) -> Result<Self, DecodeError> {
         let mut r = Reader::new(payload);
         let message = match header.kind {

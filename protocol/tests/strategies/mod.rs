@@ -1,4 +1,4 @@
-//! Arbitrary messages: within their limits, and careless ones.
+//! Arbitrary messages: within their limits, and with unchecked fields.
 
 use bytes::Bytes;
 use proptest::collection::vec;
@@ -13,7 +13,7 @@ use protocol::stream::{
 };
 use protocol::{PixelFormat, Rect};
 
-/// Any text of at most `limit` bytes; often exactly that many.
+/// Any text of at most `limit` bytes; sometimes of exactly that length.
 fn text(limit: usize) -> impl Strategy<Value = String> {
     let exact = Just("x".repeat(limit));
     let near = ".{0,200}".prop_map(move |text| {
@@ -34,17 +34,17 @@ fn side() -> impl Strategy<Value = u16> {
     prop_oneof![1..=MAX_SIDE as u16, Just(1), Just(MAX_SIDE as u16)]
 }
 
-/// A number that is often near an end of its range.
+/// A number that is often near the end of a range.
 pub fn edge() -> impl Strategy<Value = u32> {
     prop_oneof![0..=5_u32, u32::MAX - 5..=u32::MAX, 65_530..=65_540_u32, 0..=MAX_SIDE + 1, any::<u32>()]
 }
 
-/// Any rectangle, however senseless.
+/// Any rectangle, also an invalid one.
 pub fn any_rect() -> impl Strategy<Value = Rect> {
     (edge(), edge(), edge(), edge()).prop_map(|(x, y, width, height)| Rect { x, y, width, height })
 }
 
-/// A rectangle in a picture of this size.
+/// A rectangle inside a frame of this size.
 pub fn rect_in(width: u32, height: u32) -> impl Strategy<Value = Rect> {
     (0..width, 0..height).prop_flat_map(move |(x, y)| {
         (1..=width - x, 1..=height - y).prop_map(move |(width, height)| Rect { x, y, width, height })
@@ -68,7 +68,7 @@ fn config() -> impl Strategy<Value = Config> {
     )
 }
 
-/// Pixels within the limits, of a small picture.
+/// Valid pixels of a small frame.
 fn pixels() -> impl Strategy<Value = Pixels> {
     (format(), 1..=20_u16, 1..=20_u16)
         .prop_flat_map(|(format, width, height)| {
@@ -87,7 +87,7 @@ fn pixels() -> impl Strategy<Value = Pixels> {
         })
 }
 
-/// The whole 2 x 2 blocks around a rectangle.
+/// The smallest rectangle of whole 2 x 2 blocks that contains `rect`.
 fn blocks(rect: Rect, width: u32, height: u32) -> Rect {
     let (x, y) = (rect.x / 2 * 2, rect.y / 2 * 2);
     let right = (rect.x + rect.width).next_multiple_of(2).min(width);
@@ -95,52 +95,52 @@ fn blocks(rect: Rect, width: u32, height: u32) -> Rect {
     Rect { x, y, width: right - x, height: bottom - y }
 }
 
-/// Pixels of a sender that minds no limit; about a fifth are good by luck. Those that would be good if a
-/// field of theirs wrapped around are among them.
-pub fn careless_pixels() -> impl Strategy<Value = Pixels> {
+/// Pixels with at most one field changed at random; about a fifth stay valid. Some would be valid if a field
+/// wrapped around.
+pub fn unchecked_pixels() -> impl Strategy<Value = Pixels> {
     let change = prop_oneof![
-        Just(Careless::No),
-        prop_oneof![Just(0), Just(MAX_SIDE as u16 + 1), any::<u16>()].prop_map(Careless::Width),
-        any_rect().prop_map(Careless::Rect),
-        (select(&[0, 1 << 16, 1 << 17][..]), select(&[0, 1 << 16][..])).prop_map(Careless::Far),
-        prop_oneof![Just(0), Just(17), Just(255), 256..=272_usize].prop_map(Careless::Count),
-        (0..200_usize).prop_map(Careless::Bytes),
+        Just(Change::No),
+        prop_oneof![Just(0), Just(MAX_SIDE as u16 + 1), any::<u16>()].prop_map(Change::Width),
+        any_rect().prop_map(Change::Rect),
+        (select(&[0, 1 << 16, 1 << 17][..]), select(&[0, 1 << 16][..])).prop_map(Change::Far),
+        prop_oneof![Just(0), Just(17), Just(255), 256..=272_usize].prop_map(Change::Count),
+        (0..200_usize).prop_map(Change::Bytes),
     ];
     (pixels(), change).prop_map(|(mut pixels, change)| {
         match change {
-            Careless::No => {}
-            Careless::Width(width) => pixels.width = width,
-            Careless::Rect(rect) => pixels.rects[0] = rect,
-            Careless::Far((x, y)) => {
+            Change::No => {}
+            Change::Width(width) => pixels.width = width,
+            Change::Rect(rect) => pixels.rects[0] = rect,
+            Change::Far((x, y)) => {
                 pixels.rects[0].x += x;
                 pixels.rects[0].height += y;
             }
-            Careless::Count(count) => {
+            Change::Count(count) => {
                 let first = pixels.rects[0];
                 pixels.rects = vec![first; count];
-                // A receiver that sees count % 256 would take the other rectangles for pixels.
+                // A receiver that read only the low byte of the count would read the other rectangles as pixels.
                 let need = pixels.format.bytes(first.width, first.height) * (count % 256);
                 pixels.data = vec![7; need.saturating_sub(count / 256 * 256 * 8)].into();
             }
-            Careless::Bytes(bytes) => pixels.data = vec![9; bytes].into(),
+            Change::Bytes(bytes) => pixels.data = vec![9; bytes].into(),
         }
         pixels
     })
 }
 
-/// What a sender did wrong.
+/// A change to valid pixels.
 #[derive(Debug, Clone)]
-enum Careless {
+enum Change {
     No,
     Width(u16),
     Rect(Rect),
-    /// Added to an edge and a side.
+    /// Added to the left edge and the height.
     Far((u32, u32)),
     Count(usize),
     Bytes(usize),
 }
 
-/// What a sidecar sends.
+/// A message of a sidecar.
 pub fn client_message() -> impl Strategy<Value = ClientMessage> {
     prop_oneof![
         (any::<u16>(), any::<u16>(), text(MAX_TOKEN), text(MAX_TEXT))
@@ -170,7 +170,7 @@ fn access_unit() -> impl Strategy<Value = AccessUnit> {
     )
 }
 
-/// What a host-agent sends.
+/// A message of a host-agent.
 pub fn server_message() -> impl Strategy<Value = ServerMessage> {
     use ErrorCode::{
         BadToken, Capacity, Encoder, ExpiredToken, Protocol, RateLimited, Replaced, ShuttingDown, Version,
@@ -228,7 +228,7 @@ fn stats() -> impl Strategy<Value = Stats> {
     )
 }
 
-/// What a tap sends.
+/// A message of a tap.
 pub fn from_tap() -> impl Strategy<Value = FromTap> {
     let versions = any::<[u16; 3]>();
     prop_oneof![
@@ -250,7 +250,7 @@ pub fn from_tap() -> impl Strategy<Value = FromTap> {
     ]
 }
 
-/// What a host-agent sends to a tap.
+/// A message of a host-agent to a tap.
 pub fn to_tap() -> impl Strategy<Value = ToTap> {
     prop_oneof![
         any::<u16>().prop_map(|version| ToTap::HelloAck { version }),
@@ -278,7 +278,7 @@ fn frame_request(damage_in: bool) -> impl Strategy<Value = FrameRequest> {
     })
 }
 
-/// What a sidecar writes into its mailbox.
+/// A mailbox request.
 pub fn request() -> impl Strategy<Value = Request> {
     let operation = prop_oneof![
         Just(Operation::Echo),
@@ -288,13 +288,13 @@ pub fn request() -> impl Strategy<Value = Request> {
     (1..=u64::MAX, operation).prop_map(|(seq, operation)| Request { seq, operation })
 }
 
-/// A request whose damage may be anywhere, of a number that may be 0.
-pub fn careless_request() -> impl Strategy<Value = Request> {
+/// A request with any damage, and a sequence number that may be 0.
+pub fn unchecked_request() -> impl Strategy<Value = Request> {
     let seq = prop_oneof![Just(0), any::<u64>()];
     (seq, frame_request(false)).prop_map(|(seq, frame)| Request { seq, operation: Operation::Frame(frame) })
 }
 
-/// What a tap answers.
+/// A mailbox answer.
 pub fn answer() -> impl Strategy<Value = Answer> {
     (any::<u64>(), select(&Status::ALL[..]), any::<u32>(), any::<u32>(), any::<u16>()).prop_map(
         |(seq, status, spent_ns, dropped, tap_version)| Answer {
@@ -305,16 +305,4 @@ pub fn answer() -> impl Strategy<Value = Answer> {
             tap_version,
         },
     )
-}
-
-/// Texts that look like endpoints.
-pub fn endpoint_text() -> impl Strategy<Value = String> {
-    let host = "[a-z0-9:.%/\\[\\]]{0,12}";
-    prop_oneof![
-        "tcp://([a-z]{1,5}|[0-9.]{7}|\\[[0-9a-f:]{2,9}\\]):[0-9]{1,6}",
-        (host, "[0-9+]{1,6}").prop_map(|(host, port)| format!("tcp://{host}:{port}")),
-        "unix:/{0,5}[a-z/]{0,9}",
-        "vsock://(any|host|[0-9]{1,11}):[0-9]{1,11}",
-        ".{0,30}",
-    ]
 }

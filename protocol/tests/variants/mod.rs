@@ -1,5 +1,5 @@
-//! The names of all variants of the protocol's enumerations. A new variant does not compile until it is
-//! listed here, and once it is listed the golden tests ask for its bytes.
+//! Names of all variants of the protocol's enumerations. A new variant does not compile until it is
+//! listed here, and once it is listed the golden tests fail until it has a vector.
 
 use protocol::PixelFormat;
 use protocol::hxfr;
@@ -7,7 +7,7 @@ use protocol::link::{FromTap, ToTap};
 use protocol::mailbox::{Operation, Status};
 use protocol::stream::{ClientMessage, Codec, ErrorCode, Path, ServerMessage};
 
-/// An enumeration whose variants are listed.
+/// An enumeration with a list of its variants.
 pub trait Variants {
     const NAMES: &[&str];
     fn name(&self) -> &'static str;

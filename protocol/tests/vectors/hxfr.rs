@@ -1,4 +1,4 @@
-//! Bytes of the predecessor's messages, in session 0x0107.
+//! Bytes of HXFR messages, with session 0x0107.
 
 use bytes::Bytes;
 use protocol::PixelFormat;
@@ -6,10 +6,10 @@ use protocol::hxfr::{Config, Frame, Reply, Request};
 
 use super::Vector;
 
-/// The session of all vectors.
+/// Session number of all vectors.
 pub const SESSION: u16 = 0x0107;
 
-/// What a guest sends.
+/// Messages of a guest.
 pub fn requests() -> Vec<Vector<Request>> {
     let frame = |pixels| {
         Request::Frame(Frame {
@@ -58,7 +58,7 @@ pub fn requests() -> Vec<Vector<Request>> {
     ]
 }
 
-/// What a host answers.
+/// Messages of a host.
 pub fn replies() -> Vec<Vector<Reply>> {
     vec![
         Vector {

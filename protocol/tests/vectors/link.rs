@@ -7,7 +7,7 @@ use super::Vector;
 const CONTEXT: Context = Context { id: 7, generation: 0x0102_0304_0506_0708 };
 const COUNTING: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
-/// What a tap sends.
+/// Messages of a tap.
 pub fn from_tap() -> Vec<Vector<FromTap>> {
     vec![
         Vector {
@@ -65,7 +65,7 @@ pub fn from_tap() -> Vec<Vector<FromTap>> {
     ]
 }
 
-/// What a host-agent sends.
+/// Messages of a host-agent.
 pub fn to_tap() -> Vec<Vector<ToTap>> {
     vec![
         Vector {

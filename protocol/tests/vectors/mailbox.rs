@@ -5,7 +5,7 @@ use protocol::{PixelFormat, Rect};
 
 use super::Vector;
 
-/// What a sidecar writes.
+/// Requests of a sidecar.
 pub fn requests() -> Vec<Vector<Request>> {
     vec![
         Vector {
@@ -101,7 +101,7 @@ macro_rules! answers {
     };
 }
 
-/// What a tap writes.
+/// Answers of a tap.
 pub fn answers() -> Vec<Vector<Answer>> {
     answers!(
         "ok" = "00" Ok,

@@ -1,16 +1,15 @@
 //! Messages and their bytes, written by hand from the tables in the protocol's documentation.
 
-pub mod endpoint;
 pub mod hxfr;
 pub mod link;
 pub mod mailbox;
 pub mod stream;
 
-/// A message and what it looks like on the wire.
+/// A message and its bytes.
 pub struct Vector<T> {
-    /// Unique per message type; also the name of its file among the fuzzers' seeds.
+    /// Unique per message type; also the name of the fuzzer's seed file.
     pub name: &'static str,
-    /// Hexadecimal digits; blanks don't count, `#` begins a comment.
+    /// Hexadecimal digits; white space is ignored, `#` begins a comment.
     pub hex: &'static str,
     pub message: T,
 }

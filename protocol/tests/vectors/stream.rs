@@ -6,7 +6,7 @@ use protocol::{PixelFormat, Rect};
 
 use super::Vector;
 
-/// What a sidecar sends.
+/// Messages of a sidecar.
 pub fn client() -> Vec<Vector<ClientMessage>> {
     vec![
         Vector {
@@ -87,7 +87,7 @@ pub fn client() -> Vec<Vector<ClientMessage>> {
             hex: "32000000 03 000000
                   0100000000000000 0000000000000000
                   4e563132
-                  0500 0300           # 5 x 3: odd edges only at the picture's
+                  0500 0300           # 5 x 3: odd edges only at the frame's edge
                   02
                   0000 0000 0200 0200
                   0400 0200 0100 0100
@@ -125,7 +125,7 @@ pub fn client() -> Vec<Vector<ClientMessage>> {
     ]
 }
 
-/// What a host-agent sends.
+/// Messages of a host-agent.
 pub fn server() -> Vec<Vector<ServerMessage>> {
     vec![
         Vector {

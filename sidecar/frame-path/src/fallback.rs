@@ -1,231 +1,198 @@
-//! The ladder: which rung carries the next frame, and why not a better one. Pure: no IO, no clock of its
-//! own. The [`pump`](crate::pump) feeds it what happens and asks it before every frame.
+//! Selection of the frame path, without IO or clock.
+//!
+//! [`pump`](crate::pump) reports state changes to a [`Fallback`] and asks it before each frame.
 //!
 //! ```text
-//!            Connected                 bind rung, Bound
-//!  Local  ───────────────▶  Pixels  ───────────────────▶  ResourceId
-//!    ▲                        │ ▲                             │
-//!    └──── Disconnected ──────┘ └── Unbound, refused frame ───┘
+//!            connected                  bind request, Bound
+//!  Local  ───────────────▶  Pixels  ───────────────────────▶  ResourceId
+//!    ▲                        │ ▲                                 │
+//!    └──── disconnected ──────┘ └── Unbound, refused frame ───────┘
 //! ```
-//! A short grace after start and after a loss keeps the picture where it is while the better rung comes
-//! (back): changing down and up again within a second helps nobody.
+//!
+//! After start and after a loss, frames are held back for up to [`GRACE`] before a worse path is used, so that short
+//! interruptions do not switch encoders twice.
+
+mod reason;
+#[cfg(test)]
+mod tests;
 
 use std::time::{Duration, Instant};
 
-/// How long a lost or not yet made connection or binding is waited for before the next lower rung is taken.
+use contract::FramePath;
+
+pub use reason::{NoResourceId, Reason, explain};
+
+/// Time to wait for a connection or binding before a worse path is used.
 pub const GRACE: Duration = Duration::from_millis(1500);
-/// Pause before a failed binding is tried again.
-pub const RETRY: Duration = Duration::from_secs(3);
+/// Interval between binding attempts, and time for which a refusal of the tap keeps frames off `ResourceId`.
+pub const RETRY_INTERVAL: Duration = Duration::from_secs(3);
 
-/// How a frame travels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, clap::ValueEnum)]
-pub enum Rung {
-    /// Its resource ID goes through the mailbox.
-    ResourceId,
-    /// Its pixels go to the host-agent.
-    Pixels,
-    /// It is encoded in the sidecar.
-    Local,
-}
-
-/// The stream connection as the ladder sees it.
+/// State of the stream connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Link {
-    /// No host-agent was configured.
+pub enum Connection {
+    /// No host-agent is configured.
     Absent,
-    /// None now, since then, for that reason.
-    Down(Instant, String),
-    /// A session stands.
-    Up,
+    /// No session exists.
+    Down {
+        /// Time of the loss, or of the start.
+        since: Instant,
+        /// Last error.
+        error: String,
+    },
+    /// A session exists.
+    Up {
+        /// Maximum number of pixels per picture that the host-agent accepts.
+        max_pixels: u32,
+    },
 }
 
-/// The mailbox binding as the ladder sees it.
+/// State of the binding between session and virgl context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Binding {
-    /// No mailbox can be had, for that reason.
-    Impossible(String),
-    /// Not tried in this session.
+    /// The mailbox could not be created, with the error.
+    Unavailable(String),
+    /// Not attempted in this session.
     Untried,
-    /// The nonce was rung, then; the host-agent has not confirmed.
-    Asked(Instant),
-    /// Frames may be rung.
+    /// The tap accepted the nonce at this time; the host-agent has not confirmed.
+    Requested(Instant),
+    /// Confirmed: frames may be requested by resource ID.
     Bound,
-    /// It failed or was lost, then.
-    Failed(Instant, String),
+    /// Failed or lost.
+    Failed {
+        /// Time of the failure.
+        at: Instant,
+        /// Error of tap or host-agent.
+        error: String,
+    },
 }
 
-/// What to do with a frame.
+/// Properties of a frame that the decision depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// `Ok` if the frame's buffer can be read by resource ID.
+    pub by_resource_id: Result<(), NoResourceId>,
+    /// Width times height.
+    pub pixels: u64,
+}
+
+/// Decision for a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Choice {
-    /// Carry it so; the text says why by no better rung, and is empty on the best.
-    Take(Rung, String),
-    /// Keep it: a rung is being reached; look again soon.
-    Wait(&'static str),
+pub enum Decision {
+    /// Send it by this path. The reason names why no better one is used; `None` on the best.
+    Use(FramePath, Option<Reason>),
+    /// Hold it and decide again soon.
+    Wait(WaitFor),
 }
 
-/// What the ladder decides from.
+/// Event that a frame is held back for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitFor {
+    /// A session with the host-agent.
+    Connection,
+    /// The first bind request.
+    BindRequest,
+    /// Confirmation of the binding.
+    Binding,
+    /// The only frame path that `--frame-path` allows.
+    RequiredPath,
+}
+
+/// State from which the frame path is chosen.
 #[derive(Debug)]
-pub struct Ladder {
-    /// Only this rung may be used.
-    pub forced: Option<Rung>,
-    /// The stream connection.
-    pub link: Link,
-    /// The mailbox.
+pub struct Fallback {
+    /// The only path to use, if set.
+    pub only: Option<FramePath>,
+    /// Stream connection.
+    pub connection: Connection,
+    /// Binding of session and virgl context.
     pub binding: Binding,
-    /// Why the tap does not read this desktop's frames though it is bound.
-    pub refused: Option<(Instant, String)>,
-    /// Why the host-agent does not encode.
+    /// Last refusal of a frame by the bound tap, with its time.
+    pub refused: Option<(Instant, Reason)>,
+    /// The host-agent's error if it cannot encode the stream.
     pub no_encoder: Option<String>,
 }
 
-impl Ladder {
-    /// A ladder at its start, at time `now`.
-    pub fn new(forced: Option<Rung>, has_upstream: bool, binding: Binding, now: Instant) -> Self {
-        let link = if has_upstream { Link::Down(now, "not connected yet".into()) } else { Link::Absent };
-        Self { forced, link, binding, refused: None, no_encoder: None }
+impl Fallback {
+    /// Creates the state at program start, `now`.
+    pub fn new(only: Option<FramePath>, has_upstream: bool, binding: Binding, now: Instant) -> Self {
+        let connection = if has_upstream {
+            Connection::Down { since: now, error: "not connected yet".into() }
+        } else {
+            Connection::Absent
+        };
+        Self { only, connection, binding, refused: None, no_encoder: None }
     }
 
-    /// The rung for a frame; `by_id` says whether its buffer can go by resource ID, else why not.
-    pub fn choose(&self, by_id: Result<(), &str>, now: Instant) -> Choice {
-        let choice = self.best(by_id, now);
-        match (self.forced, choice) {
-            (None, choice) => choice,
-            (Some(forced), Choice::Take(rung, reason)) if forced == rung => Choice::Take(rung, reason),
-            (Some(Rung::Local), _) => Choice::Take(Rung::Local, "asked for".into()),
-            (Some(Rung::Pixels), choice) => match self.link {
-                Link::Up => Choice::Take(Rung::Pixels, "asked for".into()),
-                _ => stay(choice),
-            },
-            (Some(Rung::ResourceId), choice) => stay(choice),
+    /// Chooses the path of a frame.
+    pub fn choose(&self, frame: Candidate, now: Instant) -> Decision {
+        let best = self.best(frame, now);
+        let Some(only) = self.only else { return best };
+        match best {
+            Decision::Use(path, _) if path == only => best,
+            _ if only == FramePath::Local => Decision::Use(only, Some(Reason::Requested)),
+            _ if only == FramePath::Pixels && self.accepts(frame).is_ok() => {
+                Decision::Use(only, Some(Reason::Requested))
+            }
+            Decision::Wait(_) => best,
+            Decision::Use(..) => Decision::Wait(WaitFor::RequiredPath),
         }
     }
 
-    fn best(&self, by_id: Result<(), &str>, now: Instant) -> Choice {
-        let local = |reason: &str| Choice::Take(Rung::Local, reason.to_owned());
-        match &self.link {
-            Link::Absent => return local("no host-agent is configured (--upstream)"),
-            Link::Down(since, _) if now.duration_since(*since) < GRACE => {
-                return Choice::Wait("for the host-agent");
+    /// `Ok` if the host-agent can be sent pixels of this frame.
+    fn accepts(&self, frame: Candidate) -> Result<(), Reason> {
+        match &self.connection {
+            Connection::Absent => Err(Reason::NoHostAgent),
+            Connection::Down { error, .. } => Err(Reason::Disconnected(error.clone())),
+            Connection::Up { max_pixels } if frame.pixels > u64::from(*max_pixels) => {
+                Err(Reason::PictureTooLarge { pixels: frame.pixels, limit: *max_pixels })
             }
-            Link::Down(_, reason) => return local(reason),
-            Link::Up => {}
+            Connection::Up { .. } => Ok(()),
         }
-        if let Some(reason) = &self.no_encoder {
-            return local(reason);
-        }
-        let pixels = |reason: &str| Choice::Take(Rung::Pixels, reason.to_owned());
-        match (&self.binding, by_id) {
-            // Without a render node capture gives shared memory, too: the node is the cause.
-            (Binding::Impossible(reason), _) => pixels(reason),
-            (_, Err(reason)) => pixels(reason),
-            (Binding::Failed(_, reason), _) => pixels(reason),
-            (Binding::Untried, _) => Choice::Wait("for the mailbox"),
-            (Binding::Asked(since), _) if now.duration_since(*since) < GRACE => {
-                Choice::Wait("for the binding")
+    }
+
+    fn best(&self, frame: Candidate, now: Instant) -> Decision {
+        match &self.connection {
+            Connection::Down { since, .. } if now.duration_since(*since) < GRACE => {
+                return Decision::Wait(WaitFor::Connection);
             }
-            (Binding::Asked(_), _) => pixels(
-                "the tap took the nonce but the host-agent did not confirm: does this VM's tap talk to that host-agent?",
-            ),
+            _ => {}
+        }
+        if let Err(reason) = self.accepts(frame) {
+            return Decision::Use(FramePath::Local, Some(reason));
+        }
+        if let Some(error) = &self.no_encoder {
+            return Decision::Use(FramePath::Local, Some(Reason::NoEncoder(error.clone())));
+        }
+        let pixels = |reason| Decision::Use(FramePath::Pixels, Some(reason));
+        match (&self.binding, frame.by_resource_id) {
+            // Before the frame's own reason: without a render node capture falls back to shared memory.
+            (Binding::Unavailable(error), _) => pixels(Reason::NoMailbox(error.clone())),
+            (_, Err(reason)) => pixels(Reason::NoResourceId(reason)),
+            (Binding::Failed { error, .. }, _) => pixels(Reason::NotBound(error.clone())),
+            (Binding::Untried, _) => Decision::Wait(WaitFor::BindRequest),
+            (Binding::Requested(since), _) if now.duration_since(*since) < GRACE => {
+                Decision::Wait(WaitFor::Binding)
+            }
+            (Binding::Requested(_), _) => pixels(Reason::Unconfirmed),
             (Binding::Bound, _) => match &self.refused {
-                Some((since, reason)) if now.duration_since(*since) < RETRY => pixels(reason),
-                _ => Choice::Take(Rung::ResourceId, String::new()),
+                Some((since, reason)) if now.duration_since(*since) < RETRY_INTERVAL => {
+                    pixels(reason.clone())
+                }
+                _ => Decision::Use(FramePath::ResourceId, None),
             },
         }
     }
 
-    /// Whether the nonce should be rung (again) now.
+    /// True if a bind request should be sent now.
     pub fn should_bind(&self, now: Instant) -> bool {
-        self.link == Link::Up
-            && !matches!(self.forced, Some(Rung::Pixels | Rung::Local))
+        matches!(self.connection, Connection::Up { .. })
+            && matches!(self.only, None | Some(FramePath::ResourceId))
             && match &self.binding {
                 Binding::Untried => true,
-                Binding::Failed(at, _) | Binding::Asked(at) => now.duration_since(*at) >= RETRY,
-                Binding::Impossible(_) | Binding::Bound => false,
+                Binding::Failed { at, .. } | Binding::Requested(at) => {
+                    now.duration_since(*at) >= RETRY_INTERVAL
+                }
+                Binding::Unavailable(_) | Binding::Bound => false,
             }
-    }
-}
-
-/// A rung was forced that can't be had: nothing else is taken.
-fn stay(choice: Choice) -> Choice {
-    match choice {
-        wait @ Choice::Wait(_) => wait,
-        Choice::Take(..) => Choice::Wait("for the rung that was asked for"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ladder(link: Link, binding: Binding) -> Ladder {
-        Ladder { forced: None, link, binding, refused: None, no_encoder: None }
-    }
-
-    fn rung(choice: &Choice) -> Option<Rung> {
-        match choice {
-            Choice::Take(rung, _) => Some(*rung),
-            Choice::Wait(_) => None,
-        }
-    }
-
-    #[test]
-    fn the_best_rung_that_can_be_had_is_taken() {
-        let start = Instant::now();
-        let late = start + 2 * GRACE;
-        let cases = [
-            (ladder(Link::Absent, Binding::Untried), Ok(()), Some(Rung::Local)),
-            (ladder(Link::Down(start, "x".into()), Binding::Bound), Ok(()), Some(Rung::Local)),
-            (ladder(Link::Down(late, "x".into()), Binding::Bound), Ok(()), None),
-            (ladder(Link::Up, Binding::Untried), Ok(()), None),
-            (ladder(Link::Up, Binding::Untried), Err("shm"), Some(Rung::Pixels)),
-            (ladder(Link::Up, Binding::Asked(start)), Ok(()), Some(Rung::Pixels)),
-            (ladder(Link::Up, Binding::Asked(late)), Ok(()), None),
-            (ladder(Link::Up, Binding::Failed(start, "x".into())), Ok(()), Some(Rung::Pixels)),
-            (ladder(Link::Up, Binding::Impossible("x".into())), Ok(()), Some(Rung::Pixels)),
-            (ladder(Link::Up, Binding::Bound), Err("shm"), Some(Rung::Pixels)),
-            (ladder(Link::Up, Binding::Bound), Ok(()), Some(Rung::ResourceId)),
-        ];
-        for (ladder, by_id, expected) in cases {
-            let choice = ladder.choose(by_id, late);
-            assert_eq!(rung(&choice), expected, "{ladder:?}");
-            if let Choice::Take(rung, reason) = choice {
-                assert_eq!(reason.is_empty(), rung == Rung::ResourceId, "{ladder:?}: {reason}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_forced_rung_is_the_only_one() {
-        let now = Instant::now();
-        let mut it = ladder(Link::Up, Binding::Impossible("no virgl".into()));
-        it.forced = Some(Rung::ResourceId);
-        assert_eq!(rung(&it.choose(Ok(()), now)), None);
-        it.forced = Some(Rung::Local);
-        assert_eq!(rung(&it.choose(Ok(()), now)), Some(Rung::Local));
-        it.binding = Binding::Bound;
-        it.forced = Some(Rung::Pixels);
-        assert_eq!(rung(&it.choose(Ok(()), now)), Some(Rung::Pixels));
-        it.link = Link::Absent;
-        assert_eq!(rung(&it.choose(Ok(()), now)), None);
-    }
-
-    #[test]
-    fn a_refused_frame_goes_down_one_rung_for_a_while() {
-        let now = Instant::now();
-        let mut it = ladder(Link::Up, Binding::Bound);
-        it.refused = Some((now, "bad format".into()));
-        assert_eq!(rung(&it.choose(Ok(()), now)), Some(Rung::Pixels));
-        assert_eq!(rung(&it.choose(Ok(()), now + RETRY)), Some(Rung::ResourceId));
-    }
-
-    #[test]
-    fn binding_is_tried_at_once_and_again_after_a_pause() {
-        let now = Instant::now();
-        assert!(ladder(Link::Up, Binding::Untried).should_bind(now));
-        assert!(!ladder(Link::Absent, Binding::Untried).should_bind(now));
-        let failed = ladder(Link::Up, Binding::Failed(now, String::new()));
-        assert!(!failed.should_bind(now));
-        assert!(failed.should_bind(now + RETRY));
-        assert!(!ladder(Link::Up, Binding::Bound).should_bind(now + RETRY));
     }
 }

@@ -1,36 +1,42 @@
-//! Rung `Local`: the sidecar encodes by itself, with whatever encoder GStreamer has here. Slow without a
-//! GPU, but a picture; and the whole product on machines that are no VM of ours.
+//! Frame path `Local`: encoding in this process, with the best encoder that GStreamer offers.
+//!
+//! This is the path without a host-agent, on any Linux machine.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use encode::in_flight::InFlight;
 use encode::{Choice, EncodeError, Encoder, Output, Picture, Settings};
+use parking_lot::Mutex;
 use protocol::stream::AccessUnit;
 
-use crate::gate::{Gate, Source};
+use crate::report::Report;
+use crate::source_switch::{Source, SourceSwitch};
 
-/// A still picture is encoded again this often.
-pub const KEEP_ALIVE: Duration = Duration::from_millis(100);
+/// Interval at which an unchanged picture is encoded again.
+pub const REPEAT_INTERVAL: Duration = Duration::from_millis(100);
+/// Maximum number of pictures inside the encoder. Encoders return a picture's access unit before they accept the next
+/// picture but one.
+const MAX_IN_FLIGHT: usize = 8;
 
-/// What an access unit says that the encoder does not carry, in the order of submission.
+/// Fields of an access unit that the encoder does not carry.
 #[derive(Debug, Clone, Copy)]
-struct Ticket {
-    number: u64,
+struct Metadata {
     seq: u64,
     capture_ns: u64,
     repeat: bool,
 }
 
-type Tickets = Arc<Mutex<VecDeque<Ticket>>>;
+type Pending = Arc<Mutex<InFlight<Metadata>>>;
 
-/// A running encoder and the picture it saw last.
+/// Running encoder and the last picture it was given.
 #[derive(Debug)]
 pub struct Local {
     encoder: Box<dyn Encoder>,
     settings: Settings,
-    tickets: Tickets,
-    next: u64,
+    pending: Pending,
+    report: Arc<Report>,
+    next_ticket: u64,
     last: Option<(Picture, u64)>,
     submitted: Instant,
     start: Instant,
@@ -38,39 +44,26 @@ pub struct Local {
 }
 
 impl Local {
-    /// Starts an encoder; access units go to `gate`.
-    pub fn start(choice: &Choice, settings: Settings, gate: Arc<Gate>) -> Result<Self, EncodeError> {
-        let tickets = Tickets::default();
-        let waiting = Arc::clone(&tickets);
-        let sink = move |result: Result<Output, (u64, EncodeError)>| {
-            let number = match &result {
-                Ok(output) => output.ticket,
-                Err((number, _)) => *number,
-            };
-            let Some(ticket) = take(&waiting, number) else { return };
-            match result {
-                Ok(output) => gate.offer(
-                    Source::Local,
-                    AccessUnit {
-                        seq: ticket.seq,
-                        capture_ns: ticket.capture_ns,
-                        idr: output.idr,
-                        repeat: ticket.repeat,
-                        queue_us: 0,
-                        encode_us: 0,
-                        data: output.data,
-                    },
-                ),
-                Err((_, error)) => tracing::warn!(seq = ticket.seq, %error, "a frame was not encoded"),
-            }
+    /// Starts an encoder. Access units go to `switch`, failures and dropped frames to `report`.
+    pub fn start(
+        choice: &Choice,
+        settings: Settings,
+        switch: Arc<SourceSwitch>,
+        report: Arc<Report>,
+    ) -> Result<Self, EncodeError> {
+        let pending = Pending::new(Mutex::new(InFlight::new(MAX_IN_FLIGHT)));
+        let sink = {
+            let (pending, report) = (Arc::clone(&pending), Arc::clone(&report));
+            move |result| on_output(&pending, &switch, &report, result)
         };
         let encoder = encode::open(choice, settings, Box::new(sink))?;
         let now = Instant::now();
         Ok(Self {
             encoder,
             settings,
-            tickets,
-            next: 1,
+            pending,
+            report,
+            next_ticket: 1,
             last: None,
             submitted: now,
             start: now,
@@ -78,63 +71,129 @@ impl Local {
         })
     }
 
-    /// The encoder's name.
+    /// Name of the encoder.
     pub fn name(&self) -> &str {
         self.encoder.name()
     }
 
-    /// What it was started with.
+    /// Settings it was started with.
     pub fn settings(&self) -> Settings {
         self.settings
     }
 
-    /// The next access unit will be an IDR.
+    /// Makes the next access unit an IDR.
     pub fn want_idr(&mut self) {
         self.want_idr = true;
     }
 
     /// Encodes a new picture.
     pub fn submit(&mut self, picture: Picture, seq: u64, capture_ns: u64) -> Result<(), EncodeError> {
-        self.encode(&picture, seq, capture_ns, false)?;
+        self.encode(&picture, Metadata { seq, capture_ns, repeat: false })?;
         self.last = Some((picture, seq));
         Ok(())
     }
 
-    /// Encodes the last picture again if that is due.
-    pub fn keep_alive(&mut self) -> Result<(), EncodeError> {
-        if self.submitted.elapsed() < KEEP_ALIVE && !self.want_idr {
+    /// Encodes the last picture again if [`REPEAT_INTERVAL`] has passed or an IDR was requested.
+    pub fn repeat_if_due(&mut self) -> Result<(), EncodeError> {
+        if self.submitted.elapsed() < REPEAT_INTERVAL && !self.want_idr {
             return Ok(());
         }
         let Some((picture, seq)) = self.last.take() else { return Ok(()) };
-        let result = self.encode(&picture, seq, encode::clock::clock_ns(), true);
+        let result =
+            self.encode(&picture, Metadata { seq, capture_ns: encode::clock::clock_ns(), repeat: true });
         self.last = Some((picture, seq));
         result
     }
 
-    fn encode(
-        &mut self,
-        picture: &Picture,
-        seq: u64,
-        capture_ns: u64,
-        repeat: bool,
-    ) -> Result<(), EncodeError> {
-        let number = self.next;
-        self.next += 1;
+    fn encode(&mut self, picture: &Picture, metadata: Metadata) -> Result<(), EncodeError> {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
         self.submitted = Instant::now();
         let pts_us = self.start.elapsed().as_micros() as u64;
-        let ticket = Ticket { number, seq, capture_ns, repeat };
-        self.tickets.lock().unwrap_or_else(PoisonError::into_inner).push_back(ticket);
-        self.encoder.submit(picture, number, pts_us, std::mem::take(&mut self.want_idr))
+        {
+            let mut pending = self.pending.lock();
+            if pending.is_full() {
+                count_dropped(&self.report, pending.complete_oldest().map(|entry| entry.value).into_iter());
+            }
+            // Cannot fail: there is room for one.
+            let _ = pending.begin(ticket, metadata, self.submitted);
+        }
+        let result = self.encoder.submit(picture, ticket, pts_us, std::mem::take(&mut self.want_idr));
+        if result.is_err() {
+            // The frame is submitted again to a new encoder, so it is not counted as dropped.
+            self.pending.lock().complete(ticket);
+        }
+        result
     }
 }
 
-/// The ticket of that number; older ones, whose pictures gave nothing, go.
-fn take(tickets: &Tickets, number: u64) -> Option<Ticket> {
-    let mut tickets = tickets.lock().unwrap_or_else(PoisonError::into_inner);
-    while let Some(ticket) = tickets.pop_front() {
-        if ticket.number == number {
-            return Some(ticket);
+/// Handles an access unit, or the failure of one picture, on the encoder's thread.
+fn on_output(
+    pending: &Pending,
+    switch: &SourceSwitch,
+    report: &Report,
+    result: Result<Output, (u64, EncodeError)>,
+) {
+    let ticket = match &result {
+        Ok(output) => output.ticket,
+        Err((ticket, _)) => *ticket,
+    };
+    let mut completed: Vec<Metadata> =
+        pending.lock().complete_through(ticket).map(|entry| entry.value).collect();
+    let Some(metadata) = completed.pop() else { return };
+    // Older pictures produced no access unit.
+    count_dropped(report, completed.into_iter());
+    match result {
+        Ok(output) => switch.offer(
+            Source::Local,
+            AccessUnit {
+                seq: metadata.seq,
+                capture_ns: metadata.capture_ns,
+                idr: output.idr,
+                repeat: metadata.repeat,
+                queue_us: 0,
+                encode_us: 0,
+                data: output.data,
+            },
+        ),
+        Err((_, error)) => {
+            tracing::warn!(seq = metadata.seq, %error, "local encoder failed to encode a frame");
+            count_dropped(report, std::iter::once(metadata));
         }
     }
-    None
+}
+
+/// Counts the new frames among `pictures` as dropped by the local encoder.
+fn count_dropped(report: &Report, pictures: impl Iterator<Item = Metadata>) {
+    let new = pictures.filter(|metadata| !metadata.repeat).count() as u64;
+    if new > 0 {
+        report.dropped(|drops| drops.local_encoder += new);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source_switch::DiscardUnits;
+
+    fn output(ticket: u64) -> Output {
+        Output { ticket, idr: false, data: bytes::Bytes::from_static(b"unit") }
+    }
+
+    #[test]
+    fn pictures_without_access_unit_are_counted_as_dropped() {
+        let report = Arc::new(Report::new("test".into()));
+        let switch = SourceSwitch::new(DiscardUnits, Arc::clone(&report));
+        switch.select(Source::Local);
+        let pending = Pending::new(Mutex::new(InFlight::new(MAX_IN_FLIGHT)));
+        for (ticket, repeat) in [(1, false), (2, true), (3, false), (4, false)] {
+            let metadata = Metadata { seq: ticket, capture_ns: 0, repeat };
+            pending.lock().begin(ticket, metadata, Instant::now()).expect("there is room");
+        }
+        // Passes over 1, which is dropped, and 2, which repeats a picture.
+        on_output(&pending, &switch, &report, Ok(output(3)));
+        on_output(&pending, &switch, &report, Err((4, EncodeError::BadPicture("test"))));
+        let frames = report.status(0, 0).frames;
+        assert_eq!((frames.encoded, frames.drops.local_encoder, frames.dropped), (1, 2, 2));
+    }
 }

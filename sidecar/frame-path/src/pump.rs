@@ -1,142 +1,144 @@
-//! The pump: takes the newest frame, carries it by the rung that the [`ladder`](crate::fallback) names, and
-//! keeps at most two frames under way. One thread, the only one that touches the mailbox.
+//! Pump: submits the newest captured frame by the path that [`Fallback`] chooses.
 //!
-//! It does not know how frames are captured, how the host-agent is reached, or who watches.
+//! At most [`MAX_IN_FLIGHT`] frames are in flight; meanwhile capture keeps only the newest frame. One thread runs the
+//! pump and is the only user of the mailbox.
 
-mod carry;
+mod events;
+mod frames;
+mod submit;
+#[cfg(test)]
+mod tests;
 
-pub use carry::explain;
-
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use capture::{Capture, Frame};
+use contract::{FramePath, HostAgentConnection};
 use protocol::PixelFormat;
 use protocol::mailbox::{Operation, REQUEST_BYTES, Status};
-use protocol::stream::{ClientMessage, Codec, Config, ErrorCode, ServerMessage};
+use protocol::stream::{ClientMessage, Codec, Config};
 use virtgpu::{Device, Mailbox};
 
-use capture::{Capture, CaptureEvent, Frame};
-use crate::gate::Gate;
-use crate::fallback::{Binding, Choice, Ladder, Link, Rung};
+use crate::fallback::{Binding, Candidate, Decision, Fallback, Reason, explain};
 use crate::local::Local;
 use crate::report::Report;
-use crate::upstream::{Event, Upstream};
+use crate::source_switch::SourceSwitch;
+use crate::upstream::{Event, Session, Upstream};
+use frames::Frames;
 
-/// Frames between ring and access unit: one being encoded, one read meanwhile.
-const IN_FLIGHT: usize = 2;
-/// A frame whose access unit has not come after this is no longer waited for.
-const FORGET: Duration = Duration::from_secs(1);
-/// How long a mailbox request may take before the tap counts as not there.
+/// Maximum number of frames between submission and access unit: one is encoded while the next is read.
+const MAX_IN_FLIGHT: usize = 2;
+/// Time after which a submitted frame without access unit no longer counts as in flight.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(1);
+/// Timeout of a mailbox request.
 const TAP_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long after Configure the tap may not have its ring yet, or still the one of the old size.
-const SETTLE: Duration = Duration::from_secs(1);
-/// How often the pump looks around when nothing happens.
+/// Time after `Configure` within which the tap may still lack the ring, or have the one of the previous size.
+const SETTLE_TIME: Duration = Duration::from_secs(1);
+/// Longest wait of the pump's loop.
 const TICK: Duration = Duration::from_millis(20);
 
-/// What the pump is told once.
+/// Options of a [`Pump`].
 #[derive(Debug, Clone)]
 pub struct PumpOptions {
-    /// Use only this rung.
-    pub rung: Option<Rung>,
-    /// Layout of pushed pixels: NV12, or the frame's own.
+    /// The only frame path to use, if set.
+    pub only_path: Option<FramePath>,
+    /// On path `Pixels`: send NV12 instead of the captured format.
     pub push_nv12: bool,
-    /// Encoder of rung `Local`.
+    /// Encoder of path `Local`.
     pub local_encoder: encode::Choice,
     /// Bit rate, kbit/s.
     pub bitrate_kbps: u32,
-    /// Highest frame rate.
+    /// Maximum frame rate, frames per second.
     pub max_fps: u16,
-    /// Longest time between keyframes, ms.
+    /// Maximum time between keyframes, ms; 0 for keyframes on demand only.
     pub keyframe_ms: u32,
     /// Codec.
     pub codec: Codec,
 }
 
-/// What the pump works with.
+/// Parts that a [`Pump`] connects.
 #[derive(Debug)]
 pub struct Parts {
-    /// Where frames come from.
+    /// Source of frames.
     pub capture: Capture,
-    /// The render node, or why there is none.
+    /// Render node, or the error of opening it.
     pub device: Result<Device, String>,
-    /// The host-agent, if one is configured.
+    /// Connection to the host-agent, if one is configured.
     pub upstream: Option<Upstream>,
-    /// What happens there.
+    /// Events of that connection.
     pub events: Receiver<Event>,
-    /// Where local access units go.
-    pub gate: Arc<Gate>,
-    /// What is told about it.
+    /// Receiver of the local encoder's access units.
+    pub switch: Arc<SourceSwitch>,
+    /// Status to update.
     pub report: Arc<Report>,
-    /// Raised by viewers who need an IDR.
+    /// Set by viewers to request an IDR.
     pub want_idr: Arc<AtomicBool>,
-    /// Raised to end the pump.
+    /// Set to end the pump.
     pub stop: Arc<AtomicBool>,
 }
 
-/// The pump's state.
+/// State of the pump.
 #[derive(Debug)]
 pub struct Pump {
     options: PumpOptions,
     parts: Parts,
-    ladder: Ladder,
+    fallback: Fallback,
     mailbox: Option<Mailbox>,
-    nonce: Option<[u8; 16]>,
-    /// Whom the last connection was with.
-    endpoint: String,
-    max_pixels: u32,
+    session: Option<Session>,
+    /// Last configuration sent in this session, and when.
     configured: Option<Config>,
     configured_at: Instant,
-    in_flight: VecDeque<(u64, Instant)>,
+    frames: Frames,
     local: Option<Local>,
-    /// The local encoder, while it starts.
+    /// Local encoder while it starts.
     starting: Option<JoinHandle<Result<Local, encode::EncodeError>>>,
-    /// The frame carried last: its buffer stays ours, so that a static screen survives a change of rung.
-    last: Option<Frame>,
-    /// `last` has to be carried again.
-    again: bool,
+    /// Sequence number of the last mailbox request or frame.
     seq: u64,
+    /// Earliest time of the next submission.
     due: Instant,
-    rung: Option<Rung>,
+    path: Option<FramePath>,
 }
 
 impl Pump {
-    /// A pump that has not begun.
+    /// Creates a pump; [`Self::run`] starts it.
     pub fn new(options: PumpOptions, parts: Parts) -> Self {
         let now = Instant::now();
         let (mailbox, binding) = match &parts.device {
             Ok(device) => match Mailbox::new(device) {
                 Ok(mailbox) => (Some(mailbox), Binding::Untried),
-                Err(error) => (None, Binding::Impossible(format!("no mailbox on the render node: {error}"))),
+                Err(error) => {
+                    let error = format!("cannot create a mailbox on the render node: {error}");
+                    (None, Binding::Unavailable(error))
+                }
             },
-            Err(reason) => (None, Binding::Impossible(reason.clone())),
+            Err(error) => (None, Binding::Unavailable(error.clone())),
         };
-        let ladder = Ladder::new(options.rung, parts.upstream.is_some(), binding, now);
+        let fallback = Fallback::new(options.only_path, parts.upstream.is_some(), binding, now);
+        if parts.upstream.is_some() {
+            parts.report.update(|status| status.host_agent = HostAgentConnection::Connecting);
+        }
+        let frames = Frames::new(MAX_IN_FLIGHT, Arc::clone(&parts.report));
         Self {
             options,
             parts,
-            ladder,
+            fallback,
             mailbox,
-            nonce: None,
-            endpoint: String::new(),
-            max_pixels: u32::MAX,
+            session: None,
             configured: None,
             configured_at: now,
-            in_flight: VecDeque::new(),
+            frames,
             local: None,
             starting: None,
-            last: None,
-            again: false,
             seq: 0,
             due: now,
-            rung: None,
+            path: None,
         }
     }
 
-    /// Runs until told to stop.
+    /// Runs until `stop` is set.
     pub fn run(mut self) {
         while !self.parts.stop.load(Ordering::Relaxed) {
             while let Ok(event) = self.parts.events.try_recv() {
@@ -144,15 +146,13 @@ impl Pump {
             }
             self.on_capture_events();
             let now = Instant::now();
-            if self.ladder.should_bind(now) {
+            if self.fallback.should_bind(now) {
                 self.bind(now);
             }
-            self.pass_on_idr_wish();
-            while self.in_flight.front().is_some_and(|(_, since)| now.duration_since(*since) > FORGET) {
-                self.in_flight.pop_front();
-            }
+            self.forward_idr_request();
+            self.frames.expire(now, FRAME_TIMEOUT);
             let pause = self.due.saturating_duration_since(now);
-            if self.in_flight.len() >= IN_FLIGHT || !pause.is_zero() {
+            if self.frames.is_full() || !pause.is_zero() {
                 let wait = if pause.is_zero() { TICK } else { pause.min(TICK) };
                 match self.parts.events.recv_timeout(wait) {
                     Ok(event) => self.on_event(event),
@@ -161,14 +161,14 @@ impl Pump {
                 }
                 continue;
             }
-            match self.parts.capture.recv_newest(TICK) {
-                Some(frame) => {
-                    self.parts.report.update(|status| status.frames.captured += 1);
-                    self.last = Some(frame);
-                    self.carry_last();
-                }
-                None if self.again => self.carry_last(),
-                None => self.idle(),
+            let frame = self.parts.capture.recv_newest(TICK);
+            self.frames.count_overwritten(self.parts.capture.overwritten());
+            if let Some(frame) = frame {
+                self.frames.hold(frame);
+            }
+            match self.frames.take_pending() {
+                Some(frame) => self.submit(frame),
+                None => self.repeat_locally(),
             }
         }
         if let Some(upstream) = &self.parts.upstream {
@@ -176,75 +176,85 @@ impl Pump {
         }
     }
 
-    /// Carries the frame in `last` by the rung that is right now.
-    fn carry_last(&mut self) {
-        let Some(frame) = self.last.take() else {
-            self.again = false;
-            return;
+    /// Submits `frame` by the path chosen now, or holds it if a better path is about to be available.
+    fn submit(&mut self, frame: Frame) {
+        let candidate = Candidate {
+            by_resource_id: submit::by_resource_id(&frame),
+            pixels: u64::from(frame.width) * u64::from(frame.height),
         };
-        let choice = self.ladder.choose(carry::by_id(&frame), Instant::now());
-        match choice {
-            Choice::Wait(what) => {
-                tracing::debug!("waiting {what}");
-                self.again = true;
+        let submitted = match self.fallback.choose(candidate, Instant::now()) {
+            Decision::Wait(event) => {
+                tracing::debug!(?event, "frame held");
+                false
             }
-            Choice::Take(rung, reason) => {
-                self.enter(rung, &reason, &frame);
-                let carried = match rung {
-                    Rung::ResourceId => self.carry_by_id(&frame),
-                    Rung::Pixels => self.carry_pixels(&frame),
-                    Rung::Local => self.carry_local(&frame),
-                };
-                self.again = !carried;
-                if carried {
-                    let gap = Duration::from_secs(1) / u32::from(self.options.max_fps.max(1));
-                    // The best pace is kept over jitter, but time lost is not caught up.
-                    self.due = (self.due + gap).max(Instant::now().checked_sub(gap).unwrap_or(self.due));
+            Decision::Use(path, reason) => {
+                self.enter(path, reason.as_ref(), &frame);
+                match path {
+                    FramePath::ResourceId => self.submit_resource_id(&frame),
+                    FramePath::Pixels => self.submit_pixels(&frame),
+                    FramePath::Local => self.submit_local(&frame),
                 }
             }
+        };
+        if submitted {
+            let interval = Duration::from_secs(1) / u32::from(self.options.max_fps.max(1));
+            // Jitter does not shift the schedule, but time lost is not made up for.
+            self.due = (self.due + interval).max(Instant::now().checked_sub(interval).unwrap_or(self.due));
         }
-        self.last = Some(frame);
+        self.frames.put_back(frame, submitted);
     }
 
-    /// Makes `rung` the one in use and tells everybody who has to know.
-    fn enter(&mut self, rung: Rung, reason: &str, frame: &Frame) {
-        if self.rung != Some(rung) {
-            tracing::info!(?rung, reason, width = frame.width, height = frame.height, "rung");
-            if rung != Rung::Local {
+    /// Switches to `path` and reports it.
+    fn enter(&mut self, path: FramePath, reason: Option<&Reason>, frame: &Frame) {
+        let reason = reason.map(ToString::to_string).unwrap_or_default();
+        if self.path != Some(path) {
+            tracing::info!(%path, reason, width = frame.width, height = frame.height, "frame path changed");
+            if path != FramePath::Local {
                 self.local = None;
             }
-            self.in_flight.clear();
-            self.rung = Some(rung);
+            self.frames.interrupt(Some(frame));
+            self.path = Some(path);
         }
-        // Until it is asked anew, which takes a moment, a host-agent that did not confirm has not.
-        let unconfirmed = rung == Rung::Pixels && matches!(self.ladder.binding, Binding::Asked(_));
-        let unconfirmed_by = if unconfirmed { self.endpoint.as_str() } else { "" };
+        let connection = self.connection(path);
         self.parts.report.update(|status| {
-            if status.unconfirmed_by != unconfirmed_by {
-                unconfirmed_by.clone_into(&mut status.unconfirmed_by);
+            if let Some(connection) = connection {
+                status.host_agent = connection;
             }
-            status.rung = Some(rung);
-            if status.rung_reason != reason {
-                reason.clone_into(&mut status.rung_reason);
-            }
+            status.frame_path = Some(path);
+            status.frame_path_reason = reason;
             status.width = frame.width;
             status.height = frame.height;
         });
     }
 
-    /// Nothing new: a still picture on rung `Local` is kept alive here, on the others by the host-agent.
-    fn idle(&mut self) {
-        if self.rung != Some(Rung::Local) {
+    /// Connection state to report while a session exists.
+    ///
+    /// A host-agent that has not confirmed the binding in time serves another VM. This holds until a new attempt is
+    /// confirmed or fails.
+    fn connection(&self, path: FramePath) -> Option<HostAgentConnection> {
+        let Session { endpoint, server, .. } = self.session.as_ref()?;
+        let (endpoint, server) = (endpoint.clone(), server.clone());
+        let unconfirmed = path == FramePath::Pixels && matches!(self.fallback.binding, Binding::Requested(_));
+        Some(if unconfirmed {
+            HostAgentConnection::OtherVm { endpoint, server }
+        } else {
+            HostAgentConnection::Connected { endpoint, server }
+        })
+    }
+
+    /// Repeats an unchanged picture on path `Local`. On the other paths the host-agent does.
+    fn repeat_locally(&mut self) {
+        if self.path != Some(FramePath::Local) {
             return;
         }
-        if let Some(Err(error)) = self.local.as_mut().map(Local::keep_alive) {
-            tracing::warn!(%error, "the local encoder failed; it is made anew");
+        if let Some(Err(error)) = self.local.as_mut().map(Local::repeat_if_due) {
+            tracing::warn!(%error, "local encoder failed; starting another");
             self.local = None;
-            self.again = true;
+            self.frames.resubmit();
         }
     }
 
-    fn pass_on_idr_wish(&mut self) {
+    fn forward_idr_request(&mut self) {
         if !self.parts.want_idr.swap(false, Ordering::Relaxed) {
             return;
         }
@@ -255,121 +265,25 @@ impl Pump {
         }
     }
 
-    fn on_capture_events(&mut self) {
-        while let Some(event) = self.parts.capture.try_event() {
-            match event {
-                CaptureEvent::Negotiated(negotiated) => self.parts.report.update(|status| {
-                    status.capture.source.clone_from(&negotiated.source);
-                    status.capture.offered.clone_from(&negotiated.offered);
-                    status.capture.taken.clone_from(&negotiated.chosen);
-                    status.capture.reason =
-                        negotiated.shm_reason.as_ref().map(ToString::to_string).unwrap_or_default();
-                    status.capture.error.clear();
-                }),
-                CaptureEvent::Lost(error) => {
-                    tracing::warn!(%error, "capture lost; waiting for the desktop");
-                    // Its buffers died with the compositor.
-                    self.last = None;
-                    self.again = false;
-                    self.parts.report.update(|status| status.capture.error = error.to_string());
-                }
-            }
-        }
-    }
-
-    fn on_event(&mut self, event: Event) {
-        let now = Instant::now();
-        match event {
-            Event::Connected(session) => {
-                self.ladder.link = Link::Up;
-                self.ladder.no_encoder = None;
-                if !matches!(self.ladder.binding, Binding::Impossible(_)) {
-                    self.ladder.binding = Binding::Untried;
-                }
-                self.nonce = Some(session.nonce);
-                self.endpoint = session.endpoint.to_string();
-                self.max_pixels = session.max_pixels;
-                self.configured = None;
-                self.in_flight.clear();
-                self.again = true;
-                self.parts
-                    .report
-                    .update(|status| status.host_agent = format!("connected to {}", session.server));
-            }
-            Event::Disconnected(error) => {
-                let reason = error.to_string();
-                if self.ladder.link == Link::Up {
-                    tracing::warn!(reason, "host-agent lost");
-                }
-                let since = match &self.ladder.link {
-                    Link::Down(since, _) => *since,
-                    Link::Up | Link::Absent => now,
-                };
-                self.parts.report.update(|status| status.host_agent.clone_from(&reason));
-                self.ladder.link = Link::Down(since, reason);
-                self.nonce = None;
-                self.in_flight.clear();
-                self.again = true;
-            }
-            Event::Message(message) => self.on_message(message, now),
-        }
-    }
-
-    fn on_message(&mut self, message: ServerMessage, now: Instant) {
-        match message {
-            ServerMessage::Bound { context, vm, .. } => {
-                tracing::info!(context, vm, "bound");
-                self.ladder.binding = Binding::Bound;
-                self.again = true;
-            }
-            ServerMessage::Unbound { reason } => {
-                tracing::warn!(reason, "unbound");
-                self.ladder.binding = Binding::Failed(now, reason);
-                self.in_flight.clear();
-                self.again = true;
-            }
-            ServerMessage::Configured { encoder } => {
-                self.parts.report.update(|status| status.encoder = encoder);
-            }
-            ServerMessage::AccessUnit(unit) if !unit.repeat => self.landed(unit.seq),
-            ServerMessage::Dropped { seq } => {
-                self.landed(seq);
-                self.parts.report.update(|status| status.frames.dropped += 1);
-            }
-            ServerMessage::Error { code: ErrorCode::Encoder, message } => {
-                tracing::warn!(message, "the host-agent cannot encode this");
-                self.ladder.no_encoder = Some(message);
-                self.again = true;
-            }
-            ServerMessage::Error { code, message } => tracing::warn!(?code, message, "host-agent"),
-            ServerMessage::AccessUnit(_) | ServerMessage::HelloAck { .. } | ServerMessage::Pong(_) => {}
-        }
-    }
-
-    /// Frame `seq` and all before it are no longer under way.
-    fn landed(&mut self, seq: u64) {
-        while self.in_flight.front().is_some_and(|(oldest, _)| *oldest <= seq) {
-            self.in_flight.pop_front();
-        }
-    }
-
-    /// Rings the session's nonce.
+    /// Sends the session's nonce to the tap.
     fn bind(&mut self, now: Instant) {
-        let (Some(mailbox), Some(nonce)) = (&mut self.mailbox, self.nonce) else { return };
-        self.parts.report.mailbox(REQUEST_BYTES);
+        let (Some(mailbox), Some(session)) = (&mut self.mailbox, &self.session) else { return };
+        self.parts.report.mailbox_request(REQUEST_BYTES);
         self.seq += 1;
-        self.ladder.binding = match mailbox.call_as(self.seq, Operation::Bind(nonce), TAP_TIMEOUT) {
+        self.fallback.binding = match mailbox.call_as(self.seq, Operation::Bind(session.nonce), TAP_TIMEOUT) {
             Ok(answer) => match answer.status {
-                Status::Ok => Binding::Asked(now),
-                status => Binding::Failed(now, carry::explain(status).to_owned()),
+                Status::Ok => Binding::Requested(now),
+                status => Binding::Failed { at: now, error: explain(status).to_owned() },
             },
-            Err(error) => Binding::Failed(now, format!("no tap answers the mailbox: {error}")),
+            Err(error) => {
+                Binding::Failed { at: now, error: format!("the tap does not answer the mailbox: {error}") }
+            }
         };
-        self.again = true;
-        tracing::debug!(binding = ?self.ladder.binding, "bind");
+        self.frames.resubmit();
+        tracing::debug!(binding = ?self.fallback.binding, "bind request");
     }
 
-    /// Tells the host-agent what comes, if that is news.
+    /// Sends the stream's configuration if it differs from the last one of this session. False if it cannot be sent.
     fn configure(&mut self, frame: &Frame, format: PixelFormat, path: protocol::stream::Path) -> bool {
         let Some(upstream) = &self.parts.upstream else { return false };
         let config = Config {
@@ -390,7 +304,7 @@ impl Pump {
         }
         self.configured = Some(config);
         self.configured_at = Instant::now();
-        self.parts.gate.new_encoder();
+        self.parts.switch.encoder_replaced();
         true
     }
 }

@@ -1,9 +1,8 @@
-//! Caps: what both elements say of a picture, and what they understand.
+//! Caps of both elements.
 //!
-//! A virtio-gpu DMA-BUF that is mapped holds zeros (its pixels are on the host), so it is never called plain
-//! `video/x-raw`. It has two names: `video/x-raw(memory:DMABuf),format=BGRx`, which every GStreamer knows, and
-//! since 1.24 `format=DMA_DRM,drm-format=XR24`. The older one comes first: it says nothing of a modifier, and
-//! on virgl there is none to say.
+//! A mapped virtio-gpu DMA-BUF shows zeros, since its pixels are on the host, so such buffers are never offered as plain
+//! `video/x-raw`. Two forms describe them: `video/x-raw(memory:DMABuf),format=BGRx`, and since GStreamer 1.24
+//! `format=DMA_DRM,drm-format=XR24`. The older form is preferred because it carries no modifier: virgl has none.
 
 use gstreamer as gst;
 use gstreamer_allocators::CAPS_FEATURE_MEMORY_DMABUF as DMABUF;
@@ -12,33 +11,33 @@ use protocol::PixelFormat;
 use protocol::pixel::MAX_SIDE;
 use protocol::stream::MAX_FPS;
 
-/// Where a picture's pixels are, and how caps say it.
+/// Memory of a picture, and the form of its caps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Memory {
-    /// In a DMA-BUF, named as every GStreamer does.
+    /// DMA-BUF in the form that all GStreamer versions accept.
     DmaBuf,
-    /// In a DMA-BUF, named as GStreamer does since 1.24.
+    /// DMA-BUF in the form of GStreamer 1.24 and later.
     DmaDrm,
-    /// In memory that can be read.
+    /// System memory.
     System,
 }
 
-/// What caps say of a picture.
+/// Properties of a picture that caps describe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Video {
     /// Width in pixels.
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// Layout of a pixel.
+    /// Pixel format.
     pub format: PixelFormat,
-    /// Where the pixels are.
+    /// Memory of the pixels.
     pub memory: Memory,
-    /// Highest frame rate, if they say one.
+    /// Maximum frame rate, if the caps contain one.
     pub fps: Option<u16>,
 }
 
-/// Our formats, and GStreamer's names for them.
+/// Supported formats with GStreamer's and DRM's names.
 const FORMATS: [(PixelFormat, VideoFormat, &str); 4] = [
     (PixelFormat::Bgrx, VideoFormat::Bgrx, "XR24"),
     (PixelFormat::Bgra, VideoFormat::Bgra, "AR24"),
@@ -46,23 +45,23 @@ const FORMATS: [(PixelFormat, VideoFormat, &str); 4] = [
     (PixelFormat::Rgba, VideoFormat::Rgba, "AB24"),
 ];
 
-/// Whether the GStreamer that runs knows `DMA_DRM`; the one we were compiled with need not.
-fn knows_dma_drm() -> bool {
+/// True if the GStreamer at run time supports `DMA_DRM`. The one at compile time may not.
+fn supports_dma_drm() -> bool {
     gst::version() >= (1, 24, 0, 0)
 }
 
-/// GStreamer's name of a format.
+/// GStreamer's format.
 pub fn video_format(format: PixelFormat) -> VideoFormat {
     find(|(ours, ..)| *ours == format).map_or(VideoFormat::Unknown, |(_, theirs, _)| theirs)
 }
 
 fn find(
-    is_it: impl Fn(&(PixelFormat, VideoFormat, &str)) -> bool,
+    predicate: impl Fn(&(PixelFormat, VideoFormat, &str)) -> bool,
 ) -> Option<(PixelFormat, VideoFormat, &'static str)> {
-    FORMATS.into_iter().find(is_it)
+    FORMATS.into_iter().find(predicate)
 }
 
-/// Everything that the elements can give or take.
+/// Template caps of both elements.
 pub fn template() -> gst::Caps {
     let raw = || {
         gst::Structure::builder("video/x-raw")
@@ -77,7 +76,7 @@ pub fn template() -> gst::Caps {
     let mut caps = gst::Caps::new_empty();
     let all = caps.make_mut();
     all.append_structure_full(raw().field("format", names()).build(), Some(gst::CapsFeatures::new([DMABUF])));
-    if knows_dma_drm() {
+    if supports_dma_drm() {
         let drm = raw()
             .field("format", "DMA_DRM")
             .field("drm-format", gst::List::new(FORMATS.map(|(.., drm)| drm)));
@@ -87,23 +86,25 @@ pub fn template() -> gst::Caps {
     caps
 }
 
-/// Whether any of `caps` is a DMA-BUF.
+/// True if `caps` allow a DMA-BUF.
 pub fn has_dmabuf(caps: &gst::CapsRef) -> bool {
     caps.is_any() || caps.iter_with_features().any(|(_, features)| features.contains(DMABUF))
 }
 
-/// Why caps are of no use to the encoder.
+/// Caps that the encoder does not support.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{0} are no caps of ours: put videoconvert before the element for system memory, or ask for BGRx")]
+#[error(
+    "unsupported caps {0}: insert videoconvert before the element for system memory, or request format BGRx"
+)]
 pub struct CapsError(String);
 
 impl Video {
-    /// What fixed caps say.
+    /// Parses fixed caps.
     pub fn parse(caps: &gst::CapsRef) -> Result<Self, CapsError> {
-        Self::understand(caps).ok_or_else(|| CapsError(caps.to_string()))
+        Self::try_parse(caps).ok_or_else(|| CapsError(caps.to_string()))
     }
 
-    fn understand(caps: &gst::CapsRef) -> Option<Self> {
+    fn try_parse(caps: &gst::CapsRef) -> Option<Self> {
         let (raw, features) = caps.iter_with_features().next()?;
         let side = |name| {
             let side = u32::try_from(raw.get::<i32>(name).ok()?).ok()?;
@@ -126,7 +127,7 @@ impl Video {
         Some(Self { width: side("width")?, height: side("height")?, format, memory, fps })
     }
 
-    /// Caps that say this. Frames come when the desktop draws: the rate is variable, up to `fps`.
+    /// Caps of this picture. Frames arrive when the desktop draws, so the rate is variable, at most `fps`.
     pub fn caps(&self) -> gst::Caps {
         let (_, theirs, drm) = find(|(ours, ..)| *ours == self.format).unwrap_or(FORMATS[0]);
         let mut raw = gst::Structure::builder("video/x-raw")
@@ -147,9 +148,9 @@ impl Video {
     }
 }
 
-/// The debug category of an element.
-pub fn category(name: &str, what: &str) -> gst::DebugCategory {
-    gst::DebugCategory::new(name, gst::DebugColorFlags::empty(), Some(what))
+/// Debug category of an element.
+pub fn category(name: &str, description: &str) -> gst::DebugCategory {
+    gst::DebugCategory::new(name, gst::DebugColorFlags::empty(), Some(description))
 }
 
 #[cfg(test)]
@@ -157,15 +158,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn caps_say_and_mean_the_same() {
+    fn caps_round_trip_and_match_the_template() {
         gst::init().expect("GStreamer starts");
         let template = template();
         for memory in [Memory::DmaBuf, Memory::DmaDrm, Memory::System] {
             for (format, ..) in FORMATS {
                 let video = Video { width: 1280, height: 720, format, memory, fps: Some(60) };
                 let caps = video.caps();
-                assert_eq!(Video::parse(&caps).expect("ours"), video, "{caps}");
-                let offered = memory != Memory::DmaDrm || knows_dma_drm();
+                assert_eq!(Video::parse(&caps).expect("supported"), video, "{caps}");
+                let offered = memory != Memory::DmaDrm || supports_dma_drm();
                 assert_eq!(caps.is_subset(&template), offered, "{caps}");
                 assert_eq!(has_dmabuf(&caps), memory != Memory::System, "{caps}");
             }
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dma_buf_is_never_plain_memory() {
+    fn dma_buf_caps_do_not_intersect_system_memory() {
         gst::init().expect("GStreamer starts");
         let video =
             Video { width: 64, height: 64, format: PixelFormat::Bgrx, memory: Memory::DmaBuf, fps: None };
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_is_refused_in_words() {
+    fn unsupported_caps_error_names_the_remedy() {
         gst::init().expect("GStreamer starts");
         for text in [
             "video/x-raw,format=I420,width=64,height=64",
@@ -197,14 +198,14 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_rounded_up_and_bounded() {
+    fn frame_rate_is_rounded_up_and_clamped() {
         gst::init().expect("GStreamer starts");
         for (rate, expected) in
             [("30000/1001", Some(30)), ("0/1", None), ("1000/1", Some(MAX_FPS)), ("1/2", Some(1))]
         {
             let text = format!("video/x-raw,format=BGRx,width=64,height=64,framerate={rate}");
             let caps: gst::Caps = text.parse().expect("caps");
-            assert_eq!(Video::parse(&caps).expect("ours").fps, expected, "{rate}");
+            assert_eq!(Video::parse(&caps).expect("supported").fps, expected, "{rate}");
         }
     }
 }

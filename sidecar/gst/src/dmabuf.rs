@@ -1,8 +1,6 @@
-//! A DMA-BUF as GStreamer memory. The plugin's fence: the one call here that the bindings leave to us.
-//!
-//! It does not know whose buffer it is, or when it goes back.
+//! DMA-BUFs as GStreamer memory: the plugin's only unsafe call.
 
-#![expect(unsafe_code, reason = "GStreamer takes over a descriptor")]
+#![expect(unsafe_code, reason = "alloc_dmabuf is unsafe in the bindings")]
 
 use std::os::fd::OwnedFd;
 
@@ -11,10 +9,11 @@ use gstreamer::glib;
 use gstreamer_allocators::DmaBufAllocator;
 use gstreamer_allocators::prelude::*;
 
-/// Memory of `size` bytes that is the DMA-BUF `fd`; closes the descriptor when the memory goes.
+/// Wraps the DMA-BUF `fd` of `size` bytes. The memory owns the descriptor and closes it.
 pub fn memory(allocator: &DmaBufAllocator, fd: OwnedFd, size: usize) -> Result<gst::Memory, glib::BoolError> {
-    // SAFETY: the allocator takes over a descriptor that is open, is a DMA-BUF of at least `size` bytes or
-    // gives an error when mapped, and is closed by nobody else. An `OwnedFd` that is moved in is open and
-    // nobody else's; it comes from PRIME_HANDLE_TO_FD, with the size that the kernel says the buffer has.
+    // SAFETY: `alloc_dmabuf` requires that
+    // - `fd` is open and its ownership passes to the memory: it is an `OwnedFd`, moved in;
+    // - mapping `size` bytes stays inside the buffer: callers pass a descriptor from PRIME_HANDLE_TO_FD with the size
+    //   that the kernel reports for the buffer. mmap of a DMA-BUF fails beyond its end.
     unsafe { allocator.alloc_dmabuf(fd, size) }
 }

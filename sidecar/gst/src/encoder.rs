@@ -1,4 +1,4 @@
-//! `desktopstreamenc`: frames to the host by resource ID, H.264 back.
+//! Element `desktopstreamenc`: sends frames to the host-agent by resource ID and receives H.264.
 
 mod imp;
 mod input;
@@ -10,25 +10,25 @@ use gstreamer::glib;
 use gstreamer::prelude::*;
 
 glib::wrapper! {
-    /// `desktopstreamenc`: hands frames to the host-agent and gives what it encodes.
+    /// `desktopstreamenc`: sends frames to the host-agent and outputs the access units it returns.
     ///
-    /// DMA-BUFs of the VM's virtio-gpu go by resource ID: 64 bytes a frame. What can't go so (system memory, a
-    /// VM without tap) is pushed as pixels, unless `require=zero-copy`; the element says so, and why. At most
-    /// two frames are under way; upstream waits. While nothing comes the host-agent repeats the last picture
-    /// ten times a second, and these access units go out too: the ones after them are coded from them.
+    /// DMA-BUFs of the VM's virtio-gpu are sent by resource ID, 64 bytes per frame. Other frames (system memory, or a
+    /// VM without tap) are sent as pixels with a warning that names the reason, or, with `require=zero-copy`, fail the
+    /// pipeline. At most two frames are in flight; meanwhile upstream blocks. Without new frames the host-agent
+    /// repeats the last picture ten times a second. These access units are output too, since later ones refer to them.
     pub struct Encoder(ObjectSubclass<imp::Encoder>) @extends gst::Element, gst::Object;
 }
 
-/// What the rung must at least be.
+/// Required frame path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
 #[enum_type(name = "GstDesktopStreamRequire")]
 pub enum Require {
-    /// Anything that the host-agent encodes.
+    /// Resource IDs, with pixels as fallback.
     #[default]
-    #[enum_value(name = "Resource IDs, else pixels", nick = "any")]
+    #[enum_value(name = "Resource IDs, with pixels as fallback", nick = "any")]
     Any,
-    /// Only resource IDs.
-    #[enum_value(name = "Resource IDs, else an error", nick = "zero-copy")]
+    /// Resource IDs; otherwise the element fails.
+    #[enum_value(name = "Resource IDs only", nick = "zero-copy")]
     ZeroCopy,
 }
 

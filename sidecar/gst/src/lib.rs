@@ -1,13 +1,13 @@
-//! The sidecar's two halves as GStreamer elements, for pipelines that people write themselves.
+//! Capture and host encoding as GStreamer elements, for custom pipelines.
 //!
 //! ```text
 //! desktopstreamsrc ── video/x-raw(memory:DMABuf) ──▶ desktopstreamenc ── video/x-h264 ──▶ h264parse ! …
-//!   the sidecar's capture                              its pump, mailbox and host-agent connection
+//!   capture                                            pump, mailbox and host-agent connection
 //! ```
 //!
-//! Each works without the other: the source's frames go to any element that takes DMA-BUFs, and the encoder
-//! takes those of any element whose buffers are virtio-gpu's. Capture, resolving, mailbox and connection are
-//! the sidecar library's; what is here is GStreamer's side of them.
+//! The elements work independently: any element that accepts DMA-BUFs can consume the source's frames, and the encoder
+//! accepts virtio-gpu DMA-BUFs of any element. The crates `capture` and `frame-path` implement both; this crate adapts
+//! them to GStreamer.
 
 mod caps;
 mod dmabuf;
@@ -15,7 +15,7 @@ mod encoder;
 mod source;
 
 mod plugin {
-    //! The entry points that GStreamer looks for in `libgstdesktopstream.so`.
+    //! Entry points of `libgstdesktopstream.so`.
 
     use gstreamer as gst;
     use gstreamer::glib;

@@ -1,4 +1,4 @@
-//! `desktopstreamsrc`: a desktop's frames.
+//! Element `desktopstreamsrc`: captures a desktop.
 
 mod frames;
 mod imp;
@@ -9,31 +9,31 @@ use gstreamer::prelude::*;
 use gstreamer_base as gst_base;
 
 glib::wrapper! {
-    /// `desktopstreamsrc`: captures the desktop whose `XDG_RUNTIME_DIR` it shares, as the sidecar does.
+    /// `desktopstreamsrc`: captures the desktop with which it shares `XDG_RUNTIME_DIR`.
     ///
-    /// Its buffers are the compositor's own DMA-BUFs, which go back when they are dropped; a compositor has
-    /// three or four, so an element that holds on to that many stops the desktop's picture. To elements that
-    /// don't take DMA-BUFs it gives copies in system memory.
+    /// Its buffers are the compositor's DMA-BUFs and return to it when dropped. Compositors have three or four, so an
+    /// element that holds that many stops the capture. Elements that do not accept DMA-BUFs receive copies in system
+    /// memory.
     pub struct Source(ObjectSubclass<imp::Source>)
         @extends gst_base::PushSrc, gst_base::BaseSrc, gst::Element, gst::Object;
 }
 
-/// Which kind of desktop to look for.
+/// Kind of capture source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
 #[enum_type(name = "GstDesktopStreamSource")]
 pub enum SourceKind {
-    /// Whatever the desktop has.
+    /// The first that the desktop offers.
     #[default]
-    #[enum_value(name = "Whatever the desktop has", nick = "auto")]
+    #[enum_value(name = "The first that the desktop offers", nick = "auto")]
     Auto,
-    /// Mutter's PipeWire stream, or that of `pipewire-node`.
-    #[enum_value(name = "Mutter's PipeWire stream, or that of pipewire-node", nick = "pipewire")]
+    /// PipeWire stream of Mutter, or the node of `pipewire-node`.
+    #[enum_value(name = "PipeWire stream of Mutter, or the node of pipewire-node", nick = "pipewire")]
     PipeWire,
     /// wlr-screencopy.
     #[enum_value(name = "wlr-screencopy", nick = "wayland")]
     Wayland,
-    /// A moving pattern made here.
-    #[enum_value(name = "A moving pattern made here: no desktop needed", nick = "test-pattern")]
+    /// Generated moving pattern.
+    #[enum_value(name = "Generated moving pattern; needs no desktop", nick = "test-pattern")]
     TestPattern,
 }
 

@@ -1,4 +1,4 @@
-//! `desktopstreamenc` without a GPU: pixels to a host-agent and H.264 back, and every way in which that fails.
+//! `desktopstreamenc` without a GPU: pixels to a fake host-agent and H.264 back, and its failures.
 
 mod agent;
 mod support;
@@ -38,7 +38,7 @@ fn numbers(pipeline: &gst::Pipeline) -> Vec<u32> {
 const DECODED: &str = "h264parse ! avdec_h264 ! video/x-raw,format=I420 ! appsink name=out sync=false";
 
 #[test]
-fn its_properties_and_pads() {
+fn encoder_has_documented_properties_and_pads() {
     load();
     let encoder = gst::ElementFactory::make("desktopstreamenc")
         .property("host-agent", "vsock://2:7900")
@@ -48,7 +48,7 @@ fn its_properties_and_pads() {
         .expect("made");
     assert_eq!(encoder.property::<u32>("bitrate"), 6000);
     assert_eq!(encoder.property::<u32>("keyframe-interval"), 10_000);
-    assert_eq!(encoder.property::<String>("rung"), "");
+    assert_eq!(encoder.property::<String>("frame-path"), "");
     let token = encoder.find_property("token").expect("a property");
     assert!(!token.flags().contains(gst::glib::ParamFlags::READABLE), "a secret can't be read");
     let src = encoder.static_pad("src").expect("a pad").pad_template_caps();
@@ -61,12 +61,12 @@ fn its_properties_and_pads() {
 }
 
 #[test]
-fn every_picture_comes_back_once_and_in_order() {
+fn every_picture_returns_once_and_in_order() {
     let agent = Agent::start(Behaviour::Encode);
     let pipeline = streaming(&agent, 60, DECODED);
     let numbers = numbers(&pipeline);
     let encoder = pipeline.by_name("enc").expect("there");
-    assert_eq!(encoder.property::<String>("rung"), "Pixels");
+    assert_eq!(encoder.property::<String>("frame-path"), "Pixels");
     assert_eq!(encoder.property::<u64>("lost"), 0);
     assert_eq!(numbers.len(), 60);
     assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{numbers:?}");
@@ -74,7 +74,7 @@ fn every_picture_comes_back_once_and_in_order() {
 }
 
 #[test]
-fn a_lost_connection_is_made_again_and_the_stream_goes_on_with_a_keyframe() {
+fn lost_connection_is_reestablished_and_stream_resumes_with_a_keyframe() {
     let agent = Agent::start(Behaviour::HangUpAfter(20));
     let pipeline = streaming(&agent, 60, DECODED);
     let numbers = numbers(&pipeline);
@@ -85,7 +85,7 @@ fn a_lost_connection_is_made_again_and_the_stream_goes_on_with_a_keyframe() {
 }
 
 #[test]
-fn a_keyframe_that_is_asked_for_comes() {
+fn requested_keyframe_arrives() {
     let agent = Agent::start(Behaviour::Encode);
     let pipeline = streaming(&agent, -1, "appsink name=out sync=false max-buffers=4");
     pipeline.set_state(gst::State::Playing).expect("plays");
@@ -113,7 +113,7 @@ fn a_keyframe_that_is_asked_for_comes() {
 }
 
 #[test]
-fn it_says_what_is_missing() {
+fn failure_message_names_the_cause() {
     let cases = [
         (String::new(), "set host-agent=tcp://"),
         ("host-agent=http://x".to_owned(), "host-agent=http://x"),
@@ -124,7 +124,7 @@ fn it_says_what_is_missing() {
             "cannot read the token file /nowhere",
         ),
         (format!("host-agent=tcp://{}", Agent::start(Behaviour::Refuse).address), "the token has expired"),
-        (format!("host-agent=tcp://{}", Agent::start(Behaviour::Mute).address), "has sent no picture"),
+        (format!("host-agent=tcp://{}", Agent::start(Behaviour::Mute).address), "has sent no access unit"),
     ];
     for (properties, expected) in cases {
         let error = run(&pipeline(&format!("{SOURCE} ! desktopstreamenc {properties} ! fakesink")))
@@ -134,13 +134,13 @@ fn it_says_what_is_missing() {
 }
 
 #[test]
-fn it_stops_at_once_while_it_waits() {
+fn pipeline_stops_while_the_host_agent_does_not_answer() {
     let agent = Agent::start(Behaviour::Mute);
     let pipeline = streaming(&agent, -1, "fakesink");
     pipeline.set_state(gst::State::Playing).expect("plays");
     let begin = Instant::now();
     while agent.sessions.load(Ordering::Relaxed) == 0 {
-        assert!(begin.elapsed() < Duration::from_secs(30), "it does not connect");
+        assert!(begin.elapsed() < Duration::from_secs(30), "not connected");
         std::thread::sleep(Duration::from_millis(10));
     }
     let begin = Instant::now();

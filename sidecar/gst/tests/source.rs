@@ -1,4 +1,4 @@
-//! `desktopstreamsrc` without a GPU: what it promises, what comes, and what it says when nothing can.
+//! `desktopstreamsrc` without a GPU: caps, properties, frames and error messages.
 
 mod support;
 
@@ -10,7 +10,7 @@ use protocol::PixelFormat;
 use support::{load, pipeline, run, wait_end};
 
 #[test]
-fn its_pad_names_dma_bufs_for_what_they_are() {
+fn pad_template_offers_dma_buf_first() {
     load();
     let factory = gst::ElementFactory::find("desktopstreamsrc").expect("registered");
     let caps = factory.static_pad_templates().iter().next().expect("a pad").caps();
@@ -26,7 +26,7 @@ fn its_pad_names_dma_bufs_for_what_they_are() {
 }
 
 #[test]
-fn its_properties_are_those_of_the_sidecar() {
+fn source_has_documented_properties() {
     load();
     let source = gst::ElementFactory::make("desktopstreamsrc")
         .property_from_str("source", "wayland")
@@ -42,7 +42,7 @@ fn its_properties_are_those_of_the_sidecar() {
 }
 
 #[test]
-fn pictures_come_in_order_with_rising_times() {
+fn frames_arrive_in_order_with_increasing_timestamps() {
     let pipeline = pipeline(
         "desktopstreamsrc source=test-pattern width=320 height=180 num-buffers=20 ! appsink name=out sync=false",
     );
@@ -65,16 +65,16 @@ fn pictures_come_in_order_with_rising_times() {
 }
 
 #[test]
-fn who_takes_dma_bufs_only_is_told_why_there_are_none() {
+fn dma_buf_only_downstream_error_names_the_cause() {
     let error = run(&pipeline(
         "desktopstreamsrc source=test-pattern render-node=/nowhere ! video/x-raw(memory:DMABuf) ! fakesink",
     ))
     .expect_err("none");
-    assert!(error.contains("only DMA-BUF") && error.contains("/nowhere: no such render node"), "{error}");
+    assert!(error.contains("only DMA-BUF") && error.contains("/nowhere: render node not found"), "{error}");
 }
 
 #[test]
-fn a_desktop_that_does_not_come_is_an_error_with_a_remedy() {
+fn missing_desktop_error_names_timeout_and_remedy() {
     let folder = std::env::temp_dir().join("desktopstream-no-desktop");
     let text = format!("desktopstreamsrc timeout=1 runtime-dir={} ! fakesink", folder.display());
     let error = run(&pipeline(&text)).expect_err("no desktop");
@@ -82,7 +82,7 @@ fn a_desktop_that_does_not_come_is_an_error_with_a_remedy() {
 }
 
 #[test]
-fn it_ends_when_told_though_nothing_comes() {
+fn eos_ends_the_source_without_a_frame() {
     let pipeline = pipeline("desktopstreamsrc timeout=0 runtime-dir=/nowhere ! fakesink");
     pipeline.set_state(gst::State::Playing).expect("plays");
     assert!(pipeline.send_event(gst::event::Eos::new()));

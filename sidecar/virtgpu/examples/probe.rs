@@ -1,4 +1,6 @@
-//! Walks the GPU path on a render node and prints what it finds: `probe [/dev/dri/renderD128]`.
+//! Exercises allocation, import, readback and mailbox on a render node and prints the results.
+//!
+//! Usage: `probe [/dev/dri/renderD128]`; without argument the first usable node of `/dev/dri`.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -45,14 +47,14 @@ fn probe() -> Result<(), Box<dyn Error>> {
             start.elapsed(),
         );
         let again = device.import(buffer.fd())?;
-        assert_eq!(again.gem_handle(), imported.gem_handle(), "one buffer, one handle");
+        assert_eq!(again.gem_handle(), imported.gem_handle(), "importing a buffer twice gives one handle");
         drop(again);
         let start = Instant::now();
         let sum = imported.with_pixels(Rect::full(1280, 720), buffer.stride(), |bytes| {
             bytes.chunks(4096).map(|page| u64::from(page[0])).sum::<u64>()
         })?;
         println!(
-            "  read back: sum of a byte a page {sum}, {:?}; {} handles open",
+            "  read back: sum of one byte per page {sum}, {:?}; {} handles open",
             start.elapsed(),
             device.open_handles()
         );

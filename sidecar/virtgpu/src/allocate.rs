@@ -1,15 +1,14 @@
-//! Buffers of our own, for compositors that copy into what a client brings (wlr-screencopy).
+//! Buffers for compositors that copy into a client's buffer (wlr-screencopy, ext-image-copy-capture).
 //!
-//! They are plain virgl textures, made by `RESOURCE_CREATE` and exported as DMA-BUFs: what Mesa's GBM makes on
-//! virtio-gpu too, without loading Mesa, whose LLVM alone costs the process 40 MB. A compositor takes them
-//! with modifier `DRM_FORMAT_MOD_INVALID`, "none said": the only one that works on virgl.
-//!
-//! It does not know which format a compositor wants, or when it draws.
+//! The buffers are virgl textures made by `RESOURCE_CREATE` and exported as DMA-BUFs, as Mesa's GBM makes them on
+//! virtio-gpu. GBM is not used because loading Mesa costs the process 40 MB. Compositors import them with modifier
+//! `DRM_FORMAT_MOD_INVALID`, the only one that virgl supports.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use drm::control::from_u32;
 use protocol::PixelFormat;
 use protocol::pixel::MAX_SIDE;
 
@@ -17,15 +16,15 @@ use crate::device::Device;
 use crate::import::Imported;
 use crate::{sys, uapi};
 
-/// `PIPE_TEXTURE_2D` (gallium `p_defines.h`).
+/// `PIPE_TEXTURE_2D` (Mesa, `src/gallium/include/pipe/p_defines.h`).
 pub const TARGET_2D: u32 = 2;
-/// `VIRGL_BIND_RENDER_TARGET`, so that the compositor can draw into it (`virgl_hw.h`).
+/// `VIRGL_BIND_RENDER_TARGET` (virglrenderer, `src/virgl_hw.h`): the compositor renders into the buffer.
 const BIND_RENDER_TARGET: u32 = 1 << 1;
-/// `VIRGL_BIND_SAMPLER_VIEW` (`virgl_hw.h`).
+/// `VIRGL_BIND_SAMPLER_VIEW` (virglrenderer, `src/virgl_hw.h`).
 pub const BIND_SAMPLER_VIEW: u32 = 1 << 3;
 const BYTES_PER_PIXEL: u32 = 4;
 
-/// A buffer that was allocated here.
+/// Buffer allocated by [`Device::allocate`].
 #[derive(Debug)]
 pub struct Buffer {
     imported: Arc<Imported>,
@@ -34,7 +33,11 @@ pub struct Buffer {
 }
 
 impl Device {
-    /// Allocates a buffer that a GPU can draw into.
+    /// Allocates a buffer that the GPU can render into.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if a side is not between 1 and [`MAX_SIDE`]; `Unsupported` for formats other than 32-bit RGB.
     pub fn allocate(&self, width: u32, height: u32, format: PixelFormat) -> io::Result<Buffer> {
         let format = virgl_format(format).ok_or(io::ErrorKind::Unsupported)?;
         if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
@@ -42,8 +45,8 @@ impl Device {
         }
         let stride = width * BYTES_PER_PIXEL;
         let handle = self.node.take(|node| {
-            let made = sys::resource_create(
-                node,
+            let created = sys::resource_create(
+                node.as_fd(),
                 uapi::ResourceCreate {
                     target: TARGET_2D,
                     format,
@@ -57,14 +60,14 @@ impl Device {
                     ..Default::default()
                 },
             )?;
-            Ok(made.bo_handle)
+            from_u32(created.bo_handle).ok_or_else(|| io::ErrorKind::InvalidData.into())
         })?;
-        let fd = sys::prime_export(handle.fd(), handle.raw())?;
-        Ok(Buffer { imported: Arc::new(Imported::of(handle)?), fd, stride })
+        let imported = Imported::of(handle)?;
+        Ok(Buffer { fd: imported.export()?, imported: Arc::new(imported), stride })
     }
 }
 
-/// `VIRGL_FORMAT_*` of `virgl_hw.h`.
+/// `VIRGL_FORMAT_*` (virglrenderer, `src/virgl_hw.h`) of a 32-bit RGB format.
 fn virgl_format(format: PixelFormat) -> Option<u32> {
     match format {
         PixelFormat::Bgra => Some(1),
@@ -76,17 +79,17 @@ fn virgl_format(format: PixelFormat) -> Option<u32> {
 }
 
 impl Buffer {
-    /// The buffer as the tap knows it.
+    /// Buffer with its resource ID.
     pub fn imported(&self) -> &Arc<Imported> {
         &self.imported
     }
 
-    /// The DMA-BUF, to be sent to the compositor.
+    /// DMA-BUF to send to the compositor.
     pub fn fd(&self) -> &OwnedFd {
         &self.fd
     }
 
-    /// Bytes from row to row.
+    /// Row pitch in bytes.
     pub fn stride(&self) -> u32 {
         self.stride
     }

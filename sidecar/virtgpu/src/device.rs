@@ -1,8 +1,7 @@
-//! Opening a render node, and saying what is wrong with it in words that name the remedy.
+//! Render nodes: opening one, and errors that name the remedy.
 //!
-//! Most streams that "do not work" fail here: a group that differs between host and image, a node of
-//! another GPU, a VM without 3D. It does not know which node a desktop uses: the caller names it, or takes
-//! the first that fits.
+//! Most streams that fail to start fail here: a group ID that differs between host and image, the node of another GPU, a
+//! VM without 3D.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -11,109 +10,109 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use drm::Device as _;
+use drm::node::{DrmNode, NodeType};
+
 use crate::gem::Node;
 use crate::uapi::param;
 use crate::{DRIVER, sys};
 
-/// Why a render node can't be used.
+/// Unusable render node.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// No such file.
+    /// The node does not exist.
     #[error(
-        "{path}: no such render node; give the container the device (Kubernetes: resource \
-         desktopstream.dev/dri, Docker: --device {path})"
+        "{path}: render node not found; give the container the device (Kubernetes: resource desktopstream.dev/dri, \
+         Docker: --device {path})"
     )]
     NotFound {
-        /// The node asked for.
+        /// Requested node.
         path: PathBuf,
     },
-    /// No permission.
+    /// The node's mode denies access.
     #[error(
         "{path}: permission denied; add supplementary group {gid} (the node's group; the process has \
          uid {uid} and groups {groups:?}; the node's mode is {mode:03o})"
     )]
     Denied {
-        /// The node asked for.
+        /// Requested node.
         path: PathBuf,
-        /// Its group: the one that is missing.
+        /// Group of the node, which the process lacks.
         gid: u32,
-        /// Its permission bits.
+        /// Permission bits of the node.
         mode: u32,
-        /// Our user.
+        /// Effective user ID of the process.
         uid: u32,
-        /// Our groups.
+        /// Group IDs of the process.
         groups: Vec<u32>,
     },
-    /// Permission denied although the mode would allow it.
+    /// Access is denied although the node's mode allows it.
     #[error(
-        "{path}: the container may not use this device although its mode would let it; allow it in the \
-         device cgroup (Kubernetes: resource desktopstream.dev/dri, Docker: --device {path})"
+        "{path}: permission denied although the node's mode allows access; allow the device in the container's device \
+         cgroup (Kubernetes: resource desktopstream.dev/dri, Docker: --device {path})"
     )]
     Cgroup {
-        /// The node asked for.
+        /// Requested node.
         path: PathBuf,
     },
-    /// Not a DRM node.
-    #[error(
-        "{path}: not a DRM node ({source}); a render node is a character device like /dev/dri/renderD128"
-    )]
+    /// The file is not a DRM node.
+    #[error("{path}: not a DRM node ({source}); use a render node such as /dev/dri/renderD128")]
     NotDrm {
-        /// The node asked for.
+        /// Requested node.
         path: PathBuf,
-        /// What DRM_IOCTL_VERSION said.
+        /// Error of `DRM_IOCTL_VERSION`.
         source: io::Error,
     },
-    /// Another GPU's node.
+    /// The node belongs to another GPU.
     #[error(
-        "{path}: driver is {driver}, not virtio_gpu; choose the VM's virtio-gpu node, or stream from rung Local"
+        "{path}: driver is {driver}, not virtio_gpu; use the VM's virtio-gpu node, or stream by frame path Local"
     )]
     OtherDriver {
-        /// The node asked for.
+        /// Requested node.
         path: PathBuf,
-        /// The driver, by DRM_IOCTL_VERSION.
+        /// Driver name, from `DRM_IOCTL_VERSION`.
         driver: String,
     },
-    /// virtio-gpu in 2D.
+    /// The virtio-gpu device has no 3D.
     #[error(
         "{path}: this virtio-gpu has no 3D (VIRTGPU_PARAM_3D_FEATURES is 0); start the VM with a GL device \
          (QEMU: -device virtio-gpu-gl-pci and a display with gl=on; UTM: a display card ending in \"(GPU Supported)\")"
     )]
     No3d {
-        /// The node asked for.
+        /// Requested node.
         path: PathBuf,
     },
-    /// Anything else.
+    /// Other I/O error.
     #[error("{path}: {source}")]
     Io {
-        /// The node asked for.
+        /// Requested node.
         path: PathBuf,
-        /// The system's word.
+        /// Error of the operating system.
         source: io::Error,
     },
 }
 
-/// What the driver says of itself: `VIRTGPU_PARAM_*`.
+/// Parameters of the driver, `VIRTGPU_PARAM_*` (`virtgpu_drm.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "the driver's parameters, as they are")]
+#[expect(clippy::struct_excessive_bools, reason = "mirrors the driver's parameters")]
 pub struct Params {
-    /// virgl or another 3D protocol is on.
+    /// 3D (virgl or another protocol) is enabled.
     pub features_3d: bool,
-    /// Capability sets can be asked for by number.
+    /// Capability sets can be queried by ID.
     pub capset_query_fix: bool,
-    /// Blob resources.
+    /// Blob resources are supported.
     pub resource_blob: bool,
     /// Host memory can be mapped into the guest.
     pub host_visible: bool,
-    /// Buffers can be shared with other virtio devices.
+    /// Resources can be shared with other virtio devices.
     pub cross_device: bool,
-    /// A context can choose its capability set.
+    /// Contexts can select their capability set.
     pub context_init: bool,
-    /// Bit n set: capability set n (1 virgl, 2 virgl2, 3 gfxstream, 4 venus, 6 DRM) can be used.
+    /// Bit n is set if capability set n is supported: 1 virgl, 2 virgl2, 3 gfxstream, 4 venus, 6 DRM.
     pub supported_capsets: u64,
 }
 
-/// An open virtio-gpu render node with 3D. Clones share it; it is closed with the last of them and the last
-/// buffer and mailbox made from it.
+/// Open virtio-gpu render node with 3D. Clones, buffers and mailboxes share the open file; the last one closes it.
 #[derive(Debug, Clone)]
 pub struct Device {
     pub(crate) node: Arc<Node>,
@@ -121,30 +120,35 @@ pub struct Device {
 }
 
 impl Device {
-    /// Opens the node at `path`.
+    /// Opens the render node at `path`.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         let path = path.as_ref();
         let file =
-            OpenOptions::new().read(true).write(true).open(path).map_err(|error| refusal(path, error))?;
+            OpenOptions::new().read(true).write(true).open(path).map_err(|error| classify(path, error))?;
         let node = Node::new(file.into());
-        let driver = sys::driver_name(node.fd())
+        let driver = sys::retry(|| node.get_driver())
             .map_err(|source| OpenError::NotDrm { path: path.to_owned(), source })?;
-        if driver != DRIVER {
+        if driver.name() != DRIVER {
+            let driver = driver.name().to_string_lossy().into_owned();
             return Err(OpenError::OtherDriver { path: path.to_owned(), driver });
         }
         let device = Self { node, path: path.into() };
         if device.params().features_3d { Ok(device) } else { Err(OpenError::No3d { path: path.to_owned() }) }
     }
 
-    /// The first usable render node in `/dev/dri`, or what is wrong with the first one there is.
+    /// Opens the first usable render node in `/dev/dri`.
+    ///
+    /// # Errors
+    ///
+    /// The error of the first render node if none is usable.
     pub fn discover() -> Result<Self, OpenError> {
         let folder = Path::new("/dev/dri");
+        let is_render =
+            |path: &PathBuf| DrmNode::from_path(path).is_ok_and(|node| node.ty() == NodeType::Render);
         let mut nodes: Vec<PathBuf> = fs::read_dir(folder)
-            .map_err(|error| refusal(folder, error))?
+            .map_err(|error| classify(folder, error))?
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| {
-                path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"renderD"))
-            })
+            .filter(is_render)
             .collect();
         nodes.sort();
         let mut first_error = None;
@@ -157,12 +161,12 @@ impl Device {
         Err(first_error.unwrap_or_else(|| OpenError::NotFound { path: folder.join("renderD128") }))
     }
 
-    /// The path it was opened by.
+    /// Path the node was opened by.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What the driver says of itself. A parameter that this kernel does not know reads as 0.
+    /// Parameters of the driver. One that this kernel does not have reads as 0.
     pub fn params(&self) -> Params {
         let get = |param| sys::get_param(self.as_fd(), param).unwrap_or(0);
         Params {
@@ -176,7 +180,7 @@ impl Device {
         }
     }
 
-    /// GEM handles that are open: one per distinct buffer that is imported, and one per mailbox.
+    /// Number of open GEM handles: one per distinct imported or allocated buffer and one per mailbox.
     pub fn open_handles(&self) -> usize {
         self.node.open_handles()
     }
@@ -184,20 +188,21 @@ impl Device {
 
 impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.node.fd()
+        self.node.as_fd()
     }
 }
 
-fn refusal(path: &Path, error: io::Error) -> OpenError {
+fn classify(path: &Path, error: io::Error) -> OpenError {
     let path = path.to_owned();
     match error.kind() {
         io::ErrorKind::NotFound => OpenError::NotFound { path },
-        io::ErrorKind::PermissionDenied => denial(path, error),
+        io::ErrorKind::PermissionDenied => classify_denial(path, error),
         _ => OpenError::Io { path, source: error },
     }
 }
 
-fn denial(path: PathBuf, error: io::Error) -> OpenError {
+/// Tells a missing group from a device cgroup that denies access.
+fn classify_denial(path: PathBuf, error: io::Error) -> OpenError {
     let Ok(meta) = fs::metadata(&path) else { return OpenError::Io { path, source: error } };
     let uid = rustix::process::geteuid().as_raw();
     let mut groups: Vec<u32> = rustix::process::getgroups()
@@ -207,15 +212,15 @@ fn denial(path: PathBuf, error: io::Error) -> OpenError {
     groups.sort_unstable();
     groups.dedup();
     let mode = meta.mode() & 0o777;
-    if may_read_write(mode, (meta.uid(), meta.gid()), uid, &groups) {
+    if mode_allows(mode, (meta.uid(), meta.gid()), uid, &groups) {
         OpenError::Cgroup { path }
     } else {
         OpenError::Denied { path, gid: meta.gid(), mode, uid, groups }
     }
 }
 
-/// Whether a file of this mode and (uid, gid) lets this user with these groups read and write.
-fn may_read_write(mode: u32, owner: (u32, u32), uid: u32, groups: &[u32]) -> bool {
+/// True if a file with this mode and (uid, gid) is readable and writable by user `uid` with `groups`.
+fn mode_allows(mode: u32, owner: (u32, u32), uid: u32, groups: &[u32]) -> bool {
     let shift = if owner.0 == uid {
         6
     } else if groups.contains(&owner.1) {
@@ -231,24 +236,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_node_names_the_resource_to_ask_for() {
-        let error = Device::open("/dev/dri/renderD999").expect_err("there is no such node");
+    fn missing_node_error_names_the_resource_to_request() {
+        let error = Device::open("/dev/dri/renderD999").expect_err("the node does not exist");
         assert!(matches!(error, OpenError::NotFound { .. }), "{error}");
         assert!(error.to_string().contains("desktopstream.dev/dri"), "{error}");
     }
 
     #[test]
-    fn another_kind_of_device_is_told_apart() {
-        let error = Device::open("/dev/null").expect_err("/dev/null is no DRM node");
+    fn device_that_is_not_drm_is_refused() {
+        let error = Device::open("/dev/null").expect_err("/dev/null is not a DRM node");
         assert!(matches!(error, OpenError::NotDrm { .. }), "{error}");
     }
 
     #[test]
-    fn the_missing_group_is_told_from_the_device_cgroup() {
-        assert!(!may_read_write(0o660, (0, 44), 1000, &[1000]));
-        assert!(may_read_write(0o660, (0, 44), 1000, &[44, 1000]));
-        assert!(may_read_write(0o666, (0, 44), 1000, &[1000]));
-        assert!(!may_read_write(0o066, (1000, 44), 1000, &[44]), "the owner's bits go before the group's");
+    fn missing_group_is_distinguished_from_device_cgroup() {
+        assert!(!mode_allows(0o660, (0, 44), 1000, &[1000]));
+        assert!(mode_allows(0o660, (0, 44), 1000, &[44, 1000]));
+        assert!(mode_allows(0o666, (0, 44), 1000, &[1000]));
+        assert!(!mode_allows(0o066, (1000, 44), 1000, &[44]), "owner bits take precedence over group bits");
         let denied = OpenError::Denied {
             path: "/dev/dri/renderD128".into(),
             gid: 104,

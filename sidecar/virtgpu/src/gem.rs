@@ -1,93 +1,95 @@
-//! GEM handles and who still needs them.
+//! Reference-counted GEM handles.
 //!
-//! Importing one DMA-BUF twice gives the same handle both times, and the kernel counts it once: a close
-//! by one user would pull it away from the other. So handles are counted here, and import and close happen
-//! under one lock: between "the last user is gone" and the close, nobody can be given the same handle.
-//!
-//! It does not know what a handle is used for.
+//! Importing one DMA-BUF twice returns the same handle, and the kernel closes it at the first `GEM_CLOSE`. Users of a
+//! handle are therefore counted here. Import and close run under one lock: otherwise an import could return a handle
+//! that another thread is about to close.
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use drm::buffer;
+use drm::control::Device as _;
+use parking_lot::Mutex;
 
 use crate::sys;
 
-/// An open node and its handles.
+/// Open DRM node and the use counts of its GEM handles.
 #[derive(Debug)]
 pub struct Node {
     fd: OwnedFd,
-    users: Mutex<HashMap<u32, usize>>,
+    users: Mutex<HashMap<buffer::Handle, usize>>,
 }
 
-/// One user's share in a handle; the last one's drop closes it.
+impl AsFd for Node {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl drm::Device for Node {}
+impl drm::control::Device for Node {}
+
+/// One use of a GEM handle; dropping the last one closes the handle.
 #[derive(Debug)]
 pub struct Handle {
     node: Arc<Node>,
-    handle: u32,
+    handle: buffer::Handle,
 }
 
 impl Node {
-    /// Takes charge of an open node.
+    /// Wraps an open node.
     pub fn new(fd: OwnedFd) -> Arc<Self> {
         Arc::new(Self { fd, users: Mutex::default() })
     }
 
-    /// The node's descriptor.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
-    fn users(&self) -> MutexGuard<'_, HashMap<u32, usize>> {
-        // A count is never left half-written: a panic elsewhere does not make it wrong.
-        self.users.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Handles that are open.
+    /// Number of open GEM handles.
     pub fn open_handles(&self) -> usize {
-        self.users().len()
+        self.users.lock().len()
     }
 
-    /// Takes the handle that `make` gets from the kernel.
+    /// Counts one more use of the handle that `make` obtains from the kernel.
     pub fn take(
         self: &Arc<Self>,
-        make: impl FnOnce(BorrowedFd<'_>) -> io::Result<u32>,
+        make: impl FnOnce(&Self) -> io::Result<buffer::Handle>,
     ) -> io::Result<Handle> {
-        let mut users = self.users();
-        let handle = make(self.fd())?;
+        let mut users = self.users.lock();
+        let handle = make(self)?;
         *users.entry(handle).or_insert(0) += 1;
         Ok(Handle { node: Arc::clone(self), handle })
     }
 
-    fn give_up(&self, handle: u32, close: impl FnOnce(BorrowedFd<'_>, u32)) {
-        let mut users = self.users();
+    /// Ends one use of `handle`, and calls `close` if it was the last.
+    fn release(&self, handle: buffer::Handle, close: impl FnOnce(&Self, buffer::Handle)) {
+        let mut users = self.users.lock();
         if let Some(count) = users.get_mut(&handle) {
             *count -= 1;
             if *count == 0 {
                 users.remove(&handle);
-                close(self.fd(), handle);
+                close(self, handle);
             }
         }
     }
 }
 
 impl Handle {
-    /// The number, for an ioctl on [`Self::fd`].
-    pub fn raw(&self) -> u32 {
+    /// Handle for an ioctl on [`Self::node`].
+    pub fn raw(&self) -> buffer::Handle {
         self.handle
     }
 
-    /// The node that it belongs to.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.node.fd()
+    /// Node that the handle belongs to.
+    pub fn node(&self) -> &Node {
+        &self.node
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.node.give_up(self.handle, |fd, handle| {
-            // The handle is ours, so that this can fail only if the device is gone; then so is the handle.
-            let _ = sys::gem_close(fd, handle);
+        self.node.release(self.handle, |node, handle| {
+            // The handle is open, so this fails only if the device was removed, which closes the handle too.
+            let _ = sys::retry(|| node.close_buffer(handle));
         });
     }
 }
@@ -100,26 +102,31 @@ mod tests {
         Node::new(std::fs::File::open("/dev/null").expect("/dev/null opens").into())
     }
 
+    fn handle(number: u32) -> io::Result<buffer::Handle> {
+        drm::control::from_u32(number).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
     #[test]
-    fn a_handle_is_closed_by_its_last_user_only() {
+    fn shared_handle_is_closed_by_its_last_user() {
         let node = node();
-        let first = node.take(|_| Ok(7)).expect("made");
-        let second = node.take(|_| Ok(7)).expect("made");
-        let other = node.take(|_| Ok(8)).expect("made");
+        let first = node.take(|_| handle(7)).expect("made");
+        let second = node.take(|_| handle(7)).expect("made");
+        let other = node.take(|_| handle(8)).expect("made");
         assert_eq!(node.open_handles(), 2);
         drop(first);
         assert_eq!(node.open_handles(), 2, "the second user still holds handle 7");
         let mut closed = Vec::new();
-        node.give_up(second.raw(), |_, handle| closed.push(handle));
+        node.release(second.raw(), |_, handle| closed.push(u32::from(handle)));
         assert_eq!(closed, [7]);
         assert_eq!(node.open_handles(), 1);
         drop(other);
         assert_eq!(node.open_handles(), 0);
-        drop(second); // Its share is gone already: nothing to close, nothing to underflow.
+        // Released above: the drop must neither close again nor underflow.
+        drop(second);
     }
 
     #[test]
-    fn a_failed_import_leaves_nothing() {
+    fn failed_import_counts_no_handle() {
         let node = node();
         assert!(node.take(|_| Err(io::ErrorKind::InvalidInput.into())).is_err());
         assert_eq!(node.open_handles(), 0);

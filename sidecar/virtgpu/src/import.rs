@@ -1,29 +1,30 @@
-//! A DMA-BUF of someone else's: which resource it is, and, for rung `Pixels`, what is in it.
+//! Imported DMA-BUFs: their resource IDs and, for frame path `Pixels`, their contents.
 //!
-//! Import attaches the resource to our own virgl context: that is what entitles the sidecar to ask the tap
-//! for it, so an [`Imported`] is kept for as long as frames of that buffer may come.
+//! Importing attaches the resource to this open's virgl context, which the tap requires of the resources it reads.
+//! An [`Imported`] must therefore live as long as frames of its buffer are requested.
 //!
-//! **Mapping is not reading.** The pixels live on the host; a mapping of such a buffer holds zeros until
-//! `TRANSFER_FROM_HOST` has copied them into the guest's pages. [`Imported::with_pixels`] does that for just
-//! the rectangle asked for. It does not know formats other than "four bytes a pixel".
+//! The pixels are in host memory. A mapping of the buffer shows zeros until `TRANSFER_FROM_HOST` has copied them into
+//! the guest's pages; [`Imported::with_pixels`] does this for the requested rectangle only. Formats are 4 bytes per
+//! pixel.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::{Mutex, PoisonError};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use drm::control::Device as _;
+use parking_lot::Mutex;
 use protocol::Rect;
 
 use crate::device::Device;
 use crate::gem::Handle;
 use crate::map::Mapping;
-use crate::{duplicate_raw, sys, uapi};
+use crate::{sys, uapi};
 
 const BYTES_PER_PIXEL: usize = 4;
 
-/// An imported buffer. Dropping the last one of a buffer detaches it from our context.
+/// Imported buffer. Dropping the last one of a buffer detaches the resource from this context.
 #[derive(Debug)]
 pub struct Imported {
-    // The mapping does not need the handle: the kernel keeps the pages for it.
+    // Independent of the handle: the kernel keeps the pages for the mapping.
     map: Mutex<Option<Mapping>>,
     handle: Handle,
     resource_id: u32,
@@ -32,21 +33,17 @@ pub struct Imported {
 }
 
 impl Device {
-    /// Imports a DMA-BUF: 0.1 to 1 ms, so do it once per buffer. The descriptor is not needed afterwards.
+    /// Imports a DMA-BUF. Takes 0.1 to 1 ms, so import each buffer once. The descriptor may be closed afterwards.
     pub fn import(&self, buffer: impl AsFd) -> io::Result<Imported> {
-        Imported::of(self.node.take(|node| sys::prime_import(node, buffer.as_fd()))?)
-    }
-
-    /// [`Self::import`] for a descriptor that a C library keeps in a plain number.
-    pub fn import_raw(&self, buffer: RawFd) -> io::Result<Imported> {
-        self.import(duplicate_raw(buffer)?)
+        let handle = self.node.take(|node| sys::retry(|| node.prime_fd_to_buffer(buffer.as_fd())))?;
+        Imported::of(handle)
     }
 }
 
 impl Imported {
-    /// What a handle stands for.
+    /// Queries the resource of a GEM handle.
     pub(crate) fn of(handle: Handle) -> io::Result<Self> {
-        let info = sys::resource_info(handle.fd(), handle.raw())?;
+        let info = sys::resource_info(handle.node().as_fd(), handle.raw())?;
         Ok(Self {
             map: Mutex::new(None),
             resource_id: info.res_handle,
@@ -56,17 +53,17 @@ impl Imported {
         })
     }
 
-    /// The number under which virglrenderer knows the buffer.
+    /// Resource ID, shared by guest kernel and virglrenderer.
     pub fn resource_id(&self) -> u32 {
         self.resource_id
     }
 
-    /// The handle that only this open of the node knows; for logs, never for the tap.
+    /// GEM handle, local to this open of the node; for logs.
     pub fn gem_handle(&self) -> u32 {
-        self.handle.raw()
+        self.handle.raw().into()
     }
 
-    /// Bytes.
+    /// Size in bytes.
     pub fn size(&self) -> usize {
         self.size
     }
@@ -76,23 +73,23 @@ impl Imported {
         self.blob_mem
     }
 
-    /// A descriptor of the DMA-BUF, to be handed to others.
+    /// Exports the buffer as a DMA-BUF.
     pub fn export(&self) -> io::Result<OwnedFd> {
-        sys::prime_export(self.fd(), self.handle.raw())
+        let node = self.handle.node();
+        sys::retry(|| node.buffer_to_prime_fd(self.handle.raw(), drm::CLOEXEC | drm::RDWR))
     }
 
-    /// Waits until the host is through with what was queued for it; at most 15 s.
-    pub fn wait(&self) -> io::Result<()> {
-        sys::wait(self.fd(), self.handle.raw())
-    }
-
-    /// Copies `area` of the picture from the host into the guest's pages and lends them to `read`, from the
-    /// *picture's* first pixel to the area's last, rows `stride` bytes apart. Outside of `area` lies whatever
-    /// was copied before.
+    /// Copies `area` of the picture from the host into the guest's pages and calls `read` with them.
+    ///
+    /// The slice starts at the *picture's* first pixel and ends at the area's last, rows `stride` bytes apart. Pixels
+    /// outside `area` are those of earlier copies. Blocks until the copy has completed, at most 15 s.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if `area` is empty or not inside the buffer.
     pub fn with_pixels<T>(&self, area: Rect, stride: u32, read: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
         let span = Span::new(area, stride, self.size)?;
-        // A panic in `read` leaves the mapping as good as it was.
-        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.map.lock();
         let map = match &mut *map {
             Some(map) => map,
             None => map.insert(self.map()?),
@@ -100,32 +97,19 @@ impl Imported {
         sys::transfer_from_host(
             self.fd(),
             uapi::Transfer {
-                bo_handle: self.handle.raw(),
+                bo_handle: self.handle.raw().into(),
                 area: uapi::Box3d { x: area.x, y: area.y, z: 0, w: area.width, h: area.height, d: 1 },
                 offset: u32::try_from(span.offset).map_err(|_| io::ErrorKind::InvalidInput)?,
                 ..Default::default()
             },
         )?;
         sys::wait(self.fd(), self.handle.raw())?;
-        // SAFETY: only a transfer writes these pages, and the lock, which is held until `read` returns, keeps
-        // ours out. Another process that imported the same buffer could start one of its own: it would write
-        // the same picture (see `SharedMap::bytes` for why that is tolerable).
+        // SAFETY: the bytes must not be written while the slice lives. Only transfers write these pages; this one has
+        // completed, and the lock, held until `read` returns, excludes further ones of this process. Another process
+        // that imported the buffer can start one: it would write pixels of the same buffer, which is tolerated for
+        // the reasons given at `SharedMap::bytes`.
         let bytes = unsafe { map.bytes(0, span.offset + span.len) };
         Ok(read(bytes.ok_or(io::ErrorKind::UnexpectedEof)?))
-    }
-
-    /// [`Self::with_pixels`] into `out`, rows packed tightly: `4 * area.width * area.height` bytes.
-    pub fn read_pixels(&self, area: Rect, stride: u32, out: &mut [u8]) -> io::Result<()> {
-        let row = area.width as usize * BYTES_PER_PIXEL;
-        let start = Span::new(area, stride, self.size)?.offset;
-        if out.len() != row * area.height as usize {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        self.with_pixels(area, stride, |bytes| {
-            for (from, to) in bytes[start..].chunks(stride as usize).zip(out.chunks_mut(row)) {
-                to.copy_from_slice(&from[..row]);
-            }
-        })
     }
 
     fn map(&self) -> io::Result<Mapping> {
@@ -134,11 +118,11 @@ impl Imported {
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
-        self.handle.fd()
+        self.handle.node().as_fd()
     }
 }
 
-/// Where in a buffer an area's bytes are.
+/// Byte range of an area: from its first pixel to its last.
 #[derive(Debug, PartialEq, Eq)]
 struct Span {
     offset: usize,
@@ -167,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_area_must_lie_in_the_buffer() {
+    fn area_outside_the_buffer_is_refused() {
         let size = 64 * 4 * 10;
         let span = |x, y, width, height| Span::new(Rect { x, y, width, height }, 256, size).ok();
         assert_eq!(span(0, 0, 64, 10), Some(Span { offset: 0, len: size }));

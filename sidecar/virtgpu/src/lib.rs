@@ -1,22 +1,21 @@
-//! virtio-gpu from the guest: a thin, safe layer over the kernel's `<drm/virtgpu_drm.h>`.
+//! Safe access to virtio-gpu from inside the guest: render node, DMA-BUF import, resource IDs, mailbox.
 //!
-//! | item          | what it is for                                                            |
-//! |---------------|---------------------------------------------------------------------------|
-//! | [`Device`]    | an open render node that is virtio-gpu with 3D, or an error with a remedy |
-//! | [`Imported`]  | a DMA-BUF of someone else's, its resource ID, and its pixels if need be   |
-//! | [`Mailbox`]   | the page through which the tap is asked, in order with GPU commands       |
-//! | [`Buffer`]    | a buffer of our own, for compositors that copy into what a client brings  |
-//! | [`SharedMap`] | shared memory: made here, or lent by a compositor                         |
+//! | item          | purpose                                                                    |
+//! |---------------|----------------------------------------------------------------------------|
+//! | [`Device`]    | open virtio-gpu render node with 3D, or an error that names the remedy     |
+//! | [`Imported`]  | imported DMA-BUF: its resource ID and, on demand, its pixels               |
+//! | [`Mailbox`]   | requests to the tap, ordered with all GPU commands of this context         |
+//! | [`Buffer`]    | buffer allocated here, for compositors that copy into a client's buffer    |
+//! | [`SharedMap`] | shared memory, allocated here or received from a compositor                |
 //!
-//! **GEM handle and resource ID.** `PRIME_FD_TO_HANDLE` yields a *GEM handle*: a number that only this
-//! open of the node knows, handed out from 1 and reused. `RESOURCE_INFO` turns it into the *resource ID*:
-//! the number under which guest kernel and virglrenderer both know the buffer. Only the latter means
-//! something to the tap; two opens of the node have different handles for one resource.
+//! **GEM handle and resource ID.** `DRM_IOCTL_PRIME_FD_TO_HANDLE` returns a *GEM handle*, a number local to one open
+//! of the node and reused after close. `DRM_IOCTL_VIRTGPU_RESOURCE_INFO` maps it to the *resource ID*, the number that
+//! the guest kernel and virglrenderer share. Requests to the tap carry the resource ID.
 //!
-//! This crate is the fence for unsafe code on the sidecar's side: every ioctl, mapping and raw descriptor
-//! is here. It does not know what a desktop, a compositor or a stream is.
+//! Generic DRM ioctls come from the `drm` crate. The driver's own ioctls, memory mappings and raw descriptors are the
+//! unsafe code of this crate; the other crates of the sidecar contain none of these.
 
-#![expect(unsafe_code, reason = "the fence: ioctls, mappings and raw descriptors, each in a thin wrapper")]
+#![expect(unsafe_code, reason = "virtgpu ioctls, mappings and raw descriptors, each behind a safe function")]
 
 mod allocate;
 mod device;
@@ -35,5 +34,5 @@ pub use import::Imported;
 pub use mailbox::{CallError, Mailbox, Ticket};
 pub use shared::{SharedMap, duplicate_raw};
 
-/// The kernel driver that this crate speaks to.
+/// Name of the kernel driver, as `DRM_IOCTL_VERSION` reports it.
 pub const DRIVER: &str = "virtio_gpu";

@@ -1,21 +1,20 @@
-//! The mailbox: asking the tap, in order with all GPU commands. The layout is [`protocol::mailbox`]'s.
+//! Mailbox requests to the tap, ordered with all GPU commands of this context. Layout: [`protocol::mailbox`].
 //!
 //! ```text
-//! send: request into the slot ── TRANSFER_TO_HOST(box of the slot) ──▶ kernel queue ──▶ VMM ──▶ tap
-//! poll: answer's first word == our sequence number?  ◀── the tap writes into the same page ──────┘
+//! send: request into a slot ── TRANSFER_TO_HOST(box of the slot) ──▶ kernel queue ──▶ VMM ──▶ tap
+//! poll: sequence number in the slot's answer matches?  ◀── the tap writes into the same page ──┘
 //! ```
 //!
-//! No interrupt comes with an answer: it appears in memory. Fences are no help, the VMM signals them up to
-//! 10 ms late. So [`Mailbox::wait`] sleeps by a [`Pacer`](crate::pacer::Pacer).
-//!
-//! Several requests may be under way at once, each in a slot of its own. It does not know what the answers
-//! mean for a stream.
+//! No interrupt announces an answer, and the VMM signals fences up to 10 ms late, so [`Mailbox::wait`] polls the page
+//! at intervals chosen by a [`Pacer`]. Several requests may be in flight, each in its own slot.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::atomic::{Ordering, fence};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use drm::control::from_u32;
 use protocol::DecodeError;
 use protocol::mailbox::{
     self as layout, ANSWER_BYTES, Answer, Operation, REQUEST_BYTES, Request, SLOTS, answer_offset,
@@ -29,11 +28,11 @@ use crate::map::Mapping;
 use crate::pacer::Pacer;
 use crate::{sys, uapi};
 
-/// Bytes of one pixel of the mailbox: its box counts in pixels.
+/// Bytes per pixel of the mailbox's format: transfer boxes are in pixels.
 const PIXEL: usize = 4;
 const WORD: usize = 8;
 
-/// A request that was sent.
+/// Request in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket {
     slot: usize,
@@ -41,39 +40,27 @@ pub struct Ticket {
     sent: Instant,
 }
 
-impl Ticket {
-    /// The request's sequence number.
-    pub fn seq(&self) -> u64 {
-        self.seq
-    }
-
-    /// When it was sent.
-    pub fn sent(&self) -> Instant {
-        self.sent
-    }
-}
-
-/// Why a call has no answer.
+/// Failed mailbox call.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// The request could not be sent.
-    #[error("the mailbox could not be rung: {0}")]
+    #[error("cannot send the mailbox request: {0}")]
     Send(#[from] io::Error),
-    /// Nothing answered.
+    /// No answer within the timeout.
     #[error(
-        "no answer in the mailbox after {waited:?}: no tap in this VM's VMM process; start the VMM with the \
-         tap loaded (host-agent's documentation, \"Installing the tap\")"
+        "no answer in the mailbox after {waited:?}: this VM's VMM process has no tap; start the VMM with the tap \
+         loaded (host-agent's documentation, \"Installing the tap\")"
     )]
     NoTap {
-        /// How long it was waited for.
+        /// Time since the request was sent.
         waited: Duration,
     },
-    /// An answer that makes no sense to us.
-    #[error("the tap's answer is not understood: {0}; bring sidecar and tap to the same version")]
+    /// The answer could not be decoded.
+    #[error("cannot decode the tap's answer: {0}; install sidecar and tap of the same version")]
     Answer(#[from] DecodeError),
 }
 
-/// A mailbox of our own.
+/// Mailbox resource and its mapped page.
 #[derive(Debug)]
 pub struct Mailbox {
     page: Page,
@@ -83,12 +70,12 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// Makes the resource and maps its page.
+    /// Creates the resource and maps its page.
     pub fn new(device: &Device) -> io::Result<Self> {
         let mut resource_id = 0;
         let handle = device.node.take(|node| {
-            let made = sys::resource_create(
-                node,
+            let created = sys::resource_create(
+                node.as_fd(),
                 uapi::ResourceCreate {
                     target: TARGET_2D,
                     format: layout::VIRGL_FORMAT,
@@ -102,36 +89,43 @@ impl Mailbox {
                     ..Default::default()
                 },
             )?;
-            resource_id = made.res_handle;
-            Ok(made.bo_handle)
+            resource_id = created.res_handle;
+            from_u32(created.bo_handle).ok_or_else(|| io::ErrorKind::InvalidData.into())
         })?;
-        let offset = sys::map_offset(handle.fd(), handle.raw())?;
-        let map = Mapping::new(handle.fd(), offset, layout::BYTES, true)?;
+        let fd = handle.node().as_fd();
+        let map = Mapping::new(fd, sys::map_offset(fd, handle.raw())?, layout::BYTES, true)?;
         Ok(Self { page: Page::new(map), handle, resource_id, pacer: Pacer::new() })
     }
 
-    /// The mailbox's own resource ID; for logs.
+    /// Resource ID of the mailbox; for logs.
     pub fn resource_id(&self) -> u32 {
         self.resource_id
     }
 
-    /// Sends a request without waiting. `WouldBlock`: all slots hold requests that the VMM has not even taken
-    /// from the queue.
+    /// Sends a request with the next sequence number, without waiting for the answer.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if all slots hold requests that the VMM has not read yet.
     pub fn send(&mut self, operation: Operation) -> io::Result<Ticket> {
         self.send_as(self.page.last_seq + 1, operation)
     }
 
-    /// [`Self::send`] with a sequence number of the caller's, not 0: the host-agent sees it too.
+    /// Sends a request with sequence number `seq`, not 0, which the host-agent sees too.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::send`]; `InvalidInput` if `seq` is 0.
     pub fn send_as(&mut self, seq: u64, operation: Operation) -> io::Result<Ticket> {
-        let handle = &self.handle;
-        let slot = self.page.claim(seq, || sys::is_busy(handle.fd(), handle.raw()))?;
+        let (fd, handle) = (self.handle.node().as_fd(), self.handle.raw());
+        let slot = self.page.claim(seq, || sys::is_busy(fd, handle))?;
         let at = request_offset(slot);
         self.page.put(slot, &Request { seq, operation }.encode());
         let sent = Instant::now();
-        let rung = sys::transfer_to_host(
-            self.handle.fd(),
+        let transfer = sys::transfer_to_host(
+            fd,
             uapi::Transfer {
-                bo_handle: self.handle.raw(),
+                bo_handle: handle.into(),
                 area: uapi::Box3d {
                     x: (at / PIXEL) as u32,
                     w: (REQUEST_BYTES / PIXEL) as u32,
@@ -143,25 +137,25 @@ impl Mailbox {
                 ..Default::default()
             },
         );
-        if let Err(error) = rung {
+        if let Err(error) = transfer {
             self.page.abandon(slot);
             return Err(error);
         }
         Ok(Ticket { slot, seq, sent })
     }
 
-    /// The answer, if it is there.
+    /// The answer, if it has arrived.
     pub fn poll(&self, ticket: Ticket) -> Option<Result<Answer, DecodeError>> {
         self.page.get(ticket.slot, ticket.seq).map(|bytes| Answer::decode(&bytes))
     }
 
-    /// Waits for the answer, at most `timeout` from when the request was sent.
+    /// Waits for the answer, at most `timeout` from the time the request was sent.
     pub fn wait(&mut self, ticket: Ticket, timeout: Duration) -> Result<Answer, CallError> {
         loop {
             let answer = self.poll(ticket);
             let waited = ticket.sent.elapsed();
             if let Some(answer) = answer {
-                self.pacer.learn(waited);
+                self.pacer.observe(waited);
                 return Ok(answer?);
             }
             if waited >= timeout {
@@ -171,13 +165,13 @@ impl Mailbox {
         }
     }
 
-    /// Sends a request and waits for its answer.
+    /// [`Self::send`], then [`Self::wait`].
     pub fn call(&mut self, operation: Operation, timeout: Duration) -> Result<Answer, CallError> {
         let ticket = self.send(operation)?;
         self.wait(ticket, timeout)
     }
 
-    /// [`Self::call`] with a sequence number of the caller's, as in [`Self::send_as`].
+    /// [`Self::send_as`], then [`Self::wait`].
     pub fn call_as(
         &mut self,
         seq: u64,
@@ -187,29 +181,24 @@ impl Mailbox {
         let ticket = self.send_as(seq, operation)?;
         self.wait(ticket, timeout)
     }
-
-    /// How long answers usually take.
-    pub fn usual_latency(&self) -> Duration {
-        self.pacer.usual()
-    }
 }
 
-/// The page, and which slots wait for an answer. Apart from the device, so that it can be tested without one.
+/// Mapped page and slot allocation; separate from the device for tests.
 #[derive(Debug)]
 struct Page {
     map: Mapping,
-    /// Per slot, the sequence number of its last request; 0 before the first.
-    asked: [u64; SLOTS],
+    /// Sequence number of each slot's last request; 0 if none.
+    requested: [u64; SLOTS],
     last_seq: u64,
 }
 
 impl Page {
     fn new(map: Mapping) -> Self {
-        Self { map, asked: [0; SLOTS], last_seq: 0 }
+        Self { map, requested: [0; SLOTS], last_seq: 0 }
     }
 
-    /// A slot for the next request: one whose answer is there, else the oldest, if nothing is queued in the
-    /// kernel any more (`busy`), so that nobody reads the request that would be overwritten.
+    /// Allocates a slot for request `seq`: an answered one, else the oldest. `busy` tells whether the kernel still
+    /// queues transfers; if so the host may not have read the requests yet, and none is overwritten.
     fn claim(&mut self, seq: u64, busy: impl FnOnce() -> io::Result<bool>) -> io::Result<usize> {
         if seq == 0 {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -219,27 +208,27 @@ impl Page {
         let slot = match free {
             Some(slot) => slot,
             None if busy()? => return Err(io::ErrorKind::WouldBlock.into()),
-            None => (0..SLOTS).min_by_key(|slot| self.asked[*slot]).unwrap_or(next),
+            None => (0..SLOTS).min_by_key(|slot| self.requested[*slot]).unwrap_or(next),
         };
-        // An old answer with the same number must not be taken for the new one.
+        // An earlier answer with the same number must not match the new request.
         self.map.word(answer_offset(slot)).store(0, Ordering::Relaxed);
         self.last_seq = seq;
-        self.asked[slot] = seq;
+        self.requested[slot] = seq;
         Ok(slot)
     }
 
     fn is_free(&self, slot: usize) -> bool {
-        self.asked[slot] == 0 || self.answered(slot) == self.asked[slot]
+        self.requested[slot] == 0 || self.answered(slot) == self.requested[slot]
     }
 
-    /// The sequence number of the answer in `slot`. Acquire: the rest of the answer was written before it.
+    /// Sequence number of the answer in `slot`. Acquire: the tap writes the rest of the answer first.
     fn answered(&self, slot: usize) -> u64 {
         u64::from_le(self.map.word(answer_offset(slot)).load(Ordering::Acquire))
     }
 
-    /// Forgets a request that was never sent.
+    /// Frees the slot of a request that was not sent.
     fn abandon(&mut self, slot: usize) {
-        self.asked[slot] = 0;
+        self.requested[slot] = 0;
     }
 
     fn put(&self, slot: usize, request: &[u8; REQUEST_BYTES]) {
@@ -247,7 +236,7 @@ impl Page {
             let at = request_offset(slot) + i * WORD;
             self.map.word(at).store(u64::from_ne_bytes(*word), Ordering::Relaxed);
         }
-        // The ioctl that follows is what makes the host look; nothing may move behind it.
+        // The stores must not move behind the ioctl that makes the host read them.
         fence(Ordering::Release);
     }
 

@@ -1,7 +1,4 @@
-//! Memory mapped from a file: address, length, and their end.
-//!
-//! What is in it, and who else writes there, is the users' business: [`mailbox`](crate::mailbox) reads with
-//! atomics, [`import`](crate::import) and [`shared`](crate::shared) say when their bytes stand still.
+//! Memory mappings of files.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -11,76 +8,98 @@ use std::sync::atomic::AtomicU64;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-/// A shared mapping; unmapped on drop.
+/// Shared mapping, unmapped on drop.
+///
+/// Other processes may write to it. [`mailbox`](crate::mailbox) accesses it by atomics; [`import`](crate::import) and
+/// [`shared`](crate::shared) take slices and state why their bytes do not change meanwhile.
 #[derive(Debug)]
 pub struct Mapping {
     start: NonNull<u8>,
     len: usize,
+    writable: bool,
 }
 
-// SAFETY: the mapping belongs to the process, not to a thread, and `Mapping` is its only owner; `&self`
-// gives atomics and read-only bytes only.
+// SAFETY: a mapping belongs to the process, not to a thread, and `Mapping` is its only owner, so it may be used and
+// unmapped from any thread.
 unsafe impl Send for Mapping {}
-// SAFETY: as above.
+// SAFETY: `&Mapping` gives out atomics, which are `Sync`, and, in an unsafe fn whose caller excludes writes, read-only
+// slices.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `len` bytes of `fd` from `offset`, a multiple of the page size, shared with whoever else has it.
+    /// Maps `len` bytes of `fd` from `offset`, a multiple of the page size, with `MAP_SHARED`.
     pub fn new(fd: BorrowedFd<'_>, offset: u64, len: usize, writable: bool) -> io::Result<Self> {
         if len == 0 || isize::try_from(len).is_err() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let prot = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
-        // SAFETY: no address is asked for, so that the kernel chooses free space and nothing that is mapped
-        // changes; the result is owned by `Mapping` alone.
+        // SAFETY: mmap requires that no memory in use is replaced. The address is null and MAP_FIXED is not set, so
+        // the kernel picks a free range, which `Mapping` owns from here on.
         let start = unsafe { mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, offset) }?;
         let start = NonNull::new(start.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        Ok(Self { start, len })
+        Ok(Self { start, len, writable })
     }
 
-    /// The eight bytes at `offset`, which must be a multiple of 8 in a writable mapping.
+    /// The 8 bytes at `offset`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the mapping is read-only, `offset` is not a multiple of 8 or the word is outside the mapping.
     pub fn word(&self, offset: usize) -> &AtomicU64 {
+        assert!(self.writable, "word of a read-only mapping");
         assert!(offset.is_multiple_of(8) && offset + 8 <= self.len, "word at {offset} of {}", self.len);
-        // SAFETY: `offset` is inside the mapping.
+        // SAFETY: `add` requires a result inside the same allocation: `offset + 8 <= len` was asserted.
         let at = unsafe { self.start.as_ptr().add(offset) };
-        // SAFETY: `at` is aligned, as mappings begin at pages and `offset` is a multiple of 8; it is valid for
-        // as long as `self`; this process reaches it by atomics only (see the callers), and what the host
-        // does to it are writes of aligned words.
+        // SAFETY: `AtomicU64::from_ptr` requires that `at`
+        // - is aligned to 8: mappings start at page boundaries, and `offset` is a multiple of 8;
+        // - is valid for reads and writes for the result's lifetime: the mapping is writable, as asserted, and `self`,
+        //   which unmaps on drop, is borrowed;
+        // - is not accessed non-atomically meanwhile: this process takes no slices of the mailbox's mapping, and the
+        //   host writes aligned words.
         unsafe { AtomicU64::from_ptr(at.cast()) }
     }
 
-    /// `len` bytes from `offset`, or `None` if they are not all inside.
+    /// `len` bytes from `offset`, or `None` if they are not all inside the mapping.
     ///
     /// # Safety
     ///
-    /// Nobody may write these bytes while the slice lives, or whoever does can only tear a picture: see
-    /// [`SharedMap::bytes`](crate::SharedMap::bytes).
+    /// The bytes must not be written while the slice lives, except by a process that breaks the protocol under which
+    /// the memory is shared; see [`SharedMap::bytes`](crate::SharedMap::bytes).
     pub unsafe fn bytes(&self, offset: usize, len: usize) -> Option<&[u8]> {
         if offset.checked_add(len)? > self.len {
             return None;
         }
-        // SAFETY: `offset` is inside the mapping or at its end.
+        // SAFETY: `add` requires a result inside the allocation or at its end: `offset + len <= self.len`.
         let at = unsafe { self.start.as_ptr().add(offset) };
-        // SAFETY: `len` bytes from `at` are mapped readable, initialised by the kernel, for as long as `self`;
-        // that they stand still is the caller's promise.
+        // SAFETY: `from_raw_parts` requires `len` bytes at `at` that are
+        // - non-null, aligned, readable and initialised: mapped with PROT_READ, filled by the kernel;
+        // - at most `isize::MAX`: checked in `new`;
+        // - valid and unchanged for the slice's lifetime: it borrows `self`; the rest is the caller's obligation.
         Some(unsafe { slice::from_raw_parts(at, len) })
     }
 
-    /// All bytes, to write.
+    /// All bytes, for writing; `None` if the mapping is read-only.
     ///
     /// # Safety
     ///
-    /// As for [`Self::bytes`], and the mapping must be writable.
-    pub unsafe fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: `len` bytes from `start` are mapped; exclusive by `&mut self` and the caller's promise.
-        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    /// As for [`Self::bytes`], and the bytes must not be read by others while the slice lives, with the same exception.
+    pub unsafe fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        if !self.writable {
+            return None;
+        }
+        // SAFETY: `from_raw_parts_mut` requires `len` bytes at `start` that are
+        // - non-null, aligned, initialised and at most `isize::MAX`: as for `bytes`;
+        // - writable: mapped with PROT_WRITE, as just checked;
+        // - accessed by nothing else for the slice's lifetime: `&mut self` excludes this process, the caller excludes
+        //   the others.
+        Some(unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) })
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: `start` and `len` are what mmap gave, and no reference outlives `self`. An error could only
-        // say that they are not.
+        // SAFETY: munmap requires that the range is not used afterwards: it is the one mmap returned, owned by `self`
+        // alone, and all references into it borrow `self`. It fails only for a range that is not mapped.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
     }
 }

@@ -1,17 +1,19 @@
-//! When to look for an answer that comes without a wake-up.
+//! Poll timing for answers that arrive without a wake-up.
 //!
-//! The answer appears in memory; nothing tells us. Looking all the time burns a core, looking every
-//! millisecond costs a millisecond. So the usual latency is learned: sleep through most of it, then look in
-//! short steps that grow if the answer is late. It does not know what is waited for, and has no clock.
+//! The tap's answer appears in memory and no event announces it. Polling continuously would use a core; polling every
+//! millisecond would add a millisecond. The pacer keeps a smoothed latency, sleeps through most of it, then polls in
+//! short steps that grow once the answer is late. It has no clock.
 
 use std::time::Duration;
 
-/// Never sleep longer than this at once: a slow spell must not become a habit.
-const LONGEST_FIRST: Duration = Duration::from_millis(8);
-const SHORTEST_STEP: Duration = Duration::from_micros(30);
-const LONGEST_STEP: Duration = Duration::from_millis(2);
+/// Longest first sleep, whatever the smoothed latency.
+const MAX_FIRST_SLEEP: Duration = Duration::from_millis(8);
+const MIN_STEP: Duration = Duration::from_micros(30);
+const MAX_STEP: Duration = Duration::from_millis(2);
+/// Latency assumed before the first answer.
+const INITIAL_LATENCY: Duration = Duration::from_micros(500);
 
-/// Learns a latency.
+/// Adaptive poll timer.
 #[derive(Debug, Clone)]
 pub struct Pacer {
     /// Smoothed latency.
@@ -19,35 +21,31 @@ pub struct Pacer {
 }
 
 impl Pacer {
-    /// Begins with a guess.
+    /// Creates a pacer with the initial latency of 500 us.
     pub fn new() -> Self {
-        Self { usual: Duration::from_micros(500) }
+        Self { usual: INITIAL_LATENCY }
     }
 
-    /// How long to sleep when `waited` has passed since the question and no answer is there.
+    /// Next sleep, `waited` after the request, when no answer has arrived.
     pub fn next_sleep(&self, waited: Duration) -> Duration {
-        let most = (self.usual * 7 / 8).min(LONGEST_FIRST);
-        if waited + SHORTEST_STEP < most {
-            most.saturating_sub(waited)
+        let first = (self.usual * 7 / 8).min(MAX_FIRST_SLEEP);
+        if waited + MIN_STEP < first {
+            first.saturating_sub(waited)
         } else {
-            // On time: a sixteenth of the usual. Late: an eighth of what has passed, so that a dead tap costs
-            // nothing and an answer is found at most an eighth late.
+            // A sixteenth of the usual latency; once late, an eighth of the time waited, so that polling a dead tap
+            // is cheap and an answer is found at most an eighth late.
             let step = if waited < self.usual * 2 { self.usual / 16 } else { waited / 8 };
-            step.clamp(SHORTEST_STEP, LONGEST_STEP)
+            step.clamp(MIN_STEP, MAX_STEP)
         }
     }
 
-    /// An answer was seen `latency` after its question.
-    pub fn learn(&mut self, latency: Duration) {
-        // Down fast, up slowly, and a hiccup counts as four times the usual: sleeping too long is what hurts.
+    /// Records that an answer was found `latency` after its request.
+    pub fn observe(&mut self, latency: Duration) {
+        // Falls fast and rises slowly, and outliers count as four times the usual: sleeping too long costs more than
+        // an extra poll.
         let weight = if latency < self.usual { 2 } else { 8 };
         let latency = latency.min(self.usual * 4);
         self.usual = (self.usual * (weight - 1) + latency) / weight;
-    }
-
-    /// The usual latency.
-    pub fn usual(&self) -> Duration {
-        self.usual
     }
 }
 
@@ -55,53 +53,53 @@ impl Pacer {
 mod tests {
     use super::*;
 
-    /// (looks, lateness) for one answer that comes after `latency`.
+    /// (polls, lateness) for an answer that arrives after `latency`.
     fn wait_for(pacer: &Pacer, latency: Duration) -> (u32, Duration) {
-        let (mut waited, mut looks) = (Duration::ZERO, 1);
+        let (mut waited, mut polls) = (Duration::ZERO, 1);
         while waited < latency {
             waited += pacer.next_sleep(waited);
-            looks += 1;
+            polls += 1;
         }
-        (looks, waited.saturating_sub(latency))
+        (polls, waited.saturating_sub(latency))
     }
 
     #[test]
-    fn a_steady_latency_is_met_with_few_looks_and_little_lateness() {
+    fn steady_latency_is_met_with_few_polls_and_little_lateness() {
         for micros in [100, 700, 1700, 3000, 6000] {
             let mut pacer = Pacer::new();
             let latency = Duration::from_micros(micros);
             for _ in 0..60 {
                 let (_, late) = wait_for(&pacer, latency);
-                pacer.learn(latency + late);
+                pacer.observe(latency + late);
             }
-            let (looks, late) = wait_for(&pacer, latency);
-            assert!(looks <= 6, "{micros} us: {looks} looks");
-            assert!(late <= (latency / 8).max(SHORTEST_STEP), "{micros} us: {late:?} late");
+            let (polls, late) = wait_for(&pacer, latency);
+            assert!(polls <= 6, "{micros} us: {polls} polls");
+            assert!(late <= (latency / 8).max(MIN_STEP), "{micros} us: {late:?} late");
         }
     }
 
     #[test]
-    fn a_hiccup_does_not_become_a_habit() {
+    fn outlier_does_not_raise_latency_for_long() {
         let mut pacer = Pacer::new();
         let latency = Duration::from_millis(1);
         for _ in 0..20 {
-            pacer.learn(latency);
+            pacer.observe(latency);
         }
-        pacer.learn(Duration::from_secs(2));
+        pacer.observe(Duration::from_secs(2));
         let (_, late) = wait_for(&pacer, latency);
-        assert!(late <= LONGEST_FIRST);
+        assert!(late <= MAX_FIRST_SLEEP);
         for _ in 0..12 {
             let (_, late) = wait_for(&pacer, latency);
-            pacer.learn(latency + late);
+            pacer.observe(latency + late);
         }
         let (_, late) = wait_for(&pacer, latency);
         assert!(late < latency / 4, "{late:?}");
     }
 
     #[test]
-    fn a_dead_tap_costs_little() {
+    fn dead_tap_is_polled_rarely() {
         let pacer = Pacer::new();
-        let (looks, _) = wait_for(&pacer, Duration::from_secs(1));
-        assert!(looks < 600, "{looks} looks in a second");
+        let (polls, _) = wait_for(&pacer, Duration::from_secs(1));
+        assert!(polls < 600, "{polls} polls in a second");
     }
 }

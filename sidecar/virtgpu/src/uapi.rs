@@ -1,47 +1,15 @@
-//! The kernel's structures and ioctl numbers: `<drm/drm.h>` and `<drm/virtgpu_drm.h>` (Linux 6.1 and later;
-//! libdrm's copy of the latter is stale: it lacks `blob_mem`, `stride` and `layer_stride`).
+//! Structures, constants and ioctl numbers of the virtio-gpu driver.
 //!
-//! Plain data and constants, checked at compile time against the values of the C headers. It does not know
-//! how to call the kernel: that is [`sys`](crate::sys).
+//! Source: `include/uapi/drm/virtgpu_drm.h` of Linux 6.1, whose layout later versions keep. Written by hand because
+//! distributions do not ship the kernel's copy: libdrm's `virtgpu_drm.h` lacks `blob_mem`, `stride` and
+//! `layer_stride`. Sizes and ioctl numbers are checked at compile time against a C compiler's values.
 
 use rustix::ioctl::{Opcode, opcode};
 
-/// `DRM_IOCTL_BASE`.
+/// `DRM_IOCTL_BASE` (`drm.h`).
 const GROUP: u8 = b'd';
-/// `DRM_COMMAND_BASE`: where a driver's own ioctls begin.
+/// `DRM_COMMAND_BASE` (`drm.h`): first ioctl number of a driver.
 const DRIVER: u8 = 0x40;
-
-/// `struct drm_version`; the three texts are (length, pointer) pairs.
-#[repr(C)]
-#[derive(Debug, Default)]
-pub struct Version {
-    pub major: i32,
-    pub minor: i32,
-    pub patch: i32,
-    pub name_len: usize,
-    pub name: usize,
-    pub date_len: usize,
-    pub date: usize,
-    pub desc_len: usize,
-    pub desc: usize,
-}
-
-/// `struct drm_gem_close`.
-#[repr(C)]
-#[derive(Debug, Default)]
-pub struct GemClose {
-    pub handle: u32,
-    pub pad: u32,
-}
-
-/// `struct drm_prime_handle`.
-#[repr(C)]
-#[derive(Debug, Default)]
-pub struct PrimeHandle {
-    pub handle: u32,
-    pub flags: u32,
-    pub fd: i32,
-}
 
 /// `struct drm_virtgpu_map`.
 #[repr(C)]
@@ -52,7 +20,7 @@ pub struct Map {
     pub pad: u32,
 }
 
-/// `struct drm_virtgpu_getparam`; `value` is the address of an integer that the kernel writes.
+/// `struct drm_virtgpu_getparam`; `value` is the address of an `int` that the kernel writes.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct GetParam {
@@ -102,8 +70,8 @@ pub struct Box3d {
     pub d: u32,
 }
 
-/// `struct drm_virtgpu_3d_transfer_to_host` and `…_from_host`, which are the same. Strides must be 0 for
-/// anything but a host blob.
+/// `struct drm_virtgpu_3d_transfer_to_host` and `struct drm_virtgpu_3d_transfer_from_host`, which have one layout.
+/// `stride` and `layer_stride` must be 0 unless the resource is a host blob.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct Transfer {
@@ -123,19 +91,22 @@ pub struct Wait {
     pub flags: u32,
 }
 
-/// `VIRTGPU_WAIT_NOWAIT`: only ask.
+/// `VIRTGPU_WAIT_NOWAIT`: return `EBUSY` instead of waiting.
 pub const WAIT_NOWAIT: u32 = 1;
 
-pub const VERSION: Opcode = opcode::read_write::<Version>(GROUP, 0x00);
-pub const GEM_CLOSE: Opcode = opcode::write::<GemClose>(GROUP, 0x09);
-pub const PRIME_HANDLE_TO_FD: Opcode = opcode::read_write::<PrimeHandle>(GROUP, 0x2d);
-pub const PRIME_FD_TO_HANDLE: Opcode = opcode::read_write::<PrimeHandle>(GROUP, 0x2e);
+/// `DRM_IOCTL_VIRTGPU_MAP`.
 pub const MAP: Opcode = opcode::read_write::<Map>(GROUP, DRIVER + 0x01);
+/// `DRM_IOCTL_VIRTGPU_GETPARAM`.
 pub const GETPARAM: Opcode = opcode::read_write::<GetParam>(GROUP, DRIVER + 0x03);
+/// `DRM_IOCTL_VIRTGPU_RESOURCE_CREATE`.
 pub const RESOURCE_CREATE: Opcode = opcode::read_write::<ResourceCreate>(GROUP, DRIVER + 0x04);
+/// `DRM_IOCTL_VIRTGPU_RESOURCE_INFO`.
 pub const RESOURCE_INFO: Opcode = opcode::read_write::<ResourceInfo>(GROUP, DRIVER + 0x05);
+/// `DRM_IOCTL_VIRTGPU_TRANSFER_FROM_HOST`.
 pub const TRANSFER_FROM_HOST: Opcode = opcode::read_write::<Transfer>(GROUP, DRIVER + 0x06);
+/// `DRM_IOCTL_VIRTGPU_TRANSFER_TO_HOST`.
 pub const TRANSFER_TO_HOST: Opcode = opcode::read_write::<Transfer>(GROUP, DRIVER + 0x07);
+/// `DRM_IOCTL_VIRTGPU_WAIT`.
 pub const WAIT: Opcode = opcode::read_write::<Wait>(GROUP, DRIVER + 0x08);
 
 /// `VIRTGPU_PARAM_*`.
@@ -149,15 +120,10 @@ pub mod param {
     pub const SUPPORTED_CAPSET_IDS: u64 = 7;
 }
 
-// What a C compiler makes of the headers' macros on 64-bit Linux (x86_64 and aarch64 agree).
+// Values of a C compiler on 64-bit Linux; x86_64 and aarch64 agree.
 const _: () = {
-    assert!(size_of::<Version>() == 64);
     assert!(size_of::<Transfer>() == 44);
     assert!(size_of::<ResourceCreate>() == 56);
-    assert!(VERSION == 0xc040_6400);
-    assert!(GEM_CLOSE == 0x4008_6409);
-    assert!(PRIME_HANDLE_TO_FD == 0xc00c_642d);
-    assert!(PRIME_FD_TO_HANDLE == 0xc00c_642e);
     assert!(MAP == 0xc010_6441);
     assert!(GETPARAM == 0xc010_6443);
     assert!(RESOURCE_CREATE == 0xc038_6444);

@@ -15,7 +15,7 @@ pub(super) fn build(arch: Arch, packages: &[&str], target_folder: &Path) -> Resu
     let sysroot = Sysroot::build(arch)?;
     let folder = target_folder.join(arch.debian());
     let mut cargo = super::cargo();
-    cargo.args(["build", "--release", "--quiet", "--target", target]).arg("--target-dir").arg(&folder);
+    cargo.args(["build", "--release", "--target", target]).arg("--target-dir").arg(&folder);
     cargo.args(packages.iter().flat_map(|package| ["-p", package]));
     // The native strip does not support the target's format; the linker does.
     cargo.envs(sysroot.cargo_environment()).env("CARGO_PROFILE_RELEASE_STRIP", "symbols");

@@ -21,7 +21,7 @@ impl Programs {
             return Ok(self);
         }
         let status = cargo()
-            .args(["build", "--release", "--quiet", "-p", package])
+            .args(["build", "--release", "-p", package])
             .status()
             .context("starting cargo")?;
         ensure!(status.success(), "cargo could not build {package}; see its messages above");

@@ -1,29 +1,28 @@
-//! The images that VMs have. What is large is on the lab's disks already and is not copied.
+//! Images of the VMs. Their large layers are the lab's disks and are not copied.
 
 use std::path::Path;
 
 use anyhow::Result;
-use cluster::Image;
 use cluster::product::images::{self, Programs, SIDECAR};
+use cluster::{Cluster, Image};
 use e2e::Desktop;
 
-/// A tenant that wants others' pictures (tests/fixtures/attacker).
+/// Image of a tenant that tries to read the pictures of others (tests/fixtures/attacker).
 pub const ATTACKER: &str = "docker.io/local/attacker:dev";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The image of a desktop.
+/// Reference of a desktop's image.
 pub fn desktop(desktop: Desktop) -> String {
     format!("docker.io/local/{}:dev", desktop.image())
 }
 
-/// Adds all to a VM's payload; the disks that the VM must have.
+/// Adds all images to a VM's payload, which holds the stripped programs for the VM; returns the disks that the VM needs.
 pub(crate) fn add(
     payload: &Path,
-    cluster: &cluster::Cluster,
+    cluster: &Cluster,
     desktops: &[Desktop],
     programs: &Programs,
 ) -> Result<Vec<String>> {
-    // Its programs are those for the VM: built and stripped.
     let program = |name: &str| payload.join(name);
     let (_root, operator) = images::operator(programs)?;
     let sidecar = Image::of_disk(SIDECAR, "sidecar")

@@ -1,17 +1,26 @@
-//! The product as it runs, on one machine: a Kubernetes control plane, an ordinary node for what needs no GPU, VMs with a
-//! virtio-gpu as nodes, the chart installed by Helm, and a host-agent beside it that VMs reach at their gateway.
+//! The whole product on one machine: a Kubernetes control plane, an ordinary node for pods without a GPU, VMs with a virtio-gpu as
+//! nodes, the chart installed by Helm, and a host-agent that the VMs reach at their gateway.
 //!
 //! ```text
-//!   host: host-agent ◀─ link.sock ─ tap in QEMU (in the cluster's network, by a cable to its bridge)
+//!   host: host-agent ◀─ link.sock ─ tap in QEMU (its network interface is on the cluster's bridge)
 //!                                      │ guest: containerd, kubelet, node-agent, pods
 //!   cluster's network: hub (apiserver …), n1 (operator), vm2, vm3 … (desktops)
 //! ```
 //!
-//! Nothing is faked but what the hardware forces: software GL in QEMU, a software encoder in host-agent.
+//! Only two parts differ from production, for lack of hardware: the VMs' GPU is drawn by software GL, and the host-agent encodes
+//! in software.
 
 mod images;
-pub mod pieces;
-mod up;
+mod interrupt;
+mod streams;
+mod topology;
 
 pub use images::{ATTACKER, desktop};
-pub use up::{HOST_AGENTS, Options, Topology};
+pub use interrupt::interrupt;
+pub use streams::{Viewers, stream};
+pub use topology::{HOST_AGENTS, Options, Topology};
+
+/// Prints progress to stderr.
+pub fn progress(message: &str) {
+    eprintln!("topology: {message}");
+}

@@ -1,6 +1,6 @@
-//! `./x lab cluster` and `./x demo --kubernetes`: a topology for people.
+//! `./x lab cluster` and `./x demo --kubernetes`: a topology on the command line.
 
-mod keep;
+mod hold;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,10 +8,9 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use e2e::Desktop;
-use topology::pieces::{Viewers, say, stream};
-use topology::{Options, Topology};
+use topology::{Options, Topology, Viewers, progress, stream};
 
-/// A Kubernetes whose nodes are VMs with a virtio-gpu, our chart in it, and a host-agent beside it
+/// A Kubernetes cluster whose nodes are VMs with a virtio-gpu, with the chart installed and a host-agent beside it
 #[derive(Parser)]
 #[command(name = "x lab cluster", version)]
 struct Cli {
@@ -21,69 +20,73 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Put it up, and leave it running
+    /// Start a topology and leave it running
     Up(Up),
-    /// End it
+    /// End the topology
     Down,
-    /// Nodes, pods, streams
+    /// List nodes, pods and streams
     Status,
-    /// kubectl in it: what follows is its command line
+    /// Run kubectl with the cluster's kubeconfig
     Kubectl {
         /// kubectl's arguments
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Put it up, apply a GNOME and a sway desktop, show them until Ctrl-C
+    /// Start a topology, stream a GNOME and a sway desktop, and end it on Ctrl-C
     Demo(Demo),
-    /// Holds one that `up` left
+    /// Holds the topology that `up` started
     #[command(hide = true)]
     Hold(Up),
 }
 
-/// What to put up
+/// Size of the topology
 #[derive(Args, Clone)]
 struct Up {
-    /// How many VMs
+    /// Number of VMs
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=4))]
     vms: u8,
-    /// How many host-agents beside them: VMs take turns with them
+    /// Number of host-agents, among which the VMs are divided
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     host_agents: u8,
 }
 
-/// What to show
+/// Options of the demo
 #[derive(Args)]
 struct Demo {
     #[command(flatten)]
     up: Up,
-    /// End by itself after so many seconds of streaming
+    /// End after this time of streaming
     #[arg(long = "for", value_name = "SECONDS")]
     seconds: Option<u64>,
 }
 
-/// One at a time: it takes most of a machine.
+/// Name of the only topology of the command line: it takes most of a machine.
 const NAME: &str = "lab";
-/// GNOME takes minutes on an emulated processor.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// Limit of a desktop's start: GNOME takes minutes on an emulated processor.
+const START_TIMEOUT: Duration = Duration::from_secs(600);
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
-        Command::Up(up) => {
-            keep::up(&["--vms", &up.vms.to_string(), "--host-agents", &up.host_agents.to_string()])
-        }
-        Command::Down => keep::down(),
-        Command::Status => keep::status(NAME),
-        Command::Kubectl { arguments } => return keep::kubectl(NAME, &arguments),
-        Command::Hold(up) => hold(&up),
-        Command::Demo(options) => demo(&options),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(Cli::parse().command) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("topology: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Up(Up { vms, host_agents }) => {
+            hold::up(&["--vms", &vms.to_string(), "--host-agents", &host_agents.to_string()])?;
+        }
+        Command::Down => hold::down()?,
+        Command::Status => hold::status(NAME)?,
+        Command::Kubectl { arguments } => return hold::kubectl(NAME, &arguments),
+        Command::Hold(up) => hold_topology(&up)?,
+        Command::Demo(options) => demo(&options)?,
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn options(up: &Up) -> Options {
@@ -95,38 +98,37 @@ fn options(up: &Up) -> Options {
     }
 }
 
-fn hold(up: &Up) -> Result<()> {
-    let ended = keep::until_told()?;
+fn hold_topology(up: &Up) -> Result<()> {
+    let signals = hold::handle_signals()?;
     let topology = Topology::up(&options(up))?;
-    keep::HELD.ready()?;
-    ended.wait(None);
+    hold::HELD.ready()?;
+    signals.wait(None);
     drop(topology);
     Ok(())
 }
 
 fn demo(Demo { up, seconds }: &Demo) -> Result<()> {
-    let ended = keep::until_told()?;
+    let signals = hold::handle_signals()?;
     let topology = Topology::up(&options(up))?;
     let watch = topology.bed.cluster.command("kubectl")?.args(["get", "desktopstreams", "-w"]).spawn();
-    let mut watch = keep::Reaped(watch?);
-    let mut ways = Vec::new();
-    // One after the other: two that start at once keep an emulated processor from either.
+    let mut watch = hold::Reaped(watch?);
+    let mut all = Vec::new();
+    // One after the other: two desktops that start together take too long on an emulated processor.
     for (name, desktop) in [("gnome", Desktop::Gnome), ("sway", Desktop::Sway)] {
         topology.bed.cluster.apply(&stream("default", name, desktop, (1280, 720)).to_string())?;
-        let took = topology.ready("default", name, PATIENCE)?;
+        let took = topology.await_ready("default", name, START_TIMEOUT)?;
         let viewers = Viewers::of(&topology.bed, "default", name)?;
-        say(&format!("{name} streams after {:.0} s", took.as_secs_f64()));
+        progress(&format!("{name} streams after {:.0} s", took.as_secs_f64()));
         println!("\n    {name}: {}/?token={}\n", viewers.url(), viewers.token);
-        ways.push((name, viewers));
+        all.push((name, viewers));
     }
     if seconds.is_none() {
-        println!("    Ctrl-C ends it.\n");
+        println!("    Press Ctrl-C to end the demo.\n");
     }
-    ended.wait(seconds.map(Duration::from_secs));
+    signals.wait(seconds.map(Duration::from_secs));
     watch.end();
-    for (name, viewers) in ways {
-        let status = viewers.status()?;
-        println!("{name}: {}", serde_json::to_string_pretty(&status)?);
+    for (name, viewers) in all {
+        println!("{name}: {}", serde_json::to_string_pretty(&viewers.status()?)?);
     }
     Ok(())
 }

@@ -1,94 +1,212 @@
-//! The whole mission in one test: `kubectl apply` → resource ID → browser, on a node that is a VM.
-//!
-//! One topology for all of it, as it takes minutes to put up under emulation; each part leaves it as it was.
+//! From `kubectl apply` by resource ID to a browser, on a node that is a VM: the path of a frame, isolation of tenants, several
+//! streams on one GPU, and faults with their recovery times.
 
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use cluster::product::condition;
 use cluster::product::images::SIDECAR;
-use cluster::product::{Watch, condition};
-use e2e::Desktop;
+use cluster::suite::{Fixture, Suite};
+use cluster::tests;
+use contract::FramePath;
 use e2e::browser::{self, in_order};
 use e2e::checks::only_refusals;
-use e2e::http::number;
+use e2e::{Desktop, wait};
 use serde_json::{Value, json};
-use topology::pieces::{Viewers, stream};
-use topology::{ATTACKER, Options, Topology};
+use topology::{ATTACKER, Options, Topology, Viewers, stream};
 
 const SIZE: (u32, u32) = (640, 360);
-/// For a desktop on an emulated processor.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Limit of each wait; desktops start on an emulated processor.
+const TIMEOUT: Duration = Duration::from_secs(480);
+/// The stream that all tests use.
+const FIRST: &str = "first";
+/// Bytes that a frame may send across the VM's boundary.
+const MAX_BYTES_PER_FRAME: u64 = 128;
+/// Name of the first VM's node.
+const VM: &str = "vm2";
+/// Reference of a newer sidecar image.
+const NEXT_SIDECAR: &str = "docker.io/local/desktopstream-sidecar:next";
 
-#[test]
-#[ignore = "root, and minutes: brings up a cluster and a VM; run by ./x test topology"]
-fn from_kubectl_apply_to_the_browser() -> Result<()> {
-    browser::install()?;
-    let mut watch = Watch::start();
-    let options =
-        Options { name: "topology".to_owned(), vms: 1, host_agents: 1, desktops: vec![Desktop::Pattern] };
-    let mut it = Topology::up(&options)?;
-    watch.lap("up");
-    a_desktop_streams_by_resource_id(&it)?;
-    watch.lap("a desktop, seen in the browser");
-    another_tenant_gets_nothing(&it)?;
-    watch.lap("another tenant");
-    four_stream_at_once(&it)?;
-    watch.lap("four at once");
-    what_breaks_heals_or_is_named(&mut it)?;
-    watch.lap("what breaks");
-    Ok(())
+fn main() -> ExitCode {
+    Suite::new()
+        .fixture(
+            Lab::up,
+            tests![
+                applied_stream_reaches_the_browser_by_resource_id,
+                attacker_in_another_namespace_gets_refusals_only,
+                four_streams_on_one_vm_get_fair_shares,
+                cut_network_to_the_host_agent_is_reported_and_recovers,
+                restarted_kubelet_keeps_pods_and_starts_new_ones,
+                upgraded_chart_keeps_the_pod_and_new_pods_get_the_new_sidecar,
+                drained_node_is_reported_and_recovers,
+                killed_vm_is_reported_and_recovers,
+            ],
+        )
+        .main()
 }
 
-fn apply(it: &Topology, name: &str) -> Result<()> {
-    it.bed.cluster.apply(&stream("default", name, Desktop::Pattern, SIZE).to_string()).map(drop)
+/// A topology of one VM with a stream.
+struct Lab {
+    topology: Topology,
+    /// Rows of the table of faults: fault, state, seconds.
+    faults: Mutex<Vec<String>>,
 }
 
-fn a_desktop_streams_by_resource_id(it: &Topology) -> Result<()> {
-    apply(it, "first")?;
-    let took = it.ready("default", "first", PATIENCE)?;
-    println!("         streams {:.1} s after kubectl apply", took.as_secs_f64());
-    let found = it.status("first")?;
-    ensure!(found["capture"]["rung"] == "ResourceId" && found["hostAgent"] == "default", "{found}");
-    ensure!(found["node"] == "vm2", "{found}");
-    let stats = it.bed.eventually("its numbers", || {
-        let stats = it.status("first")?["stats"].clone();
-        ensure!(stats["bytesPerFrameToHost"].as_u64().is_some_and(|it| it > 0), "{stats}");
+impl Fixture for Lab {
+    fn check(&self) -> Result<()> {
+        let left: Vec<String> =
+            self.topology.bed.streams()?.into_iter().filter(|name| name != FIRST).collect();
+        ensure!(left.is_empty(), "the test left streams behind: {}", left.join(", "));
+        Ok(())
+    }
+
+    fn restore(&mut self) -> Result<()> {
+        let bed = &self.topology.bed;
+        let left: Vec<String> = bed.streams()?.into_iter().filter(|name| name != FIRST).collect();
+        bed.delete_streams(&left.iter().map(String::as_str).collect::<Vec<_>>())?;
+        bed.cluster.kubectl(&["delete", "namespace", "other", "--ignore-not-found", "--wait=false"])?;
+        if self.topology.vms.is_empty() {
+            self.topology.add_vm(2)?;
+            self.tag_next_sidecar()?;
+        }
+        // Each may have been undone already.
+        let _ = self.drop_packets("-D");
+        self.topology.bed.cluster.kubectl(&["uncordon", VM])?;
+        self.await_resource_id()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Err(error) = self.write_faults() {
+            eprintln!("writing bench/topology.md: {error:#}");
+        }
+    }
+}
+
+impl Lab {
+    fn up() -> Result<Self> {
+        browser::install()?;
+        let options =
+            Options { name: "topology".to_owned(), vms: 1, host_agents: 1, desktops: vec![Desktop::Pattern] };
+        let lab = Self { topology: Topology::up(&options)?, faults: Mutex::default() };
+        lab.apply(FIRST)?;
+        let took = lab.topology.await_ready("default", FIRST, TIMEOUT)?;
+        println!("         ready {:.1} s after kubectl apply", took.as_secs_f64());
+        Ok(lab)
+    }
+
+    fn apply(&self, name: &str) -> Result<()> {
+        let stream = stream("default", name, Desktop::Pattern, SIZE);
+        self.topology.bed.cluster.apply(&stream.to_string()).map(drop)
+    }
+
+    /// Runs a command in the VM.
+    fn in_vm(&self, command: &str) -> Result<String> {
+        let (_, vm) = self.topology.vms.first().context("the VM is not running")?;
+        vm.guest().check(command)
+    }
+
+    /// UID of the first stream's pod.
+    fn uid(&self) -> Result<Value> {
+        Ok(self.topology.bed.get(&["pod", "first-desktop"])?["metadata"]["uid"].clone())
+    }
+
+    /// Waits until the first stream is ready with the frame path `ResourceId`, in any pod.
+    fn await_resource_id(&self) -> Result<()> {
+        let bed = &self.topology.bed;
+        bed.eventually_within(TIMEOUT, "the stream uses resource IDs", || {
+            let found = bed.get(&["desktopstream", FIRST])?;
+            ensure!(condition(&found, "Ready")["status"] == "True", "{}", found["status"]);
+            ensure!(found["status"]["capture"]["framePath"] == "ResourceId", "{}", found["status"]);
+            Ok(())
+        })
+    }
+
+    /// Adds or deletes firewall rules in the VM that drop packets to the host-agent.
+    fn drop_packets(&self, verb: &str) -> Result<String> {
+        let rule = |chain: &str| format!("iptables {verb} {chain} -p tcp --dport 15937 -j DROP");
+        self.in_vm(&format!("{}; {}", rule("FORWARD"), rule("OUTPUT")))
+    }
+
+    /// Tags the sidecar's image in the VM as the newer one. A VM that booted again does not have the tag.
+    fn tag_next_sidecar(&self) -> Result<()> {
+        let ctr = "/payload/node/ctr -a /run/containerd/containerd.sock -n k8s.io";
+        self.in_vm(&format!("{ctr} images tag --force {SIDECAR} {NEXT_SIDECAR}")).map(drop)
+    }
+
+    /// Adds a row to the table of faults.
+    fn note(&self, fault: &str, state: &str, since: Instant) {
+        let row = format!("| {fault} | {state} | {:.1} s |", since.elapsed().as_secs_f64());
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).push(row);
+    }
+
+    /// Writes the table of faults in the format of docs/bench/topology.md.
+    fn write_faults(&self) -> Result<()> {
+        let rows = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let table = format!("| fault | state | after |\n|---|---|---|\n{}\n", rows.join("\n"));
+        println!("{table}");
+        let folder = lab::repository().join("bench");
+        std::fs::create_dir_all(&folder)?;
+        Ok(std::fs::write(folder.join("topology.md"), table)?)
+    }
+}
+
+/// Watches a stream in a browser; checks that at least `least` frames arrive in order.
+fn watch(viewers: &Viewers, seconds: u32, least: usize) -> Result<()> {
+    in_order(&browser::Watch::start(&viewers.url(), &viewers.token, seconds, 1, 0)?.finish()?, least, 0)
+}
+
+fn applied_stream_reaches_the_browser_by_resource_id(lab: &Lab) -> Result<()> {
+    let topology = &lab.topology;
+    lab.await_resource_id()?;
+    let status = topology.status(FIRST)?;
+    ensure!(status["hostAgentName"] == "default" && status["nodeName"] == VM, "{status}");
+    // The average includes the handshake, which some frames have to outweigh.
+    let stats = topology.bed.eventually("a frame costs what is promised", || {
+        let stats = topology.status(FIRST)?["stats"].clone();
+        let bytes = stats["bytesPerFrameToHost"].as_u64().context("no statistics yet")?;
+        ensure!((1..=MAX_BYTES_PER_FRAME).contains(&bytes), "{stats}");
         Ok(stats)
     })?;
     println!("         {stats}");
-    ensure!(stats["bytesPerFrameToHost"].as_u64().is_some_and(|bytes| bytes <= 128), "{stats}");
-    let viewers = Viewers::of(&it.bed, "default", "first")?;
-    let seen = browser::Watch::start(&viewers.url(), &viewers.token, 8, 1, 0)?.finish()?;
-    in_order(&seen, 20, 0)
+    watch(&Viewers::of(&topology.bed, "default", FIRST)?, 8, 20)
 }
 
-/// In a namespace of its own, with its own stream, token and render node: it takes its own sidecar's place.
-fn another_tenant_gets_nothing(it: &Topology) -> Result<()> {
-    let bed = &it.bed;
+/// The attacker has its own namespace, stream, token and render node. It takes the place of its own sidecar, which is stopped so
+/// that it does not take the session back.
+fn attacker_in_another_namespace_gets_refusals_only(lab: &Lab) -> Result<()> {
+    const SIDECAR_PROCESS: &str = "'[s]idecar run --name=other/own'";
+    let topology = &lab.topology;
+    let bed = &topology.bed;
     bed.cluster.kubectl(&["create", "namespace", "other"])?;
     bed.cluster.apply(&stream("other", "own", Desktop::Pattern, SIZE).to_string())?;
-    it.ready("other", "own", PATIENCE)?;
-    // Else its sidecar would take the session back.
-    let guest = it.vms[0].1.guest();
-    guest.check("kill -STOP $(pgrep -f '[s]idecar run --name=other/own')")?;
+    topology.await_ready("other", "own", TIMEOUT)?;
+    lab.in_vm(&format!("kill -STOP $(pgrep -f {SIDECAR_PROCESS})"))?;
     bed.cluster.apply(&attacker().to_string())?;
-    let ended = bed.cluster.wait("other", "pod/attacker", "jsonpath={.status.phase}=Succeeded", PATIENCE);
-    let out = bed.cluster.logs("other", "attacker", "attacker")?;
-    ended.with_context(|| out.clone())?;
-    println!("         attacker: {}", out.trim());
-    only_refusals(
-        &serde_json::from_str(out.lines().last().unwrap_or_default()).with_context(|| out.clone())?,
-    )?;
-    let stats = it.host_agent_status()?["vms"][0]["stats"].clone();
-    ensure!(stats["faults"] == 0 && stats["disabled"] == false, "{stats}");
-    ensure!(number(&stats, "/answers/not_bound")? > 0.0, "refusals are not counted: {stats}");
-    // Who is stopped can't be told to end, either.
-    guest.check("pkill -CONT -f '[s]idecar run --name=other/own' || true")?;
+    let ended = bed.cluster.wait("other", "pod/attacker", "jsonpath={.status.phase}=Succeeded", TIMEOUT);
+    let report = bed.cluster.logs("other", "attacker", "attacker")?;
+    ended.with_context(|| report.clone())?;
+    println!("         attacker: {}", report.trim());
+    let last = report.lines().last().unwrap_or_default();
+    only_refusals(&serde_json::from_str(last).with_context(|| report.clone())?)?;
+    let status = topology.host_agent_status()?;
+    let stats = &status.vms.first().context("no VM is connected")?.stats;
+    ensure!(stats.faults == 0 && !stats.disabled, "{stats:?}");
+    ensure!(stats.answers.get("not_bound").is_some_and(|count| *count > 0), "not counted: {stats:?}");
+    // A stopped process does not act on SIGTERM.
+    lab.in_vm(&format!("pkill -CONT -f {SIDECAR_PROCESS} || true"))?;
     bed.cluster.kubectl(&["delete", "namespace", "other", "--wait=false"])?;
-    // The victim's picture is its own.
-    let viewers = Viewers::of(bed, "default", "first")?;
-    in_order(&browser::Watch::start(&viewers.url(), &viewers.token, 6, 1, 0)?.finish()?, 10, 0)?;
-    ensure!(viewers.status()?["rung"] == "ResourceId", "the victim lost its rung");
+    // The victim's stream is undisturbed.
+    let viewers = Viewers::of(bed, "default", FIRST)?;
+    watch(&viewers, 6, 10)?;
+    let path = viewers.status()?.frame_path;
+    ensure!(path == Some(FramePath::ResourceId), "the victim's frame path is {path:?}");
     Ok(())
 }
 
@@ -113,167 +231,128 @@ fn attacker() -> Value {
     })
 }
 
-/// All on one VM; none starves.
-fn four_stream_at_once(it: &Topology) -> Result<()> {
-    let all = ["first", "second", "third", "fourth"];
+/// Until the slowest stream has encoded enough frames, the fastest may encode at most four times as many.
+fn four_streams_on_one_vm_get_fair_shares(lab: &Lab) -> Result<()> {
+    const LEAST: u64 = 20;
+    const MAX_RATIO: u64 = 4;
+    let topology = &lab.topology;
+    let all = [FIRST, "second", "third", "fourth"];
     for name in &all[1..] {
-        apply(it, name)?;
+        lab.apply(name)?;
     }
     for name in all {
-        it.ready("default", name, PATIENCE)?;
+        topology.await_ready("default", name, TIMEOUT)?;
     }
-    let viewers = all.map(|name| Viewers::of(&it.bed, "default", name));
+    let viewers = all.map(|name| Viewers::of(&topology.bed, "default", name));
     let viewers = viewers.into_iter().collect::<Result<Vec<_>>>()?;
-    let encoded = || -> Result<Vec<f64>> {
-        viewers.iter().map(|it| number(&it.status()?, "/frames/encoded")).collect()
-    };
+    let encoded =
+        || -> Result<Vec<u64>> { viewers.iter().map(|it| Ok(it.status()?.frames.encoded)).collect() };
     let (before, begin) = (encoded()?, Instant::now());
-    std::thread::sleep(Duration::from_secs(10));
-    let (after, seconds) = (encoded()?, begin.elapsed().as_secs_f64());
-    let fps: Vec<f64> = before.iter().zip(&after).map(|(before, after)| (after - before) / seconds).collect();
-    println!("         four at once: {fps:.1?} fps; the tap: {}", it.host_agent_status()?["vms"][0]["stats"]);
-    let least = fps.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = fps.iter().copied().fold(0.0, f64::max);
-    ensure!(least > 1.0 && least * 4.0 > most, "one starves: {fps:?}");
+    let frames = wait::until(&format!("{LEAST} frames of each stream"), TIMEOUT, || {
+        let frames: Vec<u64> = encoded()?.iter().zip(&before).map(|(after, before)| after - before).collect();
+        ensure!(frames.iter().all(|it| *it >= LEAST), "{frames:?}");
+        Ok(frames)
+    })?;
+    let fps: Vec<f64> = frames.iter().map(|it| *it as f64 / begin.elapsed().as_secs_f64()).collect();
+    let status = topology.host_agent_status()?;
+    println!("         four streams: {fps:.1?} fps; the tap: {:?}", status.vms.first().map(|vm| &vm.stats));
+    let (least, most) = (frames.iter().min(), frames.iter().max());
+    ensure!(least.zip(most).is_some_and(|(least, most)| least * MAX_RATIO > *most), "unfair: {frames:?}");
     for stream in &viewers {
-        ensure!(stream.status()?["rung"] == "ResourceId", "{}", stream.status()?);
+        let path = stream.status()?.frame_path;
+        ensure!(path == Some(FramePath::ResourceId), "{path:?}");
     }
-    it.bed.remove(&all[1..])
+    topology.bed.delete_streams(&all[1..])
 }
 
-/// Each for real; how long until it streams again, or its condition says why not.
-fn what_breaks_heals_or_is_named(it: &mut Topology) -> Result<()> {
-    let mut table = Table(Vec::new());
-    the_way_to_the_host_is_cut(it, &mut table)?;
-    the_kubelet_restarts(it, &mut table)?;
-    chart_and_sidecar_are_upgraded(it, &mut table)?;
-    the_node_is_drained(it, &mut table)?;
-    the_vm_is_killed(it, &mut table)?;
-    table.write()
-}
-
-/// What happened, and how long it took.
-struct Table(Vec<String>);
-
-impl Table {
-    /// As docs/bench/topology.md has it, of one run.
-    fn write(&self) -> Result<()> {
-        let text = format!("| what | becomes | after |\n|---|---|---|\n{}\n", self.0.join("\n"));
-        println!("{text}");
-        let folder = lab::repository().join("bench");
-        std::fs::create_dir_all(&folder)?;
-        Ok(std::fs::write(folder.join("topology.md"), text)?)
-    }
-
-    fn note(&mut self, what: &str, becomes: &str, since: Instant) {
-        self.0.push(format!("| {what} | {becomes} | {:.1} s |", since.elapsed().as_secs_f64()));
-    }
-}
-
-fn uid(it: &Topology) -> Result<Value> {
-    Ok(it.bed.get(&["pod", "first-desktop"])?["metadata"]["uid"].clone())
-}
-
-/// Streams by resource ID in the end, though it may take a new pod.
-fn streams_again(it: &Topology) -> Result<()> {
-    it.bed.eventually_within(PATIENCE, "by resource ID again", || {
-        let found = it.bed.get(&["desktopstream", "first"])?;
-        ensure!(condition(&found, "Ready")["status"] == "True", "{}", found["status"]);
-        ensure!(found["status"]["capture"]["rung"] == "ResourceId", "{}", found["status"]);
-        Ok(())
-    })
-}
-
-fn the_way_to_the_host_is_cut(it: &Topology, table: &mut Table) -> Result<()> {
-    let rules = |verb: &str| {
-        let rule = |chain: &str| format!("iptables {verb} {chain} -p tcp --dport 15937 -j DROP");
-        it.vms[0].1.guest().check(&format!("{}; {}", rule("FORWARD"), rule("OUTPUT")))
-    };
+fn cut_network_to_the_host_agent_is_reported_and_recovers(lab: &Lab) -> Result<()> {
+    let bed = &lab.topology.bed;
+    lab.await_resource_id()?;
     let begin = Instant::now();
-    rules("-I")?;
-    println!("         HostAgentGone: {}", it.bed.reason("first", "Paired", "HostAgentGone")?);
-    table.note("the host-agent's network cut", "Paired is False: HostAgentGone", begin);
-    println!("         NotZeroCopy: {}", it.bed.reason("first", "Streaming", "NotZeroCopy")?);
-    table.note("", "Streaming is False: NotZeroCopy, as the sidecar encodes", begin);
+    lab.drop_packets("-I")?;
+    println!("         HostAgentGone: {}", bed.await_reason(FIRST, "Paired", "HostAgentGone")?);
+    lab.note("network to the host-agent cut", "Paired is False: HostAgentGone", begin);
+    println!("         NotZeroCopy: {}", bed.await_reason(FIRST, "Streaming", "NotZeroCopy")?);
+    lab.note("", "Streaming is False: NotZeroCopy; the sidecar encodes", begin);
     let begin = Instant::now();
-    rules("-D")?;
-    streams_again(it)?;
-    table.note("mended", "streams by resource ID", begin);
+    lab.drop_packets("-D")?;
+    lab.await_resource_id()?;
+    lab.note("network restored", "streams by resource ID", begin);
     Ok(())
 }
 
-fn the_kubelet_restarts(it: &Topology, table: &mut Table) -> Result<()> {
-    let (before, begin) = (uid(it)?, Instant::now());
-    it.vms[0].1.guest().check("/run/node/node stop kubelet; sleep 1; /run/node/node start kubelet")?;
-    apply(it, "after")?;
-    it.ready("default", "after", PATIENCE)?;
-    ensure!(uid(it)? == before, "the pod was replaced");
-    table.note("kubelet restarted", "another stream streams, the first one's pod lives on", begin);
-    it.bed.remove(&["after"])
+fn restarted_kubelet_keeps_pods_and_starts_new_ones(lab: &Lab) -> Result<()> {
+    lab.await_resource_id()?;
+    let (before, begin) = (lab.uid()?, Instant::now());
+    lab.in_vm("/run/node/node stop kubelet && /run/node/node start kubelet")?;
+    lab.apply("after")?;
+    lab.topology.await_ready("default", "after", TIMEOUT)?;
+    ensure!(lab.uid()? == before, "the pod was replaced");
+    lab.note("kubelet restarted", "a new stream streams; the first one's pod runs on", begin);
+    lab.topology.bed.delete_streams(&["after"])
 }
 
-/// What a newer sidecar's image is called.
-const NEXT: &str = "docker.io/local/desktopstream-sidecar:next";
-
-/// Gives the VM that image; one that boots again has forgotten it.
-fn roll(it: &Topology) -> Result<()> {
-    let ctr = "/payload/node/ctr -a /run/containerd/containerd.sock -n k8s.io";
-    it.vms[0].1.guest().check(&format!("{ctr} images tag {SIDECAR} {NEXT}")).map(drop)
-}
-
-fn chart_and_sidecar_are_upgraded(it: &Topology, table: &mut Table) -> Result<()> {
-    roll(it)?;
-    let (before, begin) = (uid(it)?, Instant::now());
-    it.install(&["--set", &format!("operator.replicas=2,sidecar.image={NEXT}")])?;
-    streams_again(it)?;
-    ensure!(uid(it)? == before, "the pod was replaced");
-    table.note("chart upgraded", "streams on, in the same pod", begin);
+fn upgraded_chart_keeps_the_pod_and_new_pods_get_the_new_sidecar(lab: &Lab) -> Result<()> {
+    let bed = &lab.topology.bed;
+    lab.await_resource_id()?;
+    lab.tag_next_sidecar()?;
+    let (before, begin) = (lab.uid()?, Instant::now());
+    lab.topology.install(&["--set", &format!("operator.replicas=2,sidecar.image={NEXT_SIDECAR}")])?;
+    lab.await_resource_id()?;
+    ensure!(lab.uid()? == before, "the pod was replaced");
+    lab.note("chart upgraded", "streams on in the same pod", begin);
     let begin = Instant::now();
-    it.bed.cluster.kubectl(&["delete", "pod", "first-desktop"])?;
-    it.bed.eventually_within(PATIENCE, "another pod", || {
-        let pod = it.bed.get(&["pod", "first-desktop"])?;
+    bed.cluster.kubectl(&["delete", "pod", "first-desktop"])?;
+    bed.eventually_within(TIMEOUT, "another pod with the new sidecar", || {
+        let pod = bed.get(&["pod", "first-desktop"])?;
         let image = &pod["spec"]["initContainers"][0]["image"];
-        ensure!(pod["metadata"]["uid"] != before && *image == NEXT, "{image}");
+        ensure!(pod["metadata"]["uid"] != before && *image == NEXT_SIDECAR, "{image}");
         Ok(())
     })?;
-    streams_again(it)?;
-    table.note(
-        "pod deleted after the sidecar's image was rolled",
+    lab.await_resource_id()?;
+    lab.note(
+        "pod deleted after the sidecar's image was upgraded",
         "the new sidecar streams by resource ID",
         begin,
     );
+    // A VM that boots in a later test has the first image only.
+    lab.topology.install(&[])
+}
+
+fn drained_node_is_reported_and_recovers(lab: &Lab) -> Result<()> {
+    let bed = &lab.topology.bed;
+    lab.await_resource_id()?;
+    let begin = Instant::now();
+    let options = ["--ignore-daemonsets", "--force", "--delete-emptydir-data", "--timeout=180s"];
+    bed.cluster.kubectl(&[&["drain", VM], &options[..]].concat())?;
+    println!("         drained: {}", bed.await_reason(FIRST, "DevicesReady", "Unschedulable")?);
+    lab.note("node drained", "DevicesReady is False: Unschedulable", begin);
+    let begin = Instant::now();
+    bed.cluster.kubectl(&["uncordon", VM])?;
+    lab.await_resource_id()?;
+    lab.note("node uncordoned", "streams by resource ID", begin);
     Ok(())
 }
 
-fn the_node_is_drained(it: &Topology, table: &mut Table) -> Result<()> {
+fn killed_vm_is_reported_and_recovers(lab: &mut Lab) -> Result<()> {
+    lab.await_resource_id()?;
     let begin = Instant::now();
-    let drain = ["drain", "vm2", "--ignore-daemonsets", "--force", "--delete-emptydir-data", "--timeout=90s"];
-    it.bed.cluster.kubectl(&drain)?;
-    println!("         drained: {}", it.bed.reason("first", "DevicesReady", "Unschedulable")?);
-    table.note("node drained", "DevicesReady is False: Unschedulable", begin);
-    let begin = Instant::now();
-    it.bed.cluster.kubectl(&["uncordon", "vm2"])?;
-    streams_again(it)?;
-    table.note("uncordoned", "streams by resource ID", begin);
-    Ok(())
-}
-
-fn the_vm_is_killed(it: &mut Topology, table: &mut Table) -> Result<()> {
-    let begin = Instant::now();
-    it.vms.clear();
-    it.bed.eventually_within(PATIENCE, "the stream says so", || {
-        let found = it.bed.get(&["desktopstream", "first"])?;
+    lab.topology.vms.clear();
+    let bed = &lab.topology.bed;
+    bed.eventually_within(TIMEOUT, "the stream is not ready", || {
+        let found = bed.get(&["desktopstream", FIRST])?;
         let ready = condition(&found, "Ready");
         ensure!(ready["status"] != "True", "{}", found["status"]);
-        println!("         VM gone: {}: {}", ready["reason"], ready["message"]);
+        println!("         VM killed: {}: {}", ready["reason"], ready["message"]);
         Ok(())
     })?;
-    table.note("VM killed", "Ready is False", begin);
+    lab.note("VM killed", "Ready is False", begin);
     let begin = Instant::now();
-    // Its disk is a new one: its kubelet knows of no devices, and may start the old one's pod without.
-    it.add_vm(2)?;
-    roll(it)?;
-    streams_again(it)?;
-    table.note("VM booted again", "streams by resource ID", begin);
+    // The VM has a new disk: its kubelet has no record of devices, and may start the old pod without its device.
+    lab.topology.add_vm(2)?;
+    // The old pod may have the newer image, which the new disk lacks.
+    lab.tag_next_sidecar()?;
+    lab.await_resource_id()?;
+    lab.note("VM booted again", "streams by resource ID", begin);
     Ok(())
 }

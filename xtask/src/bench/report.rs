@@ -1,4 +1,4 @@
-//! The bench's report for people: a table and a plot of the JSON.
+//! Table and plot of a frame report.
 
 use std::fmt::Write as _;
 
@@ -12,7 +12,7 @@ fn f(value: &Value) -> f64 {
     value.as_f64().unwrap_or(f64::NAN)
 }
 
-/// The frame rate of another way with the same encoder and size.
+/// Frame rate of another path with the same encoder and size.
 fn fps_of(report: &Value, like: &Value, path: &str) -> Option<f64> {
     rows(report)
         .find(|row| {
@@ -21,12 +21,12 @@ fn fps_of(report: &Value, like: &Value, path: &str) -> Option<f64> {
         .map(|row| f(&row["fps"]))
 }
 
-/// Tables of all rows and of the tap's reads.
+/// Markdown tables of all rows and of the tap's read times.
 pub fn markdown(report: &Value) -> String {
     let host = &report["host"];
     let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
     let mut out = format!(
-        "# The path of a frame\n\n{} x {}, {}, {}, desktop {}. All rows are of one run; × is against pixels-nv12.\n\n",
+        "# Frame paths\n\nMachine: {} x {}, {}, {}; desktop {}. All rows are from one run. × is the frame rate relative to pixels-nv12.\n\n",
         host["cpus"],
         text(&host["cpu"]),
         text(&host["accelerator"]),
@@ -38,7 +38,7 @@ pub fn markdown(report: &Value) -> String {
     for row in rows(report) {
         let ratio = fps_of(report, row, "pixels-nv12").map_or(f64::NAN, |base| f(&row["fps"]) / base);
         let (latency, cpu) = (&row["latency_ms"], &row["cpu_percent"]);
-        // Writing into a String does not fail.
+        // Writing to a String does not fail.
         let _ = writeln!(
             out,
             "| {} | {} | {}x{} | {:.1} | {ratio:.1} | {:.1} / {:.1} / {:.1} | {:.0} | {} | {:.0} / {:.1} / {:.1} |",
@@ -57,7 +57,8 @@ pub fn markdown(report: &Value) -> String {
             f(&cpu["host_agent"]),
         );
     }
-    out += "\nThe tap's whole time on the VMM's thread per frame, and the bare read's share of it, ms:\n\n";
+    out +=
+        "\nTime on the VMM's thread per frame, in ms: the tap in total, and the renderer's read alone:\n\n";
     out += "| size | tap p50 / p99 / max | bare p50 / p99 / max |\n|---|---|---|\n";
     for read in report["read_ms"].as_array().into_iter().flatten() {
         let cell = |side: &Value| {
@@ -79,7 +80,7 @@ const BAR: f64 = 18.0;
 const LABEL: f64 = 250.0;
 const PLOT: f64 = 420.0;
 
-/// Bars of frames per second.
+/// Bar chart of frame rates.
 pub fn svg(report: &Value) -> String {
     let most = rows(report).map(|row| f(&row["fps"])).fold(1.0, f64::max);
     let height = 60.0 + (BAR + 6.0) * rows(report).count() as f64;

@@ -208,7 +208,7 @@ impl FrameBuilder {
             }
             (MemoryKind::DmaBuf, None) => return Err(unsupported("the render node is not open".to_owned())),
             (MemoryKind::MemFd, _) => {
-                let map = SharedMap::lent(fd()?.as_fd(), info.offset.into(), info.len as usize);
+                let map = SharedMap::map_read_only(fd()?.as_fd(), info.offset.into(), info.len as usize);
                 Memory::Shm(Arc::new(map.map_err(Rejected::Memory)?))
             }
             (MemoryKind::MemPtr, _) => Memory::MemPtr,

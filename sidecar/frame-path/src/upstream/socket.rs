@@ -1,31 +1,34 @@
-//! One connected socket, as messages. The only place of the sidecar that knows TCP, Unix and vsock.
+//! One connected TCP, Unix or vsock socket as a stream of messages.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use bytes::{Buf, BytesMut};
-use protocol::frame::Message as _;
+use bytes::Buf;
+use contract::Endpoint;
+use protocol::DecodeError;
+use protocol::frame::Decoder;
 use protocol::stream::{ClientMessage, ServerMessage};
-use protocol::{DecodeError, Endpoint};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_vsock::{VsockAddr, VsockStream};
 
 use super::Traffic;
 
-/// Why a connected socket is of no use any more.
+/// Failure of a connected socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// The socket failed.
     #[error("the connection to the host-agent broke: {0}")]
     Io(#[from] io::Error),
-    /// The peer does not speak our protocol.
-    #[error("the host-agent sent something that is no message: {0}")]
+    /// A received message could not be decoded.
+    #[error(
+        "cannot decode a message of the host-agent: {0}; install host-agent and sidecar of the same version"
+    )]
     Decode(#[from] DecodeError),
 }
 
-/// Connects and splits.
+/// Connects to `endpoint`.
 pub async fn connect(endpoint: &Endpoint, traffic: &Arc<Traffic>) -> io::Result<(Incoming, Outgoing)> {
     match endpoint {
         Endpoint::Tcp { host, port } => {
@@ -45,47 +48,46 @@ where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
     let (read, write) = tokio::io::split(stream);
-    let incoming = Incoming { socket: Box::new(read), bytes: BytesMut::new(), traffic: Arc::clone(traffic) };
+    let incoming = Incoming { socket: Box::new(read), decoder: Decoder::new(), traffic: Arc::clone(traffic) };
     (incoming, Outgoing { socket: Box::new(write), traffic: Arc::clone(traffic) })
 }
 
-/// The receiving half.
+/// Receiving half.
 pub struct Incoming {
     socket: Box<dyn AsyncRead + Send + Unpin>,
-    bytes: BytesMut,
+    decoder: Decoder,
     traffic: Arc<Traffic>,
 }
 
 impl Incoming {
-    /// The next message; `None` at the end. Safe to drop half-way and call again: bytes stay buffered.
+    /// Receives the next message; `None` at the end of the stream. Cancel-safe: received bytes stay buffered.
     pub async fn next(&mut self) -> Result<Option<ServerMessage>, SocketError> {
         loop {
-            let before = self.bytes.len();
-            if let Some(message) = ServerMessage::take(&mut self.bytes)? {
-                self.traffic.received.fetch_add((before - self.bytes.len()) as u64, Relaxed);
+            let buffered = self.decoder.buffered();
+            if let Some(message) = self.decoder.next_message()? {
+                self.traffic.received.fetch_add((buffered - self.decoder.buffered()) as u64, Relaxed);
                 return Ok(Some(message));
             }
-            self.bytes.reserve(16 << 10);
-            if self.socket.read_buf(&mut self.bytes).await? == 0 {
+            if self.socket.read_buf(self.decoder.buffer()).await? == 0 {
                 return Ok(None);
             }
         }
     }
 }
 
-/// The sending half.
+/// Sending half.
 pub struct Outgoing {
     socket: Box<dyn AsyncWrite + Send + Unpin>,
     traffic: Arc<Traffic>,
 }
 
 impl Outgoing {
-    /// Sends one message whole.
+    /// Sends one message.
     pub async fn send(&mut self, message: &ClientMessage) -> Result<(), SocketError> {
         let encoded = message.encode();
         self.traffic.sent.fetch_add(encoded.len() as u64, Relaxed);
-        let mut whole = Buf::chain(&encoded.head[..], &encoded.body[..]);
-        self.socket.write_all_buf(&mut whole).await?;
+        let mut bytes = Buf::chain(&encoded.head[..], &encoded.body[..]);
+        self.socket.write_all_buf(&mut bytes).await?;
         self.socket.flush().await?;
         Ok(())
     }

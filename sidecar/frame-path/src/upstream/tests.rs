@@ -1,4 +1,4 @@
-//! The upstream against host-agents that answer HELLO, see PINGs and do nothing else: fakes, for where the stream goes.
+//! Connection to fake host-agents that answer HELLO and ignore all other messages.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
@@ -11,10 +11,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
-/// Longest that a step of a test may take; pings are two seconds apart.
-const SOON: Duration = Duration::from_secs(20);
+/// Timeout of one step; PINGs are 2 s apart.
+const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 
-async fn greet(mut socket: TcpStream, server: &str) -> std::io::Result<()> {
+async fn answer_hello(mut socket: TcpStream, server: &str) -> std::io::Result<()> {
     let mut bytes = BytesMut::new();
     loop {
         if socket.read_buf(&mut bytes).await? == 0 {
@@ -36,13 +36,13 @@ async fn greet(mut socket: TcpStream, server: &str) -> std::io::Result<()> {
     }
 }
 
-/// A fake host-agent; returns its endpoint.
+/// Starts a fake host-agent and returns its endpoint.
 async fn host_agent(name: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("bound").port();
     tokio::spawn(async move {
         while let Ok((socket, _)) = listener.accept().await {
-            tokio::spawn(greet(socket, name));
+            tokio::spawn(answer_hello(socket, name));
         }
     });
     format!("tcp://127.0.0.1:{port}")
@@ -58,10 +58,10 @@ fn follow(path: &Path) -> (Upstream, Receiver<Event>) {
     (Upstream::start(options, move |event| events_in.send(event).is_ok()), events)
 }
 
-/// The next event that is not a PONG, waited for beside the runtime.
+/// Receives the next event on a blocking thread.
 async fn next(events: Receiver<Event>) -> (Event, Receiver<Event>) {
     tokio::task::spawn_blocking(move || {
-        let event = events.recv_timeout(SOON).expect("an event in time");
+        let event = events.recv_timeout(STEP_TIMEOUT).expect("an event in time");
         (event, events)
     })
     .await
@@ -69,14 +69,14 @@ async fn next(events: Receiver<Event>) -> (Event, Receiver<Event>) {
 }
 
 #[tokio::test]
-async fn the_stream_follows_the_file() {
+async fn connection_follows_the_endpoint_file() {
     let (first, second) = (host_agent("first").await, host_agent("second").await);
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("host-agent");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("host-agent");
     let (_upstream, events) = follow(&file);
 
     let (event, mut events) = next(events).await;
-    assert!(matches!(event, Event::Disconnected(UpstreamError::Unnamed { .. })), "{event:?}");
+    assert!(matches!(event, Event::Disconnected(UpstreamError::NotPaired { .. })), "{event:?}");
 
     std::fs::write(&file, format!("{first}\n")).expect("written");
     let mut seen = Vec::new();
@@ -91,7 +91,7 @@ async fn the_stream_follows_the_file() {
                 assert_eq!(session.server, "second");
                 break;
             }
-            Event::Disconnected(UpstreamError::Unnamed { .. }) if seen.is_empty() => {}
+            Event::Disconnected(UpstreamError::NotPaired { .. }) if seen.is_empty() => {}
             Event::Disconnected(error) => seen.push(error.to_string()),
             Event::Message(_) => {}
         }
@@ -100,28 +100,29 @@ async fn the_stream_follows_the_file() {
 }
 
 #[tokio::test]
-async fn a_file_that_goes_away_moves_nobody() {
+async fn removed_endpoint_file_keeps_the_session() {
     let endpoint = host_agent("only").await;
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("host-agent");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("host-agent");
     std::fs::write(&file, &endpoint).expect("written");
     let (_upstream, events) = follow(&file);
     let (event, events) = next(events).await;
     assert!(matches!(event, Event::Connected(_)), "{event:?}");
 
     std::fs::remove_file(&file).expect("removed");
-    let quiet = tokio::task::spawn_blocking(move || events.recv_timeout(2 * PING_EVERY));
-    assert!(quiet.await.expect("joined").is_err(), "nothing happens");
+    let quiet = tokio::task::spawn_blocking(move || events.recv_timeout(2 * PING_INTERVAL));
+    assert!(quiet.await.expect("joined").is_err(), "no event");
 }
 
 #[test]
-fn what_is_wrong_in_the_file_is_said() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("host-agent");
-    let read = || EndpointSource::File(file.clone()).read().expect_err("no endpoint").to_string();
-    assert!(read().contains("No such file"), "{}", read());
+fn invalid_endpoint_file_error_names_the_cause() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("host-agent");
+    let read = || EndpointSource::File(file.clone()).read().expect_err("not an endpoint");
+    assert!(matches!(read(), UpstreamError::NotPaired { .. }), "missing: {}", read());
     std::fs::write(&file, " \n").expect("written");
-    assert!(read().contains("it is empty"), "{}", read());
+    assert!(matches!(read(), UpstreamError::NotPaired { .. }), "empty: {}", read());
     std::fs::write(&file, "http://example.com").expect("written");
-    assert!(read().contains("http"), "{}", read());
+    assert!(matches!(read(), UpstreamError::EndpointFile { .. }), "invalid: {}", read());
+    assert!(read().to_string().contains("http"), "{}", read());
 }

@@ -1,26 +1,24 @@
-//! The element: its properties and pads, and what its two threads share.
+//! Properties and pads of the element, and the state that its two threads share.
 //!
-//! Upstream's thread turns buffers into frames and waits until there is room for another ([`sink`]); the source
-//! pad's own task pushes what comes back, and sees when the rung changes ([`src`]). Who waits, waits on
-//! `changed`, never with `session` or `input` locked.
+//! The upstream thread converts buffers to frames and waits for room ([`sink`]). The source pad's task pushes access
+//! units and watches the frame path ([`src`]). Threads wait on `changed`, and hold neither `session` nor `input` while
+//! they do.
 
 mod sink;
 mod src;
 
 use std::path::PathBuf;
-use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{self, LazyLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use contract::{Endpoint, FramePath};
+use frame_path::upstream::{EndpointSource, SIDECAR, TokenSource, UpstreamOptions};
 use gstreamer as gst;
 use gstreamer::glib;
 use gstreamer::prelude::*;
 use gstreamer::subclass::prelude::*;
-use protocol::Endpoint;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use protocol::pixel::MAX_SIDE;
-use sidecar::cli::HostAgent;
-use frame_path::fallback::Rung;
-use sidecar::run::upstream_options;
-use frame_path::upstream::UpstreamOptions;
 
 use super::Require;
 use super::input::Input;
@@ -28,14 +26,14 @@ use super::ledger::Ledger;
 use super::session::Session;
 use crate::caps;
 
-/// How often a wait looks whether it is to end.
+/// Interval at which waits check their condition.
 const TICK: Duration = Duration::from_millis(20);
-/// How long the host-agent may be away.
-const AWAY: Duration = Duration::from_secs(5);
-/// Frame to access unit, told to live pipelines.
+/// Time without a session after which the element fails.
+const DISCONNECTED_TIMEOUT: Duration = Duration::from_secs(5);
+/// Latency reported to live pipelines: frame to access unit.
 const LATENCY: gst::ClockTime = gst::ClockTime::from_mseconds(50);
-/// Frame rate to expect when the caps name none.
-const USUAL_FPS: u16 = 60;
+/// Frame rate assumed if the caps contain none.
+const DEFAULT_FPS: u16 = 60;
 
 static CAT: LazyLock<gst::DebugCategory> =
     LazyLock::new(|| caps::category("desktopstreamenc", "encoding on the VM's host"));
@@ -65,18 +63,18 @@ impl Default for Settings {
     }
 }
 
-/// What upstream's thread and the task share.
+/// State shared by the upstream thread and the source pad's task.
 #[derive(Debug)]
 struct Flow {
     ledger: Ledger,
-    /// What downstream said last, or that we failed.
+    /// Last flow result of downstream, or the element's own error.
     last: Result<gst::FlowSuccess, gst::FlowError>,
     flushing: bool,
-    /// EOS went out: nothing may follow.
+    /// EOS was sent: no buffer may follow.
     ended: bool,
-    rung: Option<Rung>,
-    /// Since when the host-agent is away.
-    away: Option<Instant>,
+    frame_path: Option<FramePath>,
+    /// Time since which the host-agent cannot be used.
+    disconnected: Option<Instant>,
 }
 
 impl Default for Flow {
@@ -86,8 +84,8 @@ impl Default for Flow {
             last: Ok(gst::FlowSuccess::Ok),
             flushing: false,
             ended: false,
-            rung: None,
-            away: None,
+            frame_path: None,
+            disconnected: None,
         }
     }
 }
@@ -96,23 +94,24 @@ impl Default for Flow {
 #[properties(wrapper_type = super::Encoder)]
 pub struct Encoder {
     #[property(name = "host-agent", get, set, type = Option<String>, member = host_agent, mutable_ready,
-        blurb = "tcp://HOST:PORT, unix:/PATH or vsock://CID:PORT; default $DESKTOPSTREAM_UPSTREAM")]
+        blurb = "Endpoint: tcp://HOST:PORT, unix:/PATH or vsock://CID:PORT; default $DESKTOPSTREAM_UPSTREAM")]
     #[property(name = "token", set, type = Option<String>, member = token, mutable_ready,
         blurb = "Token for the host-agent; default $DESKTOPSTREAM_TOKEN")]
     #[property(name = "token-file", get, set, type = Option<String>, member = token_file, mutable_ready,
-        blurb = "File with the token, read anew for every connection; default $DESKTOPSTREAM_TOKEN_FILE")]
+        blurb = "File with the token, read for every connection; default $DESKTOPSTREAM_TOKEN_FILE")]
     #[property(name = "bitrate", get, set, type = u32, member = bitrate, minimum = 100, maximum = 200_000,
         default = 6000, mutable_ready, blurb = "Bit rate, kbit/s")]
     #[property(name = "keyframe-interval", get, set, type = u32, member = keyframe_interval, default = 10_000,
-        mutable_ready, blurb = "Longest time between keyframes, ms; 0 means only on demand")]
+        mutable_ready, blurb = "Maximum time between keyframes, ms; 0 for keyframes on demand only")]
     #[property(name = "render-node", get, set, type = String, member = render_node, mutable_ready,
-        blurb = "DRM render node that the desktop draws with")]
+        blurb = "DRM render node that the desktop renders on")]
     #[property(name = "require", get, set, type = Require, member = require, mutable_ready,
-        blurb = "How frames must at least travel", builder(Require::Any))]
-    settings: Mutex<Settings>,
-    #[property(name = "rung", get = Self::rung_text, type = String,
-        blurb = "How frames travel: ResourceId or Pixels; empty before the first")]
-    #[property(name = "lost", get = Self::lost, type = u64, blurb = "Frames that were not encoded")]
+        blurb = "Required frame path", builder(Require::Any))]
+    // The property macro supports only the standard library's mutex.
+    settings: sync::Mutex<Settings>,
+    #[property(name = "frame-path", get = Self::frame_path_name, type = String,
+        blurb = "Frame path in use: ResourceId or Pixels; empty before the first frame")]
+    #[property(name = "lost", get = Self::lost, type = u64, blurb = "Number of frames without access unit")]
     flow: Mutex<Flow>,
     changed: Condvar,
     input: Mutex<Option<Input>>,
@@ -143,7 +142,7 @@ impl ObjectSubclass for Encoder {
             .build();
         let src = gst::Pad::builder_from_template(&template("src"))
             .activatemode_function(|pad, _, _, active| {
-                // The task is started by the first caps.
+                // The first caps start the task.
                 if active { Ok(()) } else { pad.stop_task().map_err(Into::into) }
             })
             .event_function(|pad, parent, event| {
@@ -154,7 +153,7 @@ impl ObjectSubclass for Encoder {
             })
             .build();
         Self {
-            settings: Mutex::default(),
+            settings: sync::Mutex::default(),
             flow: Mutex::default(),
             changed: Condvar::new(),
             input: Mutex::default(),
@@ -185,7 +184,7 @@ impl ElementImpl for Encoder {
             gst::subclass::ElementMetadata::new(
                 "Encoder on the VM's host",
                 "Codec/Encoder/Video",
-                "Hands virtio-gpu buffers to the VM's host by resource ID, where they are encoded to H.264",
+                "Sends virtio-gpu buffers to the VM's host by resource ID, where they are encoded to H.264",
                 "desktopstream",
             )
         });
@@ -215,7 +214,7 @@ impl ElementImpl for Encoder {
     ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
         match transition {
             gst::StateChange::ReadyToPaused => {
-                // Wrong settings are told before anything runs.
+                // Invalid settings fail before any thread starts.
                 if let Err(text) = self.upstream() {
                     gst::element_imp_error!(self, gst::ResourceError::Settings, ("{text}"));
                     return Err(gst::StateChangeError);
@@ -230,57 +229,54 @@ impl ElementImpl for Encoder {
         }
         let result = self.parent_change_state(transition);
         if transition == gst::StateChange::PausedToReady {
-            // After the pads, whose threads use them.
-            *lock(&self.session) = None;
-            *lock(&self.input) = None;
+            // After the pads are inactive: their threads use both.
+            *self.session.lock() = None;
+            *self.input.lock() = None;
         }
         result
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is behind these is whole between any two statements.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Encoder {
     fn flow(&self) -> MutexGuard<'_, Flow> {
-        lock(&self.flow)
+        self.flow.lock()
     }
 
     fn settings(&self) -> Settings {
-        lock(&self.settings).clone()
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn rung_text(&self) -> String {
-        self.flow().rung.map(|rung| format!("{rung:?}")).unwrap_or_default()
+    fn frame_path_name(&self) -> String {
+        self.flow().frame_path.map(|path| path.to_string()).unwrap_or_default()
     }
 
     fn lost(&self) -> u64 {
         self.flow().ledger.lost()
     }
 
-    /// Where the host-agent is, and what to tell it.
+    /// Connection options, from properties and environment.
     fn upstream(&self) -> Result<UpstreamOptions, String> {
         let Settings { host_agent, token, token_file, .. } = self.settings();
         let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
         let url = host_agent.or_else(|| variable("DESKTOPSTREAM_UPSTREAM")).ok_or(
-            "desktopstreamenc does not know its host-agent: set host-agent=tcp://HOST:PORT, unix:/PATH or \
-             vsock://CID:PORT, or the variable DESKTOPSTREAM_UPSTREAM",
+            "no host-agent is configured: set host-agent=tcp://HOST:PORT, unix:/PATH or vsock://CID:PORT, or the \
+             variable DESKTOPSTREAM_UPSTREAM",
         )?;
         let endpoint: Endpoint = url.parse().map_err(|error| format!("host-agent={url}: {error}"))?;
         let (token, token_file) = match (token, token_file) {
             (None, None) => (variable("DESKTOPSTREAM_TOKEN"), variable("DESKTOPSTREAM_TOKEN_FILE")),
             given => given,
         };
-        let token_file = token_file.map(PathBuf::from);
-        upstream_options(&HostAgent { upstream: Some(endpoint), upstream_file: None, token_file, token })
-            .ok_or_else(|| "no host-agent".to_owned())
+        Ok(UpstreamOptions {
+            endpoint: EndpointSource::Fixed(endpoint),
+            token: TokenSource::new(token_file.map(PathBuf::from), token),
+            client: SIDECAR,
+        })
     }
 
-    /// Ends the pipeline with an error, once.
+    /// Fails the pipeline; only the first error is posted.
     fn fail(&self, text: &str) {
-        // Told before the flow ends: upstream's own "internal data stream error" must not be the first that is heard.
+        // Posted before the flow ends, so that upstream's "internal data stream error" is not the first message.
         let failed = self.flow().last == Err(gst::FlowError::Error);
         if !failed {
             gst::element_imp_error!(self, gst::ResourceError::Failed, ("{text}"));
@@ -290,7 +286,7 @@ impl Encoder {
     }
 
     fn want_idr(&self) {
-        if let Some(session) = &*lock(&self.session) {
+        if let Some(session) = &*self.session.lock() {
             session.want_idr();
         }
     }

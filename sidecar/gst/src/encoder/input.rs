@@ -1,110 +1,108 @@
-//! From GStreamer's buffers to frames as the pump takes them.
+//! Conversion of GStreamer buffers to frames.
 //!
-//! A DMA-BUF is resolved to its resource; the resource stays ours for as long as its buffer is among the last
-//! few that were seen, as attaching it costs a round trip to the host and a producer cycles through a few.
-//! System memory is copied into memory of our own. It does not know what becomes of a frame.
+//! DMA-BUFs are imported. The last [`MAX_IMPORTED`] imports are kept: attaching a resource takes a round trip to the
+//! host, and producers cycle through a few buffers. System memory is copied.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
+use capture::resolve::Resolver;
+use capture::{BufferOwner, Frame, FrameBuffer, GpuBuffer, Lease, ShmView};
 use gstreamer as gst;
 use gstreamer_allocators::DmaBufMemory;
 use gstreamer_video::VideoMeta;
 use protocol::Rect;
-use capture::{BufferOwner, Frame, FrameBuffer, GpuBuffer, Lease, ShmView};
-use capture::resolve::Resolver;
 use virtgpu::{Device, Imported, SharedMap, duplicate_raw};
 
 use crate::caps::{Memory, Video};
 
-/// Buffers that stay resolved: more than any producer cycles through.
-const KEPT: usize = 16;
-/// Copies under way: one with the pump, one before it, one being written.
-const COPIES: usize = 3;
+/// Number of imports kept; more than producers cycle through.
+const MAX_IMPORTED: usize = 16;
+/// Number of copies kept: one with the pump, one queued, one being written.
+const MAX_COPIES: usize = 3;
 
-/// Why a buffer is no frame.
+/// Buffer that cannot be converted to a frame.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
-    /// Caps and buffer contradict each other.
+    /// The caps announce DMA-BUF, the buffer is none.
     #[error(
-        "the buffer's memory is no DMA-BUF though its caps say so: is the element before desktopstreamenc broken?"
+        "the buffer is not a DMA-BUF although its caps announce one; replace the element before desktopstreamenc"
     )]
     NoDmaBuf,
-    /// More planes or an offset.
+    /// The picture has an offset or several memories.
     #[error(
-        "the picture begins {offset} bytes into its buffer, in {memories} pieces: the host reads whole buffers only"
+        "the picture starts {offset} bytes into its buffer and has {memories} memories; the host reads only pictures \
+         that start at offset 0 of a single memory"
     )]
     Layout {
-        /// Bytes before the picture.
+        /// Offset of the picture in bytes.
         offset: usize,
-        /// Pieces of memory.
+        /// Number of memories.
         memories: usize,
     },
-    /// The kernel says no.
+    /// The import failed.
     #[error(
-        "the DMA-BUF is none of this VM's virtio-gpu ({0}): the desktop must draw on the same render node, or ask \
-         for system memory by a capsfilter video/x-raw,format=BGRx"
+        "the DMA-BUF does not belong to this VM's virtio-gpu ({0}): render the desktop on the same render node, or \
+         request system memory with a capsfilter video/x-raw,format=BGRx"
     )]
-    Resolve(io::Error),
+    Import(io::Error),
     /// Mapping failed.
-    #[error("the buffer cannot be read: {0}")]
+    #[error("cannot map the buffer: {0}")]
     Read(gst::glib::BoolError),
-    /// Fewer bytes than the caps promise.
-    #[error("the buffer has {has} bytes where its caps promise {need}")]
+    /// The buffer is too small for its caps.
+    #[error("the buffer has {has} bytes, its caps require {need}")]
     Short {
-        /// Bytes there are.
+        /// Size in bytes.
         has: usize,
-        /// Bytes there should be.
+        /// Required size in bytes.
         need: usize,
     },
-    /// No memory.
-    #[error("no shared memory for a copy: {0}")]
+    /// Allocation failed.
+    #[error("cannot allocate shared memory for a copy: {0}")]
     Copy(io::Error),
 }
 
-/// Keeps a GStreamer buffer until the frame goes.
-struct Held(#[expect(dead_code, reason = "kept until it is dropped")] gst::Buffer);
+/// Keeps a GStreamer buffer alive until the frame is dropped.
+struct Held(#[expect(dead_code, reason = "owns the buffer until the frame is dropped")] gst::Buffer);
 
 impl BufferOwner for Held {
     fn release(&self, _: u64) {}
 }
 
-/// Makes frames.
+/// Converts buffers to frames.
 #[derive(Debug)]
 pub struct Input {
     video: Video,
     resolver: Option<Resolver>,
-    kept: VecDeque<Arc<Imported>>,
+    imported: VecDeque<Arc<Imported>>,
     copies: Vec<Arc<SharedMap>>,
 }
 
 impl Input {
-    /// For pictures like this; without a device there are no DMA-BUFs.
+    /// Creates a converter for pictures like `video`. DMA-BUFs require a device.
     pub fn new(video: Video, device: Option<Device>) -> Self {
         let resolver = device.map(Resolver::new);
-        Self { video, resolver, kept: VecDeque::new(), copies: Vec::new() }
+        Self { video, resolver, imported: VecDeque::new(), copies: Vec::new() }
     }
 
-    /// The pictures.
+    /// Properties of the pictures.
     pub fn video(&self) -> Video {
         self.video
     }
 
-    /// The frame of a buffer.
+    /// Converts a buffer.
     pub fn frame(&mut self, buffer: gst::Buffer, capture_ns: u64) -> Result<Frame, InputError> {
         let Video { width, height, format, memory, .. } = self.video;
         let (buffer, lease) = match memory {
-            Memory::DmaBuf | Memory::DmaDrm => {
-                (self.resolve(&buffer)?, Lease::new(Arc::new(Held(buffer)), 0))
-            }
+            Memory::DmaBuf | Memory::DmaDrm => (self.import(&buffer)?, Lease::new(Arc::new(Held(buffer)), 0)),
             Memory::System => (self.copy(&buffer)?, Lease::default()),
         };
         let damage = Rect::full(width, height);
         Ok(Frame { seq: 0, capture_ns, width, height, format, damage, buffer, lease })
     }
 
-    fn resolve(&mut self, buffer: &gst::Buffer) -> Result<FrameBuffer, InputError> {
+    fn import(&mut self, buffer: &gst::Buffer) -> Result<FrameBuffer, InputError> {
         let (offset, stride) = layout(buffer, self.video.width);
         let memories = buffer.n_memory();
         if offset != 0 || memories != 1 {
@@ -112,16 +110,16 @@ impl Input {
         }
         let memory =
             buffer.peek_memory(0).downcast_memory_ref::<DmaBufMemory>().ok_or(InputError::NoDmaBuf)?;
-        let fd = duplicate_raw(memory.fd()).map_err(InputError::Resolve)?;
+        let fd = duplicate_raw(memory.fd()).map_err(InputError::Import)?;
         let resolver = self.resolver.as_mut().ok_or(InputError::NoDmaBuf)?;
-        let imported = resolver.resolve(&fd).map_err(InputError::Resolve)?;
+        let imported = resolver.resolve(&fd).map_err(InputError::Import)?;
         let need = stride as usize * self.video.height as usize;
         if imported.size() < need {
             return Err(InputError::Short { has: imported.size(), need });
         }
-        if !self.kept.iter().any(|kept| Arc::ptr_eq(kept, &imported)) {
-            self.kept.truncate(KEPT - 1);
-            self.kept.push_front(Arc::clone(&imported));
+        if !self.imported.iter().any(|kept| Arc::ptr_eq(kept, &imported)) {
+            self.imported.truncate(MAX_IMPORTED - 1);
+            self.imported.push_front(Arc::clone(&imported));
         }
         Ok(FrameBuffer::Gpu(GpuBuffer::new(imported, stride)))
     }
@@ -133,7 +131,7 @@ impl Input {
         let need = offset + stride as usize * (rows - 1) + row;
         let bytes = map.get(offset..need).ok_or(InputError::Short { has: map.len(), need })?;
         let free = self.copies.iter_mut().position(|copy| Arc::get_mut(copy).is_some());
-        let index = free.map_or_else(|| self.another(row * rows), Ok)?;
+        let index = free.map_or_else(|| self.allocate_copy(row * rows), Ok)?;
         let copy = &mut self.copies[index];
         if let Some(out) = Arc::get_mut(copy).and_then(SharedMap::bytes_mut) {
             for (from, to) in bytes.chunks(stride as usize).zip(out.chunks_exact_mut(row)) {
@@ -144,17 +142,17 @@ impl Input {
         view.map(FrameBuffer::Shm).ok_or(InputError::Short { has: 0, need })
     }
 
-    /// Another copy: the number of one that nobody looks at.
-    fn another(&mut self, bytes: usize) -> Result<usize, InputError> {
+    /// Allocates another copy and returns its index.
+    fn allocate_copy(&mut self, bytes: usize) -> Result<usize, InputError> {
         let (fresh, _) = SharedMap::create("desktopstreamenc", bytes).map_err(InputError::Copy)?;
-        // More than are ever under way are not kept.
-        self.copies.truncate(COPIES);
+        // Further copies are freed with their frames.
+        self.copies.truncate(MAX_COPIES);
         self.copies.push(Arc::new(fresh));
         Ok(self.copies.len() - 1)
     }
 }
 
-/// Where the picture begins, and its bytes from row to row.
+/// Offset and stride of the picture, bytes.
 fn layout(buffer: &gst::Buffer, width: u32) -> (usize, u32) {
     let tight = 4 * width;
     let Some(meta) = buffer.meta::<VideoMeta>() else { return (0, tight) };
@@ -182,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn system_memory_is_copied_without_its_padding() {
+    fn system_memory_is_copied_without_row_padding() {
         let mut input = input(Memory::System);
         let mut buffer = gst::Buffer::from_mut_slice((0..32).collect::<Vec<u8>>());
         let (flags, format) = (VideoFrameFlags::empty(), VideoFormat::Bgrx);
@@ -193,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn copies_are_used_again_but_never_while_somebody_looks() {
+    fn copies_are_reused_after_their_frame_is_dropped() {
         let mut input = input(Memory::System);
         let picture = |value| gst::Buffer::from_mut_slice(vec![value; 16]);
         let frames: Vec<_> = (1..=5).map(|value| input.frame(picture(value), 0).expect("a frame")).collect();
@@ -204,11 +202,11 @@ mod tests {
         for value in 6..20 {
             assert_eq!(bytes(&input.frame(picture(value), 0).expect("a frame")), [value; 16]);
         }
-        assert!(input.copies.len() <= COPIES + 1, "{}", input.copies.len());
+        assert!(input.copies.len() <= MAX_COPIES + 1, "{}", input.copies.len());
     }
 
     #[test]
-    fn short_and_contradictory_buffers_are_refused() {
+    fn short_buffer_and_wrong_memory_are_refused() {
         let short = input(Memory::System).frame(gst::Buffer::from_mut_slice(vec![0; 15]), 0);
         assert!(matches!(short, Err(InputError::Short { has: 15, need: 16 })), "{short:?}");
         let plain = input(Memory::DmaBuf).frame(gst::Buffer::from_mut_slice(vec![0; 16]), 0);

@@ -1,134 +1,132 @@
-//! The ledger: which frames are under way, and what time the access units get that come back. Pure: no IO, no
-//! clock of its own.
+//! Frames in flight, and the timestamps of the access units that return, without IO or clock.
 //!
-//! A frame is known by its capture time, which the host-agent repeats; frames that were dropped on the way are
-//! those older than one that came back. An access unit of no frame under way repeats a picture. Times only
-//! rise, so that no muxer complains: a repeat is dated by the clock and the next frame was drawn before that
-//! repeat came.
+//! A frame is identified by its capture time, which the host-agent returns. An access unit that matches no frame in
+//! flight repeats a picture. Timestamps increase strictly, as muxers require: a repeat is stamped by the clock, and
+//! the next frame may have been drawn before that repeat arrived.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use encode::in_flight::InFlight;
 use gstreamer::ClockTime;
 use protocol::stream::AccessUnit;
 
-/// Frames between here and the host-agent: one being read, one being encoded.
-const UNDER_WAY: usize = 2;
-/// A frame that has not come back after this was lost.
-const LOST: Duration = Duration::from_secs(1);
-/// How long the first access unit may take: encoders start slowly.
-const START: Duration = Duration::from_secs(15);
-/// The least between two access units.
+/// Maximum number of frames in flight: one is encoded while the next is read.
+const MAX_IN_FLIGHT: usize = 2;
+/// Time after which a frame without access unit is lost.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(1);
+/// Timeout of the first access unit, which includes the encoder's start.
+const START_TIMEOUT: Duration = Duration::from_secs(15);
+/// Minimum difference between two timestamps.
 const STEP: ClockTime = ClockTime::USECOND;
 
-#[derive(Debug, Clone, Copy)]
-struct Frame {
-    capture_ns: u64,
-    pts: Option<ClockTime>,
-    since: Instant,
-}
-
-/// What an access unit gets.
+/// Timestamp of an access unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
-    /// When to show it.
+    /// Presentation time; `None` if the frame had none.
     pub pts: Option<ClockTime>,
-    /// It shows no new picture.
+    /// True if the access unit repeats a picture.
     pub repeat: bool,
 }
 
-/// The ledger.
-#[derive(Debug, Default)]
+/// Frames in flight and their timestamps.
+#[derive(Debug)]
 pub struct Ledger {
-    under_way: VecDeque<Frame>,
-    /// The newest time given, and when.
+    /// By capture time, ns.
+    in_flight: InFlight<Option<ClockTime>>,
+    /// Last timestamp, and when it was given.
     last: Option<(ClockTime, Instant)>,
-    /// An IDR came: what follows can be decoded.
-    open: bool,
-    /// Frames whose access units will not come.
+    /// An IDR arrived: the access units that follow can be decoded.
+    started: bool,
+    /// Frames whose access units will not arrive.
     lost: u64,
 }
 
+impl Default for Ledger {
+    fn default() -> Self {
+        Self { in_flight: InFlight::new(MAX_IN_FLIGHT), last: None, started: false, lost: 0 }
+    }
+}
+
 impl Ledger {
-    /// Whether another frame may go. Until the first access unit came only one may: the connection, the
-    /// binding and the encoder may all still be on their way, and a second frame would replace the first.
-    pub fn room(&mut self, now: Instant) -> bool {
-        let limit = if self.open { UNDER_WAY } else { 1 };
-        self.forget(now);
-        self.under_way.len() < limit
+    /// True if another frame may be submitted.
+    ///
+    /// Until the first access unit only one frame may be in flight: while the connection, the binding or the encoder
+    /// is not ready, a second frame would replace the first.
+    pub fn has_room(&mut self, now: Instant) -> bool {
+        self.expire(now);
+        if self.started { !self.in_flight.is_full() } else { self.in_flight.is_empty() }
     }
 
-    /// Whether nothing is under way.
+    /// True if no frame is in flight.
     pub fn is_empty(&mut self, now: Instant) -> bool {
-        self.forget(now);
-        self.under_way.is_empty()
+        self.expire(now);
+        self.in_flight.is_empty()
     }
 
-    /// Gives up what is overdue; of a stream that has not begun see [`Self::stuck`].
-    fn forget(&mut self, now: Instant) {
-        let overdue = |frame: &Frame| now.duration_since(frame.since) > LOST;
-        while self.open && self.under_way.front().is_some_and(overdue) {
-            self.under_way.pop_front();
+    /// Gives up overdue frames. Before the first access unit none is; see [`Self::is_stuck`].
+    fn expire(&mut self, now: Instant) {
+        if self.started {
+            self.lost += self.in_flight.expire(now, FRAME_TIMEOUT).len() as u64;
+        }
+    }
+
+    /// Records that a frame is submitted.
+    pub fn begin(&mut self, capture_ns: u64, pts: Option<ClockTime>, now: Instant) {
+        if self.in_flight.begin(capture_ns, pts, now).is_err() {
             self.lost += 1;
         }
     }
 
-    /// A frame goes.
-    pub fn enter(&mut self, capture_ns: u64, pts: Option<ClockTime>, now: Instant) {
-        self.under_way.push_back(Frame { capture_ns, pts, since: now });
-    }
-
-    /// The stamp of an access unit; `None` if it can't be decoded without one that is missing.
-    pub fn land(&mut self, unit: &AccessUnit, now: Instant) -> Option<Stamp> {
-        let frame = self
-            .under_way
-            .iter()
-            .position(|frame| frame.capture_ns == unit.capture_ns && !unit.repeat)
-            .and_then(|at| {
-                self.lost += at as u64;
-                self.under_way.drain(..=at).next_back()
-            });
-        self.open |= unit.idr;
-        if !self.open {
+    /// Stamps an access unit; `None` if it cannot be decoded because an IDR is missing.
+    pub fn complete(&mut self, unit: &AccessUnit, now: Instant) -> Option<Stamp> {
+        let mut frame = None;
+        if !unit.repeat {
+            let mut completed = self.in_flight.complete_through(unit.capture_ns);
+            frame = completed.next_back();
+            // Older frames were dropped on the way.
+            self.lost += completed.len() as u64;
+        }
+        self.started |= unit.idr;
+        if !self.started {
             return None;
         }
-        let drawn = match frame {
-            Some(frame) => frame.pts,
+        let drawn = match &frame {
+            Some(frame) => frame.value,
             None => self.last.map(|(pts, at)| pts + clock_time(now.duration_since(at))),
         };
-        let after = self.last.map(|(pts, _)| pts + STEP);
-        let pts = drawn.map(|pts| after.map_or(pts, |after| pts.max(after)));
+        let earliest = self.last.map(|(pts, _)| pts + STEP);
+        let pts = drawn.map(|pts| earliest.map_or(pts, |earliest| pts.max(earliest)));
         if let Some(pts) = pts {
             self.last = Some((pts, now));
         }
         Some(Stamp { pts, repeat: frame.is_none() })
     }
 
-    /// The host-agent dropped a frame: the older one, as the newer one wins.
+    /// Records that the host-agent dropped a frame: the oldest, since the newest wins.
     pub fn dropped(&mut self) {
-        if self.under_way.pop_front().is_some() {
+        if self.in_flight.complete_oldest().is_some() {
             self.lost += 1;
         }
     }
 
-    /// Another encoder: what comes begins with an IDR. The newest frame under way is carried again.
+    /// Records a change of the encoder: access units are discarded until its first IDR. The pump submits the newest
+    /// frame in flight again.
     pub fn interrupt(&mut self) {
-        self.open = false;
+        self.started = false;
     }
 
-    /// Other pictures follow: nothing is under way any more.
+    /// Gives up all frames in flight, because pictures of another format follow.
     pub fn clear(&mut self) {
-        self.lost += self.under_way.len() as u64;
-        self.under_way.clear();
-        self.open = false;
+        self.lost += self.in_flight.clear().len() as u64;
+        self.started = false;
     }
 
-    /// Whether the first access unit is waited for, and for too long.
-    pub fn stuck(&self, now: Instant) -> bool {
-        !self.open && self.under_way.front().is_some_and(|frame| now.duration_since(frame.since) >= START)
+    /// True if the first access unit has not arrived within 15 s.
+    pub fn is_stuck(&self, now: Instant) -> bool {
+        !self.started && self.in_flight.oldest_age(now).is_some_and(|age| age >= START_TIMEOUT)
     }
 
-    /// Frames that were given and did not come back.
+    /// Number of frames without access unit.
     pub fn lost(&self) -> u64 {
         self.lost
     }
@@ -151,87 +149,87 @@ mod tests {
     }
 
     fn pts(stamp: Option<Stamp>) -> Option<ClockTime> {
-        stamp.expect("goes out").pts
+        stamp.expect("decodable").pts
     }
 
     #[test]
-    fn frames_keep_their_times() {
+    fn access_units_have_the_timestamps_of_their_frames() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
-        assert!(ledger.room(now));
-        ledger.enter(1, Some(100 * MS), now);
-        assert!(!ledger.room(now), "the first one alone");
+        assert!(ledger.has_room(now));
+        ledger.begin(1, Some(100 * MS), now);
+        assert!(!ledger.has_room(now), "one frame before the first access unit");
         assert_eq!(
-            ledger.land(&unit(1, true, false), now),
+            ledger.complete(&unit(1, true, false), now),
             Some(Stamp { pts: Some(100 * MS), repeat: false })
         );
-        ledger.enter(2, Some(116 * MS), now);
-        assert!(ledger.room(now));
-        ledger.enter(3, Some(133 * MS), now);
-        assert!(!ledger.room(now));
-        assert_eq!(pts(ledger.land(&unit(2, false, false), now)), Some(116 * MS));
-        assert_eq!(pts(ledger.land(&unit(3, false, false), now)), Some(133 * MS));
+        ledger.begin(2, Some(116 * MS), now);
+        assert!(ledger.has_room(now));
+        ledger.begin(3, Some(133 * MS), now);
+        assert!(!ledger.has_room(now));
+        assert_eq!(pts(ledger.complete(&unit(2, false, false), now)), Some(116 * MS));
+        assert_eq!(pts(ledger.complete(&unit(3, false, false), now)), Some(133 * MS));
         assert!(ledger.is_empty(now));
         assert_eq!(ledger.lost(), 0);
     }
 
     #[test]
-    fn a_newer_frame_tells_that_older_ones_are_lost() {
+    fn frames_older_than_a_completed_one_are_lost() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
-        ledger.enter(1, Some(MS), now);
-        ledger.enter(2, Some(2 * MS), now);
-        assert_eq!(pts(ledger.land(&unit(2, true, false), now)), Some(2 * MS));
+        ledger.begin(1, Some(MS), now);
+        ledger.begin(2, Some(2 * MS), now);
+        assert_eq!(pts(ledger.complete(&unit(2, true, false), now)), Some(2 * MS));
         assert!(ledger.is_empty(now));
         assert_eq!(ledger.lost(), 1);
     }
 
     #[test]
-    fn repeats_are_dated_by_the_clock_and_times_only_rise() {
+    fn repeats_are_stamped_by_the_clock_and_timestamps_increase() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
-        ledger.enter(1, Some(100 * MS), now);
-        ledger.land(&unit(1, true, false), now);
+        ledger.begin(1, Some(100 * MS), now);
+        ledger.complete(&unit(1, true, false), now);
         let later = now + Duration::from_millis(100);
         assert_eq!(
-            ledger.land(&unit(1, false, true), later),
+            ledger.complete(&unit(1, false, true), later),
             Some(Stamp { pts: Some(200 * MS), repeat: true })
         );
-        // Drawn before the repeat came.
-        ledger.enter(2, Some(190 * MS), later);
-        assert_eq!(pts(ledger.land(&unit(2, false, false), later)), Some(200 * MS + STEP));
+        // Drawn before the repeat arrived.
+        ledger.begin(2, Some(190 * MS), later);
+        assert_eq!(pts(ledger.complete(&unit(2, false, false), later)), Some(200 * MS + STEP));
     }
 
     #[test]
-    fn nothing_goes_out_before_an_idr() {
+    fn access_units_before_an_idr_are_discarded() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
-        ledger.enter(1, Some(MS), now);
-        assert_eq!(ledger.land(&unit(1, false, false), now), None);
-        ledger.enter(2, Some(2 * MS), now);
-        assert!(ledger.land(&unit(2, true, false), now).is_some());
-        ledger.enter(3, Some(3 * MS), now);
+        ledger.begin(1, Some(MS), now);
+        assert_eq!(ledger.complete(&unit(1, false, false), now), None);
+        ledger.begin(2, Some(2 * MS), now);
+        assert!(ledger.complete(&unit(2, true, false), now).is_some());
+        ledger.begin(3, Some(3 * MS), now);
         ledger.interrupt();
-        assert_eq!(ledger.land(&unit(2, false, true), now), None, "of the encoder before");
-        assert_eq!(pts(ledger.land(&unit(3, true, false), now)), Some(3 * MS), "carried again");
-        ledger.enter(4, Some(4 * MS), now);
+        assert_eq!(ledger.complete(&unit(2, false, true), now), None, "of the previous encoder");
+        assert_eq!(pts(ledger.complete(&unit(3, true, false), now)), Some(3 * MS), "submitted again");
+        ledger.begin(4, Some(4 * MS), now);
         ledger.clear();
         assert!(ledger.is_empty(now));
         assert_eq!(ledger.lost(), 1);
     }
 
     #[test]
-    fn what_does_not_come_back_is_not_waited_for_for_ever() {
+    fn frame_without_access_unit_is_lost_after_its_timeout() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
-        ledger.enter(1, None, now);
-        assert!(!ledger.room(now + START * 2), "encoders start slowly");
-        assert!(!ledger.stuck(now + LOST * 2));
-        assert!(ledger.stuck(now + START));
-        ledger.land(&unit(1, true, false), now);
+        ledger.begin(1, None, now);
+        assert!(!ledger.has_room(now + START_TIMEOUT * 2), "encoders start slowly");
+        assert!(!ledger.is_stuck(now + FRAME_TIMEOUT * 2));
+        assert!(ledger.is_stuck(now + START_TIMEOUT));
+        ledger.complete(&unit(1, true, false), now);
         for frame in [2, 3] {
-            ledger.enter(frame, None, now);
+            ledger.begin(frame, None, now);
         }
-        assert!(!ledger.room(now + LOST / 2));
-        assert!(!ledger.stuck(now + START), "it has begun");
-        assert!(ledger.room(now + LOST * 2));
+        assert!(!ledger.has_room(now + FRAME_TIMEOUT / 2));
+        assert!(!ledger.is_stuck(now + START_TIMEOUT), "started");
+        assert!(ledger.has_room(now + FRAME_TIMEOUT * 2));
         assert_eq!(ledger.lost(), 2);
-        ledger.enter(4, None, now);
+        ledger.begin(4, None, now);
         ledger.dropped();
         assert!(ledger.is_empty(now));
         assert_eq!(ledger.lost(), 3);

@@ -1,60 +1,59 @@
-//! The sidecar's parts, joined for one encoder: pump, connection, and a capture that is fed by hand.
+//! Pump, host-agent connection and an external capture, connected for one encoder element.
 //!
 //! ```text
-//!  frames ─▶ sink ──▶ pump ─┬─ mailbox ─▶ tap ─▶ host-agent ─┐
-//!                           └─ upstream ─▶ host-agent ───────┤
-//!  arrivals ◀────────────────────────────────────────────────┘
+//!  frames ─▶ frame sink ─▶ pump ─┬─ mailbox ─▶ tap ─▶ host-agent ─┐
+//!                                └─ upstream ─▶ host-agent ───────┤
+//!  arrivals ◀─────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Rung `Local` is never used: where the ladder ends there, the element fails with the ladder's reason.
-//! It knows nothing of GStreamer.
+//! Frame path `Local` is not used: if the pump falls back to it, the element fails with the reason.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use protocol::stream::{AccessUnit, Codec, ServerMessage};
-use capture::{self, Frame, FrameSink};
-use frame_path::gate::Gate;
-use frame_path::fallback::Rung;
+use capture::{Frame, FrameSink};
+use contract::{FramePath, HostAgentConnection};
 use frame_path::pump::{Parts, Pump, PumpOptions};
 use frame_path::report::Report;
+use frame_path::source_switch::{DiscardUnits, SourceSwitch};
 use frame_path::upstream::{Event, Upstream, UpstreamOptions};
-use viewers::{Hub, HubOptions};
+use parking_lot::Mutex;
+use protocol::stream::{AccessUnit, Codec, ServerMessage};
 use tokio::runtime::{Builder, Runtime};
 use virtgpu::Device;
 
-/// Access units that may wait while downstream does not take any.
+/// Maximum number of access units queued while downstream is busy.
 const QUEUE: usize = 64;
 
-/// What the pump is to ask the host-agent for.
+/// Parameters of the stream.
 #[derive(Debug, Clone, Copy)]
-pub struct Wishes {
+pub struct Parameters {
     /// Bit rate, kbit/s.
     pub bitrate_kbps: u32,
-    /// Highest frame rate.
+    /// Maximum frame rate, frames per second.
     pub max_fps: u16,
-    /// Longest time between keyframes, ms.
+    /// Maximum time between keyframes, ms; 0 for keyframes on demand only.
     pub keyframe_ms: u32,
 }
 
-/// What comes from the host-agent.
+/// Event from the host-agent.
 #[derive(Debug)]
 pub enum Arrival {
     /// An access unit.
     Unit(AccessUnit),
-    /// A frame was dropped there.
+    /// The host-agent dropped a frame.
     Dropped,
-    /// The connection is a new one, and the encoder too.
+    /// A new session, and thus a new encoder.
     Interrupted,
-    /// There is no connection, for that reason; another attempt follows.
+    /// The session ended or an attempt failed, with the error; another attempt follows.
     Lost(String),
 }
 
-/// A running pump.
+/// Running pump and connection.
 #[derive(Debug)]
 pub struct Session {
     sink: FrameSink,
@@ -66,11 +65,11 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts connecting; frames may be put at once.
+    /// Starts the connection and the pump. Frames may be put at once.
     pub fn start(
         options: UpstreamOptions,
         device: Result<Device, String>,
-        wishes: Wishes,
+        parameters: Parameters,
     ) -> io::Result<(Self, Receiver<Arrival>)> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
@@ -80,25 +79,23 @@ impl Session {
         let report = Arc::new(Report::new("desktopstreamenc".to_owned()));
         let want_idr = Arc::new(AtomicBool::new(false));
         let stop = Arc::new(AtomicBool::new(false));
-        let (event_in, events) = mpsc::channel();
-        let (arrival_in, arrivals) = mpsc::sync_channel(QUEUE);
-        let delivery = Mutex::new(Delivery { to: arrival_in, gap: false, want_idr: Arc::clone(&want_idr) });
+        let (event_sender, events) = mpsc::channel();
+        let (arrival_sender, arrivals) = mpsc::sync_channel(QUEUE);
+        let delivery =
+            Mutex::new(Delivery { queue: arrival_sender, gap: false, want_idr: Arc::clone(&want_idr) });
         let upstream = {
             let _runtime = runtime.enter();
-            Upstream::start(options, move |event| {
-                let mut delivery = delivery.lock().unwrap_or_else(PoisonError::into_inner);
-                event_in.send(delivery.pass(event)).is_ok()
-            })
+            Upstream::start(options, move |event| event_sender.send(delivery.lock().deliver(event)).is_ok())
         };
         let (sink, capture) = capture::external();
         let pump = Pump::new(
             PumpOptions {
-                rung: None,
+                only_path: None,
                 push_nv12: true,
                 local_encoder: encode::Choice::Null,
-                bitrate_kbps: wishes.bitrate_kbps,
-                max_fps: wishes.max_fps,
-                keyframe_ms: wishes.keyframe_ms,
+                bitrate_kbps: parameters.bitrate_kbps,
+                max_fps: parameters.max_fps,
+                keyframe_ms: parameters.keyframe_ms,
                 codec: Codec::H264,
             },
             Parts {
@@ -106,7 +103,7 @@ impl Session {
                 device,
                 upstream: Some(upstream),
                 events,
-                gate: Arc::new(Gate::new(Hub::new(HubOptions::default()), Arc::clone(&report))),
+                switch: Arc::new(SourceSwitch::new(DiscardUnits, Arc::clone(&report))),
                 report: Arc::clone(&report),
                 want_idr: Arc::clone(&want_idr),
                 stop: Arc::clone(&stop),
@@ -116,33 +113,29 @@ impl Session {
         Ok((Self { sink, report, want_idr, stop, pump: Some(pump), runtime: Some(runtime) }, arrivals))
     }
 
-    /// Hands the pump a frame.
+    /// Hands a frame to the pump.
     pub fn put(&self, frame: Frame) {
         self.sink.put(frame);
     }
 
-    /// Whether the pump took the frame before: another would replace it.
-    pub fn takes(&self) -> bool {
+    /// True if the pump took the previous frame; otherwise another one would replace it.
+    pub fn is_ready(&self) -> bool {
         self.sink.is_empty()
     }
 
-    /// The next access unit shall be an IDR.
+    /// Makes the next access unit an IDR.
     pub fn want_idr(&self) {
         self.want_idr.store(true, Ordering::Relaxed);
     }
 
-    /// The rung in use, and why no better one.
-    pub fn rung(&self) -> (Option<Rung>, String) {
-        let mut seen = (None, String::new());
-        self.report.update(|status| seen = (status.rung, status.rung_reason.clone()));
-        seen
+    /// Frame path in use, and the reason why no better one is.
+    pub fn frame_path(&self) -> (Option<FramePath>, String) {
+        self.report.read(|status| (status.frame_path, status.frame_path_reason.clone()))
     }
 
-    /// What the host-agent connection is up to.
-    pub fn host_agent(&self) -> String {
-        let mut text = String::new();
-        self.report.update(|status| text.clone_from(&status.host_agent));
-        text
+    /// State of the host-agent connection.
+    pub fn host_agent(&self) -> HostAgentConnection {
+        self.report.read(|status| status.host_agent.clone())
     }
 }
 
@@ -150,7 +143,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(pump) = self.pump.take() {
-            // It looks at `stop` in every wait; a panic there was reported already.
+            // The pump checks `stop` every 20 ms. A panic was reported by its thread.
             let _ = pump.join();
         }
         if let Some(runtime) = self.runtime.take() {
@@ -159,46 +152,48 @@ impl Drop for Session {
     }
 }
 
-/// Passes what arrives to the element, and to the pump what it wants of it.
+/// Queues arrivals for the element and passes events on to the pump.
 #[derive(Debug)]
 struct Delivery {
-    to: SyncSender<Arrival>,
-    /// An access unit was lost here: the next that can be decoded is an IDR.
+    queue: SyncSender<Arrival>,
+    /// An access unit was discarded: those that follow are discarded until an IDR.
     gap: bool,
     want_idr: Arc<AtomicBool>,
 }
 
 impl Delivery {
-    fn pass(&mut self, event: Event) -> Event {
+    /// Queues what the element needs of `event` and returns what the pump needs of it: access units without their
+    /// bytes.
+    fn deliver(&mut self, event: Event) -> Event {
         match event {
             Event::Message(ServerMessage::AccessUnit(unit)) => {
-                // The pump wants to know which frame landed, not its bytes.
-                let landed = AccessUnit { data: bytes::Bytes::new(), ..unit.clone() };
+                let header = AccessUnit { data: bytes::Bytes::new(), ..unit.clone() };
                 if !self.gap || unit.idr {
                     self.gap = false;
-                    self.deliver(Arrival::Unit(unit));
+                    self.push(Arrival::Unit(unit));
                 }
-                Event::Message(ServerMessage::AccessUnit(landed))
+                Event::Message(ServerMessage::AccessUnit(header))
             }
             Event::Message(ServerMessage::Dropped { seq }) => {
-                self.deliver(Arrival::Dropped);
+                self.push(Arrival::Dropped);
                 Event::Message(ServerMessage::Dropped { seq })
             }
             Event::Connected(session) => {
-                self.deliver(Arrival::Interrupted);
+                self.push(Arrival::Interrupted);
                 Event::Connected(session)
             }
             Event::Disconnected(error) => {
-                self.deliver(Arrival::Lost(error.to_string()));
+                self.push(Arrival::Lost(error.to_string()));
                 Event::Disconnected(error)
             }
             event @ Event::Message(_) => event,
         }
     }
 
-    /// Never waits: this is the connection's thread.
-    fn deliver(&mut self, arrival: Arrival) {
-        if let Err(TrySendError::Full(Arrival::Unit(_) | Arrival::Interrupted)) = self.to.try_send(arrival) {
+    /// Queues an arrival without blocking the connection's thread.
+    fn push(&mut self, arrival: Arrival) {
+        if let Err(TrySendError::Full(Arrival::Unit(_) | Arrival::Interrupted)) = self.queue.try_send(arrival)
+        {
             self.gap = true;
             self.want_idr.store(true, Ordering::Relaxed);
         }

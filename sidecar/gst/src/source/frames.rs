@@ -1,43 +1,41 @@
-//! From captured frames to GStreamer's buffers.
-//!
-//! It does not know when frames come, or who takes the buffers.
+//! Conversion of captured frames to GStreamer buffers.
 
 use std::io;
 
+use capture::{Frame, FrameBuffer, GpuBuffer, ShmView};
 use gstreamer as gst;
 use gstreamer::glib;
 use gstreamer_allocators::DmaBufAllocator;
 use gstreamer_video::{VideoFrameFlags, VideoMeta};
-use capture::{Frame, FrameBuffer, GpuBuffer, ShmView};
 
 use crate::caps::{self, Memory, Video};
 use crate::dmabuf;
 
-/// Why a frame did not become a buffer.
+/// Frame that cannot be converted.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// The kernel gives no descriptor.
+    /// The DMA-BUF could not be exported.
     #[error("cannot export the buffer from the render node: {0}")]
     Export(#[from] io::Error),
-    /// GStreamer takes none.
-    #[error("cannot make a GStreamer buffer: {0}")]
+    /// GStreamer could not create the buffer.
+    #[error("cannot create a GStreamer buffer: {0}")]
     Memory(#[from] glib::BoolError),
-    /// A buffer that is smaller than its size and stride say.
-    #[error("the frame's buffer is shorter than its size and stride say")]
+    /// The buffer is smaller than picture size and stride require.
+    #[error("the frame's buffer is shorter than its size and stride require")]
     Short,
 }
 
-/// A frame that is lent to GStreamer; it goes back to the compositor when the last user is through.
-struct Loan(#[expect(dead_code, reason = "kept until it is dropped")] Frame);
+/// Frame owned by a GStreamer buffer: dropping it returns the compositor's buffer.
+struct OwnedFrame(#[expect(dead_code, reason = "owns the frame until the buffer is dropped")] Frame);
 
-/// The loan has no bytes to read, but GStreamer wants some.
-impl AsRef<[u8]> for Loan {
+/// `Buffer::from_slice` requires bytes; these are not used.
+impl AsRef<[u8]> for OwnedFrame {
     fn as_ref(&self) -> &[u8] {
         &[0]
     }
 }
 
-/// What a frame is; its DMA-BUF named the older way.
+/// Properties of a frame, with DMA-BUF in the older form.
 pub fn describe(frame: &Frame, fps: u16) -> Video {
     let memory = match &frame.buffer {
         FrameBuffer::Gpu(_) => Memory::DmaBuf,
@@ -46,15 +44,15 @@ pub fn describe(frame: &Frame, fps: u16) -> Video {
     Video { width: frame.width, height: frame.height, format: frame.format, memory, fps: Some(fps) }
 }
 
-/// The buffer of a frame.
+/// Converts a frame.
 pub fn buffer(frame: Frame, allocator: &DmaBufAllocator) -> Result<gst::Buffer, FrameError> {
     match frame.buffer.clone() {
-        FrameBuffer::Gpu(gpu) => lend(frame, &gpu, allocator),
+        FrameBuffer::Gpu(gpu) => wrap(frame, &gpu, allocator),
         FrameBuffer::Shm(view) => copy(&frame, &view),
     }
 }
 
-fn lend(frame: Frame, gpu: &GpuBuffer, allocator: &DmaBufAllocator) -> Result<gst::Buffer, FrameError> {
+fn wrap(frame: Frame, gpu: &GpuBuffer, allocator: &DmaBufAllocator) -> Result<gst::Buffer, FrameError> {
     let memory = dmabuf::memory(allocator, gpu.export()?, gpu.size())?;
     let mut buffer = gst::Buffer::new();
     let (format, width, height) = (caps::video_format(frame.format), frame.width, frame.height);
@@ -62,12 +60,12 @@ fn lend(frame: Frame, gpu: &GpuBuffer, allocator: &DmaBufAllocator) -> Result<gs
     fresh.append_memory(memory);
     let stride = gpu.stride() as i32;
     VideoMeta::add_full(fresh, VideoFrameFlags::empty(), format, width, height, &[0], &[stride])?;
-    // Copies of the buffer share its memory, and this too.
-    gst::ParentBufferMeta::add(fresh, &gst::Buffer::from_slice(Loan(frame)));
+    // Copies of the buffer share its memory and this meta, so the frame lives as long as the last copy.
+    gst::ParentBufferMeta::add(fresh, &gst::Buffer::from_slice(OwnedFrame(frame)));
     Ok(buffer)
 }
 
-/// Copied, rows packed: whoever takes system memory may keep it for long, and the compositor has few.
+/// Copies shared memory, rows packed: consumers may hold buffers for long, and the compositor has few.
 fn copy(frame: &Frame, view: &ShmView) -> Result<gst::Buffer, FrameError> {
     let (row, stride) = (frame.width as usize * 4, view.stride() as usize);
     let size = row * frame.height as usize;
@@ -93,22 +91,22 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use protocol::{PixelFormat, Rect};
     use capture::{BufferOwner, Lease};
+    use protocol::{PixelFormat, Rect};
     use virtgpu::SharedMap;
 
     use super::*;
 
     #[derive(Default)]
-    struct Returned(AtomicBool);
+    struct Released(AtomicBool);
 
-    impl BufferOwner for Returned {
+    impl BufferOwner for Released {
         fn release(&self, _: u64) {
             self.0.store(true, Ordering::Relaxed);
         }
     }
 
-    fn frame(owner: &Arc<Returned>) -> Frame {
+    fn frame(owner: &Arc<Released>) -> Frame {
         let (mut map, _) = SharedMap::create("test", 4096).expect("memfd");
         for (at, byte) in map.bytes_mut().expect("ours").iter_mut().enumerate() {
             *byte = at as u8;
@@ -127,29 +125,29 @@ mod tests {
     }
 
     #[test]
-    fn shared_memory_is_packed_and_given_back_at_once() {
+    fn shared_memory_is_copied_packed_and_released_at_once() {
         gst::init().expect("GStreamer starts");
-        let returned = Arc::new(Returned::default());
+        let released = Arc::new(Released::default());
         let allocator = DmaBufAllocator::new();
-        let buffer = buffer(frame(&returned), &allocator).expect("copied");
+        let buffer = buffer(frame(&released), &allocator).expect("copied");
         let map = buffer.map_readable().expect("readable");
         assert_eq!(
             &map[..],
             [0, 1, 2, 3, 4, 5, 6, 7, 20, 21, 22, 23, 24, 25, 26, 27, 40, 41, 42, 43, 44, 45, 46, 47]
         );
-        assert!(returned.0.load(Ordering::Relaxed));
+        assert!(released.0.load(Ordering::Relaxed));
     }
 
     #[test]
-    fn a_loan_lasts_as_long_as_the_last_copy() {
+    fn frame_is_released_with_the_last_copy_of_its_buffer() {
         gst::init().expect("GStreamer starts");
-        let returned = Arc::new(Returned::default());
+        let released = Arc::new(Released::default());
         let mut buffer = gst::Buffer::new();
-        gst::ParentBufferMeta::add(buffer.make_mut(), &gst::Buffer::from_slice(Loan(frame(&returned))));
+        gst::ParentBufferMeta::add(buffer.make_mut(), &gst::Buffer::from_slice(OwnedFrame(frame(&released))));
         let copy = buffer.copy();
         drop(buffer);
-        assert!(!returned.0.load(Ordering::Relaxed), "a copy is left");
+        assert!(!released.0.load(Ordering::Relaxed), "a copy is left");
         drop(copy);
-        assert!(returned.0.load(Ordering::Relaxed), "nobody is left");
+        assert!(released.0.load(Ordering::Relaxed), "no copy is left");
     }
 }

@@ -1,14 +1,16 @@
-//! The element: its properties, and when frames are fetched.
+//! Properties of the element, and the life of its capture.
 //!
-//! What downstream takes decides what is captured, so capture begins with the first buffer that is wanted; and
-//! what is captured decides the caps, so they are set before that buffer goes out, and again when the desktop
-//! changes its size.
+//! The caps that downstream accepts determine the kind of capture buffers, so capture starts with the first requested
+//! buffer. The first frame determines the caps, which are set before it is output, and again when the desktop's size
+//! changes.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{self, LazyLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use capture::{Capture, CaptureEvent, CaptureOptions, Cursor, Frame, FrameBuffer};
+use encode::clock::clock_ns;
 use gstreamer as gst;
 use gstreamer::glib;
 use gstreamer::prelude::*;
@@ -17,15 +19,14 @@ use gstreamer_allocators::DmaBufAllocator;
 use gstreamer_base::prelude::*;
 use gstreamer_base::subclass::base_src::CreateSuccess;
 use gstreamer_base::subclass::prelude::*;
-use capture::{self, Capture, CaptureEvent, CaptureOptions, Frame, FrameBuffer};
-use encode::clock::clock_ns;
+use parking_lot::{Mutex, MutexGuard};
 use virtgpu::Device;
 
 use super::SourceKind;
 use super::frames;
 use crate::caps::{self, Memory, Video};
 
-/// How often a wait for frames looks whether it is to end.
+/// Interval at which waits for frames check whether to end.
 const TICK: Duration = Duration::from_millis(20);
 
 static CAT: LazyLock<gst::DebugCategory> =
@@ -47,7 +48,7 @@ struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let CaptureOptions { max_fps, runtime_dir, render_node, pattern_size, .. } =
+        let CaptureOptions { max_fps, cursor, runtime_dir, render_node, pattern_size, .. } =
             CaptureOptions::default();
         let text = |path: PathBuf| path.display().to_string();
         Self {
@@ -55,7 +56,7 @@ impl Default for Settings {
             width: pattern_size.0,
             height: pattern_size.1,
             max_framerate: max_fps,
-            cursor: true,
+            cursor: cursor == Cursor::Embedded,
             runtime_dir: std::env::var("XDG_RUNTIME_DIR").unwrap_or_else(|_| text(runtime_dir)),
             wayland_display: std::env::var("WAYLAND_DISPLAY").ok(),
             pipewire_node: -1,
@@ -65,22 +66,22 @@ impl Default for Settings {
     }
 }
 
-/// What runs between start and stop.
+/// State between start and stop.
 #[derive(Debug, Default)]
 struct State {
     device: Option<Device>,
-    /// The capture, and the memory that it captures into.
+    /// The capture and its kind of buffers.
     capture: Option<(capture::Memory, Capture)>,
-    /// The memory to capture into, by what downstream takes; `None` when that has to be asked.
+    /// Kind of buffers that downstream accepts; `None` if downstream must be queried.
     memory: Option<capture::Memory>,
-    /// A frame came: a desktop that was seen may stand still, or come back.
-    seen: bool,
-    /// What the caps say that were set last.
+    /// A frame arrived. The timeout applies to the first frame only.
+    started: bool,
+    /// Properties of the current caps.
     video: Option<Video>,
-    /// Why there are no frames, or no DMA-BUFs, by the newest word.
+    /// Last reason for the absence of frames or DMA-BUFs.
     reason: String,
-    /// Why there is no render node; the cause of all else, then.
-    no_device: Option<String>,
+    /// Error of opening the render node.
+    device_error: Option<String>,
     last_pts: Option<gst::ClockTime>,
 }
 
@@ -88,38 +89,39 @@ struct State {
 #[properties(wrapper_type = super::Source)]
 pub struct Source {
     #[property(name = "source", get, set, type = SourceKind, member = source, mutable_ready,
-        blurb = "Kind of desktop to look for", builder(SourceKind::Auto))]
+        blurb = "Capture source", builder(SourceKind::Auto))]
     #[property(name = "width", get, set, type = u32, member = width, minimum = 16, maximum = 8192, default = 1280,
-        blurb = "Width of the test pattern; a desktop has its own", mutable_ready)]
+        blurb = "Width of the test pattern; other sources have their own", mutable_ready)]
     #[property(name = "height", get, set, type = u32, member = height, minimum = 16, maximum = 8192, default = 720,
-        blurb = "Height of the test pattern; a desktop has its own", mutable_ready)]
+        blurb = "Height of the test pattern; other sources have their own", mutable_ready)]
     #[property(name = "max-framerate", get, set, type = u32, member = max_framerate, minimum = 1, maximum = 240,
-        default = 60, blurb = "Highest frame rate; frames come when the desktop draws", mutable_ready)]
+        default = 60, blurb = "Maximum frame rate; frames arrive when the desktop draws", mutable_ready)]
     #[property(name = "cursor", get, set, type = bool, member = cursor, default = true,
         blurb = "Draw the cursor into the picture", mutable_ready)]
     #[property(name = "runtime-dir", get, set, type = String, member = runtime_dir,
-        blurb = "Folder shared with the desktop; default $XDG_RUNTIME_DIR", mutable_ready)]
+        blurb = "Directory shared with the desktop; default $XDG_RUNTIME_DIR", mutable_ready)]
     #[property(name = "wayland-display", get, set, type = Option<String>, member = wayland_display,
-        blurb = "Wayland socket in that folder; default $WAYLAND_DISPLAY, else the first", mutable_ready)]
+        blurb = "Wayland socket in that directory; default $WAYLAND_DISPLAY, else the first", mutable_ready)]
     #[property(name = "pipewire-node", get, set, type = i32, member = pipewire_node, minimum = -1, default = -1,
-        blurb = "PipeWire node to capture instead of asking Mutter for one; -1 asks", mutable_ready)]
+        blurb = "PipeWire node to capture; -1 requests one from Mutter", mutable_ready)]
     #[property(name = "render-node", get, set, type = String, member = render_node,
-        blurb = "DRM render node that the desktop draws with", mutable_ready)]
+        blurb = "DRM render node that the desktop renders on", mutable_ready)]
     #[property(name = "timeout", get, set, type = u32, member = timeout, default = 30,
-        blurb = "Seconds to wait for the desktop's first frame; 0 waits for ever", mutable_ready)]
-    settings: Mutex<Settings>,
+        blurb = "Timeout of the first frame, seconds; 0 for none", mutable_ready)]
+    // The property macro supports only the standard library's mutex.
+    settings: sync::Mutex<Settings>,
     state: Mutex<State>,
     allocator: DmaBufAllocator,
-    /// Waits are to end.
+    /// Waits must end.
     unlocked: AtomicBool,
-    /// Downstream may take something else now.
+    /// Downstream's caps may have changed.
     reconfigure: AtomicBool,
 }
 
 impl Default for Source {
     fn default() -> Self {
         Self {
-            settings: Mutex::default(),
+            settings: sync::Mutex::default(),
             state: Mutex::default(),
             allocator: DmaBufAllocator::new(),
             unlocked: AtomicBool::new(false),
@@ -152,7 +154,7 @@ impl ElementImpl for Source {
             gst::subclass::ElementMetadata::new(
                 "Desktop capture",
                 "Source/Video",
-                "A desktop's frames, as the compositor's DMA-BUFs (GNOME by PipeWire, wlroots by screencopy)",
+                "Captures a desktop as the compositor's DMA-BUFs (GNOME by PipeWire, wlroots by screencopy)",
                 "desktopstream",
             )
         });
@@ -174,11 +176,11 @@ impl BaseSrcImpl for Source {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let device = Device::open(Path::new(&self.settings().render_node));
         if let Err(error) = &device {
-            gst::warning!(CAT, imp = self, "no DMA-BUFs can be captured: {error}");
+            gst::warning!(CAT, imp = self, "cannot capture DMA-BUFs: {error}");
         }
-        let no_device = device.as_ref().err().map(ToString::to_string);
-        let reason = no_device.clone().unwrap_or_default();
-        *self.state() = State { device: device.ok(), reason, no_device, ..State::default() };
+        let device_error = device.as_ref().err().map(ToString::to_string);
+        let reason = device_error.clone().unwrap_or_default();
+        *self.state() = State { device: device.ok(), reason, device_error, ..State::default() };
         self.reconfigure.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -192,7 +194,7 @@ impl BaseSrcImpl for Source {
         false
     }
 
-    /// Caps are set with the frames that they describe.
+    /// Caps are set with the first frame that they describe.
     fn negotiate(&self) -> Result<(), gst::LoggableError> {
         self.reconfigure.store(true, Ordering::Relaxed);
         Ok(())
@@ -230,7 +232,7 @@ impl PushSrcImpl for Source {
                 None => *state.memory.insert(self.wanted_memory()?),
             };
             let frame = self.next_frame(&mut state, memory)?;
-            if !self.agree(&mut state, &frame)? {
+            if !self.negotiate_caps(&mut state, &frame)? {
                 continue;
             }
             let capture_ns = frame.capture_ns;
@@ -238,7 +240,7 @@ impl PushSrcImpl for Source {
                 gst::element_imp_error!(self, gst::ResourceError::Read, ("{error}"));
                 gst::FlowError::Error
             })?;
-            let pts = self.stamp(&mut state, capture_ns);
+            let pts = self.timestamp(&mut state, capture_ns);
             buffer.make_mut().set_pts(pts);
             return Ok(CreateSuccess::NewBuffer(buffer));
         }
@@ -247,24 +249,23 @@ impl PushSrcImpl for Source {
 
 impl Source {
     fn settings(&self) -> Settings {
-        // Settings are whole between any two statements.
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
-    /// What downstream takes of what there is.
-    fn downstream(&self) -> gst::Caps {
+    /// Template caps that downstream accepts.
+    fn downstream_caps(&self) -> gst::Caps {
         self.obj().src_pad().peer_query_caps(Some(&caps::template()))
     }
 
-    /// The memory to capture into, by what downstream takes.
+    /// Kind of buffers that downstream accepts.
     fn wanted_memory(&self) -> Result<capture::Memory, gst::FlowError> {
-        let downstream = self.downstream();
+        let downstream = self.downstream_caps();
         if downstream.is_empty() {
-            let text = "downstream takes no 32-bit RGB video: put videoconvert behind desktopstreamsrc";
+            let text = "downstream accepts no 32-bit RGB video: insert videoconvert after desktopstreamsrc";
             gst::element_imp_error!(self, gst::CoreError::Negotiation, ("{text}"));
             return Err(gst::FlowError::NotNegotiated);
         }
@@ -283,7 +284,7 @@ impl Source {
             },
             memory,
             max_fps: settings.max_framerate,
-            cursor: if settings.cursor { capture::Cursor::Embedded } else { capture::Cursor::Hidden },
+            cursor: if settings.cursor { Cursor::Embedded } else { Cursor::Hidden },
             runtime_dir: settings.runtime_dir.into(),
             wayland_display: settings.wayland_display,
             pipewire_node: u32::try_from(settings.pipewire_node).ok(),
@@ -294,30 +295,30 @@ impl Source {
         }
     }
 
-    /// The newest frame of a capture into `memory`; starts one if there is none such.
+    /// Receives the newest frame of a capture into `memory`, which is started if necessary.
     fn next_frame(&self, state: &mut State, memory: capture::Memory) -> Result<Frame, gst::FlowError> {
         if state.capture.as_ref().is_none_or(|(used, _)| *used != memory) {
-            // The old one ends first: a compositor may lend its picture once.
+            // The old capture ends first: a compositor may allow only one.
             state.capture = None;
             let options = self.options(state.device.clone(), memory);
             state.capture = Some((memory, capture::start(options)));
         }
         let limit = Duration::from_secs(self.settings().timeout.into());
         let begin = Instant::now();
-        let State { capture, reason, seen, .. } = state;
+        let State { capture, reason, started, .. } = state;
         let Some((_, capture)) = capture else { return Err(gst::FlowError::Error) };
         loop {
             while let Some(event) = capture.try_event() {
-                self.hear(event, reason);
+                self.on_capture_event(event, reason);
             }
             if self.unlocked.load(Ordering::Relaxed) {
                 return Err(gst::FlowError::Flushing);
             }
             if let Some(frame) = capture.recv_newest(TICK) {
-                *seen = true;
+                *started = true;
                 return Ok(frame);
             }
-            if !*seen && !limit.is_zero() && begin.elapsed() >= limit {
+            if !*started && !limit.is_zero() && begin.elapsed() >= limit {
                 let seconds = limit.as_secs();
                 let text = format!("no frame within {seconds} s (property timeout): {reason}");
                 gst::element_imp_error!(self, gst::ResourceError::NotFound, ("{text}"));
@@ -326,13 +327,13 @@ impl Source {
         }
     }
 
-    fn hear(&self, event: CaptureEvent, reason: &mut String) {
+    fn on_capture_event(&self, event: CaptureEvent, reason: &mut String) {
         match event {
-            CaptureEvent::Negotiated(agreed) => {
-                let why = agreed.shm_reason.map(|reason| reason.to_string()).unwrap_or_default();
-                gst::info!(CAT, imp = self, "{}: {} {why}", agreed.source, agreed.chosen);
-                if !why.is_empty() {
-                    *reason = why;
+            CaptureEvent::Negotiated(negotiated) => {
+                gst::info!(CAT, imp = self, "{}: {}", negotiated.source, negotiated.chosen);
+                if let Some(shm_reason) = negotiated.shm_reason {
+                    gst::info!(CAT, imp = self, "no DMA-BUF: {shm_reason}");
+                    *reason = shm_reason.to_string();
                 }
             }
             CaptureEvent::Lost(error) => {
@@ -346,44 +347,43 @@ impl Source {
         }
     }
 
-    /// Has the caps say what `frame` is. False if capture has to begin anew, in memory that downstream takes.
-    fn agree(&self, state: &mut State, frame: &Frame) -> Result<bool, gst::FlowError> {
+    /// Sets caps that describe `frame`. Returns false if capture must restart with buffers that downstream accepts.
+    fn negotiate_caps(&self, state: &mut State, frame: &Frame) -> Result<bool, gst::FlowError> {
         let fps = u16::try_from(self.settings().max_framerate).unwrap_or(u16::MAX);
         let video = frames::describe(frame, fps);
         let drm = Video { memory: Memory::DmaDrm, ..video };
         if state.video == Some(video) || (video.memory == Memory::DmaBuf && state.video == Some(drm)) {
             return Ok(true);
         }
-        let downstream = self.downstream();
-        let takes = |video: &Video| downstream.can_intersect(&video.caps());
-        let names: &[Video] = if video.memory == Memory::DmaBuf { &[video, drm] } else { &[video] };
-        let Some(name) = names.iter().find(|name| takes(name)) else {
+        let downstream = self.downstream_caps();
+        let accepts = |video: &Video| downstream.can_intersect(&video.caps());
+        let forms: &[Video] = if video.memory == Memory::DmaBuf { &[video, drm] } else { &[video] };
+        let Some(form) = forms.iter().find(|form| accepts(form)) else {
             let gpu = matches!(frame.buffer, FrameBuffer::Gpu(_));
-            if gpu && takes(&Video { memory: Memory::System, ..video }) {
+            if gpu && accepts(&Video { memory: Memory::System, ..video }) {
                 state.memory = Some(capture::Memory::Shm);
                 return Ok(false);
             }
-            let remedy = if !gpu && !takes_system(&downstream) {
-                let why = state.no_device.as_ref().unwrap_or(&state.reason);
-                format!("it takes only DMA-BUF, and capture has none: {why}")
+            let remedy = if !gpu && !accepts_system_memory(&downstream) {
+                let reason = state.device_error.as_ref().unwrap_or(&state.reason);
+                format!("it accepts only DMA-BUF, which capture does not deliver: {reason}")
             } else {
-                "put videoconvert behind desktopstreamsrc, or videorate if a fixed frame rate is asked for"
-                    .to_owned()
+                "insert videoconvert after desktopstreamsrc, or videorate for a fixed frame rate".to_owned()
             };
-            let text = format!("downstream does not take {}: {remedy}", video.caps());
+            let text = format!("downstream does not accept {}: {remedy}", video.caps());
             gst::element_imp_error!(self, gst::CoreError::Negotiation, ("{text}"));
             return Err(gst::FlowError::NotNegotiated);
         };
-        self.obj().set_caps(&name.caps()).map_err(|error| {
+        self.obj().set_caps(&form.caps()).map_err(|error| {
             gst::error!(CAT, imp = self, "{error}");
             gst::FlowError::NotNegotiated
         })?;
-        state.video = Some(*name);
+        state.video = Some(*form);
         Ok(true)
     }
 
-    /// The running time at which the frame was drawn, later than that of the frame before.
-    fn stamp(&self, state: &mut State, capture_ns: u64) -> Option<gst::ClockTime> {
+    /// Running time at which the frame was captured, made to increase strictly.
+    fn timestamp(&self, state: &mut State, capture_ns: u64) -> Option<gst::ClockTime> {
         let age = gst::ClockTime::from_nseconds(clock_ns().saturating_sub(capture_ns));
         let drawn = self.obj().current_running_time()?.saturating_sub(age);
         let pts = state.last_pts.map_or(drawn, |last| drawn.max(last + gst::ClockTime::USECOND));
@@ -392,7 +392,7 @@ impl Source {
     }
 }
 
-fn takes_system(caps: &gst::CapsRef) -> bool {
+fn accepts_system_memory(caps: &gst::CapsRef) -> bool {
     caps.iter_with_features()
         .any(|(_, features)| !features.contains(gstreamer_allocators::CAPS_FEATURE_MEMORY_DMABUF))
 }

@@ -1,4 +1,4 @@
-//! A host-agent without tap that does as it is told.
+//! Fake host-agent without tap.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,20 +10,20 @@ use encode::{Choice, Encoder, Output, Picture, Settings};
 use protocol::frame::{HEADER_BYTES, Header};
 use protocol::stream::{AccessUnit, ClientMessage, ErrorCode, ServerMessage, VERSION};
 
-/// What the host-agent does with who connects.
+/// Behaviour towards clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Behaviour {
-    /// Encodes what is pushed.
+    /// Encodes pushed pixels.
     Encode,
-    /// Encodes, and hangs up after this many pictures, once.
+    /// Encodes, and closes the first connection after this many pictures.
     HangUpAfter(u32),
-    /// Refuses the token.
+    /// Refuses the token as expired.
     Refuse,
-    /// Takes pictures and sends nothing.
+    /// Accepts pictures and sends no access units.
     Mute,
 }
 
-/// A host-agent without tap.
+/// Fake host-agent.
 #[derive(Debug)]
 pub struct Agent {
     pub address: SocketAddr,
@@ -32,7 +32,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Listens, on threads that end with the program.
+    /// Listens on threads that end with the process.
     pub fn start(behaviour: Behaviour) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("its address");
@@ -46,7 +46,7 @@ impl Agent {
                     Behaviour::HangUpAfter(_) if number > 0 => Behaviour::Encode,
                     other => other,
                 };
-                // A client that goes away ends its thread.
+                // The thread ends when the client disconnects.
                 std::thread::spawn(move || serve(stream, behaviour, &requests));
             }
         });
@@ -65,7 +65,7 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, requests: &AtomicU32) -> O
         match receive(&mut stream)? {
             ClientMessage::Hello { .. } if behaviour == Behaviour::Refuse => {
                 let message = "the token has expired".to_owned();
-                send(&out, &ServerMessage::Error { code: ErrorCode::BadToken, message });
+                send(&out, &ServerMessage::Error { code: ErrorCode::ExpiredToken, message });
                 return None;
             }
             ClientMessage::Hello { .. } => send(
@@ -137,6 +137,6 @@ fn receive(stream: &mut TcpStream) -> Option<ClientMessage> {
 }
 
 fn send(out: &Mutex<TcpStream>, message: &ServerMessage) {
-    // Who went away gets nothing.
+    // Fails if the client has disconnected, which ends the reading thread.
     let _ = out.lock().expect("whole").write_all(&message.encode().to_vec());
 }

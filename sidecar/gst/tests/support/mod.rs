@@ -1,14 +1,14 @@
-//! The plugin as GStreamer loads it, and pipelines with it.
+//! Loads the plugin and runs pipelines with it.
 
 use std::sync::OnceLock;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
-/// Longest wait for anything.
-pub const WAIT: gst::ClockTime = gst::ClockTime::from_seconds(60);
+/// Timeout of every wait.
+pub const TIMEOUT: gst::ClockTime = gst::ClockTime::from_seconds(60);
 
-/// Loads the library as cargo made it.
+/// Loads the library that cargo built.
 pub fn load() {
     static LOADED: OnceLock<gst::Plugin> = OnceLock::new();
     LOADED.get_or_init(|| {
@@ -19,15 +19,15 @@ pub fn load() {
     });
 }
 
-/// A pipeline as gst-launch would make it.
+/// Parses a pipeline in gst-launch syntax.
 pub fn pipeline(text: &str) -> gst::Pipeline {
     load();
     gst::parse::launch(text).expect(text).downcast().expect("more than one element")
 }
 
-/// Runs to EOS, or to the first error: its words.
+/// Runs to EOS or to the first error, and returns its message.
 pub fn run(pipeline: &gst::Pipeline) -> Result<(), String> {
-    // What is wrong from the start is on the bus, too.
+    // Errors of the state change are on the bus too.
     let _ = pipeline.set_state(gst::State::Playing);
     let result = wait_end(pipeline);
     pipeline.set_state(gst::State::Null).expect("stops");
@@ -37,7 +37,7 @@ pub fn run(pipeline: &gst::Pipeline) -> Result<(), String> {
 /// Waits for EOS or an error.
 pub fn wait_end(pipeline: &gst::Pipeline) -> Result<(), String> {
     let ends = [gst::MessageType::Eos, gst::MessageType::Error];
-    let message = pipeline.bus().expect("a bus").timed_pop_filtered(WAIT, &ends).expect("an end");
+    let message = pipeline.bus().expect("a bus").timed_pop_filtered(TIMEOUT, &ends).expect("an end");
     match message.view() {
         gst::MessageView::Error(error) => Err(error.error().to_string()),
         _ => Ok(()),

@@ -1,4 +1,4 @@
-//! The page without a device: a thread or the test itself plays the tap.
+//! The page without a device: the test plays the tap.
 
 use super::*;
 use crate::SharedMap;
@@ -20,7 +20,7 @@ fn claim(page: &mut Page) -> (usize, u64) {
     (page.claim(seq, not_busy).expect("a slot"), seq)
 }
 
-/// Plays the tap: reads the request in `slot` as the tap would, answers it.
+/// Reads the request in `slot` and answers it, as the tap does.
 fn answer(page: &Page, slot: usize) -> Request {
     let mut bytes = [0; REQUEST_BYTES];
     for (i, word) in bytes.as_chunks_mut::<WORD>().0.iter_mut().enumerate() {
@@ -35,7 +35,7 @@ fn answer(page: &Page, slot: usize) -> Request {
 }
 
 #[test]
-fn two_in_flight_are_answered_in_any_order() {
+fn requests_in_flight_are_answered_in_any_order() {
     let mut page = page();
     let (a, seq_a) = claim(&mut page);
     page.put(a, &Request { seq: seq_a, operation: Operation::Echo }.encode());
@@ -52,21 +52,21 @@ fn two_in_flight_are_answered_in_any_order() {
 }
 
 #[test]
-fn slots_are_not_reused_before_the_answer() {
+fn unanswered_slot_is_reused_only_after_the_queue_drained() {
     let mut page = page();
     let mut taken: Vec<usize> = (0..SLOTS).map(|_| claim(&mut page).0).collect();
     taken.sort_unstable();
     assert_eq!(taken, (0..SLOTS).collect::<Vec<_>>());
-    let error = page.claim(9, || Ok(true)).expect_err("all slots wait, and the host has not read them");
+    let error = page.claim(9, || Ok(true)).expect_err("all slots wait, unread by the host");
     assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-    // Without a tap nothing ever answers; once the queue has drained, the oldest slot goes first.
+    // Without a tap no answer arrives; after the queue has drained, the oldest slot is reused first.
     let oldest = page.claim(9, not_busy).expect("the queue has drained");
-    assert_eq!(page.asked[oldest], SLOTS as u64 + 1);
-    assert_eq!(page.asked.iter().min(), Some(&2));
+    assert_eq!(page.requested[oldest], SLOTS as u64 + 1);
+    assert_eq!(page.requested.iter().min(), Some(&2));
 }
 
 #[test]
-fn an_answered_slot_is_taken_before_an_unanswered_one() {
+fn answered_slot_is_claimed_before_unanswered_one() {
     let mut page = page();
     let mut slots = Vec::new();
     for _ in 0..SLOTS {
@@ -79,17 +79,17 @@ fn an_answered_slot_is_taken_before_an_unanswered_one() {
 }
 
 #[test]
-fn a_stale_answer_is_not_taken_for_a_new_one() {
+fn stale_answer_does_not_match_new_request() {
     let mut page = page();
     let (first, seq) = claim(&mut page);
     page.put(first, &Request { seq, operation: Operation::Echo }.encode());
     answer(&page, first);
     assert!(page.get(first, seq).is_some());
-    // The caller may choose the same number again, and the same slot may come round.
+    // The caller may reuse a sequence number, which may claim the same slot.
     let mut again = usize::MAX;
     while again != first {
         again = page.claim(seq, not_busy).expect("a slot");
     }
     assert_eq!(page.get(first, seq), None);
-    assert!(page.claim(0, not_busy).is_err(), "0 is no number");
+    assert!(page.claim(0, not_busy).is_err(), "0 is not a valid sequence number");
 }

@@ -1,5 +1,4 @@
-//! The cgroup under which a node's pods are, so that they can be told from all else, and removed. Works with cgroup v2 and
-//! with v1's many hierarchies.
+//! The parent cgroup of a node's pods. Supports cgroup v2 and the hierarchies of v1.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,26 +8,29 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 const ROOT: &str = "/sys/fs/cgroup";
-/// The kernel takes a moment to let go of a cgroup whose last process ended.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The kernel removes a cgroup some time after its last process ended.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Makes it; a kubelet insists that its root exists.
+/// Creates the cgroup `name`. A kubelet requires that its root exists.
+///
+/// # Errors
+/// If the cgroup file system is not mounted or not writable.
 pub fn create(name: &str) -> Result<()> {
-    for folder in everywhere(name) {
+    for folder in folders(name) {
         fs::create_dir_all(&folder).with_context(|| {
-            format!(
-                "creating {}: is {ROOT} mounted, and writable? (in a container: --privileged)",
-                folder.display()
-            )
+            format!("creating {}: mount {ROOT} writable (in a container: --privileged)", folder.display())
         })?;
     }
     Ok(())
 }
 
-/// Removes it with all under it.
+/// Removes the cgroup `name` and its children.
+///
+/// # Errors
+/// If a cgroup still has processes after [`REMOVE_TIMEOUT`].
 pub fn remove(name: &str) -> Result<()> {
-    for folder in everywhere(name) {
-        let deadline = Instant::now() + PATIENCE;
+    for folder in folders(name) {
+        let deadline = Instant::now() + REMOVE_TIMEOUT;
         loop {
             match remove_tree(&folder) {
                 Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(20)),
@@ -39,18 +41,18 @@ pub fn remove(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Its folder in each hierarchy.
-fn everywhere(name: &str) -> Vec<PathBuf> {
+/// The cgroup's folder in each hierarchy.
+fn folders(name: &str) -> Vec<PathBuf> {
     if Path::new(ROOT).join("cgroup.controllers").exists() {
         return vec![Path::new(ROOT).join(name)];
     }
-    // Links, such as cpu for cpu,cpuacct, are the same hierarchy once more.
+    // v1 links such as `cpu` point to a hierarchy that is listed as `cpu,cpuacct`.
     let hierarchies = fs::read_dir(ROOT).into_iter().flatten().flatten();
     let hierarchies = hierarchies.filter(|it| it.file_type().is_ok_and(|kind| kind.is_dir()));
     hierarchies.map(|it| it.path().join(name)).collect()
 }
 
-/// The files in it go with it; only its own kind must go first.
+/// Removes a cgroup's child folders, then the cgroup. Its control files disappear with it.
 fn remove_tree(folder: &Path) -> std::io::Result<()> {
     let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
     for entry in entries {

@@ -1,44 +1,40 @@
-//! A cluster as tests have it: up, ask, change, down.
-//!
-//! ```text
-//!           up                         detach
-//! (nothing) ──▶ Cluster, ends with its handle ──▶ cluster without an owner ──▶ down
-//!                │ its process is killed                 ▲ attach │
-//!                ▼                                       └────────┘
-//!               orphan: the next one that comes up sweeps it away
-//! ```
+//! A running cluster: `kubectl`, `helm`, images, nodes and ports.
 
 mod bring_up;
 
 use std::fs;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempPath;
 
-use crate::daemon::{Daemon, Running};
 use crate::forward::Forward;
 use crate::image::Image;
+use crate::instance::{Instance, Kind};
 use crate::machine::Machine;
 use crate::pki::Pki;
-use crate::state::{Kind, State};
 use crate::tools::Tools;
 use crate::{addresses, node, pki};
 
-/// What to bring up.
+/// Interval between two looks at an object that does not exist yet.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Options of a new cluster.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Its name among this user's clusters.
+    /// Name, unique per user.
     pub name: String,
-    /// How many nodes: `n1`, `n2`, …
+    /// Number of nodes: `n1`, `n2`, … Must be between 1 and 8.
     pub nodes: u8,
 }
 
 impl Config {
-    /// One node.
+    /// A cluster of one node.
     pub fn new(name: &str) -> Self {
         Self { name: name.to_owned(), nodes: 1 }
     }
@@ -51,136 +47,136 @@ impl Config {
     }
 }
 
-/// How a command ended.
+/// Result of a command.
 #[derive(Debug, Clone)]
 pub struct Output {
-    /// Its exit status; none if a signal ended it.
+    /// Exit status; `None` if a signal ended the command.
     pub status: Option<i32>,
-    /// What it wrote to stdout.
+    /// Content of stdout.
     pub stdout: String,
-    /// What it wrote to stderr.
+    /// Content of stderr.
     pub stderr: String,
 }
 
 impl Output {
-    /// Whether it succeeded.
+    /// True if the exit status is 0.
     pub fn success(&self) -> bool {
         self.status == Some(0)
     }
 
-    /// Its stdout, or an error with its stderr.
+    /// The content of stdout.
+    ///
+    /// # Errors
+    /// If the command failed, with the content of stderr.
     pub fn ok(self) -> Result<String> {
         match self.status {
             Some(0) => Ok(self.stdout),
-            Some(status) => bail!("it ended with {status}: {}", self.stderr.trim()),
-            None => bail!("a signal ended it: {}", self.stderr.trim()),
+            Some(status) => bail!("exit status {status}: {}", self.stderr.trim()),
+            None => bail!("ended by a signal: {}", self.stderr.trim()),
         }
     }
 }
 
-/// A cluster that runs. Ends with this handle if this handle brought it up, unless [`Cluster::detach`]ed.
+/// A running cluster. See [`Instance`] for its lifetime.
 pub struct Cluster {
-    state: State,
+    instance: Instance,
     tools: Tools,
-    /// Kept for what they tell; empty when another process brought it up.
-    daemons: Vec<Running>,
-    /// The machines' first processes, to be reaped.
-    holders: Vec<Child>,
     kubeconfig: PathBuf,
-    /// None when another process brought it up.
+    /// Removes the kubeconfig of an attached handle.
+    _kubeconfig: Option<TempPath>,
+    /// `None` if another process created the cluster.
     pki: Option<Pki>,
     _api: Forward,
-    owned: bool,
     steps: Vec<(String, Duration)>,
 }
 
+impl Deref for Cluster {
+    type Target = Instance;
+
+    fn deref(&self) -> &Instance {
+        &self.instance
+    }
+}
+
+impl DerefMut for Cluster {
+    fn deref_mut(&mut self) -> &mut Instance {
+        &mut self.instance
+    }
+}
+
 impl Cluster {
-    /// Brings one up; returns when its nodes are ready. The first time it builds Kubernetes, which takes ten minutes.
+    /// Creates a cluster; returns when its nodes are ready. The first call on a machine builds Kubernetes, which takes ten
+    /// minutes on two cores.
     pub fn up(config: &Config) -> Result<Self> {
         bring_up::run(config)
     }
 
-    /// A handle on one that runs. Dropping it changes nothing; [`Cluster::down`] ends the cluster.
+    /// A handle on a running cluster, with a kubeconfig of its own.
+    ///
+    /// # Errors
+    /// If no cluster of that name runs.
     pub fn attach(name: &str) -> Result<Self> {
-        let Some(state) = State::find(Kind::Cluster, name)? else {
-            let running = Self::running()?;
-            let running = if running.is_empty() { "none".to_owned() } else { running.join(", ") };
-            bail!("no cluster {name} runs (running: {running}); ./x cluster up starts it");
-        };
-        let kubeconfig = state.folder()?.join(format!("kubeconfig.{}", std::process::id()));
-        let api = Self::open_api(&state.machines[0], &state.folder()?, &kubeconfig)?;
+        let instance = Instance::attach(Kind::Cluster, name)?;
+        let folder = instance.folder()?;
+        let file = tempfile::Builder::new().prefix("kubeconfig.").tempfile_in(&folder)?.into_temp_path();
+        let api = Self::open_api(&instance, &file)?;
         Ok(Self {
             tools: Tools::build()?,
-            state,
-            daemons: Vec::new(),
-            holders: Vec::new(),
-            kubeconfig,
+            instance,
+            kubeconfig: file.to_path_buf(),
+            _kubeconfig: Some(file),
             pki: None,
             _api: api,
-            owned: false,
             steps: Vec::new(),
         })
     }
 
-    /// The names of all that run.
+    /// Names of all running clusters.
     pub fn running() -> Result<Vec<String>> {
-        Ok(State::all(Kind::Cluster)?.into_iter().map(|state| state.name).collect())
+        Instance::running(Kind::Cluster)
     }
 
-    fn open_api(hub: &Machine, folder: &Path, kubeconfig: &Path) -> Result<Forward> {
+    fn open_api(instance: &Instance, kubeconfig: &Path) -> Result<Forward> {
+        let hub = &instance.machines()[0];
         let forward = Forward::inward(hub.network()?, (addresses::HUB, addresses::API_PORT).into())?;
         let server = format!("https://{}", forward.address());
-        pki::admin_kubeconfig(&folder.join("pki"), &server, kubeconfig)?;
+        pki::admin_kubeconfig(&instance.folder()?.join("pki"), &server, kubeconfig)?;
         Ok(forward)
     }
 
-    /// Lets it run on after this process.
-    pub fn detach(mut self) -> Result<()> {
-        self.owned = false;
-        self.state.owner = None;
-        self.state.save()
+    /// Lets the cluster run on after this process.
+    pub fn detach(self) -> Result<()> {
+        self.instance.detach()
     }
 
-    /// Ends it and forgets its state.
-    pub fn down(mut self) -> Result<()> {
-        self.owned = false;
-        self.end()?;
-        self.state.remove()
+    /// Ends the cluster and removes its folder.
+    pub fn down(self) -> Result<()> {
+        self.instance.down()
     }
 
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.state.name
-    }
-
-    /// Its folder: logs and configuration, one folder in it per machine.
-    pub fn folder(&self) -> Result<PathBuf> {
-        self.state.folder()
-    }
-
-    /// How long each step of bringing it up took.
+    /// Duration of each step of bringing the cluster up.
     pub fn steps(&self) -> &[(String, Duration)] {
         &self.steps
     }
 
-    /// The administrator's, for programs on this computer; good for as long as this handle lives.
+    /// Kubeconfig of the administrator, for programs on the host. Valid as long as this handle.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
 
-    /// The programs, for those that aren't wrapped here.
+    /// The programs that were built for clusters.
     pub fn tools(&self) -> &Tools {
         &self.tools
     }
 
-    /// A command with this cluster's kubeconfig, and `kubectl` and `helm` in its `PATH`.
+    /// A command with this cluster's kubeconfig, and with `kubectl` and `helm` in its `PATH`.
     pub fn command(&self, program: &str) -> Result<Command> {
         let file = self.tools.program(program).unwrap_or_else(|_| program.into());
         let mut command = Command::new(file);
         let home = self.folder()?.join("home");
         fs::create_dir_all(&home)?;
         command.env("KUBECONFIG", &self.kubeconfig).env("PATH", self.tools.search_path()?);
-        // What others of the user's clusters left in caches and settings is no business of a test's.
+        // The user's own caches and settings must not influence a test.
         command.env("HOME", &home);
         for name in ["XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"] {
             command.env_remove(name);
@@ -188,32 +184,44 @@ impl Cluster {
         Ok(command)
     }
 
-    /// `kubectl` with these arguments: its stdout, or an error.
+    /// Runs `kubectl` and returns its stdout.
+    ///
+    /// # Errors
+    /// If `kubectl` fails, with its stderr.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         let output = self.try_kubectl(arguments)?;
         output.ok().with_context(|| format!("kubectl {}", arguments.join(" ")))
     }
 
-    /// `kubectl`, which may well fail.
+    /// Runs `kubectl`, whose failure is a result and not an error.
     pub fn try_kubectl(&self, arguments: &[&str]) -> Result<Output> {
-        run(self.command("kubectl")?.args(arguments), b"")
+        self.kubectl_with_input(arguments, "")
     }
 
-    /// `helm` with these arguments: its stdout, or an error.
+    /// Runs `kubectl` with this text on its stdin.
+    pub fn kubectl_with_input(&self, arguments: &[&str], input: &str) -> Result<Output> {
+        run(self.command("kubectl")?.args(arguments), input.as_bytes())
+    }
+
+    /// Runs `helm` and returns its stdout.
+    ///
+    /// # Errors
+    /// If `helm` fails, with its stderr.
     pub fn helm(&self, arguments: &[&str]) -> Result<String> {
         let output = run(self.command("helm")?.args(arguments), b"")?;
         output.ok().with_context(|| format!("helm {}", arguments.join(" ")))
     }
 
-    /// `kubectl apply` of these documents.
+    /// Runs `kubectl apply` with these documents.
     pub fn apply(&self, yaml: &str) -> Result<String> {
-        run(self.command("kubectl")?.args(["apply", "-f", "-"]), yaml.as_bytes())?
-            .ok()
-            .context("kubectl apply")
+        self.kubectl_with_input(&["apply", "-f", "-"], yaml)?.ok().context("kubectl apply")
     }
 
-    /// Waits until an object has a condition, as `kubectl wait` names it: `condition=Ready`, `delete`, `jsonpath=…`. An error
-    /// carries what the object, and its events, say.
+    /// Waits until an object satisfies a condition of `kubectl wait`: `condition=Ready`, `delete`, `jsonpath=…`. The object
+    /// does not have to exist yet.
+    ///
+    /// # Errors
+    /// After `limit`, with `kubectl describe` of the object.
     pub fn wait(&self, namespace: &str, object: &str, condition: &str, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         loop {
@@ -223,28 +231,28 @@ impl Cluster {
             if output.success() {
                 return Ok(());
             }
-            // What isn't there yet is an error to kubectl, at once.
+            // kubectl fails at once for an object that does not exist.
             if Instant::now() >= deadline || !output.stderr.contains("not found") {
                 let described = self.try_kubectl(&["describe", "-n", namespace, object])?;
                 bail!("{object}: {}\n{}{}", output.stderr.trim(), described.stdout, described.stderr);
             }
-            std::thread::sleep(Duration::from_millis(200));
+            std::thread::sleep(RETRY_INTERVAL);
         }
     }
 
-    /// What a container of a pod wrote.
+    /// Log of a container of a pod.
     pub fn logs(&self, namespace: &str, pod: &str, container: &str) -> Result<String> {
         self.kubectl(&["logs", "-n", namespace, pod, "-c", container])
     }
 
     /// Runs a command in a container of a pod.
-    pub fn exec(&self, namespace: &str, pod: &str, container: &str, words: &[&str]) -> Result<Output> {
+    pub fn exec(&self, namespace: &str, pod: &str, container: &str, command: &[&str]) -> Result<Output> {
         let mut arguments = vec!["exec", "-n", namespace, pod, "-c", container, "--"];
-        arguments.extend(words);
+        arguments.extend(command);
         self.try_kubectl(&arguments)
     }
 
-    /// Gives an image to all nodes. Pods use it with `imagePullPolicy: Never`.
+    /// Imports an image on all nodes, for pods with `imagePullPolicy: Never`.
     pub fn import(&self, image: &Image) -> Result<()> {
         let archive = self.folder()?.join("import.tar");
         image.write(&archive)?;
@@ -254,111 +262,59 @@ impl Cluster {
         Ok(fs::remove_file(archive)?)
     }
 
-    /// Where a node's folder, such as `/var/lib/kubelet/device-plugins`, is outside of it: what is under `/var/lib`,
-    /// `/var/log` and `/run` is each node's own.
+    /// Path on the host of a node's own folder, such as `/var/lib/kubelet/device-plugins`. Each node has its own `/var/lib`,
+    /// `/var/log` and `/run`.
     pub fn in_node(&self, number: u8, path: &str) -> Result<PathBuf> {
         Ok(self.node(number)?.outside(path))
     }
 
-    /// A command on a node: in its network, its mounts and its processes, as root.
+    /// A command on a node: in its network, mounts and processes, as root.
     pub fn on_node(&self, number: u8, program: &str) -> Result<Command> {
         let mut command = self.node(number)?.command(program);
         command.env("PATH", self.tools.search_path()?);
         Ok(command)
     }
 
-    /// A port of this computer's loopback that leads to an address in the cluster: a pod's, a Service's.
+    /// A port of the host's loopback that leads to a pod's or a Service's address.
     pub fn forward(&self, to: SocketAddr) -> Result<Forward> {
-        // The hub has no kube-proxy; a node knows Services and pods.
+        // Through a node, as the hub has no kube-proxy.
         Forward::inward(self.node(1)?.network()?, to)
     }
 
-    /// An address in the cluster that leads to one of this computer's, such as a webhook's that runs beside the test.
+    /// A port of the hub that leads to an address of the host, for programs that run beside the cluster.
     pub fn expose(&self, port: u16, to: SocketAddr) -> Result<Forward> {
-        Forward::outward(self.state.machines[0].network()?, (addresses::HUB, port).into(), to)
-    }
-
-    /// Stops a daemon, as an operator of the machine would.
-    pub fn stop(&mut self, daemon: Daemon) -> Result<()> {
-        self.running_daemon(daemon)?.stop()
-    }
-
-    /// Starts a daemon that was stopped.
-    pub fn start(&mut self, daemon: Daemon) -> Result<()> {
-        self.running_daemon(daemon)?.start_again()
-    }
-
-    /// What a daemon wrote so far.
-    pub fn daemon_log(&mut self, daemon: Daemon) -> Result<String> {
-        let log = self.running_daemon(daemon)?.log();
-        Ok(String::from_utf8_lossy(&fs::read(log)?).into_owned())
-    }
-
-    fn running_daemon(&mut self, daemon: Daemon) -> Result<&mut Running> {
-        let found = self.daemons.iter_mut().find(|running| running.daemon() == daemon);
-        found.with_context(|| {
-            format!("{daemon:?} is not this process's: the one that brought the cluster up has it")
-        })
+        Forward::outward(self.hub().network()?, (addresses::HUB, port).into(), to)
     }
 
     pub(crate) fn hub(&self) -> &Machine {
-        &self.state.machines[0]
+        &self.instance.machines()[0]
     }
 
     pub(crate) fn pki(&self) -> Result<&Pki> {
-        self.pki.as_ref().context("only the process that brought the cluster up can add nodes")
+        self.pki.as_ref().context("only the process that created the cluster can add nodes")
     }
 
     fn nodes(&self) -> &[Machine] {
-        &self.state.machines[1..]
+        &self.instance.machines()[1..]
     }
 
     fn node(&self, number: u8) -> Result<&Machine> {
         let found = number.checked_sub(1).and_then(|index| self.nodes().get(usize::from(index)));
-        found.with_context(|| format!("no node n{number}: there are {}", self.state.nodes))
-    }
-
-    fn check_daemons(&mut self) -> Result<()> {
-        self.daemons.iter_mut().try_for_each(Running::check)
-    }
-
-    fn end(&mut self) -> Result<()> {
-        let ended = self.state.end();
-        self.daemons.iter_mut().for_each(Running::reap);
-        for holder in &mut self.holders {
-            let _ = holder.wait();
-        }
-        ended
+        found.with_context(|| format!("no node n{number}: the cluster has {} nodes", self.nodes().len()))
     }
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        if self.owned {
-            if let Err(error) = self.end() {
-                crate::say!("ending cluster {}: {error:#}", self.name());
-            }
-            // The logs of a cluster that a failed test leaves are worth more than their room.
-            if !std::thread::panicking() {
-                let _ = self.state.remove();
-            }
-        } else if self.daemons.is_empty() {
-            let _ = fs::remove_file(&self.kubeconfig);
-        }
-    }
-}
-
-/// Runs it to the end with that input.
+/// Runs a command to its end with this input.
 pub fn run(command: &mut Command, input: &[u8]) -> Result<Output> {
     let name = command.get_program().to_string_lossy().into_owned();
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.with_context(|| format!("starting {name}"))?;
-    let mut stdin = child.stdin.take().context("it has a stdin")?;
-    // Who is given input reads all of it before it says much.
+    let mut stdin = child.stdin.take().context("stdin is a pipe")?;
+    // Cannot deadlock: programs that take input read all of it before they write more than a pipe holds.
     let written = stdin.write_all(input);
     drop(stdin);
     let output = child.wait_with_output()?;
-    ensure!(written.is_ok() || !output.status.success(), "{name} didn't read its input");
+    ensure!(written.is_ok() || !output.status.success(), "{name} did not read its input");
     Ok(Output {
         status: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

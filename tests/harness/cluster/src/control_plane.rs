@@ -1,4 +1,4 @@
-//! What runs in the hub: store, apiserver, controllers, scheduler, names.
+//! The hub's daemons: etcd, apiserver, controller manager, scheduler and CoreDNS.
 
 use std::fs;
 
@@ -9,11 +9,11 @@ use crate::daemon::{Daemon, Launch};
 use crate::machine::Machine;
 use crate::pki::Pki;
 
-/// What must run before anything can be asked.
-pub(crate) fn first(hub: &Machine, pki: &Pki) -> [Launch; 2] {
+/// etcd and the apiserver.
+pub(crate) fn servers(hub: &Machine, pki: &Pki) -> [Launch; 2] {
     let etcd = [
         flag("data-dir", "/var/lib/etcd"),
-        // Nothing here outlives a crash of the computer.
+        // A test cluster does not outlive a crash of the host.
         "--unsafe-no-fsync".to_owned(),
         flag("log-level", "warn"),
     ];
@@ -27,7 +27,7 @@ pub(crate) fn first(hub: &Machine, pki: &Pki) -> [Launch; 2] {
         flag("tls-private-key-file", pki.file("apiserver.key")),
         flag("kubelet-client-certificate", pki.file("apiserver-to-kubelet.crt")),
         flag("kubelet-client-key", pki.file("apiserver-to-kubelet.key")),
-        // Node names are no host names here.
+        // Node names do not resolve as host names.
         flag("kubelet-preferred-address-types", "InternalIP"),
         flag("service-account-issuer", format!("https://kubernetes.default.svc.{DOMAIN}")),
         flag("service-account-signing-key-file", pki.file("tokens.key")),
@@ -35,22 +35,22 @@ pub(crate) fn first(hub: &Machine, pki: &Pki) -> [Launch; 2] {
         flag("authorization-mode", "Node,RBAC"),
         flag("enable-admission-plugins", "NodeRestriction"),
         "--allow-privileged".to_owned(),
-        // Webhooks are called at their pods: no kube-proxy runs in the hub.
+        // The apiserver calls webhooks by pod address: the hub has no kube-proxy.
         "--enable-aggregator-routing".to_owned(),
         flag("profiling", false),
     ];
     [Launch::new(Daemon::Etcd, hub, &etcd), Launch::new(Daemon::Apiserver, hub, &apiserver)]
 }
 
-/// What only asks.
-pub(crate) fn then(hub: &Machine, pki: &Pki) -> Result<[Launch; 3]> {
+/// The daemons that are clients of the apiserver.
+pub(crate) fn clients(hub: &Machine, pki: &Pki) -> Result<[Launch; 3]> {
     let kubeconfig = |user: &str| Ok::<_, anyhow::Error>(pki.kubeconfig(user, None)?.display().to_string());
     let controllers = [
         flag("kubeconfig", kubeconfig("system:kube-controller-manager")?),
         flag("service-account-private-key-file", pki.file("tokens.key")),
         flag("root-ca-file", pki.file("ca.crt")),
         flag("cluster-cidr", PODS),
-        // Its default is a folder in /usr, which it would make.
+        // The default is a folder in /usr, which the program would create on the host.
         flag("flex-volume-plugin-dir", "/var/lib/volume-plugins"),
         "--use-service-account-credentials".to_owned(),
         flag("leader-elect", false),

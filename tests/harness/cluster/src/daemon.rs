@@ -1,10 +1,10 @@
-//! Programs that run as long as the cluster does, and that a test may stop and start again.
+//! Long-running programs of a machine, which tests may stop and start again.
 
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::OpenOptions;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -13,12 +13,13 @@ use lab::host::{self, ProcessId};
 
 use crate::machine::{Machine, children_of};
 
-const GRACE: Duration = Duration::from_secs(10);
+/// Time between SIGTERM and SIGKILL.
+const GRACE_PERIOD: Duration = Duration::from_secs(10);
 
-/// Which one.
+/// A daemon. Nodes are counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Daemon {
-    /// The store.
+    /// etcd.
     Etcd,
     /// kube-apiserver.
     Apiserver,
@@ -28,13 +29,13 @@ pub enum Daemon {
     Scheduler,
     /// CoreDNS.
     Dns,
-    /// containerd of a node, counted from 1. Containers outlive it.
+    /// containerd of a node. Its containers outlive it.
     Containerd(u8),
     /// kubelet of a node.
     Kubelet(u8),
     /// kube-proxy of a node.
     Proxy(u8),
-    /// dockerd, in an engine of tests/harness/docker. Containers end with it.
+    /// dockerd of an engine of tests/harness/docker. Its containers end with it.
     Dockerd,
 }
 
@@ -54,14 +55,14 @@ impl fmt::Display for Daemon {
     }
 }
 
-/// How it is started; its program is called as it is.
+/// Command line of a daemon, and the machine that it runs on.
 pub struct Launch {
     daemon: Daemon,
     machine: Machine,
     arguments: Vec<OsString>,
 }
 
-/// One that was started.
+/// A daemon that was started.
 pub struct Running {
     launch: Launch,
     path: OsString,
@@ -69,12 +70,12 @@ pub struct Running {
 }
 
 impl Launch {
-    /// In that machine, with these arguments.
+    /// A daemon on `machine` with these arguments.
     pub fn new(daemon: Daemon, machine: &Machine, arguments: &[String]) -> Self {
         Self { daemon, machine: machine.clone(), arguments: arguments.iter().map(OsString::from).collect() }
     }
 
-    /// Starts it with this `PATH`. It can be on its way still.
+    /// Starts the daemon with this `PATH`. Does not wait until the daemon serves.
     pub fn start(self, path: &std::ffi::OsStr) -> Result<Running> {
         let child = self.spawn(path)?;
         Ok(Running { launch: self, path: path.to_owned(), child })
@@ -89,7 +90,7 @@ impl Launch {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
-            // Ctrl-C at a terminal is for us.
+            // Ctrl-C at a terminal must reach the test process only.
             .process_group(0);
         command.spawn().context("starting nsenter: apt install util-linux")
     }
@@ -100,52 +101,64 @@ impl Launch {
 }
 
 impl Running {
-    /// Which one.
+    /// The daemon.
     pub fn daemon(&self) -> Daemon {
         self.launch.daemon
     }
 
-    /// What it writes.
+    /// Path of the log, which holds stdout and stderr.
     pub fn log(&self) -> PathBuf {
         self.launch.log()
     }
 
-    /// An error, with the end of its log, if it has ended.
+    /// Checks that the daemon is running.
+    ///
+    /// # Errors
+    /// If the daemon has ended, with the end of its log.
     pub fn check(&mut self) -> Result<()> {
         let Some(status) = self.child.try_wait()? else { return Ok(()) };
         let log = self.log();
-        bail!("{} ended with {status}; the end of {}:\n{}", self.daemon(), log.display(), end_of(&log))
+        bail!(
+            "{} ended with {status}; the end of {}:\n{}",
+            self.daemon(),
+            log.display(),
+            host::tail(&log, 15)
+        )
     }
 
-    /// Ends it as an operator of the machine would: asks, and insists after a while.
+    /// Sends SIGTERM, and SIGKILL after a grace period.
     pub fn stop(&mut self) -> Result<()> {
         for pid in children_of(self.child.id()) {
             if let Ok(process) = ProcessId::of(pid) {
-                process.end(GRACE);
+                process.end(GRACE_PERIOD);
             }
         }
-        // It only waited for the other.
+        // The child is nsenter, which only waits for the daemon.
         let _ = self.child.kill();
         self.child.wait()?;
         Ok(())
     }
 
-    /// Starts it again with the same arguments.
+    /// Starts a stopped daemon with the same arguments.
+    ///
+    /// # Errors
+    /// If the daemon is running.
     pub fn start_again(&mut self) -> Result<()> {
         if self.child.try_wait()?.is_none() {
-            bail!("{} runs: stop it first", self.daemon());
+            bail!("{} is running: stop it first", self.daemon());
         }
         self.child = self.launch.spawn(&self.path)?;
         Ok(())
     }
 
-    /// Reaps it after its machine ended.
+    /// Process IDs of the daemon, as the host numbers them.
+    pub fn processes(&self) -> Vec<u32> {
+        children_of(self.child.id())
+    }
+
+    /// Reaps the process after its machine ended.
     pub fn reap(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn end_of(log: &Path) -> String {
-    host::tail(log, 15)
 }

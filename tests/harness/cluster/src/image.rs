@@ -1,4 +1,4 @@
-//! Container images made of folders and programs, without a registry: `imagePullPolicy: Never`.
+//! Container images of folders and programs, imported without a registry. Pods use them with `imagePullPolicy: Never`.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -10,25 +10,25 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// What holds a pod's namespaces; in each node from the start.
+/// Image of the process that holds a pod's namespaces. Present on each node.
 pub(crate) const PAUSE: &str = "docker.io/local/pause:1";
-/// A small program that tests run in pods (`tools/images/probe`); in each node from the start.
+/// Image of the test program `tools/images/probe`. Present on each node.
 pub const PROBE: &str = "docker.io/local/probe:1";
 
-/// In a layer that stands for a folder of the VM: names that folder.
+/// Name of the file that marks a layer as a placeholder; its content is the path of the folder in the VM.
 const MOUNTED: &str = ".mounted-from";
-/// Mounts these folders, in the VM.
+/// Script that mounts those folders in the VM.
 const MOUNT_LAYERS: &str = include_str!("image/mount-layers.sh");
-/// Where a VM has its image disks.
+/// Mount point of a VM's image disks.
 const DISKS: &str = "/images";
-/// In a VM's payload: the folders that layers stand for.
+/// Folder in a VM's payload that holds the layers' content.
 const LAYERS: &str = "layers";
 
-/// An image to import.
+/// A container image.
 #[derive(Debug, Clone)]
 pub struct Image {
     reference: String,
-    /// The image disk of a VM under it.
+    /// Image disk of a VM that is the lowest layer.
     disk: Option<String>,
     content: Content,
     entrypoint: Vec<String>,
@@ -40,36 +40,37 @@ pub struct Image {
 enum Content {
     Nothing,
     Folder(PathBuf),
-    /// Where each is in the image, and here.
+    /// Path in the image and path on the host of each program.
     Programs(Vec<(String, PathBuf)>),
 }
 
 impl Image {
-    /// A root file system as it lies there, owners included.
+    /// An image whose root file system is a folder on the host, with its owners and modes.
     pub fn of_folder(reference: &str, folder: &Path) -> Self {
         Self::new(reference, Content::Folder(folder.to_owned()), Vec::new())
     }
 
-    /// Nothing but one static program, `/NAME`, which is the entrypoint.
+    /// An image that holds one static program, `/NAME`, which is its entrypoint.
     pub fn of_program(reference: &str, program: &Path) -> Self {
         let name = program.file_name().unwrap_or_default().to_string_lossy();
         let content = Content::Programs(vec![(name.to_string(), program.to_owned())]);
         Self::new(reference, content, vec![format!("/{name}")])
     }
 
-    /// What is on an image disk of a VM, which isn't copied: see [`Self::write_for_vm`]. In VMs only.
+    /// An image whose root file system is an image disk of a VM, which is mounted and not copied. Only for
+    /// [`Self::write_for_vm`].
     pub fn of_disk(reference: &str, disk: &str) -> Self {
         Self { disk: Some(disk.to_owned()), ..Self::new(reference, Content::Nothing, Vec::new()) }
     }
 
-    /// Puts a program over it, at `/NAME`, as the entrypoint.
+    /// Adds a layer with a program, `/NAME`, and makes it the entrypoint.
     #[must_use]
     pub fn with_program(self, program: &Path) -> Self {
         let Self { content, entrypoint, .. } = Self::of_program(&self.reference, program);
         Self { content, entrypoint, ..self }
     }
 
-    /// Puts programs over it, each at a path that has no leading slash; what is run stays as it is.
+    /// Adds a layer with programs, each at a path without a leading slash. The entrypoint stays.
     #[must_use]
     pub fn with_programs(mut self, programs: &[(&str, &Path)]) -> Self {
         let programs = programs.iter().map(|(path, program)| ((*path).to_owned(), (*program).to_owned()));
@@ -82,45 +83,45 @@ impl Image {
         Self { reference, disk: None, content, entrypoint, env: Vec::new(), user: String::new() }
     }
 
-    /// Sets what is run.
+    /// Sets the entrypoint.
     #[must_use]
     pub fn entrypoint(mut self, words: &[&str]) -> Self {
         self.entrypoint = words.iter().map(ToString::to_string).collect();
         self
     }
 
-    /// Sets a variable.
+    /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push(format!("{name}={value}"));
         self
     }
 
-    /// Sets who runs it: a number, as `runAsNonRoot` can't judge names.
+    /// Sets the user ID. Kubernetes cannot check `runAsNonRoot` on user names.
     #[must_use]
     pub fn user(mut self, uid: u32) -> Self {
         self.user = uid.to_string();
         self
     }
 
-    /// What pods call it.
+    /// The image's reference.
     pub fn reference(&self) -> &str {
         &self.reference
     }
 
-    /// Writes it as `docker save` would.
+    /// Writes the image in the format of `docker save`.
     pub fn write(&self, archive: &Path) -> Result<()> {
         Self::write_all(std::slice::from_ref(self), archive)
     }
 
-    /// Writes all into one archive, as `docker save A B …` would: importing one is quicker than importing each.
+    /// Writes several images into one archive, which imports faster than an archive per image.
     pub fn write_all(images: &[Self], archive: &Path) -> Result<()> {
         Self::write_layers(images, archive, Self::layers)
     }
 
-    /// Writes all for a VM: `images.tar` in `folder`, which is `in_guest` there, whose layers only name folders. Whoever
-    /// imports it there runs the `mount-layers.sh` beside it, which mounts them over the layers, so that nothing is unpacked
-    /// by an emulated processor.
+    /// Writes `images.tar` and `mount-layers.sh` for a VM to `folder`, which is `in_guest` in the VM. The layers in the archive
+    /// are placeholders: after the import, `mount-layers.sh` mounts the real folders over them. An emulated processor would take
+    /// minutes to unpack the content.
     pub fn write_for_vm(images: &[Self], folder: &Path, in_guest: &str) -> Result<()> {
         fs::write(folder.join("mount-layers.sh"), MOUNT_LAYERS)?;
         let mut number = 0;
@@ -148,7 +149,7 @@ impl Image {
         archive: &Path,
         mut layers: impl FnMut(&Self, &Path) -> Result<Vec<(PathBuf, String)>>,
     ) -> Result<()> {
-        let scratch = tempfile::tempdir_in(archive.parent().context("an archive lies in a folder")?)?;
+        let scratch = tempfile::tempdir_in(archive.parent().context("the archive's path has no folder")?)?;
         let mut out = tar::Builder::new(File::create(archive)?);
         let mut manifest = Vec::new();
         for (number, image) in images.iter().enumerate() {
@@ -172,13 +173,13 @@ impl Image {
     fn check_name(&self) -> Result<()> {
         let full = self.reference.split_once('/').is_some_and(|(host, _)| host.contains(['.', ':']));
         let tagged = self.reference.rsplit('/').next().is_some_and(|name| name.contains(':'));
-        ensure!(full && tagged, "{}: write it out, as docker.io/local/NAME:TAG", self.reference);
+        ensure!(full && tagged, "{}: write the full reference, docker.io/local/NAME:TAG", self.reference);
         Ok(())
     }
 
-    /// Its layers as files in that folder, lowest first, with their digests.
+    /// Writes the layers to `folder`; returns files and digests, lowest layer first.
     fn layers(&self, folder: &Path) -> Result<Vec<(PathBuf, String)>> {
-        ensure!(self.disk.is_none(), "{}: only VMs have image disks", self.reference);
+        ensure!(self.disk.is_none(), "{}: image disks can be used in VMs only", self.reference);
         if matches!(self.content, Content::Nothing) {
             return Ok(Vec::new());
         }
@@ -202,7 +203,7 @@ impl Image {
 }
 
 impl Content {
-    /// As files in a new folder.
+    /// Writes the content as files to a new folder.
     fn place(&self, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder)?;
         match self {
@@ -213,7 +214,7 @@ impl Content {
             Self::Programs(programs) => {
                 for (path, program) in programs {
                     let to = folder.join(path);
-                    fs::create_dir_all(to.parent().context("it lies in the folder")?)?;
+                    fs::create_dir_all(to.parent().context("the path has no folder")?)?;
                     fs::copy(program, &to).with_context(|| format!("copying {}", program.display()))?;
                     fs::set_permissions(&to, fs::Permissions::from_mode(0o755))?;
                 }
@@ -238,7 +239,7 @@ impl Content {
     }
 }
 
-/// The layer in `file`, and its digest.
+/// Writes a layer to `file`; returns the file and its digest.
 fn write_layer(file: &Path, fill: impl FnOnce(&mut Layer) -> io::Result<()>) -> Result<(PathBuf, String)> {
     let mut layer = tar::Builder::new(Hashing { file: File::create(file)?, hash: Sha256::new() });
     layer.follow_symlinks(false);
@@ -261,7 +262,7 @@ fn append(out: &mut tar::Builder<impl Write>, name: &str, mode: u32, bytes: &[u8
 
 type Layer = tar::Builder<Hashing>;
 
-/// A file that knows the hash of what was written.
+/// A file, and the hash of the bytes written to it.
 struct Hashing {
     file: File,
     hash: Sha256,
@@ -285,22 +286,24 @@ mod tests {
     use std::io::Read as _;
 
     #[test]
-    fn a_folder_becomes_an_archive_whose_layer_has_the_hash_it_claims() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+    fn image_of_folder_has_layer_with_declared_digest() {
+        let folder = tempfile::tempdir().expect("temporary folder");
         let root = folder.path().join("root");
-        fs::create_dir_all(root.join("bin")).expect("writable");
-        fs::write(root.join("bin/program"), "program").expect("writable");
-        std::os::unix::fs::symlink("program", root.join("bin/link")).expect("writable");
+        fs::create_dir_all(root.join("bin")).expect("folder is created");
+        fs::write(root.join("bin/program"), "program").expect("file is written");
+        std::os::unix::fs::symlink("program", root.join("bin/link")).expect("file is written");
         let archive = folder.path().join("image.tar");
         let image = Image::of_folder("docker.io/local/t:1", &root).entrypoint(&["/bin/link"]).user(7);
-        image.write(&archive).expect("it is packed");
+        image.write(&archive).expect("image is packed");
 
         let mut files = std::collections::BTreeMap::new();
-        for entry in tar::Archive::new(File::open(&archive).expect("written")).entries().expect("a tar") {
-            let mut entry = entry.expect("whole");
-            let name = entry.path().expect("a name").display().to_string();
+        for entry in
+            tar::Archive::new(File::open(&archive).expect("file exists")).entries().expect("a tar archive")
+        {
+            let mut entry = entry.expect("entry is readable");
+            let name = entry.path().expect("entry has a path").display().to_string();
             let mut bytes = Vec::new();
-            entry.read_to_end(&mut bytes).expect("whole");
+            entry.read_to_end(&mut bytes).expect("entry is readable");
             files.insert(name, bytes);
         }
         let digest = hex(&Sha256::digest(&files["layer0.0.tar"]));
@@ -308,37 +311,44 @@ mod tests {
         assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{digest}"));
         assert_eq!(config["config"]["User"], "7");
         let mut layer = tar::Archive::new(&files["layer0.0.tar"][..]);
-        let link =
-            layer.entries().expect("a tar").flatten().find(|it| it.path().is_ok_and(|p| p.ends_with("link")));
-        assert!(link.expect("it is there").header().entry_type().is_symlink());
+        let link = layer
+            .entries()
+            .expect("a tar archive")
+            .flatten()
+            .find(|it| it.path().is_ok_and(|p| p.ends_with("link")));
+        assert!(link.expect("the link is in the layer").header().entry_type().is_symlink());
     }
 
     #[test]
-    fn a_vms_archive_names_folders() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+    fn archive_for_vm_holds_placeholder_layers() {
+        let folder = tempfile::tempdir().expect("temporary folder");
         let program = folder.path().join("program");
-        fs::write(&program, vec![1; 100_000]).expect("writable");
+        fs::write(&program, vec![1; 100_000]).expect("file is written");
         let payload = folder.path().join("payload");
-        fs::create_dir(&payload).expect("writable");
+        fs::create_dir(&payload).expect("file is written");
         let image = |name: &str| Image::of_disk(&format!("docker.io/local/{name}:1"), "sidecar");
         let images = [image("a"), image("b").with_programs(&[("usr/bin/program", &program)])];
-        Image::write_for_vm(&images, &payload, "/payload/x").expect("written");
-        assert_eq!(fs::metadata(payload.join("layers/0/usr/bin/program")).expect("placed").len(), 100_000);
-        let script = fs::read_to_string(payload.join("mount-layers.sh")).expect("written");
-        assert!(script.contains(MOUNTED), "both speak of one name");
-        let archive = fs::read(payload.join("images.tar")).expect("written");
+        Image::write_for_vm(&images, &payload, "/payload/x").expect("images are packed");
+        assert_eq!(
+            fs::metadata(payload.join("layers/0/usr/bin/program")).expect("file exists").len(),
+            100_000
+        );
+        let script = fs::read_to_string(payload.join("mount-layers.sh")).expect("file exists");
+        assert!(script.contains(MOUNTED), "the script looks for another marker: {script}");
+        let archive = fs::read(payload.join("images.tar")).expect("file exists");
         assert!(archive.len() < 50_000, "{}", archive.len());
         let text = String::from_utf8_lossy(&archive);
         assert_eq!(
             (text.matches("/images/sidecar").count(), text.matches("/payload/x/layers/0").count()),
             (2, 1)
         );
-        let error = Image::write_all(&images, &folder.path().join("all.tar")).expect_err("no VM has it");
-        assert!(error.to_string().contains("only VMs"), "{error}");
+        let error =
+            Image::write_all(&images, &folder.path().join("all.tar")).expect_err("an image needs a VM");
+        assert!(error.to_string().contains("VMs only"), "{error}");
     }
 
     #[test]
-    fn half_a_name_is_refused() {
+    fn reference_without_host_or_tag_is_refused() {
         for name in ["probe", "local/probe:1", "docker.io/local/probe"] {
             let image = Image::of_program(name, Path::new("/bin/true"));
             let error = image.check_name().unwrap_err();

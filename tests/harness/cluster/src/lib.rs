@@ -1,8 +1,8 @@
 //! A real Kubernetes on this machine, for tests: apiserver, etcd, controllers, scheduler, kubelets, containerd, runc, CNI,
-//! kube-proxy and CoreDNS, all built from Go modules by their pinned versions.
+//! kube-proxy and CoreDNS, built from Go modules at pinned versions.
 //!
 //! ```text
-//!        the machine's own network: tests, kubectl, helm
+//!        host network: tests, kubectl, helm
 //!                       │ 127.0.0.1, forwarded
 //!  ┌ hub ───────────────┴───────────────┐
 //!  │ etcd apiserver controllers         │
@@ -17,16 +17,18 @@
 //!  └──────────────────┘  └──────────────────┘
 //! ```
 //!
-//! - [`tools`] builds the programs, once, into the lab's cache.
-//! - [`machine`] makes hub and nodes: namespaces of their own for network, processes, mounts and host name. All that runs and
-//!   is mounted in a machine ends with its first process, so nothing can be left behind.
-//! - [`pki`], [`control_plane`], [`node`] are what runs there, [`daemon`] how.
-//! - [`vm`] adds VMs of the lab to the nodes.
-//! - [`Cluster`] brings it up and is what tests use; [`image`] makes images of folders.
-//! - [`product`] puts our programs into one: the only module that knows of desktops and streams.
+//! - [`tools`] builds the programs and keeps them in the lab's cache.
+//! - [`machine`] creates hub and nodes: namespaces for network, processes, mounts and host name. The kernel ends every process
+//!   and mount of a machine together with its first process.
+//! - [`instance`] is the handle of a running cluster or engine, which ends it.
+//! - [`pki`], [`control_plane`] and [`node`] configure the daemons; [`daemon`] runs them.
+//! - [`vm`] joins VMs of the lab as nodes.
+//! - [`Cluster`] is the API that tests use; [`image`] makes container images of folders.
+//! - [`suite`] runs tests that share one cluster.
+//! - [`product`] installs desktopstream in a cluster. No other module refers to desktops or streams.
 //!
-//! As networks are the clusters' own, several run side by side with the same addresses. No packet leaves the machine: there
-//! is no way out of the bridge.
+//! Every cluster has its own networks, so several run side by side with the same addresses. The bridge has no uplink: no
+//! packet leaves the host.
 
 mod addresses;
 pub mod cgroup;
@@ -35,11 +37,13 @@ mod control_plane;
 pub mod daemon;
 pub mod forward;
 pub mod image;
+pub mod instance;
 pub mod machine;
 mod node;
 mod pki;
 pub mod product;
-pub mod state;
+mod state;
+pub mod suite;
 pub mod tools;
 pub mod vm;
 
@@ -48,8 +52,8 @@ pub use daemon::Daemon;
 pub use image::Image;
 pub use lab::Result;
 
-/// Says what is being done, on stderr: stdout belongs to results.
-macro_rules! say {
-    ($($words:tt)*) => { eprintln!("cluster: {}", format_args!($($words)*)) };
+/// Prints progress to stderr; stdout is for results.
+macro_rules! progress {
+    ($($message:tt)*) => { eprintln!("cluster: {}", format_args!($($message)*)) };
 }
-pub(crate) use say;
+pub(crate) use progress;

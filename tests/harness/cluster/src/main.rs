@@ -1,4 +1,4 @@
-//! The test cluster for people: up, look around, down.
+//! `./x cluster`: test clusters on the command line.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use cluster::{Cluster, Config, Image, Result};
 
-/// A real Kubernetes on this machine, in network namespaces of its own
+/// A real Kubernetes on this machine, in its own network namespaces
 #[derive(Parser)]
+#[command(name = "x cluster")]
 struct Arguments {
-    /// Which cluster
+    /// Name of the cluster
     #[arg(long, global = true, default_value = "main")]
     name: String,
     #[command(subcommand)]
@@ -18,43 +19,43 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Bring it up and leave it running
+    /// Start a cluster and leave it running
     Up {
-        /// How many nodes
+        /// Number of nodes, 1 to 8
         #[arg(long, default_value_t = 1)]
         nodes: u8,
     },
-    /// End it
+    /// End the cluster and remove its state
     Down,
-    /// Build the programs ahead
+    /// Build the cluster's programs
     Build,
-    /// Which ones run
+    /// List the running clusters
     Status,
-    /// kubectl, with this cluster's kubeconfig
+    /// Run kubectl with the cluster's kubeconfig
     #[command(disable_help_flag = true)]
     Kubectl {
-        /// What kubectl is told
+        /// kubectl's arguments
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// helm, with this cluster's kubeconfig
+    /// Run helm with the cluster's kubeconfig
     #[command(disable_help_flag = true)]
     Helm {
-        /// What helm is told
+        /// helm's arguments
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Any command, with KUBECONFIG set and kubectl and helm in PATH: a shell, if none is named
+    /// Run a command, or a shell, with KUBECONFIG set and kubectl and helm in PATH
     Exec {
-        /// The command
+        /// The command and its arguments [default: $SHELL]
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Give an image, made of a folder, to all nodes
+    /// Import an image on all nodes
     Import {
-        /// Its name: docker.io/local/NAME:TAG
+        /// The image's reference: docker.io/local/NAME:TAG
         reference: String,
-        /// A root file system, or one static program
+        /// A folder with a root file system, or a static program
         from: PathBuf,
     },
 }
@@ -75,14 +76,13 @@ fn run(Arguments { name, command }: Arguments) -> Result<ExitCode> {
         Action::Down => Cluster::attach(&name)?.down()?,
         Action::Build => drop(cluster::tools::Tools::build()?),
         Action::Status => Cluster::running()?.iter().for_each(|name| println!("{name}")),
-        Action::Kubectl { arguments } => return hand_over(&name, "kubectl", &arguments),
-        Action::Helm { arguments } => return hand_over(&name, "helm", &arguments),
-        Action::Exec { arguments } => match arguments.split_first() {
-            Some((program, arguments)) => return hand_over(&name, program, arguments),
-            None => {
-                return hand_over(&name, &std::env::var("SHELL").unwrap_or_else(|_| "sh".to_owned()), &[]);
-            }
-        },
+        Action::Kubectl { arguments } => return run_command(&name, "kubectl", &arguments),
+        Action::Helm { arguments } => return run_command(&name, "helm", &arguments),
+        Action::Exec { arguments } => {
+            let shell = [std::env::var("SHELL").unwrap_or_else(|_| "sh".to_owned())];
+            let command = if arguments.is_empty() { &shell[..] } else { &arguments };
+            return run_command(&name, &command[0], &command[1..]);
+        }
         Action::Import { reference, from } => {
             let image = if from.is_dir() {
                 Image::of_folder(&reference, &from)
@@ -95,8 +95,8 @@ fn run(Arguments { name, command }: Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs it with our terminal; its exit status is ours.
-fn hand_over(name: &str, program: &str, arguments: &[String]) -> Result<ExitCode> {
+/// Runs a command on this process's terminal and returns its exit status.
+fn run_command(name: &str, program: &str, arguments: &[String]) -> Result<ExitCode> {
     let cluster = Cluster::attach(name)?;
     let status = cluster.command(program)?.args(arguments).status()?;
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))

@@ -1,4 +1,4 @@
-//! What runs in a node: containerd, kubelet, kube-proxy, and the files that tell them how.
+//! A node's daemons, containerd, kubelet and kube-proxy, and their configuration files.
 
 use std::fs;
 use std::path::Path;
@@ -14,10 +14,10 @@ use crate::machine::Machine;
 use crate::pki::Pki;
 use crate::tools::Tools;
 
-/// Within each node.
+/// Path of containerd's socket in each node.
 pub(crate) const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 
-/// A node and what it needs to know.
+/// A node to configure.
 pub(crate) struct Node<'a> {
     pub(crate) machine: &'a Machine,
     pub(crate) number: u8,
@@ -25,7 +25,7 @@ pub(crate) struct Node<'a> {
 }
 
 impl Node<'_> {
-    /// What runs without an apiserver.
+    /// containerd, which does not need the apiserver.
     pub(crate) fn containerd(&self, tools: &Tools) -> Result<Launch> {
         let network = self.machine.folder.join("cni");
         fs::create_dir_all(&network)?;
@@ -37,12 +37,12 @@ impl Node<'_> {
         Ok(Launch::new(Daemon::Containerd(self.number), self.machine, &arguments))
     }
 
-    /// What makes it one of the cluster's nodes.
-    pub(crate) fn members(&self, pki: &Pki) -> Result<[Launch; 2]> {
+    /// kubelet and kube-proxy.
+    pub(crate) fn kubernetes(&self, pki: &Pki) -> Result<[Launch; 2]> {
         let name = &self.machine.name;
         let folder = &self.machine.folder;
         let own = addresses::node(self.number);
-        // Pods with the node's own DNS have the cluster's, too: there is no other.
+        // Pods with `dnsPolicy: Default` also use the cluster's DNS server: the network has no other.
         let resolv = folder.join("resolv.conf");
         fs::write(&resolv, format!("nameserver {HUB}\n"))?;
 
@@ -71,8 +71,7 @@ impl Node<'_> {
 }
 
 pub(crate) fn containerd_config(plugins: &Path, network: &Path) -> String {
-    // Its own default reads images by way of erofs, needs a new mkfs.erofs for it, and without one leaves out the whole
-    // interface that kubelets use.
+    // By default containerd unpacks images with erofs, needs a recent mkfs.erofs for it, and without one disables the CRI plugin.
     format!(
         r#"version = 3
 root = "/var/lib/containerd"
@@ -99,8 +98,8 @@ conf_dir = "{}"
     )
 }
 
-/// Each pod is routed to by itself. On a bridge, packets between a node's own pods would bypass kube-proxy's rules unless
-/// the kernel has br_netfilter.
+/// CNI configuration with one route per pod. On a bridge, packets between pods of one node would bypass kube-proxy's rules
+/// unless the kernel has br_netfilter.
 pub(crate) fn network_of_pods(number: u8) -> Value {
     json!({
         "cniVersion": "1.0.0",
@@ -120,7 +119,7 @@ pub(crate) fn network_of_pods(number: u8) -> Value {
     })
 }
 
-/// Of a kubelet whose pods are under `cgroup`.
+/// Configuration of a kubelet whose pods are below `cgroup`.
 pub(crate) fn kubelet_config(authority: &str, cgroup: &str, resolv: &str) -> Value {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -137,14 +136,14 @@ pub(crate) fn kubelet_config(authority: &str, cgroup: &str, resolv: &str) -> Val
         "failCgroupV1": false,
         "failSwapOn": false,
         "enforceNodeAllocatable": [],
-        // A developer's disk is fuller than a server's, and its images are not a kubelet's to delete.
+        // A developer's disk is fuller than a server's, and its images are not the kubelet's to delete.
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "imageGCHighThresholdPercent": 100,
         "clusterDNS": [HUB],
         "clusterDomain": DOMAIN,
         "resolvConf": resolv,
         "nodeStatusUpdateFrequency": "5s",
-        // Its default is a folder in /usr, which it would make.
+        // The default is a folder in /usr, which the kubelet would create on the host.
         "volumePluginDir": "/var/lib/kubelet/volume-plugins",
     })
 }
@@ -159,13 +158,13 @@ pub(crate) fn proxy_config(kubeconfig: &str, name: &str, own: &str) -> Value {
         "hostnameOverride": name,
         "bindAddress": own,
         "healthzBindAddress": format!("{own}:10256"),
-        // The computer's, not ours to set.
+        // Zero keeps the host's settings.
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
         "iptables": {"minSyncPeriod": "0.2s"},
     })
 }
 
-/// Has a node's containerd load an image.
+/// Imports an image on a node.
 pub(crate) fn import(machine: &Machine, tools: &Tools, archive: &Path, reference: &str) -> Result<()> {
     let ctr = tools.program("ctr")?.display().to_string();
     let archive = archive.display().to_string();
@@ -174,7 +173,7 @@ pub(crate) fn import(machine: &Machine, tools: &Tools, archive: &Path, reference
         machine.run(&[&ctr, "--address", CONTAINERD_SOCKET, "-n", "k8s.io", "images", "list", "-q"])?;
     ensure!(
         listed.lines().any(|line| line == reference),
-        "{reference} was imported as something else:\n{listed}"
+        "{reference} was imported under another name:\n{listed}"
     );
     Ok(())
 }

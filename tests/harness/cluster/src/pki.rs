@@ -1,4 +1,4 @@
-//! Who may what: one authority, certificates for servers and clients, kubeconfigs that carry them. Made anew for each cluster.
+//! Certificates: a certificate authority per cluster, server and client certificates, and kubeconfigs that hold them.
 
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -15,10 +15,10 @@ use serde_json::json;
 
 use crate::addresses::{self, DOMAIN};
 
-/// The group that may do anything.
+/// The group with all permissions.
 const MASTERS: &str = "system:masters";
 
-/// The authority and what it issued, as files of a folder.
+/// The certificate authority. The certificates are files of `folder`.
 pub(crate) struct Pki {
     folder: PathBuf,
     authority: Issuer<'static, KeyPair>,
@@ -26,7 +26,7 @@ pub(crate) struct Pki {
 }
 
 impl Pki {
-    /// A new authority, the apiserver's certificate, and the key that signs service accounts' tokens.
+    /// Creates an authority, the apiserver's certificate, and the key that signs service account tokens.
     pub(crate) fn create(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let key = KeyPair::generate()?;
@@ -52,7 +52,7 @@ impl Pki {
         Ok(pki)
     }
 
-    /// A kubeconfig of a component, for use in the cluster's networks.
+    /// Writes the kubeconfig of a component that runs in the cluster's networks.
     pub(crate) fn kubeconfig(&self, user: &str, group: Option<&str>) -> Result<PathBuf> {
         let name = user.replace(':', "-");
         self.client(&name, user, group)?;
@@ -61,7 +61,7 @@ impl Pki {
         Ok(file)
     }
 
-    /// The administrator's certificate, for [`admin_kubeconfig`].
+    /// Issues the administrator's certificate, for [`admin_kubeconfig`].
     pub(crate) fn admin(&self) -> Result<()> {
         self.client("admin", "admin", Some(MASTERS))
     }
@@ -95,13 +95,13 @@ impl Pki {
         write_secret(&self.folder.join(name), pem.as_bytes())
     }
 
-    /// One of the files.
+    /// Path of a file.
     pub(crate) fn file(&self, name: &str) -> String {
         self.folder.join(name).display().to_string()
     }
 }
 
-/// A kubeconfig of the administrator's for an apiserver at that URL, out of the folder of a cluster's [`Pki`].
+/// Writes the administrator's kubeconfig for the apiserver at `server`. `folder` is the folder of a [`Pki`].
 pub(crate) fn admin_kubeconfig(folder: &Path, server: &str, file: &Path) -> Result<()> {
     write_kubeconfig(folder, "admin", server, file)
 }

@@ -1,15 +1,16 @@
-//! A cluster with our programs in it, installed by `operator install-manifests`, and words for what tests say of it. The one
-//! module that knows what we ship.
+//! A cluster in which desktopstream is installed, and the questions that tests ask it.
 
 pub mod api;
+pub mod chart;
 pub mod gpus;
 pub mod host_agent;
 pub mod http;
 pub mod images;
+mod installed;
 pub mod pods;
+pub mod rights;
 pub mod samples;
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -20,121 +21,108 @@ use serde_json::{Value, json};
 
 use crate::{Cluster, Config, Output};
 
-/// Long, for busy machines: the limits are for what hangs.
-pub const PATIENCE: Duration = Duration::from_secs(120);
-/// Our namespace.
-pub const SYSTEM: &str = "desktopstream";
+pub use installed::Installed;
 
-/// The cluster and our programs.
-pub struct Bed {
+/// Limit of each wait. Generous: it bounds conditions that never come, not slow machines.
+pub const TIMEOUT: Duration = Duration::from_secs(180);
+/// Namespace of the installation.
+pub const SYSTEM: &str = "desktopstream";
+/// Interval between two questions.
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A cluster, and the programs that are installed in it.
+pub struct Testbed {
     /// The cluster.
     pub cluster: Cluster,
-    /// Its apiserver.
+    /// The cluster's API.
     pub api: api::Api,
-    /// What runs in it, as files.
+    /// The programs, as files.
     pub programs: images::Programs,
 }
 
-impl Bed {
-    /// A cluster with images and GPUs in it, and the kinds.
+impl Testbed {
+    /// A cluster with the programs' images and simulated GPUs, in which nothing is installed.
     pub fn up(name: &str, nodes: u8) -> Result<Self> {
-        let programs = images::Programs::build(&[&["operator"], &["sidecar", "host-agent"]])?;
+        let operator = ["operator", "kubectl-desktopstream"];
+        let programs = images::Programs::build(&[&operator, &["sidecar", "host-agent"]])?;
         let cluster = Cluster::up(&Config::new(name).nodes(nodes))?;
         for node in 1..=nodes {
             gpus::make(&cluster, node)?;
         }
         images::import(&cluster, &programs)?;
-        Self::of(cluster, programs)
+        Self::new(cluster, programs)
     }
 
-    /// A cluster of one node without images, for operators that run beside it.
+    /// A cluster of one node without images, for operators that run beside the cluster.
     pub fn control_plane(name: &str) -> Result<Self> {
         let programs = images::Programs::build(&[&["operator"]])?;
-        Self::of(Cluster::up(&Config::new(name))?, programs)
+        Self::new(Cluster::up(&Config::new(name))?, programs)
     }
 
-    /// A cluster that has what it needs already.
-    pub fn of(cluster: Cluster, programs: images::Programs) -> Result<Self> {
-        Ok(Self { api: api::Api::of(&cluster)?, cluster, programs })
+    /// A testbed of a cluster that is up.
+    pub fn new(cluster: Cluster, programs: images::Programs) -> Result<Self> {
+        Ok(Self { api: api::Api::start(&cluster)?, cluster, programs })
     }
 
-    /// Installs operator and node-agent with these arguments, and waits until they work.
-    pub fn install(&self, more: &[&str]) -> Result<()> {
-        self.apply_manifests(more)?;
-        self.installed()
+    /// Installs operator and node-agents with `operator install-manifests` and these arguments; returns when they are ready.
+    pub fn install(&self, arguments: &[&str]) -> Result<()> {
+        self.apply_manifests(arguments)?;
+        self.await_installation()
     }
 
-    /// Applies the manifests.
-    pub fn apply_manifests(&self, more: &[&str]) -> Result<()> {
-        let yaml = self.manifests(more)?;
-        self.stdin(&["apply", "--server-side", "-f", "-"], &yaml)?.ok().context("installing")?;
+    /// Applies the manifests of `operator install-manifests`.
+    pub fn apply_manifests(&self, arguments: &[&str]) -> Result<()> {
+        let yaml = self.manifests(arguments)?;
+        self.cluster
+            .kubectl_with_input(&["apply", "--server-side", "-f", "-"], &yaml)?
+            .ok()
+            .context("installing")?;
         Ok(())
     }
 
-    /// What `install-manifests` prints.
-    pub fn manifests(&self, more: &[&str]) -> Result<String> {
+    /// Output of `operator install-manifests`.
+    pub fn manifests(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.programs.operator);
         command.args(["install-manifests", "--namespace", SYSTEM, "--image", images::OPERATOR]);
         command.args(["--sidecar-image", images::SIDECAR, "--pull-policy", "Never"]);
         command.args(["--dev", gpus::DEV, "--sys", gpus::SYS]);
         command.args(["--operator-arg=--poll=3s", "--node-arg=--reach-every=2s"]);
-        let output = command.args(more).output().context("starting operator")?;
+        let output = command.args(arguments).output().context("starting operator")?;
         ensure!(output.status.success(), "install-manifests: {}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Waits until the installation works.
-    pub fn installed(&self) -> Result<()> {
-        for what in ["deployment/desktopstream-operator", "daemonset/desktopstream-node"] {
-            let limit = format!("--timeout={}s", PATIENCE.as_secs());
+    /// Waits until operator and node-agents are rolled out and the apiserver calls the webhook.
+    pub fn await_installation(&self) -> Result<()> {
+        for workload in ["deployment/desktopstream-operator", "daemonset/desktopstream-node"] {
+            let limit = format!("--timeout={}s", TIMEOUT.as_secs());
             self.cluster
-                .kubectl(&["-n", SYSTEM, "rollout", "status", what, &limit])
+                .kubectl(&["-n", SYSTEM, "rollout", "status", workload, &limit])
                 .with_context(|| self.logs())?;
         }
         self.eventually("the apiserver trusts the webhook", || {
             for kind in ["validatingwebhookconfiguration", "mutatingwebhookconfiguration"] {
                 let found = self.get(&[kind, "desktopstream"])?;
-                let hooks = found["webhooks"].as_array().context("no hooks")?;
+                let hooks = found["webhooks"].as_array().context("no webhooks")?;
                 ensure!(
                     hooks.iter().all(|it| it["clientConfig"]["caBundle"].is_string()),
-                    "{kind}: not told yet"
+                    "{kind}: no caBundle yet"
                 );
             }
-            // Its Service may lead to it a moment later.
-            self.dry_run(&stream("asks", &no_gpu()))?.ok()?;
+            // The webhook's Service may be routed later.
+            self.dry_run(&stream("dry-run", &spec_without_gpu()))?.ok()?;
             Ok(())
         })
     }
 
-    /// Asks the apiserver to take this, without keeping it.
+    /// Creates an object with `--dry-run=server`.
     pub fn dry_run(&self, object: &Value) -> Result<Output> {
-        self.stdin(&["create", "--dry-run=server", "-f", "-"], &object.to_string())
+        self.cluster.kubectl_with_input(&["create", "--dry-run=server", "-f", "-"], &object.to_string())
     }
 
-    /// kubectl with an input.
-    pub fn stdin(&self, arguments: &[&str], input: &str) -> Result<Output> {
-        let mut command = self.cluster.command("kubectl")?;
-        let mut child = command
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let mut stdin = child.stdin.take().context("it has a stdin")?;
-        stdin.write_all(input.as_bytes())?;
-        drop(stdin);
-        let output = child.wait_with_output()?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok(Output {
-            status: output.status.code(),
-            stdout: text(&output.stdout),
-            stderr: text(&output.stderr),
-        })
-    }
-
-    /// What `kubectl get … -o json` says.
-    pub fn get(&self, what: &[&str]) -> Result<Value> {
-        match what {
+    /// `kubectl get ARGUMENTS -o json`, in `default` unless the arguments begin with `-n NAMESPACE`.
+    pub fn get(&self, arguments: &[&str]) -> Result<Value> {
+        match arguments {
             [kind, name] if !name.starts_with('-') => return self.api.get("default", kind, name),
             ["-n", namespace, kind, name] => return self.api.get(namespace, kind, name),
             [kind, "-l", labels] => return Ok(json!({"items": self.api.list("default", kind, labels)?})),
@@ -143,73 +131,103 @@ impl Bed {
             }
             _ => {}
         }
-        let text = self.cluster.kubectl(&[&["get", "-o", "json"], what].concat())?;
+        let text = self.cluster.kubectl(&[&["get", "-o", "json"], arguments].concat())?;
         Ok(serde_json::from_str(&text)?)
     }
 
-    /// Applies a stream with this spec.
-    pub fn stream(&self, name: &str, spec: &Value) -> Result<()> {
+    /// Applies a stream in `default`.
+    pub fn apply_stream(&self, name: &str, spec: &Value) -> Result<()> {
         self.cluster.apply(&stream(name, spec).to_string()).map(drop)
     }
 
-    /// Deletes streams, and waits until their pods are gone.
-    pub fn remove(&self, names: &[&str]) -> Result<()> {
-        self.cluster.kubectl(&[&["delete", "desktopstream"], names].concat())?;
+    /// Deletes streams in `default`; returns when their objects are deleted, so that their names can be used again.
+    pub fn delete_streams(&self, names: &[&str]) -> Result<()> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        self.cluster.kubectl(&[&["delete", "desktopstream", "--ignore-not-found"], names].concat())?;
         for name in names {
-            self.gone("pod", &format!("{name}-desktop"))?;
+            self.eventually(&format!("the objects of {name} are deleted"), || {
+                for kind in ["pod", "service", "secret", "networkpolicy"] {
+                    let left = self.api.list("default", kind, &format!("desktopstream.dev/stream={name}"))?;
+                    ensure!(left.is_empty(), "{} of kind {kind}", left.len());
+                }
+                Ok(())
+            })?;
         }
         Ok(())
     }
 
-    /// Waits until a stream's condition has this reason; its message.
-    pub fn reason(&self, name: &str, condition: &str, reason: &str) -> Result<String> {
-        self.eventually(&format!("{name}: {condition} because {reason}"), || {
+    /// Names of the streams in `default`.
+    pub fn streams(&self) -> Result<Vec<String>> {
+        let all = self.api.list("default", "desktopstream", "")?;
+        Ok(all.iter().filter_map(|it| it["metadata"]["name"].as_str().map(ToOwned::to_owned)).collect())
+    }
+
+    /// Checks that no stream is left in `default`.
+    pub fn check_no_streams(&self) -> Result<()> {
+        let left = self.streams()?;
+        ensure!(left.is_empty(), "the test left streams behind: {}", left.join(", "));
+        Ok(())
+    }
+
+    /// Waits until a stream's condition has this reason; returns the condition's message.
+    pub fn await_reason(&self, name: &str, kind: &str, reason: &str) -> Result<String> {
+        self.eventually(&format!("{name}: {kind} with reason {reason}"), || {
             let stream = self.api.get("default", "desktopstream", name)?;
-            let found = self::condition(&stream, condition);
-            ensure!(found["reason"] == reason, "it is {}", stream["status"]);
+            let found = condition(&stream, kind);
+            ensure!(found["reason"] == reason, "the status is {}", stream["status"]);
             Ok(found["message"].as_str().unwrap_or_default().to_owned())
         })
     }
 
-    /// Waits until an object is there.
-    pub fn object(&self, kind: &str, name: &str) -> Result<Value> {
+    /// Waits until a stream is ready with a frame path that satisfies its spec.
+    pub fn await_ready(&self, name: &str) -> Result<()> {
+        self.await_reason(name, "Ready", "PathSatisfied").map(drop)
+    }
+
+    /// Waits until an object in `default` exists.
+    pub fn await_object(&self, kind: &str, name: &str) -> Result<Value> {
         self.eventually(&format!("{kind} {name}"), || self.api.get("default", kind, name))
     }
 
-    /// Waits until an object is gone.
-    pub fn gone(&self, kind: &str, name: &str) -> Result<()> {
-        self.eventually(&format!("{kind} {name} gone"), || {
-            ensure!(!self.api.exists("default", kind, name)?, "it is there");
+    /// Waits until an object in `default` does not exist.
+    pub fn await_deleted(&self, kind: &str, name: &str) -> Result<()> {
+        self.eventually(&format!("{kind} {name} deleted"), || {
+            ensure!(!self.api.exists("default", kind, name)?, "it exists");
             Ok(())
         })
     }
 
-    /// Asks again until it is so; an error carries the last answer and what our programs logged.
-    pub fn eventually<T>(&self, what: &str, ask: impl FnMut() -> Result<T>) -> Result<T> {
-        self.eventually_within(PATIENCE, what, ask)
+    /// Repeats a question until it succeeds, for at most [`TIMEOUT`].
+    ///
+    /// # Errors
+    /// The last error, with the end of the programs' logs.
+    pub fn eventually<T>(&self, condition: &str, question: impl FnMut() -> Result<T>) -> Result<T> {
+        self.eventually_within(TIMEOUT, condition, question)
     }
 
-    /// The same with a limit of one's own.
+    /// The same with another limit.
     pub fn eventually_within<T>(
         &self,
         limit: Duration,
-        what: &str,
-        mut ask: impl FnMut() -> Result<T>,
+        condition: &str,
+        mut question: impl FnMut() -> Result<T>,
     ) -> Result<T> {
         let deadline = Instant::now() + limit;
         loop {
-            match ask() {
+            match question() {
                 Ok(answer) => return Ok(answer),
                 Err(error) if Instant::now() >= deadline => {
-                    let what = format!("{what}: not within {} s", limit.as_secs());
-                    return Err(error.context(what).context(self.logs()));
+                    let condition = format!("{condition}: not within {} s", limit.as_secs());
+                    return Err(error.context(condition).context(self.logs()));
                 }
-                Err(_) => sleep(Duration::from_millis(250)),
+                Err(_) => sleep(RETRY_INTERVAL),
             }
         }
     }
 
-    /// The ends of our programs' logs.
+    /// The list of pods, and the end of the logs of operator and node-agents.
     pub fn logs(&self) -> String {
         let of = |component: &str| {
             let selector = format!("app.kubernetes.io/component={component}");
@@ -221,71 +239,102 @@ impl Bed {
         format!("{}{}{}", pods.map(|it| it.stdout).unwrap_or_default(), of("operator"), of("node"))
     }
 
-    /// Who leads.
+    /// Pods of the operator.
+    pub fn operator_pods(&self) -> Result<Vec<Value>> {
+        self.api.list(SYSTEM, "pods", "app.kubernetes.io/component=operator")
+    }
+
+    /// The operator's Lease.
+    pub fn lease(&self) -> Result<Value> {
+        self.api.get(SYSTEM, "lease", "desktopstream-operator")
+    }
+
+    /// Identity of the leading operator, `POD_RANDOM`.
     pub fn leader(&self) -> Option<String> {
-        let lease = self.api.get(SYSTEM, "lease", "desktopstream-operator").ok()?;
+        let lease = self.lease().ok()?;
         lease["spec"]["holderIdentity"].as_str().filter(|it| !it.is_empty()).map(ToOwned::to_owned)
     }
 
-    /// As many operators in the cluster; waits until it is so.
+    /// Scales the operator's Deployment; returns when all replicas are ready and no other is left.
     pub fn scale(&self, replicas: u32) -> Result<()> {
         let count = format!("--replicas={replicas}");
         self.cluster.kubectl(&["-n", SYSTEM, "scale", "deployment/desktopstream-operator", &count])?;
-        self.eventually("the Deployment has them", || {
-            let selector = "app.kubernetes.io/component=operator";
-            let pods = self.api.list(SYSTEM, "pods", selector)?;
+        self.eventually(&format!("{replicas} operators"), || {
+            let pods = self.operator_pods()?;
             ensure!(pods.len() == replicas as usize, "{} pods", pods.len());
             ensure!(pods.iter().all(|pod| condition(pod, "Ready")["status"] == "True"), "not all ready");
             Ok(())
         })
     }
 
-    /// An operator beside the cluster, with the rights of the one inside and no others.
-    pub fn operator_outside(&self, identity: &str, more: &[&str]) -> Result<Outside> {
-        let token = self.cluster.kubectl(&["-n", SYSTEM, "create", "token", "desktopstream-operator"])?;
+    /// Writes a kubeconfig for a token; returns its path.
+    pub fn kubeconfig_with_token(&self, name: &str, token: &str) -> Result<PathBuf> {
         let mut config: Value = serde_json::from_slice(&std::fs::read(self.cluster.kubeconfig())?)?;
         config["users"][0]["user"] = json!({"token": token.trim()});
-        let file = self.cluster.folder()?.join(format!("{identity}.kubeconfig"));
+        let file = self.cluster.folder()?.join(format!("{name}.kubeconfig"));
         std::fs::write(&file, config.to_string())?;
+        Ok(file)
+    }
+
+    /// Writes a kubeconfig with the token of a node-agent; returns its path.
+    pub fn node_agent_kubeconfig(&self) -> Result<PathBuf> {
+        let pods = self.api.list(SYSTEM, "pods", "app.kubernetes.io/component=node")?;
+        let pod = pods.first().and_then(|pod| pod["metadata"]["name"].as_str()).context("no node-agent")?;
+        let bound = ["--bound-object-kind=Pod", "--bound-object-name", pod];
+        let arguments = [&["-n", SYSTEM, "create", "token", "desktopstream-node"], &bound[..]].concat();
+        self.kubeconfig_with_token("node-agent", &self.cluster.kubectl(&arguments)?)
+    }
+
+    /// Starts an operator beside the cluster, with the rights of the installed one.
+    pub fn start_operator(&self, identity: &str, arguments: &[&str]) -> Result<Operator> {
+        let token = self.cluster.kubectl(&["-n", SYSTEM, "create", "token", "desktopstream-operator"])?;
+        let kubeconfig = self.kubeconfig_with_token(identity, &token)?;
         let log = self.cluster.folder()?.join(format!("{identity}.log"));
         let out = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
-        let metrics = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let metrics = http::free_address()?;
         let mut command = Command::new(&self.programs.operator);
-        command.env("KUBECONFIG", &file).env("RUST_LOG", "info");
-        command.args([
-            "run",
-            "--namespace",
-            SYSTEM,
-            "--identity",
-            identity,
-            "--metrics",
-            &metrics.to_string(),
-        ]);
-        command.args(["--sidecar-image", images::SIDECAR, "--sidecar-pull-policy=Never"]).args(more);
+        command.env("KUBECONFIG", &kubeconfig).env("RUST_LOG", "info");
+        command
+            .args(["run", "--namespace", SYSTEM, "--identity", identity, "--metrics"])
+            .arg(metrics.to_string());
+        command.args(["--sidecar-image", images::SIDECAR, "--sidecar-pull-policy=Never"]).args(arguments);
         let child = command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).spawn()?;
-        Ok(Outside { child, log, metrics })
+        Ok(Operator { child, log, metrics })
     }
 }
 
-/// A process of ours; killed with this.
-pub struct Outside {
-    /// It.
+/// An operator process beside the cluster. Killed on drop.
+pub struct Operator {
+    /// The process.
     pub child: Child,
-    /// What it says.
+    /// Path of the log.
     pub log: PathBuf,
-    /// Where its numbers are.
+    /// Address of the metrics.
     pub metrics: std::net::SocketAddr,
 }
 
-impl Drop for Outside {
+impl Operator {
+    /// Waits until the operator leads and is ready.
+    pub fn await_leading(&self, bed: &Testbed) -> Result<()> {
+        bed.eventually("the operator leads", || {
+            let (status, body) = http::get(self.metrics, "/metrics", None)?;
+            let text = String::from_utf8(body)?;
+            ensure!(status == 200 && text.contains("desktopstream_operator_leader 1"), "it does not lead");
+            ensure!(http::get(self.metrics, "/readyz", None)?.0 == 200, "it is not ready");
+            Ok(())
+        })
+    }
+}
+
+impl Drop for Operator {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A stream as an object.
+/// A `DesktopStream` in `default`.
 pub fn stream(name: &str, spec: &Value) -> Value {
     json!({
         "apiVersion": "desktopstream.dev/v1alpha1", "kind": "DesktopStream",
@@ -293,32 +342,16 @@ pub fn stream(name: &str, spec: &Value) -> Value {
     })
 }
 
-/// A spec whose desktop needs no GPU, and that no node takes: for what needs no running pod.
-pub fn no_gpu() -> Value {
+/// A spec without a GPU whose pod no node accepts, for tests that need no running pod.
+pub fn spec_without_gpu() -> Value {
     json!({
         "desktop": {"image": images::DESKTOP, "imagePullPolicy": "Never", "nodeSelector": {"nowhere": "true"}},
-        "gpu": {"count": 0}, "encode": {"where": "Sidecar"},
+        "gpu": {"count": 0}, "encode": {"placement": "Sidecar"},
     })
 }
 
-/// A stream's or a pod's condition.
+/// The condition `kind` of an object; `null` if the object does not have it.
 pub fn condition(object: &Value, kind: &str) -> Value {
     let all = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
     all.into_iter().find(|it| it["type"] == kind).unwrap_or_default()
-}
-
-/// Tells how long the parts of a test took.
-pub struct Watch(Instant);
-
-impl Watch {
-    /// From now.
-    pub fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    /// This is done.
-    pub fn lap(&mut self, what: &str) {
-        println!("{:6.1} s  {what}", self.0.elapsed().as_secs_f64());
-        self.0 = Instant::now();
-    }
 }

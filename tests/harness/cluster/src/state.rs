@@ -1,5 +1,5 @@
-//! The folder of a cluster's state, and who it belongs to: what another process needs to find it, and to end it when its
-//! owner could not.
+//! The state of a cluster or engine on disk: the facts that another process needs to find it, and to end it when its owner was
+//! killed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,23 +11,23 @@ use lab::host::ProcessId;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
-use crate::{cgroup, say};
+use crate::{cgroup, progress};
 
-/// Folders that machines replace by their own: the state must not be hidden from them.
+/// Folders that each machine replaces by its own. State below them would be hidden from machines.
 const REPLACED: [&str; 3] = ["/var/lib", "/var/log", "/run"];
 
-/// What kind of thing lives in machines of its own.
+/// Kind of an instance.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// A Kubernetes cluster.
     #[default]
     Cluster,
-    /// A Docker Engine, of tests/harness/docker.
+    /// A Docker Engine of tests/harness/docker.
     Engine,
 }
 
 impl Kind {
-    /// In the cache; hidden, as it is none of its entries.
+    /// Folder in the cache. It is hidden, as it is not a cache entry.
     fn folder(self) -> &'static str {
         match self {
             Self::Cluster => ".clusters",
@@ -35,43 +35,54 @@ impl Kind {
         }
     }
 
-    /// What people call it, and how they end it.
-    fn words(self) -> (&'static str, &'static str) {
+    /// Noun for messages.
+    pub fn noun(self) -> &'static str {
         match self {
-            Self::Cluster => ("cluster", "./x cluster down"),
-            Self::Engine => ("engine", "./x docker down"),
+            Self::Cluster => "cluster",
+            Self::Engine => "engine",
+        }
+    }
+
+    /// Command of `./x` that starts and ends such instances.
+    pub fn command(self) -> &'static str {
+        match self {
+            Self::Cluster => "./x cluster",
+            Self::Engine => "./x docker",
         }
     }
 }
 
-/// What is known of a cluster; `cluster.json`.
+/// Content of `cluster.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct State {
-    /// Its name among those of its kind.
-    pub name: String,
-    /// What it is.
+pub(crate) struct State {
+    /// Name, unique per user and kind.
+    pub(crate) name: String,
     #[serde(default)]
-    pub kind: Kind,
-    /// The process with whose handle it ends; none when it was left running.
-    pub owner: Option<ProcessId>,
-    /// How many nodes it has.
-    pub nodes: u8,
-    /// The hub first.
-    pub machines: Vec<Machine>,
+    pub(crate) kind: Kind,
+    /// The process whose handle ends the instance; `None` if the instance was detached.
+    pub(crate) owner: Option<ProcessId>,
+    /// Number of nodes.
+    pub(crate) nodes: u8,
+    /// The machines, the hub first.
+    pub(crate) machines: Vec<Machine>,
 }
 
 impl State {
-    /// A fresh folder for one that doesn't run.
-    pub fn create(kind: Kind, name: &str, nodes: u8) -> Result<Self> {
-        let (word, down) = kind.words();
+    /// Creates an empty folder for an instance that does not run yet, after ending instances whose owner was killed.
+    ///
+    /// # Errors
+    /// If the name is invalid or in use.
+    pub(crate) fn create(kind: Kind, name: &str, nodes: u8) -> Result<Self> {
         ensure!(
             !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'),
-            "names are letters, digits and -"
+            "{name:?}: a name must consist of letters, digits and -"
         );
         sweep(kind)?;
         ensure!(
             Self::find(kind, name)?.is_none(),
-            "{word} {name} is up already: take another name, or end it with {down} --name {name}"
+            "{} {name} is already running: choose another name, or end it with {} down --name {name}",
+            kind.noun(),
+            kind.command()
         );
         let state = Self {
             name: name.to_owned(),
@@ -83,51 +94,51 @@ impl State {
         let folder = state.folder()?;
         ensure!(
             !REPLACED.iter().any(|replaced| folder.starts_with(replaced)),
-            "{}: nodes have folders of their own at {REPLACED:?}; set XDG_CACHE_HOME to somewhere else",
+            "{}: set XDG_CACHE_HOME to a folder outside of {REPLACED:?}, which machines replace by their own",
             folder.display()
         );
         if folder.exists() {
             fs::remove_dir_all(&folder).with_context(|| format!("clearing {}", folder.display()))?;
         }
         fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-        // The administrator's key is in it.
+        // The folder holds the administrator's key.
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
         state.save()?;
         Ok(state)
     }
 
-    /// The one of that name, if it runs.
-    pub fn find(kind: Kind, name: &str) -> Result<Option<Self>> {
-        Ok(Self::all(kind)?.into_iter().find(|state| state.name == name))
+    /// The running instance of that name.
+    pub(crate) fn find(kind: Kind, name: &str) -> Result<Option<Self>> {
+        Ok(Self::running(kind)?.into_iter().find(|state| state.name == name))
     }
 
-    /// All that run.
-    pub fn all(kind: Kind) -> Result<Vec<Self>> {
+    /// All running instances of a kind.
+    pub(crate) fn running(kind: Kind) -> Result<Vec<Self>> {
         Ok(known(kind)?.into_iter().filter(Self::is_running).collect())
     }
 
-    /// Where its machines' folders are.
-    pub fn folder(&self) -> Result<PathBuf> {
+    /// The folder that holds the machines' folders.
+    pub(crate) fn folder(&self) -> Result<PathBuf> {
         Ok(root(self.kind)?.join(&self.name))
     }
 
-    /// Writes down what has changed.
-    pub fn save(&self) -> Result<()> {
+    /// Writes `cluster.json`.
+    pub(crate) fn save(&self) -> Result<()> {
         let file = self.folder()?.join("cluster.json");
         let new = file.with_extension("new");
         fs::write(&new, serde_json::to_vec_pretty(self)?)?;
         fs::rename(&new, &file).with_context(|| format!("writing {}", file.display()))
     }
 
-    /// Its cgroup for the pods of a node.
-    pub fn cgroup(&self, number: u8) -> String {
+    /// Name of the parent cgroup of the pods of node `number`.
+    pub(crate) fn cgroup(&self, number: u8) -> String {
         let kind = if self.kind == Kind::Engine { "docker-" } else { "" };
         format!("desktopstream-{kind}{}-n{number}", self.name)
     }
 
-    /// Ends all that runs; its logs stay.
-    pub fn end(&self) -> Result<()> {
-        // Nodes first: a node that lost its apiserver would only complain.
+    /// Ends all machines. Their logs stay.
+    pub(crate) fn end(&self) -> Result<()> {
+        // Nodes first: a node without an apiserver fills its log with errors.
         for machine in self.machines.iter().rev() {
             machine.end();
         }
@@ -137,8 +148,8 @@ impl State {
         Ok(())
     }
 
-    /// Forgets all of it.
-    pub fn remove(&self) -> Result<()> {
+    /// Removes the folder.
+    pub(crate) fn remove(&self) -> Result<()> {
         let folder = self.folder()?;
         fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))
     }
@@ -148,24 +159,22 @@ impl State {
     }
 }
 
-/// Ends and forgets clusters whose owner died without doing so, and forgets what failed ones left.
+/// Ends instances whose owner was killed, and removes the folders that failed runs left.
 fn sweep(kind: Kind) -> Result<()> {
     for state in known(kind)? {
-        if state.owner.is_none_or(ProcessId::is_alive) && state.is_running() {
+        let detached = state.owner.is_none() && state.is_running();
+        // An owner that is alive may still be bringing its instance up.
+        if detached || state.owner.is_some_and(ProcessId::is_alive) {
             continue;
         }
-        if state.owner.is_some_and(ProcessId::is_alive) {
-            // On its way up, in another thread or process.
-            continue;
-        }
-        say!("{} {} has lost its owner: ending it", kind.words().0, state.name);
+        progress!("ending {} {}, whose process is gone", kind.noun(), state.name);
         state.end()?;
         state.remove()?;
     }
     Ok(())
 }
 
-/// All that have a `cluster.json` that we understand, running or not.
+/// All states with a readable `cluster.json`, running or not.
 fn known(kind: Kind) -> Result<Vec<State>> {
     let Ok(folders) = fs::read_dir(root(kind)?) else { return Ok(Vec::new()) };
     let files = folders.flatten().filter_map(|folder| fs::read(folder.path().join("cluster.json")).ok());

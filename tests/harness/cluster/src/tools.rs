@@ -1,7 +1,7 @@
-//! The programs: built from Go modules, once, and kept in the lab's cache under the hash of what pins them.
+//! The programs of clusters and engines: built from Go modules, and kept in the lab's cache under the hash of their pins.
 //!
-//! One go.mod per product under `tools/`, as their dependencies don't agree. A first build takes ten minutes of two
-//! processors, most of it Kubernetes.
+//! Each product has its own go.mod below `tools/`, as their dependencies conflict. The first build takes ten minutes on two
+//! cores, mostly for Kubernetes.
 
 use std::env;
 use std::ffi::OsString;
@@ -13,30 +13,30 @@ use anyhow::{Context, Result, bail, ensure};
 use lab::cache::Recipe;
 use lab::host;
 
-/// Raise it when how we build changes what comes out.
+/// Version of the build procedure: raise it when a change of this file changes the programs.
 const FORMAT: u32 = 1;
 
-/// Programs that share a go.mod.
+/// Programs with a common go.mod.
 #[derive(Debug, Clone, Copy)]
 pub struct Product {
-    /// The folder under `tools/`.
+    /// Folder below `tools/`.
     pub name: &'static str,
-    /// What to build: `tool` is go's word for the go.mod's tool lines.
+    /// Packages to build; `tool` stands for the go.mod's `tool` lines.
     pub packages: &'static str,
-    /// What its one program is called, where the package's name isn't good.
+    /// Name of the product's only program, if the package's name is not suitable.
     pub program: Option<&'static str>,
     /// Build tags.
     pub tags: &'static str,
-    /// Only runc is partly C.
+    /// True if cgo is needed (runc).
     pub cgo: bool,
-    /// Variables that hold a version, and the module whose version it is: what only a linker tells a program.
+    /// Variables that the linker sets to a version, and the module that has that version.
     pub stamps: &'static [(&'static str, &'static str)],
-    /// For its compiler, as `-gcflags` has it.
+    /// Value of `-gcflags`.
     pub compiler: Option<&'static str>,
 }
 
 impl Product {
-    /// All tools of `tools/NAME/go.mod`.
+    /// A product with all tools of `tools/NAME/go.mod`.
     pub const fn new(name: &'static str) -> Self {
         Self { name, packages: "tool", program: None, tags: "", cgo: false, stamps: &[], compiler: None }
     }
@@ -53,31 +53,35 @@ const PRODUCTS: [Product; 8] = [
     Product::new("kubernetes"),
 ];
 
-/// Where the programs are.
+/// Folders of built programs.
 #[derive(Debug, Clone)]
 pub struct Tools {
     folders: Vec<(&'static str, PathBuf)>,
 }
 
 impl Tools {
-    /// Builds what isn't built yet.
+    /// Builds all programs of a cluster that are not in the cache.
     pub fn build() -> Result<Self> {
         Self::of("cluster", &PRODUCTS)
     }
 
-    /// Builds some of them: for an engine that needs no cluster.
+    /// Builds some products of a cluster, for an engine.
     pub fn some(names: &[&str]) -> Result<Self> {
         let products: Vec<Product> =
             PRODUCTS.into_iter().filter(|product| names.contains(&product.name)).collect();
         Self::of("cluster", &products)
     }
 
-    /// Builds those of `tests/harness/CRATE/tools`.
+    /// Builds products of `tests/harness/CRATE/tools`.
     pub fn of(crate_name: &str, products: &[Product]) -> Result<Self> {
         let sources = lab::repository().join("tests/harness").join(crate_name).join("tools");
-        let made = products.iter().map(|product| {
+        let built = products.iter().map(|product| {
             let source = sources.join(product.name);
-            ensure!(source.is_dir(), "no {}: run it inside a clone of the repository", source.display());
+            ensure!(
+                source.is_dir(),
+                "{} does not exist: run this in a clone of the repository",
+                source.display()
+            );
             let mut recipe = Recipe::new(&format!("{crate_name}-{}", product.name), FORMAT)
                 .input("tags", product.tags.as_bytes());
             if let Some(flags) = product.compiler {
@@ -86,45 +90,48 @@ impl Tools {
             let recipe = recipe.path(&source)?;
             Ok((product.name, recipe.build(|folder| product.build(&source.canonicalize()?, folder))?))
         });
-        Ok(Self { folders: made.collect::<Result<_>>()? })
+        Ok(Self { folders: built.collect::<Result<_>>()? })
     }
 
-    /// These and those.
+    /// Merges two sets of programs.
     #[must_use]
     pub fn and(mut self, others: Self) -> Self {
         self.folders.extend(others.folders);
         self
     }
 
-    /// One program's file.
+    /// Path of a program.
+    ///
+    /// # Errors
+    /// If the program is not part of the products that were built.
     pub fn program(&self, name: &str) -> Result<PathBuf> {
         let found = self.folders.iter().map(|(_, folder)| folder.join(name)).find(|file| file.is_file());
         found.with_context(|| {
             format!(
-                "no program {name} was built: remove the cluster-* and docker-* folders with ./x clean, and build again"
+                "program {name} was not built: remove the cluster-* and docker-* folders with ./x clean, then build again"
             )
         })
     }
 
-    /// The folder of a product's programs.
+    /// Folder of a product's programs.
     pub(crate) fn folder(&self, product: &str) -> Result<&Path> {
         let found = self.folders.iter().find(|(name, _)| *name == product);
-        found.map(|(_, folder)| folder.as_path()).with_context(|| format!("no product {product}"))
+        found.map(|(_, folder)| folder.as_path()).with_context(|| format!("product {product} was not built"))
     }
 
-    /// A `PATH` with all of them first.
+    /// A `PATH` with these programs first.
     pub fn search_path(&self) -> Result<OsString> {
         let ours = self.folders.iter().map(|(_, folder)| folder.clone());
-        // Debian keeps iptables where only root looks.
+        // On Debian, iptables is in a folder that only root has in its PATH.
         let theirs = env::var_os("PATH").unwrap_or_default();
         let theirs = env::split_paths(&theirs).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
-        env::join_paths(ours.chain(theirs)).context("the cache's path has a colon: set XDG_CACHE_HOME")
+        env::join_paths(ours.chain(theirs)).context("the cache's path contains a colon: set XDG_CACHE_HOME")
     }
 }
 
 impl Product {
     fn build(&self, source: &Path, folder: &Path) -> Result<()> {
-        go_is_there()?;
+        check_go()?;
         if self.cgo {
             let seccomp = Command::new("pkg-config").args(["--exists", "libseccomp"]).status();
             ensure!(
@@ -136,7 +143,7 @@ impl Product {
         let mut output = folder.as_os_str().to_owned();
         output.push("/");
         output.push(self.program.unwrap_or_default());
-        // A copy, as the working tree may change under a build of minutes.
+        // The build works on a copy, as it takes minutes in which the working tree may change.
         let copy = folder.join("src");
         host::run(Command::new("cp").arg("-r").args([source, copy.as_path()]))?;
         let log = folder.join("build.log");
@@ -158,19 +165,19 @@ impl Product {
             .args(self.compiler.map(|flags| format!("-gcflags={flags}")))
             .arg(self.packages);
         host::run_logged(&mut go, &log)
-            .context("if modules could not be downloaded: is GOPROXY set, is the network up?")?;
+            .context("building with go; if modules could not be downloaded, check the network and GOPROXY")?;
         fs::remove_file(log)?;
         Ok(fs::remove_dir_all(copy)?)
     }
 
-    /// Kubernetes learns its version from its linker only, and a kubelet of version 0.0.0 is shunned.
+    /// Linker flags. Kubernetes takes its version from the linker only, and refuses kubelets of version 0.0.0.
     fn link_flags(&self, source: &Path) -> Result<String> {
         let mut flags = "-s -w".to_owned();
         if self.name == "kubernetes" {
             let version = pinned(&fs::read_to_string(source.join("go.mod"))?, "k8s.io/kubernetes")?;
             let mut parts = version.trim_start_matches('v').split('.');
             let (Some(major), Some(minor)) = (parts.next(), parts.next()) else {
-                bail!("{version}: not a version")
+                bail!("{version} is not a valid version")
             };
             for (name, value) in [("gitVersion", version.as_str()), ("gitMajor", major), ("gitMinor", minor)]
             {
@@ -200,9 +207,9 @@ fn pinned(go_mod: &str, module: &str) -> Result<String> {
     Ok(version.with_context(|| format!("{module} is not in go.mod"))?.to_owned())
 }
 
-fn go_is_there() -> Result<()> {
-    let remedy = "building the cluster's programs needs Go, 1.26.2 or newer: install it from https://go.dev/dl \
-                  (or by apt, from backports) and have it in PATH";
+fn check_go() -> Result<()> {
+    let remedy = "building the cluster's programs needs Go 1.26.2 or newer: install it from https://go.dev/dl \
+                  (or from Debian backports) and add it to PATH";
     let output = Command::new("go").args(["env", "GOVERSION"]).env("GOTOOLCHAIN", "local").output();
     let output = output.context(remedy)?;
     let version = String::from_utf8_lossy(&output.stdout);
@@ -216,18 +223,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_version_is_the_pinned_one() {
+    fn pinned_version_is_read_from_go_mod() {
         let go_mod =
             "module m\n\nrequire k8s.io/kubernetes v1.36.3\n\nrequire (\n\tk8s.io/kubernetes-x v9\n)\n";
-        assert_eq!(pinned(go_mod, "k8s.io/kubernetes").expect("it is there"), "v1.36.3");
+        assert_eq!(pinned(go_mod, "k8s.io/kubernetes").expect("module is required"), "v1.36.3");
         assert!(pinned(go_mod, "k8s.io/api").is_err());
     }
 
     #[test]
-    fn every_product_has_its_pins() {
+    fn each_product_has_a_go_mod_with_its_tools() {
         for product in PRODUCTS {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools").join(product.name);
-            let go_mod = fs::read_to_string(folder.join("go.mod")).expect("a go.mod");
+            let go_mod = fs::read_to_string(folder.join("go.mod")).expect("go.mod exists");
             assert_eq!(go_mod.contains("\ntool "), product.packages != "." && product.packages != "./...");
         }
     }

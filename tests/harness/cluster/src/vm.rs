@@ -1,7 +1,7 @@
-//! A VM as a node: its cable to the hub's bridge, the programs and images that it boots with, and what makes it a member.
+//! VMs of the lab as nodes of a cluster.
 //!
 //! ```text
-//! Cluster::cable(n) ─▶ lab::Network ─▶ Vm::boot, with Payload's folder ─▶ Cluster::join(n, vm)
+//! Cluster::connect_vm(n) ─▶ lab::Network ─▶ Vm::boot, with the payload of add_to_payload ─▶ Cluster::join(n, vm)
 //! ```
 
 use std::fs;
@@ -15,9 +15,10 @@ use crate::addresses::{self, HUB, MACHINES_PREFIX};
 use crate::cluster::Cluster;
 use crate::image::{Image, PAUSE, PROBE};
 use crate::node;
+use crate::progress;
 use crate::tools::Tools;
 
-/// What a node runs, and what these run.
+/// A node's programs, and the programs that these run.
 const PROGRAMS: [&str; 10] = [
     "containerd",
     "containerd-shim-runc-v2",
@@ -31,13 +32,16 @@ const PROGRAMS: [&str; 10] = [
     "portmap",
 ];
 const SCRIPT: &str = include_str!("vm/node.sh");
-/// In the payload.
+/// Folder in the payload.
 const FOLDER: &str = "node";
-/// In the guest, for this boot.
+/// Folder in the guest for the files of this boot.
 const FILES: &str = "/run/node";
-const PATIENCE: Duration = Duration::from_mins(3);
+/// Limit of each step on an emulated processor.
+const STEP_TIMEOUT: Duration = Duration::from_mins(6);
+/// Interval between two looks into the guest. Long, as each look takes time of an emulated processor.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Adds programs and images to a payload's folder; images on disks need those disks in the VM.
+/// Adds a node's programs and images to a payload folder. A VM that boots with images of disks needs those disks.
 pub fn add_to_payload(payload: &Path, tools: &Tools, images: &[Image]) -> Result<()> {
     let folder = payload.join(FOLDER);
     fs::create_dir_all(&folder)?;
@@ -51,7 +55,7 @@ pub fn add_to_payload(payload: &Path, tools: &Tools, images: &[Image]) -> Result
     Image::write_for_vm(&all, &folder, &format!("/payload/{FOLDER}"))
 }
 
-/// The name that the node of that number has.
+/// Name of node `number`.
 pub fn name(number: u8) -> String {
     format!("vm{number}")
 }
@@ -61,8 +65,9 @@ fn mac(number: u8) -> String {
 }
 
 impl Cluster {
-    /// Lays a cable for the VM that will be node `number`, which no machine of the cluster has, unless there is one.
-    pub fn cable(&self, number: u8) -> Result<Network> {
+    /// Creates the network interface of the VM that becomes node `number`, unless it exists. The number must not be that of
+    /// a machine.
+    pub fn connect_vm(&self, number: u8) -> Result<Network> {
         let (hub, interface) = (self.hub(), name(number));
         if hub.run(&["ip", "link", "show", &interface]).is_err() {
             hub.run(&["ip", "tuntap", "add", "dev", &interface, "mode", "tap"])?;
@@ -73,31 +78,32 @@ impl Cluster {
         Ok(Network { namespace: hub.network_file(), interface, mac: mac(number) })
     }
 
-    /// Makes a VM a node; returns when it is ready. It was booted with its cable and [`add_to_payload`]'s files.
+    /// Starts the node's daemons in a VM that was booted with its network and the payload of [`add_to_payload`]; returns when
+    /// the node is ready.
     pub fn join(&self, number: u8, vm: &Vm) -> Result<()> {
         let begin = Instant::now();
-        let told =
-            |step: &str| crate::say!("{:5.1} s  {}: {step}", begin.elapsed().as_secs_f64(), name(number));
+        let done =
+            |step: &str| progress!("{:5.1} s  {}: {step}", begin.elapsed().as_secs_f64(), name(number));
         let files = tempfile::tempdir()?;
         self.write_files(number, files.path())?;
         let guest = vm.guest();
         guest.copy_to(files.path(), FILES)?;
-        let run = |words: &str| guest.check(&format!("{FILES}/node {words}"));
-        run(&format!("cable {} {}/{MACHINES_PREFIX} {HUB}", mac(number), addresses::node(number)))?;
-        run("start containerd")?;
+        let node = |arguments: &str| guest.check(&format!("{FILES}/node {arguments}"));
+        node(&format!("network {} {}/{MACHINES_PREFIX} {HUB}", mac(number), addresses::node(number)))?;
+        node("start containerd")?;
         let ctr = format!("/payload/{FOLDER}/ctr --address {} version", node::CONTAINERD_SOCKET);
-        until("containerd", vm, || Ok(guest.exec(&ctr)?.success()))?;
-        told("containerd");
-        run("import")?;
-        told("images");
-        run("start kubelet")?;
-        run("start kube-proxy")?;
-        let node = name(number);
+        await_guest("containerd", vm, || Ok(guest.exec(&ctr)?.success()))?;
+        done("containerd");
+        node("import")?;
+        done("images");
+        node("start kubelet")?;
+        node("start kube-proxy")?;
+        let name = name(number);
         let ready = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
-        until(&format!("node {node}"), vm, || {
-            Ok(self.try_kubectl(&["get", "node", &node, "-o", ready])?.stdout == "True")
+        await_guest(&format!("node {name}"), vm, || {
+            Ok(self.try_kubectl(&["get", "node", &name, "-o", ready])?.stdout == "True")
         })?;
-        told("ready");
+        done("ready");
         Ok(())
     }
 
@@ -127,15 +133,14 @@ impl Cluster {
     }
 }
 
-/// Asks rarely: each answer is work for an emulated processor.
-fn until(what: &str, vm: &Vm, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so()? {
+fn await_guest(subject: &str, vm: &Vm, mut is_ready: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + STEP_TIMEOUT;
+    while !is_ready()? {
         if Instant::now() > deadline {
             let logs = vm.guest().exec("tail -n 15 /var/log/containerd.log /var/log/kubelet.log")?;
-            anyhow::bail!("{what}: not within {} s\n{}", PATIENCE.as_secs(), logs.stdout);
+            anyhow::bail!("{subject}: not ready after {} s\n{}", STEP_TIMEOUT.as_secs(), logs.stdout);
         }
-        std::thread::sleep(Duration::from_secs(1));
+        std::thread::sleep(RETRY_INTERVAL);
     }
     Ok(())
 }

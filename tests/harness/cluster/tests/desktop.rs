@@ -1,358 +1,438 @@
-//! Desktops that run: what is in their pods, what viewers see, what conditions say when something is wrong for real, and
-//! what nodes survive. The GPUs are made up (`product::gpus`), the picture is the sidecar's own.
+//! Running desktops: their pods and pictures, conditions of real faults, host-agents, and nodes that restart or drain. GPUs are
+//! simulated ([`cluster::product::gpus`]); the picture is the sidecar's test pattern.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
-use cluster::Daemon;
+use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
 use cluster::product::gpus::{self, GROUP};
 use cluster::product::host_agent::HostAgent;
 use cluster::product::pods::{self, pattern};
-use cluster::product::{self, Bed, SYSTEM, Watch, http};
+use cluster::product::{self, Installed, SYSTEM, TIMEOUT, condition, http};
+use cluster::suite::Suite;
+use cluster::{Daemon, tests};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const SIDECAR: &str = "desktopstream-sidecar";
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 
-#[test]
-#[ignore = "root, and minutes: brings a cluster up"]
-fn desktops_run_and_are_seen() {
-    let mut watch = Watch::start();
-    let mut bed = Bed::up("desktop", 2).expect("a cluster");
-    watch.lap("up");
-    bed.install(&[]).expect("installed");
-    watch.lap("installed");
-    nodes_say_what_they_have(&bed);
-    watch.lap("facts");
-    a_desktop_runs_with_its_gpu_and_no_other(&bed);
-    watch.lap("a desktop");
-    troubles_are_told(&bed);
-    watch.lap("troubles");
-    host_agents_come_and_go(&bed);
-    watch.lap("host-agents");
-    a_kubelet_may_restart(&mut bed);
-    watch.lap("kubelet restarted");
-    a_drained_node_is_left(&bed);
-    watch.lap("drained");
+fn main() -> ExitCode {
+    let up = || Installed::up("desktop", 2, &[]);
+    Suite::new()
+        .fixture(
+            up,
+            tests![
+                nodes_offer_shares_of_their_gpus,
+                desktop_streams_and_reports_its_frame_path,
+                desktop_pod_is_unprivileged_and_starts_its_sidecar_first,
+                desktop_opens_its_own_gpu_only,
+                viewers_get_a_moving_picture_with_the_token_only,
+                deleted_desktop_leaves_no_objects,
+                gpu_of_no_node_is_reported,
+                image_that_cannot_be_pulled_is_reported,
+                missing_config_map_is_reported,
+                ended_desktop_is_reported,
+                crashing_desktop_is_reported,
+                desktop_without_a_compositor_is_reported,
+                idle_stream_is_stopped_until_it_is_woken,
+                silent_sidecar_is_reported_until_it_answers,
+                crashing_sidecar_is_reported_and_the_desktop_runs_on,
+                stream_waits_for_a_host_agent_and_is_encoded_by_it,
+                full_host_agent_is_reported,
+                lost_host_agent_is_reported_and_the_sidecar_encodes,
+                host_agent_of_another_name_refuses_the_token,
+                expired_token_is_reported_and_renewed,
+                restarted_kubelet_keeps_desktops_and_offers_devices_again,
+                drained_node_moves_the_desktop,
+            ],
+        )
+        .main()
 }
 
-fn nodes_say_what_they_have(bed: &Bed) {
+fn nodes_offer_shares_of_their_gpus(bed: &Installed) -> Result<()> {
     for node in ["n1", "n2"] {
-        bed.eventually("it offers shares", || {
+        bed.eventually(&format!("{node} offers its GPUs"), || {
             let node = bed.get(&["node", node])?;
             let labels = &node["metadata"]["labels"];
-            anyhow::ensure!(labels["desktopstream.dev/render-gid"] == GROUP.to_string().as_str(), "{labels}");
-            anyhow::ensure!(labels["gpu.desktopstream.dev/virtio"] == "1", "{labels}");
-            anyhow::ensure!(labels["gpu.desktopstream.dev/intel"] == "1", "{labels}");
-            let has = &node["status"]["allocatable"];
+            ensure!(labels["desktopstream.dev/render-gid"] == GROUP.to_string().as_str(), "{labels}");
+            ensure!(labels["gpu.desktopstream.dev/virtio"] == "1", "{labels}");
+            ensure!(labels["gpu.desktopstream.dev/intel"] == "1", "{labels}");
+            let shares = &node["status"]["allocatable"];
             for (resource, count) in [("dri", "64"), ("dri-virtio", "32"), ("dri-intel-card", "32")] {
-                anyhow::ensure!(has[format!("desktopstream.dev/{resource}")] == count, "{resource}: {has}");
+                ensure!(shares[format!("desktopstream.dev/{resource}")] == count, "{resource}: {shares}");
             }
             Ok(())
-        })
-        .expect("told");
+        })?;
     }
+    Ok(())
 }
 
-fn a_desktop_runs_with_its_gpu_and_no_other(bed: &Bed) {
-    bed.stream("desk", &pattern(&json!({}))).expect("taken");
-    let both = pattern(&json!({"gpu": {"class": "Intel", "nodes": "RenderAndCard"}}));
-    bed.stream("both", &both).expect("taken");
-    bed.reason("desk", "Ready", "AsAsked").expect("ready");
-    bed.reason("both", "Ready", "AsAsked").expect("ready");
-    // The pattern needs no desktop: it may be there first.
-    for pod in ["pod/desk-desktop", "pod/both-desktop"] {
-        bed.cluster.wait("default", pod, "condition=Ready", product::PATIENCE).expect("both containers run");
-    }
-    let status = bed.get(&["desktopstream", "desk"]).expect("there")["status"].clone();
-    assert_eq!(
-        (&status["phase"], &status["capture"]["rung"]),
-        (&json!("Streaming"), &json!("Local")),
-        "{status}"
+/// Starts a desktop; returns its pod when both containers are ready. The sidecar streams before the desktop is ready.
+fn start(bed: &Installed, name: &str, changes: &Value) -> Result<Value> {
+    bed.apply_stream(name, &pattern(changes))?;
+    bed.await_ready(name)?;
+    let pod = format!("{name}-desktop");
+    bed.cluster.wait("default", &format!("pod/{pod}"), "condition=Ready", TIMEOUT)?;
+    bed.get(&["pod", &pod])
+}
+
+/// Runs the probe in a desktop.
+fn probe(bed: &Installed, name: &str, arguments: &[&str]) -> Result<cluster::Output> {
+    bed.cluster.exec("default", &format!("{name}-desktop"), "desktop", &[&["/probe"], arguments].concat())
+}
+
+fn desktop_streams_and_reports_its_frame_path(bed: &Installed) -> Result<()> {
+    start(bed, "desk", &json!({}))?;
+    let stream = bed.get(&["desktopstream", "desk"])?;
+    let status = &stream["status"];
+    ensure!(status["phase"] == "Streaming", "{status}");
+    let capture = &status["capture"];
+    ensure!(
+        capture["framePath"] == "Local" && capture["width"] == 320 && capture["height"] == 180,
+        "{capture}"
     );
-    assert_eq!(status["capture"]["size"], "320x180", "{status}");
-    assert_eq!(product::condition(&json!({"status": status}), "Streaming")["reason"], "ByLocalEncoder");
-
-    let pod = bed.get(&["pod", "desk-desktop"]).expect("there");
-    the_pod_is_modest(&pod);
-    let starts = ["desktopstream-sidecar", "desktop"].map(|name| {
-        let container = pods::container(&pod, name).expect("it runs");
-        container["state"]["running"]["startedAt"].as_str().expect("a time").to_owned()
-    });
-    assert!(starts[0] <= starts[1], "the sidecar is first: {starts:?}");
-
-    let probe = |pod: &str, words: &[&str]| {
-        bed.cluster.exec("default", pod, "desktop", &[&["/probe"], words].concat()).expect("kubectl runs")
-    };
-    let identity = probe("desk-desktop", &["id"]).ok().expect("it answers");
-    assert!(identity.contains("uid=1000 gid=1000") && identity.contains(&GROUP.to_string()), "{identity}");
-    assert_eq!(probe("desk-desktop", &["list", "/dev/dri"]).stdout, "renderD128\n");
-    assert_eq!(probe("desk-desktop", &["open", "/dev/dri/renderD128"]).ok().expect("its own"), "opened\n");
-    assert_eq!(probe("both-desktop", &["list", "/dev/dri"]).stdout, "card1\nrenderD129\n");
-    assert_eq!(probe("both-desktop", &["open", "/dev/dri/renderD129"]).ok().expect("its own"), "opened\n");
-    the_others_stay_shut(bed, &probe);
-
-    viewers_get_a_picture(bed);
-    bed.remove(&["desk", "both"]).expect("they go");
-    bed.eventually("nothing is left", || {
-        let kinds = "pods,services,secrets,networkpolicies,pvc,ingresses,endpointslices";
-        let left = bed.cluster.kubectl(&["get", kinds, "-l", "desktopstream.dev/stream", "-o", "name"])?;
-        anyhow::ensure!(left.trim().is_empty(), "{left}");
-        Ok(())
-    })
-    .expect("gone");
+    ensure!(condition(&stream, "Streaming")["reason"] == "ByLocalEncoder", "{status}");
+    bed.delete_streams(&["desk"])
 }
 
-fn the_pod_is_modest(pod: &Value) {
+fn desktop_pod_is_unprivileged_and_starts_its_sidecar_first(bed: &Installed) -> Result<()> {
+    let pod = start(bed, "desk", &json!({}))?;
     let spec = &pod["spec"];
     let text = spec.to_string();
-    assert!(!text.contains("\"privileged\":true") && !text.contains("hostPath"), "{spec}");
-    assert_eq!(spec["securityContext"]["runAsNonRoot"], true);
+    ensure!(!text.contains("\"privileged\":true") && !text.contains("hostPath"), "{spec}");
+    ensure!(spec["securityContext"]["runAsNonRoot"] == true, "{spec}");
     let all = ["initContainers", "containers"].map(|list| spec[list].as_array().cloned().unwrap_or_default());
     for container in all.iter().flatten() {
         let security = &container["securityContext"];
-        assert_eq!(security["allowPrivilegeEscalation"], false, "{container}");
-        assert_eq!(security["capabilities"]["drop"], json!(["ALL"]), "{container}");
+        ensure!(security["allowPrivilegeEscalation"] == false, "{container}");
+        ensure!(security["capabilities"]["drop"] == json!(["ALL"]), "{container}");
     }
+    let started = |name| -> Result<String> {
+        let container = pods::container(&pod, name)?;
+        let started = container["state"]["running"]["startedAt"].as_str();
+        Ok(started.with_context(|| format!("{name} is not running"))?.to_owned())
+    };
+    ensure!(started(SIDECAR)? <= started("desktop")?, "{} after {}", started(SIDECAR)?, started("desktop")?);
+    bed.delete_streams(&["desk"])
 }
 
-/// Device files that something puts into the container anyhow don't open: the kernel refuses, not their absence.
-fn the_others_stay_shut(bed: &Bed, probe: &impl Fn(&str, &[&str]) -> cluster::Output) {
-    let pid = pods::process(bed, "desk-desktop", "desktop").expect("it runs");
+fn desktop_opens_its_own_gpu_only(bed: &Installed) -> Result<()> {
+    start(bed, "virtio", &json!({}))?;
+    start(bed, "intel", &json!({"gpu": {"class": "Intel", "deviceNodes": "RenderAndCard"}}))?;
+    let identity = probe(bed, "virtio", &["id"])?.ok()?;
+    ensure!(identity.contains("uid=1000 gid=1000") && identity.contains(&GROUP.to_string()), "{identity}");
+    for (name, nodes, render) in [
+        ("virtio", "renderD128\n", "/dev/dri/renderD128"),
+        ("intel", "card1\nrenderD129\n", "/dev/dri/renderD129"),
+    ] {
+        let listed = probe(bed, name, &["list", "/dev/dri"])?.ok()?;
+        ensure!(listed == nodes, "{name}: {listed}");
+        let opened = probe(bed, name, &["open", render])?.ok()?;
+        ensure!(opened == "opened\n", "{name}: {opened}");
+    }
+    // Other device files are placed in the container: the device cgroup must deny them, not their absence.
+    let pid = pods::process(bed, "virtio-desktop", "desktop")?;
     let dev = std::path::PathBuf::from(format!("/proc/{pid}/root/dev"));
     for (name, number, opens) in [("own", gpus::FUSE, true), ("other", gpus::LOOP, false)] {
-        gpus::device_file(&dev.join(name), number).expect("made");
-        let output = probe("desk-desktop", &["open", &format!("/dev/{name}")]);
-        assert_eq!(output.success(), opens, "{name}: {}", output.stderr);
-        assert!(opens || output.stderr.contains("operation not permitted"), "{}", output.stderr);
+        gpus::device_file(&dev.join(name), number)?;
+        let output = probe(bed, "virtio", &["open", &format!("/dev/{name}")])?;
+        ensure!(output.success() == opens, "{name}: {output:?}");
+        ensure!(opens || output.stderr.contains("operation not permitted"), "{}", output.stderr);
     }
+    bed.delete_streams(&["virtio", "intel"])
 }
 
-fn viewers_get_a_picture(bed: &Bed) {
-    let service = bed.get(&["service", "desk-viewers"]).expect("there");
-    let address = service["spec"]["clusterIP"].as_str().expect("an address");
-    let way = bed.cluster.forward(format!("{address}:80").parse().expect("an address")).expect("it listens");
-    let token = bed.cluster.kubectl(&[
-        "get",
-        "secret",
-        "desk-viewer",
-        "-o",
-        "go-template={{.data.token | base64decode}}",
-    ]);
-    let token = token.expect("there");
-    let (status, _) = http::get(way.address(), "/snapshot.png", None).expect("it answers");
-    assert_eq!(status, 401, "not without the token");
-    let picture = || {
-        let (status, body) = http::get(way.address(), "/snapshot.png", Some(&token)).expect("it answers");
-        assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
-        assert!(body.starts_with(b"\x89PNG\r\n\x1a\n") && body.len() > 1000, "{} bytes", body.len());
-        let side = |at: usize| u32::from_be_bytes(body[at..at + 4].try_into().expect("four"));
-        assert_eq!((side(16), side(20)), (320, 180));
-        body
+fn viewers_get_a_moving_picture_with_the_token_only(bed: &Installed) -> Result<()> {
+    start(bed, "desk", &json!({}))?;
+    let service = bed.get(&["service", "desk-viewers"])?;
+    let address = service["spec"]["clusterIP"].as_str().context("the Service has no address")?;
+    let forward = bed.cluster.forward(format!("{address}:80").parse()?)?;
+    let template = "go-template={{.data.token | base64decode}}";
+    let token = bed.cluster.kubectl(&["get", "secret", "desk-viewer", "-o", template])?;
+    let (status, _) = http::get(forward.address(), "/snapshot.png", None)?;
+    ensure!(status == 401, "{status} without the token");
+    let picture = || -> Result<Vec<u8>> {
+        let (status, body) = http::get(forward.address(), "/snapshot.png", Some(&token))?;
+        ensure!(status == 200, "{status}: {}", String::from_utf8_lossy(&body));
+        ensure!(body.starts_with(PNG) && body.len() > 1000, "{} bytes", body.len());
+        let side = |at: usize| body[at..at + 4].try_into().map(u32::from_be_bytes);
+        ensure!((side(16)?, side(20)?) == (320, 180), "{}x{}", side(16)?, side(20)?);
+        Ok(body)
     };
-    let first = picture();
-    bed.eventually("the picture moves", || {
-        anyhow::ensure!(picture() != first, "still");
+    let first = picture()?;
+    bed.eventually("the picture changes", || {
+        ensure!(picture()? != first, "the same picture");
+        Ok(())
+    })?;
+    bed.delete_streams(&["desk"])
+}
+
+fn deleted_desktop_leaves_no_objects(bed: &Installed) -> Result<()> {
+    start(bed, "desk", &json!({}))?;
+    bed.delete_streams(&["desk"])?;
+    bed.eventually("no object is left", || {
+        let kinds = "pods,services,secrets,networkpolicies,pvc,ingresses,endpointslices";
+        let left = bed.cluster.kubectl(&["get", kinds, "-l", "desktopstream.dev/stream", "-o", "name"])?;
+        ensure!(left.trim().is_empty(), "{left}");
         Ok(())
     })
-    .expect("it moves");
 }
 
-/// Each for real.
-fn troubles_are_told(bed: &Bed) {
-    let none = json!({"gpu": {"class": "Amd"}});
-    let image = json!({"desktop": {"image": "docker.io/local/none:1"}});
-    let crash = json!({"desktop": {"args": ["nonsense"]}});
-    let frames = json!({"capture": {"source": "Wayland"}});
-    let idle = json!({"lifecycle": {"idleTimeout": "5s"}});
-    let config = json!({"desktop": {"env": [{"name": "X", "valueFrom": {"configMapKeyRef": {"name": "none", "key": "x"}}}]}});
-    for (name, changes) in [
-        ("none", none),
-        ("image", image),
-        ("crash", crash),
-        ("frames", frames),
-        ("config", config),
-        ("idle", idle),
-    ] {
-        bed.stream(name, &pattern(&changes)).expect("taken");
-    }
-    let ends = json!({
-        "desktop": {"podTemplate": {"spec": {
-            "restartPolicy": "Never",
-            "containers": [{"name": "desktop", "image": product::images::DESKTOP, "imagePullPolicy": "Never", "args": ["id"]}],
-        }}},
-        "gpu": {"count": 0}, "encode": {"where": "Sidecar"}, "capture": {"source": "TestPattern"},
+/// Checks that a stream with these changes gets a condition with this reason, whose message contains `part`.
+fn is_reported(bed: &Installed, name: &str, changes: &Value, expected: [&str; 3]) -> Result<()> {
+    let [kind, reason, part] = expected;
+    bed.apply_stream(name, &pattern(changes))?;
+    let message = bed.await_reason(name, kind, reason)?;
+    println!("         {reason}: {message}");
+    ensure!(message.contains(part), "{message}");
+    bed.delete_streams(&[name])
+}
+
+fn gpu_of_no_node_is_reported(bed: &Installed) -> Result<()> {
+    let expected = ["DevicesReady", "NoDeviceOnAnyNode", "desktopstream.dev/dri-amd"];
+    is_reported(bed, "none", &json!({"gpu": {"class": "Amd"}}), expected)
+}
+
+fn image_that_cannot_be_pulled_is_reported(bed: &Installed) -> Result<()> {
+    let image = "docker.io/local/none:1";
+    let changes = json!({"desktop": {"image": image}});
+    is_reported(bed, "image", &changes, ["DevicesReady", "ImageCannotBePulled", image])
+}
+
+fn missing_config_map_is_reported(bed: &Installed) -> Result<()> {
+    let variable = json!({"name": "X", "valueFrom": {"configMapKeyRef": {"name": "none", "key": "x"}}});
+    let changes = json!({"desktop": {"env": [variable]}});
+    is_reported(bed, "config", &changes, ["DevicesReady", "ContainerConfigError", "configmap"])
+}
+
+fn ended_desktop_is_reported(bed: &Installed) -> Result<()> {
+    let container = json!({"name": "desktop", "image": product::images::DESKTOP, "imagePullPolicy": "Never", "args": ["id"]});
+    let spec = json!({
+        "desktop": {"podTemplate": {"spec": {"restartPolicy": "Never", "containers": [container]}}},
+        "gpu": {"count": 0}, "encode": {"placement": "Sidecar"}, "capture": {"source": "TestPattern"},
     });
-    bed.stream("ends", &ends).expect("taken");
-    bed.stream("killed", &pattern(&json!({}))).expect("taken");
-    bed.stream("silent", &pattern(&json!({}))).expect("taken");
+    bed.apply_stream("ends", &spec)?;
+    let message = bed.await_reason("ends", "DevicesReady", "DesktopEnded")?;
+    println!("         DesktopEnded: {message}");
+    ensure!(message.contains("ended by itself"), "{message}");
+    bed.delete_streams(&["ends"])
+}
 
-    let told = |name: &str, condition: &str, reason: &str, part: &str| {
-        let message = bed.reason(name, condition, reason).expect(reason);
-        assert!(message.contains(part), "{name}: {message}");
-        println!("         {reason}: {message}");
-    };
-    told("none", "DevicesReady", "NoDeviceOnAnyNode", "desktopstream.dev/dri-amd");
-    told("image", "DevicesReady", "ImageCannotBePulled", "docker.io/local/none:1");
-    told("config", "DevicesReady", "ContainerConfigError", "configmap");
-    told("ends", "DevicesReady", "DesktopEnded", "ended by itself");
-    told("frames", "Capturing", "NoFrames", "sidecar doctor");
-    told("idle", "Ready", "Idle", "desktopstream.dev/wake");
-    bed.gone("pod", "idle-desktop").expect("it rests");
-    bed.cluster
-        .kubectl(&["annotate", "desktopstream", "idle", "desktopstream.dev/wake=1"])
-        .expect("as the message says");
-    bed.object("pod", "idle-desktop").expect("it woke");
+fn crashing_desktop_is_reported(bed: &Installed) -> Result<()> {
+    let changes = json!({"desktop": {"args": ["nonsense"]}});
+    is_reported(bed, "crash", &changes, ["Capturing", "DesktopCrashing", "exit code 1"])
+}
 
-    bed.reason("silent", "Ready", "AsAsked").expect("ready");
-    let pid = pods::process(bed, "silent-desktop", SIDECAR).expect("it runs");
-    pods::signal(pid, Signal::STOP).expect("stopped");
-    told("silent", "Streaming", "SidecarSilent", "does not answer");
-    pods::signal(pid, Signal::CONT).expect("goes on");
-    bed.reason("silent", "Ready", "AsAsked").expect("ready again");
+fn desktop_without_a_compositor_is_reported(bed: &Installed) -> Result<()> {
+    let changes = json!({"capture": {"source": "Wayland"}});
+    is_reported(bed, "frames", &changes, ["Capturing", "NoFrames", "doctor"])
+}
 
-    // A sidecar that dies whenever it starts.
-    bed.reason("killed", "Ready", "AsAsked").expect("ready");
-    bed.eventually("it is crashing", || {
+fn idle_stream_is_stopped_until_it_is_woken(bed: &Installed) -> Result<()> {
+    bed.apply_stream("idle", &pattern(&json!({"lifecycle": {"idleTimeoutSeconds": 5}})))?;
+    let message = bed.await_reason("idle", "Ready", "Idle")?;
+    ensure!(message.contains("desktopstream.dev/wake"), "{message}");
+    bed.await_deleted("pod", "idle-desktop")?;
+    bed.cluster.kubectl(&["annotate", "desktopstream", "idle", "desktopstream.dev/wake=1"])?;
+    bed.await_object("pod", "idle-desktop")?;
+    bed.delete_streams(&["idle"])
+}
+
+fn silent_sidecar_is_reported_until_it_answers(bed: &Installed) -> Result<()> {
+    start(bed, "silent", &json!({}))?;
+    let pid = pods::process(bed, "silent-desktop", SIDECAR)?;
+    pods::signal(pid, Signal::STOP)?;
+    let message = bed.await_reason("silent", "Streaming", "SidecarSilent")?;
+    println!("         SidecarSilent: {message}");
+    ensure!(message.contains("does not answer"), "{message}");
+    pods::signal(pid, Signal::CONT)?;
+    bed.await_ready("silent")?;
+    bed.delete_streams(&["silent"])
+}
+
+fn crashing_sidecar_is_reported_and_the_desktop_runs_on(bed: &Installed) -> Result<()> {
+    start(bed, "killed", &json!({}))?;
+    bed.eventually("the sidecar crashes at each start", || {
         if let Ok(pid) = pods::process(bed, "killed-desktop", SIDECAR) {
             pods::signal(pid, Signal::KILL)?;
         }
         let stream = bed.get(&["desktopstream", "killed"])?;
-        let found = product::condition(&stream, "Ready");
-        anyhow::ensure!(found["reason"] == "SidecarCrashing", "{found}");
+        let found = condition(&stream, "Ready");
+        ensure!(found["reason"] == "SidecarCrashing", "{found}");
         Ok(())
-    })
-    .expect("told");
-    let pod = bed.get(&["pod", "killed-desktop"]).expect("there");
-    assert_eq!(pods::container(&pod, "desktop").expect("there")["restartCount"], 0, "the desktop lives on");
-    told("crash", "Capturing", "DesktopCrashing", "exit code 1");
-    bed.remove(&["none", "image", "crash", "frames", "config", "idle", "ends", "killed", "silent"])
-        .expect("they go");
+    })?;
+    let pod = bed.get(&["pod", "killed-desktop"])?;
+    let restarts = pods::container(&pod, "desktop")?["restartCount"].clone();
+    ensure!(restarts == 0, "the desktop restarted {restarts} times");
+    bed.delete_streams(&["killed"])
 }
 
-fn host_agents_come_and_go(bed: &Bed) {
-    let by_host = |changes: Value| {
-        let mut spec = pattern(&json!({"encode": {"where": "HostAgent"}}));
-        spec["hostAgent"] = changes;
-        spec
-    };
-    bed.stream("paired", &by_host(json!({}))).expect("taken");
-    bed.reason("paired", "Paired", "NoHostAgent").expect("there is none");
-    // Found by itself, at the nodes' gateway.
+/// Spec of a stream that is encoded by a host-agent.
+fn on_host_agent() -> Value {
+    pattern(&json!({"encode": {"placement": "HostAgent"}, "hostAgent": {}}))
+}
+
+/// Runs `test` with a `HostAgent` that is found at the nodes' gateway.
+fn with_host_agent_object(bed: &Installed, test: impl FnOnce() -> Result<()>) -> Result<()> {
     let object = json!({
         "apiVersion": "desktopstream.dev/v1alpha1", "kind": "HostAgent", "metadata": {"name": "default"},
         "spec": {"capacity": 1},
     });
-    bed.cluster.apply(&object.to_string()).expect("taken");
-    bed.reason("paired", "Paired", "HostAgentUnreachable").expect("it doesn't run yet");
-    let agent = HostAgent::start(bed, "default").expect("it starts");
-    bed.reason("paired", "Paired", "Paired").expect("it is found");
-    bed.reason("paired", "Streaming", "ByPixels").expect("the host encodes");
-    let status = bed.get(&["desktopstream", "paired"]).expect("there")["status"].clone();
-    assert_eq!(
-        (&status["hostAgent"], &status["capture"]["rung"]),
-        (&json!("default"), &json!("Pixels")),
-        "{status}"
-    );
-    bed.eventually("the HostAgent knows", || {
-        let status = bed.get(&["hostagent", "default"])?["status"].clone();
-        anyhow::ensure!(status["streams"] == 1 && status["nodes"] == 2, "{status}");
-        Ok(())
+    bed.cluster.apply(&object.to_string())?;
+    test()?;
+    bed.cluster.kubectl(&["delete", "hostagent", "default"])?;
+    Ok(())
+}
+
+/// Starts a host-agent and a stream that is encoded by it.
+fn start_paired(bed: &Installed, name: &str) -> Result<HostAgent> {
+    let agent = HostAgent::start(bed, "default")?;
+    bed.apply_stream(name, &on_host_agent())?;
+    bed.await_reason(name, "Streaming", "ByPixels")?;
+    Ok(agent)
+}
+
+fn stream_waits_for_a_host_agent_and_is_encoded_by_it(bed: &Installed) -> Result<()> {
+    bed.apply_stream("paired", &on_host_agent())?;
+    bed.await_reason("paired", "Paired", "NoHostAgent")?;
+    with_host_agent_object(bed, || {
+        bed.await_reason("paired", "Paired", "HostAgentUnreachable")?;
+        let _agent = HostAgent::start(bed, "default")?;
+        bed.await_reason("paired", "Paired", "Paired")?;
+        bed.await_reason("paired", "Streaming", "ByPixels")?;
+        let status = bed.get(&["desktopstream", "paired"])?["status"].clone();
+        ensure!(status["hostAgentName"] == "default", "{status}");
+        ensure!(status["capture"]["framePath"] == "Pixels", "{status}");
+        bed.eventually("the HostAgent's status", || {
+            let status = bed.get(&["hostagent", "default"])?["status"].clone();
+            ensure!(status["streams"] == 1 && status["nodes"] == 2, "{status}");
+            Ok(())
+        })?;
+        bed.delete_streams(&["paired"])
     })
-    .expect("told");
-    bed.stream("second", &by_host(json!({}))).expect("taken");
-    bed.reason("second", "Paired", "HostAgentFull").expect("it has room for one");
-    bed.remove(&["second"]).expect("it goes");
-
-    drop(agent);
-    let message = bed.reason("paired", "Paired", "HostAgentGone").expect("told");
-    println!("         HostAgentGone: {message}");
-    bed.reason("paired", "Streaming", "NotByHostAgent").expect("the sidecar goes on");
-    let agent = HostAgent::start(bed, "other").expect("it starts");
-    let message = bed.reason("paired", "Paired", "TokenRefused").expect("told");
-    println!("         TokenRefused: {message}");
-    drop(agent);
-    let agent = HostAgent::start(bed, "default").expect("it starts");
-    bed.reason("paired", "Streaming", "ByPixels").expect("taken back");
-    bed.remove(&["paired"]).expect("it goes");
-    drop(agent);
-    a_token_may_expire(bed, &by_host);
-    bed.cluster.kubectl(&["delete", "hostagent", "default"]).expect("it goes");
 }
 
-/// Nobody renews it while the operator is away.
-fn a_token_may_expire(bed: &Bed, by_host: &impl Fn(Value) -> Value) {
-    // What a host-agent's clock may be wrong by.
-    const LEEWAY: Duration = Duration::from_secs(32);
-    const LIFE: Duration = Duration::from_secs(10);
-    bed.apply_manifests(&["--operator-arg=--token-life=10s"]).expect("taken");
-    bed.installed().expect("it works");
-    let agent = HostAgent::start(bed, "default").expect("it starts");
-    bed.stream("expires", &by_host(json!({}))).expect("taken");
-    bed.reason("expires", "Streaming", "ByPixels").expect("the host encodes");
-    bed.scale(0).expect("none");
-    std::thread::sleep(LIFE + LEEWAY);
-    drop(agent);
-    let _agent = HostAgent::start(bed, "default").expect("it starts again");
-    bed.scale(1).expect("one");
-    let message = bed.reason("expires", "Paired", "TokenExpired").expect("told");
-    println!("         TokenExpired: {message}");
-    bed.reason("expires", "Streaming", "ByPixels").expect("renewed");
-    bed.remove(&["expires"]).expect("it goes");
+fn full_host_agent_is_reported(bed: &Installed) -> Result<()> {
+    with_host_agent_object(bed, || {
+        let _agent = start_paired(bed, "first")?;
+        bed.apply_stream("second", &on_host_agent())?;
+        bed.await_reason("second", "Paired", "HostAgentFull")?;
+        bed.delete_streams(&["first", "second"])
+    })
 }
 
-fn a_kubelet_may_restart(bed: &mut Bed) {
-    let on = |node: &str| pattern(&json!({"desktop": {"nodeSelector": {"kubernetes.io/hostname": node}}}));
-    bed.stream("before", &on("n1")).expect("taken");
-    bed.reason("before", "Ready", "AsAsked").expect("ready");
-    // A pod whose containers don't all run yet is a new one to the new kubelet, which has no device for it yet.
-    bed.cluster
-        .wait("default", "pod/before-desktop", "condition=Ready", product::PATIENCE)
-        .expect("both run");
-    let before = bed.get(&["pod", "before-desktop"]).expect("there");
-    bed.cluster.stop(Daemon::Kubelet(1)).expect("it stops");
-    bed.cluster.start(Daemon::Kubelet(1)).expect("it starts");
-    bed.stream("after", &on("n1")).expect("taken");
-    bed.reason("after", "Ready", "AsAsked").expect("the device is back");
-    bed.eventually("both are well", || {
+fn lost_host_agent_is_reported_and_the_sidecar_encodes(bed: &Installed) -> Result<()> {
+    with_host_agent_object(bed, || {
+        drop(start_paired(bed, "lost")?);
+        let message = bed.await_reason("lost", "Paired", "HostAgentGone")?;
+        println!("         HostAgentGone: {message}");
+        bed.await_reason("lost", "Streaming", "NotByHostAgent")?;
+        let _agent = HostAgent::start(bed, "default")?;
+        bed.await_reason("lost", "Streaming", "ByPixels")?;
+        bed.delete_streams(&["lost"])
+    })
+}
+
+fn host_agent_of_another_name_refuses_the_token(bed: &Installed) -> Result<()> {
+    with_host_agent_object(bed, || {
+        drop(start_paired(bed, "refused")?);
+        let agent = HostAgent::start(bed, "other")?;
+        let message = bed.await_reason("refused", "Paired", "TokenRefused")?;
+        println!("         TokenRefused: {message}");
+        drop(agent);
+        let _agent = HostAgent::start(bed, "default")?;
+        bed.await_reason("refused", "Streaming", "ByPixels")?;
+        bed.delete_streams(&["refused"])
+    })
+}
+
+/// The operator, which renews tokens, is stopped until the token has expired on the host-agent's clock, too.
+fn expired_token_is_reported_and_renewed(bed: &Installed) -> Result<()> {
+    /// More than the clock difference that a host-agent tolerates.
+    const LEEWAY: u64 = 32;
+    bed.apply_manifests(&["--operator-arg=--token-life=10s"])?;
+    bed.await_installation()?;
+    with_host_agent_object(bed, || {
+        let agent = start_paired(bed, "expires")?;
+        bed.scale(0)?;
+        let expiry = token_expiry(bed, "expires")?;
+        while unix_time()? <= expiry + LEEWAY {
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        drop(agent);
+        let _agent = HostAgent::start(bed, "default")?;
+        bed.scale(1)?;
+        let message = bed.await_reason("expires", "Paired", "TokenExpired")?;
+        println!("         TokenExpired: {message}");
+        bed.await_reason("expires", "Streaming", "ByPixels")?;
+        bed.delete_streams(&["expires"])
+    })?;
+    bed.reinstall()
+}
+
+/// Claim `exp` of a stream's host-agent token, in seconds since 1970.
+fn token_expiry(bed: &Installed, name: &str) -> Result<u64> {
+    let secret = format!("{name}-host-agent");
+    let template = "go-template={{.data.token | base64decode}}";
+    let token = bed.cluster.kubectl(&["get", "secret", &secret, "-o", template])?;
+    let claims = token.split('.').nth(1).context("the token is not a JWT")?;
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(claims)?;
+    let claims: Value = serde_json::from_slice(&claims)?;
+    claims["exp"].as_u64().with_context(|| format!("no expiry in {claims}"))
+}
+
+fn unix_time() -> Result<u64> {
+    Ok(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs())
+}
+
+fn restarted_kubelet_keeps_desktops_and_offers_devices_again(bed: &mut Installed) -> Result<()> {
+    let on_n1 = json!({"desktop": {"nodeSelector": {"kubernetes.io/hostname": "n1"}}});
+    let before = start(bed, "before", &on_n1)?;
+    bed.cluster.stop(Daemon::Kubelet(1))?;
+    bed.cluster.start(Daemon::Kubelet(1))?;
+    start(bed, "after", &on_n1)?;
+    bed.eventually("both streams are ready", || {
         let stream = bed.get(&["desktopstream", "before"])?;
-        anyhow::ensure!(product::condition(&stream, "Ready")["status"] == "True", "{}", stream["status"]);
+        ensure!(condition(&stream, "Ready")["status"] == "True", "{}", stream["status"]);
         Ok(())
-    })
-    .expect("well");
-    let after = bed.get(&["pod", "before-desktop"]).expect("there");
+    })?;
+    let after = bed.get(&["pod", "before-desktop"])?;
     let events = ["get", "events", "--field-selector", "involvedObject.name=before-desktop"];
-    let events = bed.cluster.kubectl(&events).expect("listed");
-    // Now and then a kubelet refuses what runs, as its devices are not back yet (`OutOf…`): then there is a new one.
+    let events = bed.cluster.kubectl(&events)?;
+    // A kubelet may admit its pods again before device plugins are registered. It then refuses a running pod (`OutOf…`), and the
+    // operator replaces the pod.
     let refused = events.contains("OutOfdesktopstream.dev") || events.contains("UnexpectedAdmissionError");
-    assert!(refused || after["metadata"]["uid"] == before["metadata"]["uid"], "{events}\n{}", bed.logs());
+    let same = after["metadata"]["uid"] == before["metadata"]["uid"];
+    ensure!(refused || same, "the pod was replaced: {events}\n{}", bed.logs());
     for name in ["desktop", SIDECAR] {
-        let restarts = pods::container(&after, name).expect("it runs")["restartCount"].clone();
-        assert_eq!(restarts, 0, "{name}");
+        let restarts = pods::container(&after, name)?["restartCount"].clone();
+        ensure!(restarts == 0, "{name} restarted {restarts} times");
     }
-    let logs =
-        bed.cluster.kubectl(&["-n", SYSTEM, "logs", "-l", "app.kubernetes.io/component=node", "--tail=-1"]);
-    assert!(logs.expect("it has a log").contains("the kubelet is another one"));
-    bed.remove(&["before", "after"]).expect("they go");
+    let log = ["-n", SYSTEM, "logs", "-l", "app.kubernetes.io/component=node", "--tail=-1"];
+    let log = bed.cluster.kubectl(&log)?;
+    ensure!(log.contains(KUBELET_RESTARTED), "the node-agent did not notice the restart: {log}");
+    bed.delete_streams(&["before", "after"])
 }
 
-fn a_drained_node_is_left(bed: &Bed) {
-    bed.stream("moves", &pattern(&json!({}))).expect("taken");
-    bed.reason("moves", "Ready", "AsAsked").expect("ready");
-    let from = bed.get(&["desktopstream", "moves"]).expect("there")["status"]["node"]
-        .as_str()
-        .expect("a node")
-        .to_owned();
-    let drain = ["drain", &from, "--ignore-daemonsets", "--force", "--delete-emptydir-data", "--timeout=60s"];
-    bed.cluster.kubectl(&drain).expect("drained");
-    bed.eventually("it runs on the other", || {
+/// The node-agent's log message about a new kubelet socket.
+const KUBELET_RESTARTED: &str = "kubelet restarted";
+
+fn drained_node_moves_the_desktop(bed: &Installed) -> Result<()> {
+    start(bed, "moves", &json!({}))?;
+    let node = |stream: &Value| stream["status"]["nodeName"].as_str().map(ToOwned::to_owned);
+    let from = node(&bed.get(&["desktopstream", "moves"])?).context("the status has no node")?;
+    let options = ["--ignore-daemonsets", "--force", "--delete-emptydir-data", "--timeout=180s"];
+    bed.cluster.kubectl(&[&["drain", &from], &options[..]].concat())?;
+    bed.eventually("the desktop runs on the other node", || {
         let stream = bed.get(&["desktopstream", "moves"])?;
-        anyhow::ensure!(stream["status"]["node"] != from.as_str(), "{}", stream["status"]);
-        anyhow::ensure!(product::condition(&stream, "Ready")["status"] == "True", "{}", stream["status"]);
+        ensure!(node(&stream).is_some_and(|to| to != from), "{}", stream["status"]);
+        ensure!(condition(&stream, "Ready")["status"] == "True", "{}", stream["status"]);
         Ok(())
-    })
-    .expect("moved");
-    let events = bed.cluster.kubectl(&["get", "events.events.k8s.io", "-o", "json"]).expect("listed");
-    assert!(events.contains("NodeGone"), "an Event says so");
-    bed.cluster.kubectl(&["uncordon", &from]).expect("back");
-    bed.remove(&["moves"]).expect("it goes");
+    })?;
+    let events = bed.cluster.kubectl(&["get", "events.events.k8s.io", "-o", "json"])?;
+    ensure!(events.contains("NodeGone"), "no Event NodeGone: {events}");
+    bed.cluster.kubectl(&["uncordon", &from])?;
+    bed.delete_streams(&["moves"])
 }

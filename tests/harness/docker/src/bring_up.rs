@@ -1,4 +1,4 @@
-//! From nothing to an engine that answers.
+//! Creates an engine and waits until it answers.
 
 use std::ffi::OsString;
 use std::fs;
@@ -6,87 +6,77 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Child;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use cluster::daemon::{Daemon, Launch, Running};
+use cluster::daemon::{Daemon, Launch};
+use cluster::instance::{Instance, Kind};
 use cluster::machine::Machine;
-use cluster::state::{Kind, State};
 use cluster::tools::Tools;
 use cluster::{Image, cgroup};
 use lab::host;
 
 use crate::engine::{Engine, SOCKET, Version};
-use crate::{say, seed, tools};
+use crate::{progress, seed, tools};
 
-/// Long, for busy machines: the limit is for what hangs.
-const PATIENCE: Duration = Duration::from_mins(2);
-/// Within the machine.
+/// Limit of each step. Generous: it bounds steps that hang, not slow machines.
+const STEP_TIMEOUT: Duration = Duration::from_mins(4);
+/// Interval between two looks.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+/// Path of containerd's socket in the machine.
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
-/// A small program that tests run in containers; in each engine from the start.
+/// Image of the test program `tests/harness/cluster/tools/images/probe`. Present on each engine.
 pub const PROBE: &str = cluster::image::PROBE;
 
-/// What an engine begins with.
+/// Initial content of an engine's disk.
 pub(crate) enum Disk {
-    /// Nothing; it has this computer's room.
+    /// Empty, on the host's disk.
     Empty,
-    /// Nothing, and so many MiB, in memory.
+    /// Empty, in memory, with this many MiB.
     Small(u32),
-    /// What another one had.
+    /// A copy of this cache entry of [`seed`].
     Like(PathBuf),
 }
 
 pub(crate) fn run(name: &str, version: Version, disk: &Disk) -> Result<Engine> {
-    check_the_computer(version)?;
+    check_host(version)?;
     let tools = tools::build(version)?;
     let started = Instant::now();
-    let mut state = State::create(Kind::Engine, name, 1)?;
-    let folder = state.folder()?;
-    cgroup::create(&state.cgroup(1))?;
-    let made = Machine::start("engine", &folder.join("engine"));
-    let (machine, holder) = match made {
-        Ok(made) => made,
-        Err(error) => {
-            let _ = state.end();
-            let _ = state.remove();
-            return Err(error);
-        }
-    };
-    state.machines.push(machine.clone());
-    // From here on its end is its handle's.
-    let mut engine = Engine::new(state, tools, version, Some(holder));
-    engine.save()?;
+    let mut instance = Instance::create(Kind::Engine, name, 1)?;
+    let folder = instance.folder()?;
+    cgroup::create(&instance.cgroup(1))?;
+    let machine = instance.start_machine("engine")?;
+    let mut engine = Engine::new(instance, tools, version)?;
     match disk {
         Disk::Empty => {}
         Disk::Small(mib) => {
             let size = format!("size={mib}m,mode=755");
             machine.run(&["mount", "-t", "tmpfs", "-o", &size, "tmpfs", "/var/lib"])?;
         }
-        Disk::Like(entry) => seed::lay(entry, &machine.outside("/var/lib"))?,
+        Disk::Like(entry) => seed::copy(entry, &machine.outside("/var/lib"))?,
     }
     link_plugins(&folder, engine.tools())?;
     let path = daemon_path(engine.tools(), version)?;
     write_config(&machine, &engine)?;
     let config = machine.folder.join("containerd.toml").display().to_string();
-    engine
-        .daemons
-        .push(Launch::new(Daemon::Containerd(1), &machine, &["--config".to_owned(), config]).start(&path)?);
-    await_file(&mut engine, &machine.outside(CONTAINERD), "containerd")?;
+    let containerd = Launch::new(Daemon::Containerd(1), &machine, &["--config".to_owned(), config]);
+    engine.start_daemon(containerd, &path)?;
+    await_file(&engine, &machine.outside(CONTAINERD), "containerd")?;
     let config = machine.folder.join("daemon.json").display().to_string();
     let dockerd = ["--config-file".to_owned(), config];
-    engine.daemons.push(Launch::new(Daemon::Dockerd, &machine, &dockerd).start(&path)?);
-    await_answer(&mut engine)?;
+    engine.start_daemon(Launch::new(Daemon::Dockerd, &machine, &dockerd), &path)?;
+    await_answer(&engine)?;
     engine.load(&Image::of_program(PROBE, &engine.tools().program("probe")?))?;
-    say!("engine {name} is up after {:.1} s", started.elapsed().as_secs_f64());
+    engine.mark_complete();
+    progress!("engine {name} is up after {:.1} s", started.elapsed().as_secs_f64());
     Ok(engine)
 }
 
-/// Until it answers, after a start of its own or ours.
-pub(crate) fn await_answer(engine: &mut Engine) -> Result<()> {
+/// Waits until dockerd answers a ping.
+pub(crate) fn await_answer(engine: &Engine) -> Result<()> {
     let socket = engine.socket();
-    await_that(engine, "dockerd", || {
+    await_step(engine, "dockerd", || {
         let answer = ping(&socket);
         Ok(match answer {
             Ok(answer) if answer.starts_with("HTTP/1.0 200") || answer.starts_with("HTTP/1.1 200") => None,
@@ -96,27 +86,25 @@ pub(crate) fn await_answer(engine: &mut Engine) -> Result<()> {
     })
 }
 
-fn await_file(engine: &mut Engine, file: &Path, what: &str) -> Result<()> {
-    await_that(engine, what, || Ok((!file.exists()).then(|| format!("no {}", file.display()))))
+fn await_file(engine: &Engine, file: &Path, subject: &str) -> Result<()> {
+    await_step(engine, subject, || Ok((!file.exists()).then(|| format!("{} does not exist", file.display()))))
 }
 
-fn await_that(
-    engine: &mut Engine,
-    what: &str,
-    mut objection: impl FnMut() -> Result<Option<String>>,
+/// Calls `obstacle` until it returns `None`. An error carries the last obstacle.
+fn await_step(
+    engine: &Engine,
+    subject: &str,
+    mut obstacle: impl FnMut() -> Result<Option<String>>,
 ) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while let Some(objection) = objection()? {
-        engine
-            .daemons
-            .iter_mut()
-            .try_for_each(Running::check)
-            .with_context(|| format!("waiting for {what}"))?;
+    let deadline = Instant::now() + STEP_TIMEOUT;
+    while let Some(obstacle) = obstacle()? {
+        engine.check_daemons().with_context(|| format!("waiting for {subject}"))?;
         if Instant::now() > deadline {
             let log = engine.machine()?.folder.join("dockerd.log");
-            bail!("{what}: not within {} s: {objection}\n{}", PATIENCE.as_secs(), host::tail(&log, 15));
+            let limit = STEP_TIMEOUT.as_secs();
+            bail!("{subject}: not ready after {limit} s: {obstacle}\n{}", host::tail(&log, 15));
         }
-        sleep(Duration::from_millis(50));
+        sleep(RETRY_INTERVAL);
     }
     Ok(())
 }
@@ -130,7 +118,7 @@ fn ping(socket: &Path) -> std::io::Result<String> {
     Ok(answer)
 }
 
-/// Where daemons and the runtime's parts are looked for.
+/// `PATH` of the daemons.
 fn daemon_path(tools: &Tools, version: Version) -> Result<OsString> {
     match version {
         Version::Current => tools.search_path(),
@@ -138,12 +126,12 @@ fn daemon_path(tools: &Tools, version: Version) -> Result<OsString> {
     }
 }
 
-/// So that `docker compose` and `docker buildx` are these and no others.
+/// Links Compose and buildx as plugins, so that the host's are not used.
 fn link_plugins(folder: &Path, tools: &Tools) -> Result<()> {
     let plugins = folder.join("config/cli-plugins");
     fs::create_dir_all(&plugins)?;
     for name in tools::PLUGINS {
-        // Debian's engine has no buildx.
+        // Debian's engine is used without buildx.
         if let Ok(program) = tools.program(name) {
             symlink(program, plugins.join(format!("docker-{name}")))?;
         }
@@ -157,11 +145,11 @@ fn write_config(machine: &Machine, engine: &Engine) -> Result<()> {
         Version::Debian => (CONTAINERD_1, "/usr/sbin/docker-proxy".to_owned()),
     };
     fs::write(machine.folder.join("containerd.toml"), config)?;
-    let daemon = daemon_config(&format!("/{}", engine.cgroup()), &proxy);
+    let daemon = daemon_config(&format!("/{}", engine.cgroup(1)), &proxy);
     Ok(fs::write(machine.folder.join("daemon.json"), daemon)?)
 }
 
-/// dockerd's: none of the computer's own settings.
+/// Configuration of dockerd.
 pub(crate) fn daemon_config(cgroup: &str, proxy: &str) -> String {
     format!(
         r#"{{
@@ -178,7 +166,8 @@ pub(crate) fn daemon_config(cgroup: &str, proxy: &str) -> String {
     )
 }
 
-/// Its own default reads images by way of erofs and needs a new mkfs.erofs for it; the interface for kubelets is unused.
+/// Configuration of containerd 2. By default it unpacks images with erofs, which needs a recent mkfs.erofs; the CRI plugin is not
+/// used.
 pub(crate) const CONTAINERD_2: &str = r#"version = 3
 root = "/var/lib/containerd"
 state = "/run/containerd"
@@ -191,7 +180,7 @@ path = "/var/lib/containerd/opt"
 unpack_config = [{platform = "linux", snapshotter = "overlayfs", differ = "walking"}]
 "#;
 
-/// Debian's.
+/// Configuration of Debian's containerd.
 const CONTAINERD_1: &str = r#"version = 2
 root = "/var/lib/containerd"
 state = "/run/containerd"
@@ -200,24 +189,17 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 address = "/run/containerd/containerd.sock"
 "#;
 
-/// Says what can be said before anything is built or made.
-fn check_the_computer(version: Version) -> Result<()> {
+/// Checks the host's requirements before anything is built or created.
+fn check_host(version: Version) -> Result<()> {
     ensure!(
         rustix::process::geteuid().is_root(),
-        "an engine runs in namespaces that only root can make: run it by sudo -E, or as root"
+        "creating namespaces needs root: run the command as root, or with sudo -E"
     );
     for program in ["/usr/sbin/dockerd", "/usr/bin/docker"] {
         ensure!(
             version == Version::Current || Path::new(program).exists(),
-            "no {program}: apt install docker.io (./x docker and ./x test docker do so)"
+            "{program} is not installed: apt install docker.io (./x docker and ./x test docker install it)"
         );
     }
     Ok(())
-}
-
-/// For [`Engine::drop`]: the first process is ours to reap.
-pub(crate) fn reap(holder: &mut Option<Child>) {
-    if let Some(holder) = holder {
-        let _ = holder.wait();
-    }
 }

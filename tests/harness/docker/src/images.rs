@@ -1,5 +1,5 @@
-//! Our images, as docker/*.Dockerfile make them, on an engine without a registry: bases from the lab's cached Debian roots,
-//! programs from cargo.
+//! The images of docker/*.Dockerfile, built on an engine without a registry: bases are the lab's cached Debian roots, programs
+//! come from cargo.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,10 +9,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use lab::{Arch, repository};
 
-use crate::{Engine, say};
+use crate::{Engine, progress};
 
-/// What bake knows, the lab's root that holds all its packages, and our programs that are put into it. The operator takes
-/// any root.
+/// Target in docker/bake.hcl, the lab's root that holds its packages, and the programs that are copied into it. The operator
+/// works on any root.
 pub const ALL: [(&str, &str, &[&str]); 6] = [
     ("operator", "sidecar", &["operator", "kubectl-desktopstream"]),
     ("sidecar", "sidecar", &["sidecar"]),
@@ -21,22 +21,23 @@ pub const ALL: [(&str, &str, &[&str]); 6] = [
     ("desktop-sway", "desktop-sway", &[]),
     ("desktop-gnome", "desktop-gnome", &[]),
 ];
-/// Packages that are built together, as what they share then is the same, and their programs.
+/// Packages that are built in one call of cargo, so that they share dependencies' features, and their programs.
 const PACKAGES: [(&[&str], &[&str]); 3] = [
-    (&["operator"], &["operator", "kubectl-desktopstream"]),
+    (&["operator", "kubectl-desktopstream"], &["operator", "kubectl-desktopstream"]),
     (&["sidecar", "host-agent"], &["sidecar", "host-agent"]),
     (&["pattern"], &["pattern"]),
 ];
 
-/// Those of that name, all if none is named.
+/// The images of these names; all if `names` is empty.
 pub(crate) fn wanted(names: &[&str]) -> Result<Vec<(&'static str, &'static str, &'static [&'static str])>> {
     if let Some(name) = names.iter().find(|name| !ALL.iter().any(|(known, ..)| known == *name)) {
-        anyhow::bail!("no image {name}; there are: {}", ALL.map(|(name, ..)| name).join(", "));
+        anyhow::bail!("image {name} does not exist; choose one of {}", ALL.map(|(name, ..)| name).join(", "));
     }
     Ok(ALL.into_iter().filter(|(name, ..)| names.is_empty() || names.contains(name)).collect())
 }
 
-/// What an image is called on the engine that it was built on: `desktopstream/NAME:latest`, or `:latest-arm64` beside it.
+/// Reference of an image on the engine that it was built on: `desktopstream/NAME:latest`, or `:latest-ARCH` if it is not for
+/// the host's architecture.
 pub fn reference(name: &str, arch: Arch) -> String {
     format!("desktopstream/{name}:{}", tag(arch))
 }
@@ -45,8 +46,8 @@ fn tag(arch: Arch) -> String {
     if arch.is_native() { "latest".to_owned() } else { format!("latest-{arch}") }
 }
 
-/// Builds images by name (`sidecar`), all if none is named, under their [`reference`]s. For another processor than the
-/// machine's, our programs are cross-compiled, and those of Debian that an image's recipe runs are emulated.
+/// Builds images (`sidecar`), all if `names` is empty, under their [`reference`]s. For another architecture than the host's,
+/// the programs are cross-compiled, and Debian's programs that a Dockerfile runs are emulated.
 pub fn build(engine: &Engine, arch: Arch, names: &[&str]) -> Result<()> {
     let wanted = wanted(names)?;
     let needed: Vec<&str> = wanted.iter().flat_map(|(.., programs)| *programs).copied().collect();
@@ -61,7 +62,7 @@ pub fn build(engine: &Engine, arch: Arch, names: &[&str]) -> Result<()> {
     docker
         .current_dir(repository())
         .args(["buildx", "bake", "--file", "docker/bake.hcl", "--progress", "plain", "--load"])
-        // Our programs lie outside of what is built, and that is meant.
+        // The programs are outside of the build context.
         .args(["--allow", &format!("fs.read={}", programs.folder.display())])
         .args(["--set", &format!("*.platform=linux/{arch}")])
         .args(wanted.iter().map(|(name, ..)| name))
@@ -69,38 +70,38 @@ pub fn build(engine: &Engine, arch: Arch, names: &[&str]) -> Result<()> {
         .env("TAG", tag(arch))
         .env("PROGRAMS", "prebuilt")
         .env("PROGRAMS_FOLDER", &programs.folder)
-        // Where the programs come from is all that it could say, and it would ask a registry for more.
+        // Provenance attestations would need a registry.
         .env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1");
     let log = engine.folder()?.join("bake.log");
-    lab::host::run_logged(&mut docker, &log).context("building our images")?;
+    lab::host::run_logged(&mut docker, &log).context("building the images")?;
     for (name, ..) in &wanted {
         let reference = reference(name, arch);
         let size = engine.docker(&["image", "inspect", "--format={{.Size}}", &reference])?;
         let size = lab::cache::Size(size.trim().parse().with_context(|| format!("{reference}: {size}"))?);
-        say!("{reference}: {size}");
+        progress!("{reference}: {size}");
     }
     Ok(())
 }
 
-/// The lab's root as an image, imported once.
+/// Reference of a lab's root as an image, which is imported by the first call.
 fn base(engine: &Engine, arch: Arch, root: &str) -> Result<String> {
     let tar = lab::image::Image::named(root)?.root(arch)?;
-    let id = tar.parent().and_then(Path::file_name).context("an entry has a name")?.to_string_lossy();
+    let id = tar.parent().and_then(Path::file_name).context("the cache entry has no name")?.to_string_lossy();
     let reference = format!("docker.io/local/{id}:latest");
     if !engine.try_docker(&["image", "inspect", &reference])?.success() {
-        say!("importing {id}");
+        progress!("importing {id}");
         engine.import(&tar, arch, &reference)?;
     }
     Ok(reference)
 }
 
-/// A folder with our programs, without their debug information.
+/// A folder with programs without debug information.
 struct Programs {
     folder: PathBuf,
 }
 
 impl Programs {
-    /// Compiles what has changed; `DESKTOPSTREAM_PROGRAMS` is a folder where they lie already.
+    /// Builds the programs with cargo, or takes them from the folder that `DESKTOPSTREAM_PROGRAMS` names.
     fn make(folder: &Path, arch: Arch, names: &[&str]) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let this = Self { folder: folder.canonicalize()? };
@@ -115,7 +116,7 @@ impl Programs {
         for name in names {
             let mut strip = Command::new("strip");
             strip.arg("-o").arg(folder.join(name)).arg(from.join(name));
-            lab::host::run(&mut strip).context("stripping our programs: apt install binutils")?;
+            lab::host::run(&mut strip).context("stripping the programs: apt install binutils")?;
         }
         Ok(this)
     }
@@ -136,7 +137,7 @@ impl Programs {
     }
 }
 
-/// The folder with what cargo made.
+/// Builds all packages with cargo; returns the folder of the programs.
 fn compile() -> Result<PathBuf> {
     for (packages, _) in PACKAGES {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -148,7 +149,7 @@ fn compile() -> Result<PathBuf> {
         ]);
         cargo.args(packages.iter().flat_map(|package| ["-p", package]));
         let status = cargo.status().context("starting cargo")?;
-        ensure!(status.success(), "cargo could not build {packages:?}; its messages are above");
+        ensure!(status.success(), "cargo could not build {packages:?}; see its messages above");
     }
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
     Ok(repository().canonicalize()?.join(target).join("release"))
@@ -159,23 +160,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bake_knows_what_we_know() {
+    fn each_image_is_a_bake_target_with_a_root() {
         let docker = repository().join("docker");
-        let bake = fs::read_to_string(docker.join("bake.hcl")).expect("it is there");
+        let bake = fs::read_to_string(docker.join("bake.hcl")).expect("bake.hcl exists");
         for (name, root, _) in ALL {
             assert!(bake.contains(&format!("\ntarget \"{name}\" {{")), "{name}");
             let variable = format!("variable \"BASE_{}\"", name.to_uppercase().replace('-', "_"));
             assert!(bake.contains(&variable), "{variable}");
             assert!(docker.join(root).join("packages").is_file(), "{root}");
         }
-        assert_eq!(bake.matches("\n  dockerfile = ").count(), ALL.len(), "all are in the list");
+        assert_eq!(
+            bake.matches("\n  dockerfile = ").count(),
+            ALL.len(),
+            "a target of bake.hcl is not in the list"
+        );
     }
 
-    /// The host-agent's image is built on the sidecar's root: offline it must find its packages there.
+    /// The host-agent's image is built on the sidecar's root without a network.
     #[test]
-    fn the_host_agents_packages_are_among_the_sidecars() {
+    fn packages_of_the_host_agent_are_among_the_sidecars() {
         let words = |file: &str| -> Vec<String> {
-            let text = fs::read_to_string(repository().join("docker").join(file)).expect("it is there");
+            let text = fs::read_to_string(repository().join("docker").join(file)).expect("file exists");
             text.lines()
                 .filter(|line| !line.starts_with('#') && !line.is_empty())
                 .map(str::to_owned)

@@ -1,4 +1,4 @@
-//! `./x lab docker`: an engine inside a VM, for people.
+//! `./x lab docker`: an engine in a VM, on the command line.
 
 use std::process::ExitCode;
 use std::sync::mpsc::channel;
@@ -10,47 +10,48 @@ use engine::Result;
 use engine::vm::{DockerVm, GuestEngine};
 use lab::hold::Held;
 
-/// A Docker Engine in a VM with a GPU, with our images and docker/compose.yaml
+/// A Docker Engine in a VM with a GPU, with the images and docker/compose.yaml
 ///
-/// Any other command is docker's, run in the VM in a folder with docker/compose.yaml: ./x lab docker compose up --detach,
-/// ./x lab docker ps. The host-agent is on this computer.
+/// Any other command is passed to docker, which runs in the VM in a folder with docker/compose.yaml: ./x lab docker compose
+/// up --detach, ./x lab docker ps. The host-agent runs on the host.
 #[derive(Subcommand)]
 #[command(name = "x lab docker")]
 pub enum Command {
-    /// Bring it up and leave it running
+    /// Start the VM and leave it running
     Up,
-    /// End it, VM and all
+    /// End the VM
     Down,
-    /// What runs in it
+    /// List containers and streams
     Status,
-    /// Lead a port of this computer to a stream's viewers: prints the URL
+    /// Forward a port of this host to a stream's viewers, and print the URL
     Open {
-        /// The stream
+        /// Name of the stream
         name: String,
     },
-    /// Holds one that `up` left
+    /// Holds the VM that `up` started
     #[command(hide = true)]
     Hold,
     #[command(external_subcommand)]
     Docker(Vec<String>),
 }
 
-/// One at a time: it takes most of a machine.
+/// The only VM of this kind: it takes most of a machine.
 const NAME: &str = "docker";
 const HELD: Held = Held("lab-docker");
 
-/// Does what it says; docker's exit status is its own.
+/// Runs a command; the exit status of a docker command is docker's.
 pub fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Up => {
             HELD.up(&["lab", "hold"])?;
             println!(
-                "It is up. ./x lab docker compose up --detach; ./x lab docker open sway; ./x lab docker down ends it."
+                "The VM is up. Start the example with ./x lab docker compose up --detach, print its URL with \
+                 ./x lab docker open sway, end the VM with ./x lab docker down."
             );
         }
-        Command::Down => println!("{}", if HELD.down()? { "ended" } else { "nothing is up" }),
+        Command::Down => println!("{}", if HELD.down()? { "ended" } else { "not running" }),
         Command::Status => {
-            ensure!(HELD.is_up()?, "nothing is up: ./x lab docker up");
+            ensure!(HELD.is_up()?, "the VM is not running: start it with ./x lab docker up");
             let engine = GuestEngine::attach(NAME)?;
             print!("{}", engine.docker(&["ps", "--all"])?);
             if !engine.docker(&["compose", "ps", "--quiet"])?.trim().is_empty() {
@@ -62,9 +63,9 @@ pub fn run(command: &Command) -> Result<ExitCode> {
             println!("{url}/?token={token}");
         }
         Command::Hold => hold()?,
-        Command::Docker(words) => {
-            let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            let status = GuestEngine::attach(NAME)?.interact(&words)?;
+        Command::Docker(arguments) => {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            let status = GuestEngine::attach(NAME)?.interact(&arguments)?;
             return Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)));
         }
     }
@@ -72,16 +73,16 @@ pub fn run(command: &Command) -> Result<ExitCode> {
 }
 
 fn hold() -> Result<()> {
-    let (tell, told) = channel();
+    let (sender, ended) = channel();
     ctrlc::set_handler(move || {
-        // Told once is told.
-        let _ = tell.send(());
+        // The receiver is gone after the first signal.
+        let _ = sender.send(());
     })
     .context("listening for signals")?;
-    let it = DockerVm::up(NAME, &[Desktop::Sway, Desktop::Pattern])?;
+    let vm = DockerVm::up(NAME, &[Desktop::Sway, Desktop::Pattern])?;
     HELD.ready()?;
-    // No sender is left: the end, too.
-    let _ = told.recv();
-    drop(it);
+    // An error means that no sender is left, which ends the VM, too.
+    let _ = ended.recv();
+    drop(vm);
     Ok(())
 }

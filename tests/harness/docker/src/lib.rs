@@ -1,23 +1,23 @@
-//! A real Docker Engine on this machine, for tests: dockerd, Compose and buildx built from Go modules by their pinned
-//! versions, or Debian's docker.io as the oldest that we support.
+//! A real Docker Engine on this machine, for tests: dockerd, Compose and buildx built from Go modules at pinned versions, or
+//! Debian's docker.io as the oldest supported engine.
 //!
 //! ```text
 //!  tests, docker, compose, buildx
 //!       │ unix socket            │ 127.0.0.1, forwarded
-//!  ┌ a machine of its own ───────┴────┐
+//!  ┌ machine ────────────────────┴────┐
 //!  │ containerd ◀── dockerd           │
 //!  │                  │ docker0, …    │
 //!  │              containers          │
 //!  └──────────────────────────────────┘
 //! ```
 //!
-//! The machine is one of tests/harness/cluster's: namespaces for network, mounts and processes, with `/var/lib` and `/run` of its own.
-//! The computer's own Docker, if there is one, is neither asked nor disturbed, several engines run side by side, and all of
-//! an engine ends with its machine's first process.
+//! The machine is one of tests/harness/cluster: namespaces for network, mounts and processes, with its own `/var/lib` and
+//! `/run`. The host's own Docker is not used, several engines run side by side, and an engine ends with the first process of
+//! its machine.
 //!
-//! - [`tools`] builds the programs, once, into the lab's cache.
-//! - [`Engine`] is what tests use; [`registry`] is where one may pull from.
-//! - [`vm`] is another one, inside a VM of the lab, where there is a GPU: `./x lab docker`.
+//! - [`tools`] builds the programs and keeps them in the lab's cache.
+//! - [`Engine`] is the API that tests use; [`registry`] serves images to pull.
+//! - [`vm`] runs an engine in a VM of the lab, which has a GPU: `./x lab docker`.
 
 mod bring_up;
 pub mod engine;
@@ -31,8 +31,8 @@ pub use cluster::cluster::Output;
 pub use cluster::{Daemon, Image, Result};
 pub use engine::{Engine, Version};
 
-/// Says what is being done, on stderr: stdout belongs to results.
-macro_rules! say {
-    ($($words:tt)*) => { eprintln!("docker: {}", format_args!($($words)*)) };
+/// Prints progress to stderr; stdout is for results.
+macro_rules! progress {
+    ($($message:tt)*) => { eprintln!("docker: {}", format_args!($($message)*)) };
 }
-pub(crate) use say;
+pub(crate) use progress;

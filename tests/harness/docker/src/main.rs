@@ -1,4 +1,4 @@
-//! The test engine for people: up, use it, down.
+//! `./x docker`: test engines on the command line.
 
 mod lab_docker;
 
@@ -10,12 +10,13 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use engine::{Engine, Result, Version};
 
-/// A real Docker Engine on this machine, in namespaces of its own
+/// A real Docker Engine on this machine, in its own namespaces
 ///
-/// Any other command is docker's, told to this engine: ./x docker ps, ./x docker compose up.
+/// Any other command is passed to docker: ./x docker ps, ./x docker compose up.
 #[derive(Parser)]
+#[command(name = "x docker")]
 struct Arguments {
-    /// Which engine
+    /// Name of the engine
     #[arg(long, default_value = "main")]
     name: String,
     #[command(subcommand)]
@@ -24,32 +25,32 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Bring it up and leave it running
+    /// Start an engine and leave it running
     Up {
-        /// Debian's docker.io, not the newest
+        /// Use Debian's docker.io instead of the newest version
         #[arg(long)]
         debian: bool,
     },
-    /// End it, with all containers, images and volumes
+    /// End the engine with all containers, images and volumes
     Down,
-    /// Build the programs ahead
+    /// Build the engine's programs
     Build,
-    /// Build our images on it, by docker/bake.hcl; it is brought up if need be
+    /// Build the images of docker/bake.hcl, on an engine that is started if it is not running
     Images {
-        /// For which processor: amd64, arm64 (what a Mac's VM runs) [default: this machine's]
+        /// Architecture: amd64, arm64 (VMs on a Mac) [default: this machine's]
         #[arg(long, default_value_t, hide_default_value = true)]
         arch: lab::Arch,
-        /// Which [default: all]
+        /// Names of images [default: all]
         names: Vec<String>,
     },
-    /// Which ones run
+    /// List the running engines
     Status,
-    /// Lead a port of this computer's loopback to a published one, until Ctrl-C
+    /// Forward a port of this host's loopback to a published port, until Ctrl-C
     Forward {
-        /// What a container publishes on 127.0.0.1
+        /// A port that a container publishes on 127.0.0.1
         port: u16,
     },
-    /// One inside a VM of the lab: `./x lab docker`
+    /// An engine in a VM of the lab: `./x lab docker`
     #[command(subcommand, hide = true)]
     Lab(lab_docker::Command),
     #[command(external_subcommand)]
@@ -82,7 +83,7 @@ fn run(Arguments { name, command }: Arguments) -> Result<ExitCode> {
                 Engine::up(&name, Version::Current)?.detach()?;
             }
             engine::images::build(&Engine::attach(&name)?, arch, &names)?;
-            println!("./x docker down ends the engine, and its images with it");
+            println!("./x docker down ends the engine and removes its images");
         }
         Action::Status => {
             for name in Engine::running()? {

@@ -1,6 +1,6 @@
-//! Engines that have our images from the start. What importing Debian roots and installing into them makes of an engine's
-//! disk is kept in the cache, under the hash of what it was made from; an engine that begins with it shares those files and
-//! builds anew only the layers with our programs.
+//! Engines that have the images from the start. The cache keeps the disk of an engine on which Debian's roots were imported and
+//! packages installed, under the hash of its inputs. A new engine shares those files, and builds only the layers with the
+//! programs again.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,17 +14,17 @@ use lab::{Arch, host, repository};
 use crate::bring_up::Disk;
 use crate::{Engine, Version, images, tools};
 
-/// What all entries' names begin with.
+/// Prefix of the entries' names.
 const PREFIX: &str = "docker-images";
-/// Raise it when an engine is configured otherwise.
+/// Version of the engine's configuration: raise it when a change of the configuration changes the disk.
 const FORMAT: u32 = 1;
-/// What an engine keeps, under its `/var/lib`.
+/// Folders below `/var/lib` that are kept.
 const KEPT: [&str; 2] = ["docker", "containerd"];
-/// Folders whose files nobody writes into once they are whole: layers as they were unpacked, and content by its digest.
+/// Folders whose files are never written again: unpacked layers, and content by digest.
 const NEVER_WRITTEN: [&str; 2] = ["blobs", "fs"];
 
 impl Engine {
-    /// Brings up a current engine that has these images (`sidecar`), with today's programs in them.
+    /// Starts a current engine with these images (`sidecar`), which hold the current programs.
     pub fn up_with_images(name: &str, names: &[&str]) -> Result<Self> {
         let entry = entry(name, names)?;
         let engine = crate::bring_up::run(name, Version::Current, &Disk::Like(entry))?;
@@ -39,9 +39,10 @@ fn entry(name: &str, names: &[&str]) -> Result<PathBuf> {
     let mut recipe =
         Recipe::new(PREFIX, FORMAT).path(&docker.join("bake.hcl"))?.path(&docker.join("common"))?;
     for program in ["dockerd", "containerd"] {
-        // Its folder is named by what it was built from.
+        // The folder's name holds the hash of the program's inputs.
         let program = tools.program(program)?;
-        let folder = program.parent().and_then(Path::file_name).context("a program lies in a folder")?;
+        let folder =
+            program.parent().and_then(Path::file_name).context("the program's path has no folder")?;
         recipe = recipe.input("program", folder.as_encoded_bytes());
     }
     for (image, root, _) in images::wanted(names)? {
@@ -61,33 +62,33 @@ fn entry(name: &str, names: &[&str]) -> Result<PathBuf> {
     Ok(entry)
 }
 
-/// Builds them once on an engine of its own, and keeps its disk.
+/// Builds the images on an engine, and keeps the engine's disk.
 fn make(name: &str, names: &[&str], folder: &Path) -> Result<()> {
     let mut engine = Engine::up(name, Version::Current)?;
     images::build(&engine, Arch::default(), names)?;
     engine.stop(Daemon::Dockerd)?;
     engine.stop(Daemon::Containerd(1))?;
     let from = engine.outside("/var/lib");
-    // Nothing is mounted there any more.
-    engine.end_daemons()?;
+    // Unmounts everything below the folder.
+    engine.end()?;
     for kept in KEPT {
         fs::rename(from.join(kept), folder.join(kept)).with_context(|| format!("keeping {kept}"))?;
     }
     engine.down()
 }
 
-/// Lays an entry into a new engine's `/var/lib`: files that are never written are shared, others copied.
-pub(crate) fn lay(entry: &Path, var_lib: &Path) -> Result<()> {
+/// Copies an entry to a new engine's `/var/lib`. Files that are never written are hard links.
+pub(crate) fn copy(entry: &Path, var_lib: &Path) -> Result<()> {
     for kept in KEPT {
         let mut copy = Command::new("cp");
         copy.arg("--archive").arg("--link").args([entry.join(kept), var_lib.join(kept)]);
-        host::run(&mut copy).with_context(|| format!("laying out {}", entry.display()))?;
+        host::run(&mut copy).with_context(|| format!("copying {}", entry.display()))?;
         unshare(&var_lib.join(kept))?;
     }
     Ok(())
 }
 
-/// Gives a folder files of its own where somebody may write into them.
+/// Replaces hard links by copies where files may be written.
 fn unshare(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -111,18 +112,18 @@ mod tests {
     use std::os::unix::fs::MetadataExt as _;
 
     #[test]
-    fn only_what_nobody_writes_is_shared() {
-        let folder = tempfile::tempdir().expect("a folder");
+    fn only_files_that_are_never_written_are_shared() {
+        let folder = tempfile::tempdir().expect("temporary folder");
         let (entry, to) = (folder.path().join("entry"), folder.path().join("to"));
         let files = ["docker/meta.db", "containerd/blobs/sha256/a", "containerd/snapshots/1/fs/etc/passwd"];
         for file in files {
             let file = entry.join(file);
-            fs::create_dir_all(file.parent().expect("a folder")).expect("made");
-            fs::write(file, "x").expect("written");
+            fs::create_dir_all(file.parent().expect("temporary folder")).expect("folder is created");
+            fs::write(file, "x").expect("file is written");
         }
-        fs::create_dir(&to).expect("made");
-        lay(&entry, &to).expect("laid out");
-        let links = files.map(|file| fs::metadata(to.join(file)).expect("there").nlink());
+        fs::create_dir(&to).expect("folder is created");
+        copy(&entry, &to).expect("copied");
+        let links = files.map(|file| fs::metadata(to.join(file)).expect("file exists").nlink());
         assert_eq!(links, [1, 2, 2]);
     }
 }

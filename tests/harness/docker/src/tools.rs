@@ -1,4 +1,4 @@
-//! The programs, from Go modules; containerd and runc are the ones that tests/harness/cluster builds.
+//! The engine's programs, from Go modules. containerd and runc are those of tests/harness/cluster.
 
 use anyhow::Result;
 use cluster::tools::{Product, Tools};
@@ -10,13 +10,13 @@ const PRODUCTS: [Product; 3] = [
         stamps: &[("github.com/moby/moby/v2/dockerversion.Version", "github.com/moby/moby/v2")],
         ..Product::new("dockerd")
     },
-    // The docker CLI, too: the two share most of what they are made of.
+    // Includes the docker CLI, which shares most dependencies with buildx.
     Product {
         stamps: &[
             ("github.com/docker/buildx/version.Version", "github.com/docker/buildx"),
             ("github.com/docker/cli/cli/version.Version", "github.com/docker/cli"),
         ],
-        // The CLI has no go.mod, so go takes it for code of go 1.16.
+        // The CLI has no go.mod, so go would compile it as go 1.16.
         compiler: Some("github.com/docker/cli/cmd/docker=-lang=go1.26"),
         ..Product::new("buildx")
     },
@@ -27,10 +27,10 @@ const PRODUCTS: [Product; 3] = [
     },
 ];
 
-/// What docker knows as `docker NAME`, by our names of the programs.
+/// Programs that are plugins: `docker NAME`.
 pub const PLUGINS: [&str; 2] = ["buildx", "compose"];
 
-/// Builds what isn't built yet; Debian's engine brings its own, but for Compose.
+/// Builds the programs that are not in the cache. Debian's engine takes only Compose and the probe.
 pub fn build(version: Version) -> Result<Tools> {
     match version {
         Version::Current => {
@@ -45,10 +45,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_product_has_its_pins() {
+    fn each_product_has_a_go_mod_with_its_tools() {
         for product in PRODUCTS {
             let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tools").join(product.name);
-            let go_mod = std::fs::read_to_string(folder.join("go.mod")).expect("a go.mod");
+            let go_mod = std::fs::read_to_string(folder.join("go.mod")).expect("go.mod exists");
             assert!(go_mod.contains("\ntool "), "{}", product.name);
             for (_, module) in product.stamps {
                 assert!(go_mod.contains(&format!("\t{module} v")), "{module}");

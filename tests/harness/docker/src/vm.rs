@@ -1,19 +1,19 @@
-//! A Docker Engine inside a VM of the lab, where there is a virtio-gpu: docker/compose.yaml as a developer has it whose
-//! containers run in a VM, which on a Mac is everybody.
+//! A Docker Engine in a VM of the lab, which has a virtio-gpu: docker/compose.yaml as on a Mac, where all containers run in a
+//! VM.
 //!
 //! ```text
-//!  this computer: host-agent ◀─ link.sock ─ tap in QEMU          browser ─▶ a forwarded port
-//!                     ▲                      │ guest                             │
-//!                     └─ tcp://10.0.2.2 ─────┼ sidecar ◀──────────────────── 127.0.0.1
-//!                                            │ dockerd, operator, desktop
+//!  host: host-agent ◀─ link.sock ─ tap in QEMU                   browser ─▶ a forwarded port
+//!            ▲                      │ guest                              │
+//!            └─ tcp://10.0.2.2 ─────┼ sidecar ◀───────────────────── 127.0.0.1
+//!                                   │ dockerd, operator, desktop
 //! ```
 //!
-//! - [`payload`] is what the VM boots with: the engine's programs, our images, compose.yaml and its streams.
-//! - [`GuestEngine`] speaks to the engine by `docker` in the guest.
-//! - [`DockerVm`] is all of it.
+//! - [`payload`] holds the engine's programs, the images, compose.yaml and its streams.
+//! - [`GuestEngine`] runs `docker` in the guest.
+//! - [`DockerVm`] is VM, engine and host-agent.
 //!
-//! The host-agent trusts a key that the operator finds in its state folder, so that `docker compose up` is all that is left to
-//! do. Needs no root.
+//! The host-agent trusts a key that is placed in the operator's state folder, so that `docker compose up` is the only step left.
+//! Root is not needed.
 
 pub mod payload;
 
@@ -26,29 +26,29 @@ use lab::guest::quote;
 use lab::{Guest, Output, Vm, VmConfig};
 use serde_json::Value;
 
-use crate::say;
+use crate::progress;
 
-/// In the guest.
+/// Path of the script in the guest.
 const SCRIPT: &str = "/payload/engine/engine";
-/// The operator's state folder in the guest.
+/// Path of the operator's state folder in the guest.
 const STATE: &str = "/var/lib/desktopstream";
-/// What the operator calls a host-agent that it has from its command line.
+/// Name that the operator gives the host-agent of its command line.
 const HOST_AGENT: &str = "default";
-/// Programs in the guest are emulated ones.
-const PATIENCE: Duration = Duration::from_mins(5);
+/// Limit of a command in the guest, whose processor is emulated.
+const COMMAND_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// VM, engine and host-agent; all end with this.
+/// A VM with an engine, and a host-agent on the host. All end on drop.
 pub struct DockerVm {
-    /// The VM. Declared first: it ends before the host-agent.
+    /// The VM. Declared first, as it has to end before the host-agent.
     pub vm: Vm,
-    /// The host-agent, on this computer.
+    /// The host-agent on the host.
     pub host_agent: HostAgent,
     /// The engine.
     pub engine: GuestEngine,
 }
 
 impl DockerVm {
-    /// Puts it up: an engine with our images, on which nothing runs yet.
+    /// Boots the VM and starts an engine that has the images.
     pub fn up(name: &str, desktops: &[Desktop]) -> Result<Self> {
         let programs = Programs::build()?;
         let payload = payload::make(&programs, desktops)?;
@@ -57,10 +57,10 @@ impl DockerVm {
         let engine = GuestEngine { guest: vm.guest().clone() };
         let begin = Instant::now();
         engine.guest.check(&format!("{SCRIPT} start"))?;
-        say!("the engine in {name} answers after {:.0} s more", begin.elapsed().as_secs_f64());
+        progress!("the engine in {name} answers after {:.0} s more", begin.elapsed().as_secs_f64());
         engine.guest.check(&format!("{SCRIPT} load"))?;
-        engine.introduce(&host_agent)?;
-        say!("{name} has our images after {:.0} s", begin.elapsed().as_secs_f64());
+        engine.configure(&host_agent)?;
+        progress!("{name} has the images after {:.0} s", begin.elapsed().as_secs_f64());
         Ok(Self { vm, host_agent, engine })
     }
 }
@@ -74,28 +74,31 @@ fn boot(
 ) -> Result<Vm> {
     let disks: Vec<&str> = std::iter::once("sidecar").chain(desktops.iter().map(|it| it.image())).collect();
     let mut config = VmConfig::new(name, &disks);
-    // Viewers' ports are known when they are there.
+    // Viewers' ports are forwarded when they are known.
     config.ports = 0;
     config.payload = Some(payload.to_owned());
     config.tap = Some(e2e::rig::tap(programs, name, &host_agent.link()));
     Vm::boot(config)
 }
 
-/// The engine of a VM. Cheap to make; works for as long as the VM runs.
+/// The engine of a running VM.
 #[derive(Debug, Clone)]
 pub struct GuestEngine {
     guest: Guest,
 }
 
 impl GuestEngine {
-    /// That of a VM that runs.
+    /// The engine of a running VM.
+    ///
+    /// # Errors
+    /// If no VM of that name runs.
     pub fn attach(name: &str) -> Result<Self> {
-        let vm = Vm::attach(name).context("./x lab docker up brings it up")?;
+        let vm = Vm::attach(name).context("start the VM with ./x lab docker up")?;
         Ok(Self { guest: vm.guest().clone() })
     }
 
-    /// Gives `docker compose` what it must know of the host-agent, by the variables that compose.yaml tells.
-    fn introduce(&self, host_agent: &HostAgent) -> Result<()> {
+    /// Sets the variables of compose.yaml that describe the host-agent, and installs its signing key.
+    fn configure(&self, host_agent: &HostAgent) -> Result<()> {
         self.guest.check(&format!("mkdir -p -m 700 {STATE}"))?;
         let key = std::fs::read(host_agent.signing_key())?;
         self.guest.write(&format!("{STATE}/signing-key.pem"), &key)?;
@@ -106,45 +109,48 @@ impl GuestEngine {
         self.guest.write("/run/engine.env", variables.as_bytes())
     }
 
-    /// The VM.
+    /// The guest.
     pub fn guest(&self) -> &Guest {
         &self.guest
     }
 
-    /// `docker` with these words: its stdout, or an error.
+    /// Runs `docker` and returns its stdout.
+    ///
+    /// # Errors
+    /// If `docker` fails, with its stderr.
     pub fn docker(&self, words: &[&str]) -> Result<String> {
         self.try_docker(words)?.ok().with_context(|| format!("docker {}", words.join(" ")))
     }
 
-    /// `docker`, which may well fail.
+    /// Runs `docker`, whose failure is a result and not an error.
     pub fn try_docker(&self, words: &[&str]) -> Result<Output> {
-        self.guest.exec_within(PATIENCE, &line(words))
+        self.guest.exec_within(COMMAND_TIMEOUT, &line(words))
     }
 
-    /// `docker` with this process's own stdin, stdout and stderr.
+    /// Runs `docker` with this process's stdin, stdout and stderr.
     pub fn interact(&self, words: &[&str]) -> Result<ExitStatus> {
         self.guest.interact(Some(&line(words)))
     }
 
-    /// `operator docker` in the operator's container, with these words.
+    /// Runs `operator docker` in the operator's container and returns its stdout.
     pub fn operator(&self, words: &[&str]) -> Result<String> {
-        // `compose exec` takes three times as long under emulation.
+        // `compose exec` takes three times as long on an emulated processor.
         let exec = ["exec", "desktopstream-operator-1", "operator", "docker"];
         self.docker(&[&exec[..], words].concat())
     }
 
-    /// A stream's object, with the status that a cluster would show.
+    /// A stream's object with its status.
     pub fn stream(&self, name: &str) -> Result<Value> {
         let text = self.operator(&["status", name, "--json"])?;
         let all: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
         Ok(all[0].clone())
     }
 
-    /// Where this computer's browser finds a stream, and the token that it must bring.
+    /// URL of a stream's viewers on the host, and their token.
     pub fn viewers(&self, name: &str) -> Result<(String, String)> {
-        let said: Value = serde_json::from_str(&self.operator(&["open", "--json", name])?)?;
-        let url = said["url"].as_str().context("no URL")?;
-        let (port, token) = parts(url).with_context(|| format!("{url}: not as expected"))?;
+        let printed: Value = serde_json::from_str(&self.operator(&["open", "--json", name])?)?;
+        let url = printed["url"].as_str().context("`open` printed no URL")?;
+        let (port, token) = parts(url).with_context(|| format!("unexpected URL {url}"))?;
         Ok((format!("http://127.0.0.1:{}", self.guest.forward(port)?), token.to_owned()))
     }
 }
@@ -156,7 +162,7 @@ fn parts(url: &str) -> Option<(u16, &str)> {
     Some((port.parse().ok()?, token))
 }
 
-/// A line of shell that runs it.
+/// The shell command line that runs `docker` with these arguments.
 fn line(words: &[&str]) -> String {
     let words: Vec<String> = words.iter().map(|word| quote(word)).collect();
     format!("{SCRIPT} docker {}", words.join(" "))
@@ -167,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_viewers_url_has_a_port_and_a_token() {
+    fn viewers_url_is_split_into_port_and_token() {
         assert_eq!(parts("http://127.0.0.1:32768/?token=abc"), Some((32768, "abc")));
         assert_eq!(parts("http://127.0.0.1:32768/#token=abc"), Some((32768, "abc")));
         assert_eq!(parts("http://10.0.0.1:32768/?token=abc"), None);
@@ -175,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn words_stay_words() {
+    fn arguments_are_quoted_for_the_shell() {
         assert_eq!(line(&["run", "sh -c 'x'"]), format!(r"{SCRIPT} docker 'run' 'sh -c '\''x'\'''"));
     }
 }

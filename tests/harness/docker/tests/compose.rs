@@ -1,209 +1,275 @@
-//! docker/compose.yaml as a developer without a GPU uses it: up, a picture, down, and nothing is left. The desktop is sway,
-//! drawn by the CPU; the sidecar encodes, then the host-agent of the same file.
+//! docker/compose.yaml on a machine without a GPU: a sway desktop that the CPU draws, encoded by the sidecar or by the file's
+//! host-agent.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use cluster::product::http;
+use anyhow::{Context as _, Result, bail, ensure};
+use cluster::product::{condition, http};
+use cluster::suite::{Fixture, Suite};
+use cluster::tests;
 use engine::Engine;
-use engine::Output;
 use serde_json::Value;
+use tempfile::TempDir;
 
-/// Long, for busy machines: the limits are for what hangs.
-const PATIENCE: Duration = Duration::from_mins(3);
+/// Limit of each wait. Generous: it bounds conditions that never come, not slow machines.
+const TIMEOUT: Duration = Duration::from_mins(4);
+/// The example's stream.
+const STREAM: &str = "sway";
+/// Arguments of Compose that select the services of all profiles.
+const ALL_PROFILES: [&str; 2] = ["--profile", "host-agent"];
 
-#[test]
-#[ignore = "root, and minutes: brings a Docker Engine up, and builds images"]
-fn compose_brings_a_desktop_and_leaves_nothing() {
-    let mut watch = Watch(Instant::now());
-    let names = ["operator", "sidecar", "host-agent", "desktop-sway"];
-    let engine = Engine::up_with_images("compose", &names).expect("it comes up");
-    watch.lap("engine and images");
-    let before = everything(&engine);
-    let mut compose =
-        Compose { engine: &engine, env: vec![("STREAMS".to_owned(), "./streams/cpu".to_owned())] };
-
-    compose.run(&["up", "--detach"]).expect("it starts");
-    watch.lap("compose up");
-    let stream = compose.await_condition("Ready", "AsAsked");
-    watch.lap("ready");
-    assert_eq!(stream["status"]["capture"]["rung"], "Local", "{:#}", stream["status"]);
-    let url = compose.url();
-    compose.eventually("its output says where to look", || {
-        let log = compose.run(&["logs", "operator"])?;
-        if log.contains(&format!(" sway: {url}\n")) { Ok(()) } else { Err(log) }
-    });
-    a_picture_that_moves(&compose, &url);
-    watch.lap("pictures");
-    let running = engine.docker(&["ps", "--format={{.Names}}"]).expect("listed");
-    assert_eq!(running.lines().count(), 3, "operator, desktop, sidecar: {running}");
-
-    let folder = tempfile::tempdir().expect("a folder");
-    with_a_host_agent(&mut compose, folder.path());
-    watch.lap("with a host-agent");
-
-    compose.run(&["--profile", "host-agent", "down", "--volumes"]).expect("it ends");
-    watch.lap("compose down");
-    assert_eq!(everything(&engine), before, "nothing is left");
-    engine.down().expect("it ends");
+fn main() -> ExitCode {
+    Suite::new()
+        .fixture(
+            Compose::up,
+            tests![
+                example_is_ready_with_the_local_frame_path,
+                operator_log_prints_the_viewers_url,
+                example_runs_operator_desktop_and_sidecar,
+                viewers_get_a_moving_picture_with_the_token_only,
+                host_agent_of_the_file_encodes_pixels,
+                zero_copy_without_a_gpu_is_refused,
+                sidecar_encodes_after_the_host_agent_stops,
+                compose_down_leaves_nothing,
+            ],
+        )
+        .main()
 }
 
-/// By the recipe at the top of the file. There is no GPU here: pictures go as pixels, and who wants it otherwise is told why
-/// not. Without the host-agent the sidecar encodes again.
-fn with_a_host_agent(compose: &mut Compose<'_>, folder: &Path) {
-    let key = folder.join("key.pub").display().to_string();
-    compose.run(&["cp", "operator:/var/lib/desktopstream/signing-key.pem.pub", &key]).expect("it has a key");
-    let (link, streams) = (folder.join("link"), folder.join("streams"));
-    fs::create_dir(&link).expect("made");
-    std::os::unix::fs::chown(&link, Some(1000), Some(1000)).expect("it is given away");
-    fs::create_dir(&streams).expect("made");
-    let example = lab::repository().join("docker/streams/cpu/sway.yaml");
-    let example = fs::read_to_string(example).expect("it is there");
-    let write = |require: &str| {
-        let text = example.replace("encode: {where: Sidecar}", "encode: {where: Auto}");
-        let text = text.replace("capture: {", &format!("capture: {{require: {require}, "));
-        assert!(text.contains("Auto}") && text.contains("require:"), "the example has both: {text}");
-        fs::write(streams.join("sway.yaml"), text).expect("written");
-    };
-    write("Any");
-    compose.env = vec![
-        ("STREAMS".to_owned(), streams.display().to_string()),
-        ("OPERATOR_HOST_AGENT".to_owned(), "tcp://127.0.0.1:15937".to_owned()),
-        ("PUBLIC_KEY".to_owned(), key),
-        ("LINK_FOLDER".to_owned(), link.display().to_string()),
-    ];
-    compose.run(&["up", "--detach", "operator", "host-agent"]).expect("both start");
-    let stream = compose.await_condition("Streaming", "ByPixels");
-    assert_eq!(stream["status"]["hostAgent"], "default", "{:#}", stream["status"]);
-    a_picture_that_moves(compose, &compose.url());
-
-    write("ZeroCopy");
-    let stream = compose.await_condition("Ready", "InvalidSpec");
-    println!("{}", condition(&stream, "Ready")["message"]);
-
-    write("Any");
-    compose.await_condition("Streaming", "ByPixels");
-    compose.run(&["stop", "host-agent"]).expect("it stops");
-    let stream = compose.await_condition("Streaming", "ByLocalEncoder");
-    println!("{}", condition(&stream, "Paired")["message"]);
-    a_picture_that_moves(compose, &compose.url());
-}
-
-/// The viewers' server answers who has the token, and the clock on the desktop goes on.
-fn a_picture_that_moves(compose: &Compose<'_>, url: &str) {
-    let rest = url.strip_prefix("http://127.0.0.1:").expect("published on the loopback");
-    let (port, rest) = rest.split_once('/').expect("a path");
-    let (_, token) = rest.split_once("token=").expect("a token");
-    let port: u16 = port.parse().expect("a port");
-    let forward = compose.engine.forward((Ipv4Addr::LOCALHOST, port).into()).expect("it leads there");
-    let (status, _) = http::get(forward.address(), "/snapshot.png", None).expect("it answers");
-    assert_eq!(status, 401, "without the token");
-    let picture = || {
-        let (status, body) =
-            http::get(forward.address(), "/snapshot.png", Some(token)).map_err(|it| it.to_string())?;
-        if status != 200 {
-            return Err(format!("{status}: {}", String::from_utf8_lossy(&body)));
-        }
-        Ok(decode(&body))
-    };
-    let (first, size, colours) = compose.eventually("a picture", picture);
-    assert_eq!(size, (1280, 720));
-    assert!(colours > 8, "there is something on it: {colours} colours");
-    compose.eventually("another picture", || {
-        let (next, ..) = picture()?;
-        if next == first { Err("it is the same".to_owned()) } else { Ok(()) }
-    });
-}
-
-/// Pixels, size, number of colours.
-fn decode(file: &[u8]) -> (Vec<u8>, (u32, u32), usize) {
-    let mut reader = png::Decoder::new(std::io::Cursor::new(file)).read_info().expect("a PNG");
-    let mut pixels = vec![0; reader.output_buffer_size().expect("it fits")];
-    let info = reader.next_frame(&mut pixels).expect("whole");
-    let samples = info.color_type.samples();
-    let colours: BTreeSet<&[u8]> = pixels.chunks_exact(samples).collect();
-    let colours = colours.len();
-    (pixels, (info.width, info.height), colours)
-}
-
-fn condition(stream: &Value, kind: &str) -> Value {
-    let all = stream["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    all.into_iter().find(|it| it["type"] == kind).unwrap_or_default()
-}
-
-/// `docker compose` with the file that we ship.
-struct Compose<'e> {
-    engine: &'e Engine,
+/// An engine with the images, on which the example is up.
+struct Compose {
+    engine: Engine,
+    /// Containers, networks and volumes before `compose up`.
+    before: Vec<String>,
+    /// Environment of `docker compose`.
     env: Vec<(String, String)>,
+    /// Folder with the host-agent's key, its socket and a copy of the example.
+    folder: TempDir,
 }
 
-impl Compose<'_> {
-    fn run(&self, words: &[&str]) -> Result<String, String> {
+impl Fixture for Compose {
+    fn restore(&mut self) -> Result<()> {
+        self.use_sidecar()
+    }
+}
+
+impl Compose {
+    fn up() -> Result<Self> {
+        let engine =
+            Engine::up_with_images("compose", &["operator", "sidecar", "host-agent", "desktop-sway"])?;
+        let before = objects(&engine)?;
+        let mut compose = Self { engine, before, env: Vec::new(), folder: tempfile::tempdir()? };
+        compose.use_sidecar()?;
+        Ok(compose)
+    }
+
+    /// Starts the example as it is in the repository, without a host-agent.
+    fn use_sidecar(&mut self) -> Result<()> {
+        self.env = vec![("STREAMS".to_owned(), "./streams/cpu".to_owned())];
+        self.run(&[&ALL_PROFILES[..], &["stop", "host-agent"]].concat())?;
+        self.run(&["up", "--detach"])?;
+        self.await_reason("Streaming", "ByLocalEncoder")?;
+        self.await_url().map(drop)
+    }
+
+    /// Starts operator and host-agent, as the comment in the file describes, with a copy of the example that requires this
+    /// frame path.
+    fn use_host_agent(&mut self, require: &str) -> Result<()> {
+        let folder = self.folder.path();
+        let key = folder.join("key.pub").display().to_string();
+        self.run(&["cp", "operator:/var/lib/desktopstream/signing-key.pem.pub", &key])?;
+        let link = folder.join("link");
+        fs::create_dir_all(&link)?;
+        std::os::unix::fs::chown(&link, Some(1000), Some(1000))?;
+        let streams = self.write_stream(require)?;
+        self.env = vec![
+            ("STREAMS".to_owned(), streams),
+            ("OPERATOR_HOST_AGENT".to_owned(), "tcp://127.0.0.1:15937".to_owned()),
+            ("PUBLIC_KEY".to_owned(), key),
+            ("LINK_FOLDER".to_owned(), link.display().to_string()),
+        ];
+        self.run(&["up", "--detach", "operator", "host-agent"]).map(drop)
+    }
+
+    /// Writes the example with automatic placement and this requirement; returns its folder.
+    fn write_stream(&self, require: &str) -> Result<String> {
+        let streams = self.folder.path().join("streams");
+        fs::create_dir_all(&streams)?;
+        let example = fs::read_to_string(lab::repository().join("docker/streams/cpu/sway.yaml"))?;
+        let mut stream: Value = serde_yaml_ng::from_str(&example)?;
+        stream["spec"]["encode"]["placement"] = "Auto".into();
+        stream["spec"]["capture"]["require"] = require.into();
+        fs::write(streams.join("sway.yaml"), stream.to_string())?;
+        Ok(streams.display().to_string())
+    }
+
+    /// Runs `docker compose` with the file of the repository; returns its stdout.
+    fn run(&self, arguments: &[&str]) -> Result<String> {
         let file = lab::repository().join("docker/compose.yaml").display().to_string();
-        let mut command = self.engine.command("docker").expect("built");
-        command.args(["compose", "--file", &file]).args(words).envs(self.env.clone());
-        let output: Output = cluster::cluster::run(&mut command, b"").expect("it runs");
-        output.ok().map_err(|error| format!("{error:#}"))
+        let mut command = self.engine.command("docker")?;
+        command.args(["compose", "--file", &file]).args(arguments).envs(self.env.clone());
+        let output = cluster::cluster::run(&mut command, b"")?;
+        output.ok().with_context(|| format!("docker compose {}", arguments.join(" ")))
     }
 
-    /// What `operator docker WORDS` prints.
-    fn operator(&self, words: &[&str]) -> Result<Value, String> {
-        let text = self.run(&[&["exec", "-T", "operator", "operator", "docker"], words].concat())?;
-        serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
+    /// Runs a subcommand of `operator docker`, which prints JSON.
+    fn operator(&self, arguments: &[&str]) -> Result<Value> {
+        let text = self.run(&[&["exec", "-T", "operator", "operator", "docker"], arguments].concat())?;
+        serde_json::from_str(&text).with_context(|| text.clone())
     }
 
-    /// The example, when a condition has come to that reason.
-    fn await_condition(&self, kind: &str, reason: &str) -> Value {
-        self.eventually(&format!("{kind} is {reason}"), || {
+    /// Waits until the stream's condition has this reason; returns the stream.
+    fn await_reason(&self, kind: &str, reason: &str) -> Result<Value> {
+        self.eventually(&format!("{kind} with reason {reason}"), || {
             let all = self.operator(&["status", "--json"])?;
-            let stream = all.as_array().into_iter().flatten().find(|it| it["metadata"]["name"] == "sway");
-            let stream = stream.ok_or_else(|| format!("no stream sway: {all}"))?;
-            let is = condition(stream, kind)["reason"] == reason;
-            if is { Ok(stream.clone()) } else { Err(format!("{:#}", stream["status"])) }
+            let mut all = all.as_array().into_iter().flatten();
+            let stream = all.find(|it| it["metadata"]["name"] == STREAM).context("the stream is missing")?;
+            ensure!(condition(stream, kind)["reason"] == reason, "{:#}", stream["status"]);
+            Ok(stream.clone())
         })
     }
 
-    fn url(&self) -> String {
-        let said = self.operator(&["open", "--json", "sway"]).expect("it has a URL");
-        said["url"].as_str().expect("a URL").to_owned()
+    /// URL of the stream's viewers in the engine's network, once the sidecar runs. After the operator was recreated, which
+    /// removes the stream's containers, the status may still be an earlier one.
+    fn await_url(&self) -> Result<String> {
+        self.eventually("the viewers' URL", || {
+            let printed = self.operator(&["open", "--json", STREAM])?;
+            Ok(printed["url"].as_str().context("`open` printed no URL")?.to_owned())
+        })
     }
 
-    fn eventually<T>(&self, what: &str, mut ask: impl FnMut() -> Result<T, String>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+    fn eventually<T>(&self, condition: &str, mut question: impl FnMut() -> Result<T>) -> Result<T> {
+        let deadline = Instant::now() + TIMEOUT;
         loop {
-            match ask() {
-                Ok(found) => return found,
+            match question() {
+                Ok(answer) => return Ok(answer),
                 Err(error) if Instant::now() > deadline => {
-                    let logs = self.run(&["--profile", "host-agent", "logs", "--tail", "30"]);
-                    unreachable!("{what}: not in time: {error}\n{}", logs.unwrap_or_else(|error| error));
+                    let logs = self.run(&[&ALL_PROFILES[..], &["logs", "--tail", "30"]].concat());
+                    let logs = logs.unwrap_or_else(|error| format!("{error:#}"));
+                    bail!("{condition}: not within {} s: {error:#}\n{logs}", TIMEOUT.as_secs());
                 }
                 Err(_) => std::thread::sleep(Duration::from_millis(300)),
             }
         }
     }
+
+    /// Checks that the viewers' server requires the token, and that the clock on the desktop's bar advances.
+    fn check_moving_picture(&self) -> Result<()> {
+        let url = self.await_url()?;
+        let rest = url.strip_prefix("http://127.0.0.1:").context("not published on the loopback")?;
+        let (port, rest) = rest.split_once('/').context("the URL has no path")?;
+        let (_, token) = rest.split_once("token=").context("the URL has no token")?;
+        let forward = self.engine.forward((Ipv4Addr::LOCALHOST, port.parse()?).into())?;
+        let (status, _) = http::get(forward.address(), "/snapshot.png", None)?;
+        ensure!(status == 401, "{status} without the token");
+        let picture = || {
+            let (status, body) = http::get(forward.address(), "/snapshot.png", Some(token))?;
+            ensure!(status == 200, "{status}: {}", String::from_utf8_lossy(&body));
+            Picture::decode(&body)
+        };
+        let first = self.eventually("a picture", picture)?;
+        ensure!(first.size == (1280, 720), "{:?}", first.size);
+        ensure!(first.colours > 8, "only {} colours", first.colours);
+        self.eventually("another picture", || {
+            ensure!(picture()?.pixels != first.pixels, "the same picture");
+            Ok(())
+        })
+    }
 }
 
-/// Containers, networks and volumes.
-fn everything(engine: &Engine) -> Vec<String> {
-    let lists: [&[&str]; 3] = [
-        &["ps", "--all", "--format={{.Names}}"],
+struct Picture {
+    pixels: Vec<u8>,
+    /// Width and height in pixels.
+    size: (u32, u32),
+    /// Number of different colours.
+    colours: usize,
+}
+
+impl Picture {
+    fn decode(file: &[u8]) -> Result<Self> {
+        let mut reader = png::Decoder::new(std::io::Cursor::new(file)).read_info()?;
+        let mut pixels = vec![0; reader.output_buffer_size().context("the picture is too large")?];
+        let info = reader.next_frame(&mut pixels)?;
+        let colours: BTreeSet<&[u8]> = pixels.chunks_exact(info.color_type.samples()).collect();
+        let colours = colours.len();
+        Ok(Self { pixels, size: (info.width, info.height), colours })
+    }
+}
+
+/// Names of containers, networks and volumes.
+fn objects(engine: &Engine) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    for list in [
+        &["ps", "--all", "--format={{.Names}}"][..],
         &["network", "ls", "--format={{.Name}}"],
         &["volume", "ls", "--format={{.Name}}"],
-    ];
-    let all = lists.map(|words| engine.docker(words).expect("listed"));
-    all.iter().flat_map(|list| list.lines().map(str::to_owned)).collect()
+    ] {
+        all.extend(engine.docker(list)?.lines().map(str::to_owned));
+    }
+    Ok(all)
 }
 
-/// Asks again until it is so; an end without carries the last answer and the operator's log.
-/// Tells how long the parts of a test took.
-struct Watch(Instant);
+fn example_is_ready_with_the_local_frame_path(compose: &mut Compose) -> Result<()> {
+    let stream = compose.await_reason("Ready", "PathSatisfied")?;
+    ensure!(stream["status"]["capture"]["framePath"] == "Local", "{:#}", stream["status"]);
+    Ok(())
+}
 
-impl Watch {
-    fn lap(&mut self, what: &str) {
-        println!("{:6.1} s  {what}", self.0.elapsed().as_secs_f64());
-        self.0 = Instant::now();
-    }
+fn operator_log_prints_the_viewers_url(compose: &mut Compose) -> Result<()> {
+    let url = compose.await_url()?;
+    compose.eventually("the URL in the log", || {
+        let log = compose.run(&["logs", "operator"])?;
+        ensure!(log.contains(&format!(" {STREAM}: {url}\n")), "{log}");
+        Ok(())
+    })
+}
+
+fn example_runs_operator_desktop_and_sidecar(compose: &mut Compose) -> Result<()> {
+    compose.eventually("three containers", || {
+        let running = compose.engine.docker(&["ps", "--format={{.Names}}"])?;
+        ensure!(running.lines().count() == 3, "{running}");
+        Ok(())
+    })
+}
+
+fn viewers_get_a_moving_picture_with_the_token_only(compose: &mut Compose) -> Result<()> {
+    compose.check_moving_picture()
+}
+
+fn host_agent_of_the_file_encodes_pixels(compose: &mut Compose) -> Result<()> {
+    compose.use_host_agent("Any")?;
+    let stream = compose.await_reason("Streaming", "ByPixels")?;
+    ensure!(stream["status"]["hostAgentName"] == "default", "{:#}", stream["status"]);
+    compose.check_moving_picture()?;
+    compose.use_sidecar()
+}
+
+fn zero_copy_without_a_gpu_is_refused(compose: &mut Compose) -> Result<()> {
+    compose.use_host_agent("ZeroCopy")?;
+    let stream = compose.await_reason("Ready", "InvalidSpec")?;
+    println!("{}", condition(&stream, "Ready")["message"]);
+    compose.write_stream("Any")?;
+    compose.await_reason("Streaming", "ByPixels")?;
+    compose.use_sidecar()
+}
+
+fn sidecar_encodes_after_the_host_agent_stops(compose: &mut Compose) -> Result<()> {
+    compose.use_host_agent("Any")?;
+    compose.await_reason("Streaming", "ByPixels")?;
+    compose.run(&["stop", "host-agent"])?;
+    let stream = compose.await_reason("Streaming", "ByLocalEncoder")?;
+    println!("{}", condition(&stream, "Paired")["message"]);
+    compose.check_moving_picture()?;
+    compose.use_sidecar()
+}
+
+fn compose_down_leaves_nothing(compose: Compose) -> Result<()> {
+    compose.run(&[&ALL_PROFILES[..], &["down", "--volumes"]].concat())?;
+    let left = objects(&compose.engine)?;
+    ensure!(left == compose.before, "{:?} before, {left:?} after", compose.before);
+    compose.engine.down()
 }

@@ -1,27 +1,27 @@
-//! The sink pad: buffers become frames, and wait until there is room for them.
+//! Sink pad: converts buffers to frames and submits them when there is room.
 //!
-//! Events that follow pictures (caps, segment, EOS) wait until these are through.
+//! Serialized events (caps, segment, EOS) wait until all frames before them have returned.
 
 use std::path::Path;
-use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
 
+use encode::clock::clock_ns;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer::subclass::prelude::*;
 use gstreamer_video::{ForceKeyUnitEvent, VideoMeta};
-use encode::clock::clock_ns;
+use parking_lot::MutexGuard;
 use virtgpu::Device;
 
-use super::{CAT, Encoder, Flow, TICK, USUAL_FPS, lock};
+use super::{CAT, DEFAULT_FPS, Encoder, Flow, TICK};
 use crate::caps::{Memory, Video};
 use crate::encoder::Require;
 use crate::encoder::input::Input;
 use crate::encoder::ledger::Ledger;
-use crate::encoder::session::{Session, Wishes};
+use crate::encoder::session::{Parameters, Session};
 
 impl Encoder {
-    /// Waits until `ready`; else why the wait ended.
+    /// Waits until `ready` returns true; fails if the element flushes or downstream fails.
     fn wait(&self, ready: impl Fn(&mut Ledger) -> bool) -> Result<MutexGuard<'_, Flow>, gst::FlowError> {
         let mut flow = self.flow();
         loop {
@@ -32,11 +32,11 @@ impl Encoder {
             if ready(&mut flow.ledger) {
                 return Ok(flow);
             }
-            flow = self.changed.wait_timeout(flow, TICK).unwrap_or_else(PoisonError::into_inner).0;
+            self.changed.wait_for(&mut flow, TICK);
         }
     }
 
-    /// Waits until all pictures are through.
+    /// Waits until no frame is in flight.
     fn drain(&self) {
         if let Err(error) = self.wait(|ledger| ledger.is_empty(Instant::now())) {
             gst::debug!(CAT, imp = self, "not drained: {error}");
@@ -45,11 +45,11 @@ impl Encoder {
 
     pub(super) fn chain(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
         let pts = buffer.pts();
-        // Not before there is room: the frame is the producer's buffer, and should be young when it goes.
-        let takes = || lock(&self.session).as_ref().is_none_or(Session::takes);
-        drop(self.wait(|ledger| ledger.room(Instant::now()) && takes())?);
+        // Waits before the conversion, so that the capture time is close to the submission.
+        let session_ready = || self.session.lock().as_ref().is_none_or(Session::is_ready);
+        drop(self.wait(|ledger| ledger.has_room(Instant::now()) && session_ready())?);
         let capture_ns = clock_ns();
-        let frame = match lock(&self.input).as_mut().map(|input| input.frame(buffer, capture_ns)) {
+        let frame = match self.input.lock().as_mut().map(|input| input.frame(buffer, capture_ns)) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 self.fail(&error.to_string());
@@ -57,8 +57,8 @@ impl Encoder {
             }
             None => return Err(gst::FlowError::NotNegotiated),
         };
-        self.flow().ledger.enter(capture_ns, pts, Instant::now());
-        if let Some(session) = &*lock(&self.session) {
+        self.flow().ledger.begin(capture_ns, pts, Instant::now());
+        if let Some(session) = &*self.session.lock() {
             session.put(frame);
         }
         Ok(gst::FlowSuccess::Ok)
@@ -68,7 +68,7 @@ impl Encoder {
         match event.view() {
             gst::EventView::Caps(caps) => {
                 self.drain();
-                return match self.begin(caps.caps()) {
+                return match self.configure(caps.caps()) {
                     Ok(caps) => self.src.push_event(gst::event::Caps::new(&caps)),
                     Err(text) => {
                         self.fail(&text);
@@ -100,23 +100,23 @@ impl Encoder {
 
     pub(super) fn sink_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
         if let gst::QueryViewMut::Allocation(allocation) = query.view_mut() {
-            // Rows may be apart: the meta says how far.
+            // Row padding is supported: the meta carries the stride.
             allocation.add_allocation_meta::<VideoMeta>(None);
             return true;
         }
         gst::Pad::query_default(pad, Some(&*self.obj()), query)
     }
 
-    /// Makes ready for pictures of these caps: the caps of what comes out.
-    pub(super) fn begin(&self, caps: &gst::CapsRef) -> Result<gst::Caps, String> {
+    /// Prepares for pictures with these caps and returns the output caps.
+    pub(super) fn configure(&self, caps: &gst::CapsRef) -> Result<gst::Caps, String> {
         let video = Video::parse(caps).map_err(|error| error.to_string())?;
         let settings = self.settings();
         let device = Device::open(Path::new(&settings.render_node)).map_err(|error| error.to_string());
         match (&device, video.memory, settings.require) {
             (_, Memory::System, Require::ZeroCopy) => {
                 return Err(
-                    "require=zero-copy, but the pictures come in system memory, which has no resource ID: \
-                     ask the element before desktopstreamenc for video/x-raw(memory:DMABuf)"
+                    "require=zero-copy, but the pictures are in system memory, which has no resource ID: request \
+                     video/x-raw(memory:DMABuf) from the element before desktopstreamenc"
                         .to_owned(),
                 );
             }
@@ -124,26 +124,26 @@ impl Encoder {
             _ => {}
         }
         self.flow().ledger.clear();
-        let mut session = lock(&self.session);
+        let mut session = self.session.lock();
         if session.is_none() {
-            let wishes = Wishes {
+            let parameters = Parameters {
                 bitrate_kbps: settings.bitrate,
-                max_fps: video.fps.unwrap_or(USUAL_FPS),
+                max_fps: video.fps.unwrap_or(DEFAULT_FPS),
                 keyframe_ms: settings.keyframe_interval,
             };
-            let (made, arrivals) = Session::start(self.upstream()?, device.clone(), wishes)
+            let (started, arrivals) = Session::start(self.upstream()?, device.clone(), parameters)
                 .map_err(|error| format!("cannot start threads for the host-agent's connection: {error}"))?;
-            *session = Some(made);
+            *session = Some(started);
             drop(session);
-            let it = self.obj().downgrade();
+            let element = self.obj().downgrade();
             let task = move || {
-                if let Some(it) = it.upgrade() {
-                    it.imp().turn(&arrivals);
+                if let Some(element) = element.upgrade() {
+                    element.imp().run_once(&arrivals);
                 }
             };
             self.src.start_task(task).map_err(|error| error.to_string())?;
         }
-        *lock(&self.input) = Some(Input::new(video, device.ok()));
+        *self.input.lock() = Some(Input::new(video, device.ok()));
         let mut out = gst::Caps::builder("video/x-h264")
             .field("stream-format", "byte-stream")
             .field("alignment", "au")

@@ -1,16 +1,16 @@
-//! The source pad: access units go out as they come back, and the rung is watched.
+//! Source pad: pushes access units and watches the frame path.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Instant;
 
+use contract::FramePath;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer::subclass::prelude::*;
 use gstreamer_video::ForceKeyUnitEvent;
 use protocol::stream::AccessUnit;
-use frame_path::fallback::Rung;
 
-use super::{AWAY, CAT, Encoder, LATENCY, TICK, lock};
+use super::{CAT, DISCONNECTED_TIMEOUT, Encoder, LATENCY, TICK};
 use crate::caps::Memory;
 use crate::encoder::Require;
 use crate::encoder::session::Arrival;
@@ -37,10 +37,10 @@ impl Encoder {
         gst::Pad::query_default(pad, Some(&*self.obj()), query)
     }
 
-    /// One turn of the source pad's task.
-    pub(super) fn turn(&self, arrivals: &Receiver<Arrival>) {
+    /// One iteration of the source pad's task.
+    pub(super) fn run_once(&self, arrivals: &Receiver<Arrival>) {
         match arrivals.recv_timeout(TICK) {
-            Ok(Arrival::Unit(unit)) => self.deliver(unit),
+            Ok(Arrival::Unit(unit)) => self.push(unit),
             Ok(Arrival::Dropped) => self.flow().ledger.dropped(),
             Ok(Arrival::Interrupted) => self.flow().ledger.interrupt(),
             Ok(Arrival::Lost(reason)) => gst::warning!(CAT, imp = self, "{reason}"),
@@ -48,81 +48,83 @@ impl Encoder {
             Err(RecvTimeoutError::Disconnected) => std::thread::sleep(TICK),
         }
         self.changed.notify_all();
-        self.look();
+        self.check_frame_path();
     }
 
-    fn deliver(&self, unit: AccessUnit) {
+    fn push(&self, unit: AccessUnit) {
         let stamp = {
             let mut flow = self.flow();
             if flow.ended || flow.last.is_err() {
                 return;
             }
-            let Some(stamp) = flow.ledger.land(&unit, Instant::now()) else { return };
+            let Some(stamp) = flow.ledger.complete(&unit, Instant::now()) else { return };
             stamp
         };
         gst::trace!(CAT, imp = self, "{} bytes, {stamp:?}, idr {}", unit.data.len(), unit.idr);
         let mut buffer = gst::Buffer::from_slice(unit.data);
-        let fresh = buffer.make_mut();
-        // No frame refers to a later one: shown in the order of decoding.
-        fresh.set_pts(stamp.pts);
-        fresh.set_dts(stamp.pts);
+        let writable = buffer.make_mut();
+        // Without B-frames, presentation order is decoding order.
+        writable.set_pts(stamp.pts);
+        writable.set_dts(stamp.pts);
         if !unit.idr {
-            fresh.set_flags(gst::BufferFlags::DELTA_UNIT);
+            writable.set_flags(gst::BufferFlags::DELTA_UNIT);
         }
         let pushed = self.src.push(buffer);
         let mut flow = self.flow();
         match pushed {
-            // A flush passes; upstream sees its own.
+            // A flush ends by itself; upstream receives its own flush events.
             Ok(_) | Err(gst::FlowError::Flushing) => {}
             Err(error) if flow.last.is_ok() => {
                 gst::debug!(CAT, imp = self, "downstream: {error}");
-                // Told to upstream by the next frame.
+                // The next frame returns it to upstream.
                 flow.last = Err(error);
             }
             Err(_) => {}
         }
     }
 
-    /// Sees whether the rung is another, or none that we take.
-    fn look(&self) {
-        let Some((rung, reason, host_agent)) = lock(&self.session).as_ref().map(|session| {
-            let (rung, reason) = session.rung();
-            (rung, reason, session.host_agent())
+    /// Announces a change of the frame path; fails the pipeline if the host-agent cannot be used or does not answer.
+    fn check_frame_path(&self) {
+        let Some((path, reason, host_agent)) = self.session.lock().as_ref().map(|session| {
+            let (path, reason) = session.frame_path();
+            (path, reason, session.host_agent())
         }) else {
             return;
         };
         let now = Instant::now();
         let mut flow = self.flow();
-        let (before, stuck) = (flow.rung, flow.ledger.stuck(now));
-        let away = if rung == Some(Rung::Local) {
-            *flow.away.get_or_insert(now)
+        let (before, stuck) = (flow.frame_path, flow.ledger.is_stuck(now));
+        let disconnected = if path == Some(FramePath::Local) {
+            *flow.disconnected.get_or_insert(now)
         } else {
-            (flow.away, flow.rung) = (None, rung);
+            (flow.disconnected, flow.frame_path) = (None, path);
             now
         };
         drop(flow);
-        if now.duration_since(away) >= AWAY {
+        if now.duration_since(disconnected) >= DISCONNECTED_TIMEOUT {
             return self.fail(&format!("no encoder on the VM's host: {reason}"));
         }
         if stuck {
-            let text = "the host-agent has sent no picture for a first frame; its log says why";
-            return self.fail(&format!("{text} (it is {host_agent}; rung {rung:?} {reason})"));
+            let text = "the host-agent has sent no access unit for the first frame; see the host-agent's log";
+            return self.fail(&format!("{text} (frame path {path:?} {reason}; {host_agent:?})"));
         }
-        if before == rung || !matches!(rung, Some(Rung::ResourceId | Rung::Pixels)) {
+        let Some(path @ (FramePath::ResourceId | FramePath::Pixels)) = path else { return };
+        if before == Some(path) {
             return;
         }
-        self.obj().notify_rung();
-        gst::info!(CAT, imp = self, "rung {rung:?} {reason}");
-        if rung == Some(Rung::Pixels) {
-            self.not_by_id(&reason);
+        self.obj().notify_frame_path();
+        gst::info!(CAT, imp = self, "frame path {path} {reason}");
+        if path == FramePath::Pixels {
+            self.on_pixels_path(&reason);
         }
     }
 
-    fn not_by_id(&self, reason: &str) {
+    /// Fails or warns, depending on `require`.
+    fn on_pixels_path(&self, reason: &str) {
         if self.settings().require == Require::ZeroCopy {
-            self.fail(&format!("require=zero-copy, but frames cannot go by resource ID: {reason}"));
-        } else if lock(&self.input).as_ref().is_some_and(|input| input.video().memory != Memory::System) {
-            let text = "frames are pushed as pixels, not by resource ID";
+            self.fail(&format!("require=zero-copy, but frames cannot be sent by resource ID: {reason}"));
+        } else if self.input.lock().as_ref().is_some_and(|input| input.video().memory != Memory::System) {
+            let text = "frames are sent as pixels, not by resource ID";
             gst::element_imp_warning!(self, gst::ResourceError::Settings, ("{text}: {reason}"));
         }
     }

@@ -1,9 +1,10 @@
-//! `./x bench control`: how the operator does with many streams, against a real apiserver. No pod runs: the scheduler is
-//! stopped, as it and the kubelet would want the processors that are measured.
+//! `./x bench control`: the operator with many streams, against a real apiserver. No pod runs: the scheduler is stopped, as it
+//! and the kubelet would take the processors that are measured.
 
 mod report;
 mod seen;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -12,26 +13,28 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use cluster::Daemon;
-use cluster::product::{Bed, Outside, SYSTEM, http, stream};
+use cluster::product::{Operator, SYSTEM, Testbed, http, stream};
+use cluster::{Cluster, Daemon};
 use serde_json::{Value, json};
 
 use seen::Seen;
 
-/// How many `kubectl create` at once: each asks a bounded number of times a second.
+/// Number of parallel `kubectl create`: each sends a bounded number of requests per second.
 const CREATORS: usize = 8;
-/// How long all of it may take.
-const PATIENCE: Duration = Duration::from_secs(400);
+/// Limit of each phase.
+const PHASE_TIMEOUT: Duration = Duration::from_secs(400);
+/// The operator is settled when it sent no request for this long.
+const SETTLED: Duration = Duration::from_secs(5);
 
 #[derive(Parser)]
 struct Arguments {
     /// Folder for control.json, control.md and control.svg
     #[arg(long, default_value = "bench")]
     out: PathBuf,
-    /// How many streams
+    /// Number of streams
     #[arg(long, default_value_t = 1000)]
     streams: usize,
-    /// Seconds during which nothing changes
+    /// Length of the steady phase, in which nothing changes, in seconds
     #[arg(long, default_value_t = 60)]
     steady: u64,
 }
@@ -39,7 +42,7 @@ struct Arguments {
 fn main() -> Result<()> {
     let Arguments { out, streams, steady } = Arguments::parse();
     fs::create_dir_all(&out).with_context(|| format!("creating {}", out.display()))?;
-    let mut bed = Bed::control_plane("bench")?;
+    let bed = Testbed::control_plane("bench")?;
     bed.apply_manifests(&["--replicas=0"])?;
     for kind in ["validatingwebhookconfiguration", "mutatingwebhookconfiguration"] {
         bed.cluster.kubectl(&["delete", kind, "desktopstream"])?;
@@ -49,35 +52,40 @@ fn main() -> Result<()> {
 
     let seen = Seen::watch(&bed)?;
     let operator = start(&bed)?;
-    let idle = Numbers::of(&operator)?;
-    say("creating streams");
+    let idle = Counts::of(&operator)?;
+    let daemons_idle = daemons_cpu(&bed.cluster)?;
+    progress("creating streams");
     let begin = Instant::now();
     create(&bed, streams)?;
     let created = begin.elapsed();
-    let times = seen.await_all(streams, PATIENCE)?;
+    let times = seen.await_all(streams, PHASE_TIMEOUT)?;
     let all = times.last();
-    let busy = Numbers::of(&operator)?.since(&idle);
-    say("waiting for peace");
+    let busy = Counts::of(&operator)?.since(&idle);
+    progress("waiting until the operator is settled");
     settle(&operator)?;
-    let settled = Numbers::of(&operator)?.since(&idle);
+    let settled = Counts::of(&operator)?.since(&idle);
+    let daemons = daemons_cpu(&bed.cluster)?.into_iter().map(|(name, seconds)| {
+        (name.clone(), seconds - daemons_idle.get(&name).copied().unwrap_or_default())
+    });
+    let daemons: BTreeMap<String, f64> = daemons.collect();
 
-    say("watching nothing happen");
-    let before = Numbers::of(&operator)?;
+    progress("measuring the steady state");
+    let before = Counts::of(&operator)?;
     sleep(Duration::from_secs(steady));
-    let calm = Numbers::of(&operator)?.since(&before);
+    let calm = Counts::of(&operator)?.since(&before);
     let rss = memory(&operator)?;
     drop(operator);
 
-    say("starting again, with all of them there");
+    progress("restarting the operator with all streams");
     bed.cluster.kubectl(&["-n", SYSTEM, "delete", "lease", "desktopstream-operator"])?;
     let again = start(&bed)?;
     let restart = Instant::now();
-    let (mut after, mut took) = (Numbers::of(&again)?, Duration::ZERO);
+    let (mut after, mut took) = (Counts::of(&again)?, Duration::ZERO);
     while after.reconciles < streams as f64 {
-        ensure!(restart.elapsed() < PATIENCE, "only {} were reconciled", after.reconciles);
+        ensure!(restart.elapsed() < PHASE_TIMEOUT, "only {} streams were reconciled", after.reconciles);
         sleep(Duration::from_millis(100));
         took = restart.elapsed();
-        after = Numbers::of(&again)?;
+        after = Counts::of(&again)?;
     }
     drop(again);
 
@@ -85,19 +93,24 @@ fn main() -> Result<()> {
     let report = json!({
         "host": host()?,
         "streams": streams,
-        "seconds": {"creating": created.as_secs_f64(), "all": all.as_secs_f64()},
-        "reconciles_per_s": busy.reconciles / all.as_secs_f64(),
-        "streams_per_s": streams as f64 / all.as_secs_f64(),
-        "create_to_desired_ms": times.quantiles(),
-        "api_calls_per_stream": settled.work() / streams as f64,
+        "burst_seconds": {"operator": all.as_secs_f64()},
+        "create_seconds": created.as_secs_f64(),
+        "create_to_desired_ms": {"operator": times.quantiles()},
+        "reconciles_per_second": busy.reconciles / all.as_secs_f64(),
+        "calls_per_stream": settled.work() / streams as f64,
+        "writes_per_stream": settled.write / streams as f64,
         "steady_calls_per_minute": per_minute(calm.work()),
         "steady_lease_calls_per_minute": per_minute(calm.lease),
-        "restart": {"seconds": took.as_secs_f64(), "reconciles_per_s": after.reconciles / took.as_secs_f64(), "writes": after.write},
+        "restart": {
+            "seconds": took.as_secs_f64(), "reconciles_per_second": after.reconciles / took.as_secs_f64(),
+            "writes": after.write,
+        },
         "operator": {
             "cpu_seconds": settled.cpu, "cpu_ms_per_stream": settled.cpu * 1000.0 / streams as f64,
             "steady_cpu_percent": calm.cpu / steady as f64 * 100.0,
             "rss_mb": rss.0, "peak_rss_mb": rss.1,
         },
+        "daemons_cpu_seconds": daemons,
     });
     fs::write(out.join("control.json"), serde_json::to_string_pretty(&report)? + "\n")?;
     fs::write(out.join("control.svg"), report::svg(&times))?;
@@ -107,25 +120,19 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn say(what: &str) {
-    eprintln!("x: {what}");
+fn progress(phase: &str) {
+    eprintln!("x: {phase}");
 }
 
-/// An operator that works.
-fn start(bed: &Bed) -> Result<Outside> {
-    let operator = bed.operator_outside("bench", &[])?;
-    bed.eventually("it leads", || {
-        let (status, body) = http::get(operator.metrics, "/metrics", None)?;
-        let text = String::from_utf8(body)?;
-        ensure!(status == 200 && text.contains("desktopstream_operator_leader 1"), "not yet");
-        ensure!(http::get(operator.metrics, "/readyz", None)?.0 == 200, "reads what is there");
-        Ok(())
-    })?;
+/// Starts an operator; returns when it leads.
+fn start(bed: &Testbed) -> Result<Operator> {
+    let operator = bed.start_operator("bench", &[])?;
+    operator.await_leading(bed)?;
     Ok(operator)
 }
 
-/// Creates them as a person with a big file would.
-fn create(bed: &Bed, streams: usize) -> Result<()> {
+/// Creates the streams with `kubectl create -f FILE`.
+fn create(bed: &Testbed, streams: usize) -> Result<()> {
     let spec = json!({
         "desktop": {"image": "desktopstream/desktop-sway"}, "capture": {"width": 1280, "height": 720},
     });
@@ -140,20 +147,20 @@ fn create(bed: &Bed, streams: usize) -> Result<()> {
         children.push(command.spawn()?);
     }
     for mut child in children {
-        ensure!(child.wait()?.success(), "kubectl create failed; its words are above");
+        ensure!(child.wait()?.success(), "kubectl create failed; see its messages above");
     }
     Ok(())
 }
 
-/// Until nothing is asked for some seconds.
-fn settle(operator: &Outside) -> Result<()> {
+/// Waits until the operator sent no request for [`SETTLED`].
+fn settle(operator: &Operator) -> Result<()> {
     let begin = Instant::now();
-    let mut last = Numbers::of(operator)?;
+    let mut last = Counts::of(operator)?;
     let mut quiet = Instant::now();
-    while quiet.elapsed() < Duration::from_secs(5) {
-        ensure!(begin.elapsed() < PATIENCE, "it never rests");
+    while quiet.elapsed() < SETTLED {
+        ensure!(begin.elapsed() < PHASE_TIMEOUT, "the operator keeps sending requests");
         sleep(Duration::from_millis(500));
-        let now = Numbers::of(operator)?;
+        let now = Counts::of(operator)?;
         if now.since(&last).work() > 0.0 {
             quiet = Instant::now();
         }
@@ -162,29 +169,33 @@ fn settle(operator: &Outside) -> Result<()> {
     Ok(())
 }
 
-/// What the operator and the kernel count.
+/// Counters of the operator and the kernel.
 #[derive(Debug, Clone, Copy)]
-struct Numbers {
+struct Counts {
     reconciles: f64,
     lease: f64,
     watch: f64,
     read: f64,
     write: f64,
+    /// Processor time in seconds.
     cpu: f64,
 }
 
-impl Numbers {
-    fn of(operator: &Outside) -> Result<Self> {
+impl Counts {
+    fn of(operator: &Operator) -> Result<Self> {
         let (_, body) = http::get(operator.metrics, "/metrics", None)?;
         let text = String::from_utf8(body)?;
-        let number = |name: &str| -> Result<f64> {
-            let line =
-                text.lines().find_map(|line| line.strip_prefix(&format!("desktopstream_operator_{name} ")));
-            Ok(line.with_context(|| format!("no {name} in its metrics"))?.parse()?)
+        let number = |name: &str| -> Result<Option<f64>> {
+            let prefix = format!("desktopstream_operator_{name} ");
+            let value = text.lines().find_map(|line| line.strip_prefix(&prefix));
+            value.map(str::parse).transpose().with_context(|| format!("metric {name} is not a number"))
         };
-        let calls = |kind: &str| number(&format!("api_requests_total{{kind=\"{kind}\"}}"));
+        // A label appears with its first request.
+        let calls = |kind: &str| -> Result<f64> {
+            Ok(number(&format!("api_requests_total{{kind=\"{kind}\"}}"))?.unwrap_or_default())
+        };
         Ok(Self {
-            reconciles: number("reconcile_seconds_count")?,
+            reconciles: number("reconcile_seconds_count")?.context("no metric reconcile_seconds_count")?,
             lease: calls("lease")?,
             watch: calls("watch")?,
             read: calls("read")?,
@@ -204,27 +215,40 @@ impl Numbers {
         }
     }
 
-    /// All but the Lease, which costs the same with no stream at all.
+    /// Requests without those for the Lease, which do not depend on the number of streams.
     fn work(&self) -> f64 {
         self.watch + self.read + self.write
     }
 }
 
-/// Seconds of processor that a process has used: fields 14 and 15 of its stat, in hundredths.
+/// Processor time of the cluster's running daemons so far, in seconds.
+fn daemons_cpu(cluster: &Cluster) -> Result<BTreeMap<String, f64>> {
+    let mut all = BTreeMap::new();
+    for (daemon, processes) in cluster.daemons() {
+        for pid in processes {
+            *all.entry(daemon.to_string()).or_default() += cpu(pid)?;
+        }
+    }
+    Ok(all)
+}
+
+/// Processor time of a process in seconds: fields 14 and 15 of `/proc/PID/stat`, in hundredths.
 fn cpu(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, rest) = stat.rsplit_once(')').context("no process name")?;
+    let (_, rest) = stat.rsplit_once(')').context("no process name in stat")?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
-    let field =
-        |at: usize| fields.get(at).context("a short stat line")?.parse::<f64>().context("not a number");
+    let field = |at: usize| {
+        fields.get(at).context("stat is short")?.parse::<f64>().context("a field is not a number")
+    };
     Ok((field(11)? + field(12)?) / 100.0)
 }
 
-/// Resident now and at most, MB.
-fn memory(operator: &Outside) -> Result<(f64, f64)> {
+/// Resident memory of the operator, now and at most, in MB.
+fn memory(operator: &Operator) -> Result<(f64, f64)> {
     let status = fs::read_to_string(format!("/proc/{}/status", operator.child.id()))?;
     let field = |name: &str| -> Result<f64> {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).context("no such line")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let line = line.with_context(|| format!("no {name} in the process's status"))?;
         Ok(line.trim_end_matches("kB").trim().parse::<f64>()? / 1024.0)
     };
     Ok((field("VmRSS:")?, field("VmHWM:")?))

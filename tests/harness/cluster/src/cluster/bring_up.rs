@@ -1,5 +1,4 @@
-//! From nothing to ready nodes. What takes long on its own (the apiserver's start) is left to itself while the nodes load
-//! their first images.
+//! Creates a cluster. The apiserver, which takes long to start, starts while the nodes import their first images.
 
 use std::fs;
 use std::path::Path;
@@ -9,35 +8,37 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{Cluster, Config, run as run_command};
-use crate::forward::Forward;
 use crate::image::{Image, PAUSE, PROBE};
+use crate::instance::{Instance, Kind};
 use crate::machine::{self, Machine};
 use crate::node::{CONTAINERD_SOCKET, Node};
 use crate::pki::Pki;
-use crate::state::{Kind, State};
 use crate::tools::Tools;
-use crate::{addresses, cgroup, control_plane, pki, say};
+use crate::{addresses, cgroup, control_plane, progress};
 
-/// Long, for busy machines: the limit is for what hangs.
-const PATIENCE: Duration = Duration::from_mins(4);
-const MOST_NODES: u8 = 8;
+/// Limit of each step. Generous: it bounds steps that hang, not slow machines.
+const STEP_TIMEOUT: Duration = Duration::from_mins(4);
+const MAX_NODES: u8 = 8;
 
 pub(super) fn run(config: &Config) -> Result<Cluster> {
-    check_the_computer()?;
-    ensure!((1..=MOST_NODES).contains(&config.nodes), "a cluster has 1 to {MOST_NODES} nodes");
+    check_host()?;
+    ensure!(
+        (1..=MAX_NODES).contains(&config.nodes),
+        "the number of nodes must be between 1 and {MAX_NODES}, not {}",
+        config.nodes
+    );
     let tools = Tools::build()?;
     let started = Instant::now();
     let mut steps = Steps::default();
-    let state = State::create(Kind::Cluster, &config.name, config.nodes)?;
-    let folder = state.folder()?;
-    let mut up = Unfinished { state, holders: Vec::new(), done: false };
+    let mut instance = Instance::create(Kind::Cluster, &config.name, config.nodes)?;
+    let folder = instance.folder()?;
 
-    let hub = up.machine("hub")?;
+    let hub = instance.start_machine("hub")?;
     let mut nodes = Vec::new();
     machine::bridge(&hub)?;
     for number in 1..=config.nodes {
-        cgroup::create(&up.state.cgroup(number))?;
-        let node = up.machine(&format!("n{number}"))?;
+        cgroup::create(&instance.cgroup(number))?;
+        let node = instance.start_machine(&format!("n{number}"))?;
         machine::connect(&hub, &node, number)?;
         nodes.push(node);
     }
@@ -46,111 +47,64 @@ pub(super) fn run(config: &Config) -> Result<Cluster> {
     steps.done("machines");
 
     let kubeconfig = folder.join("kubeconfig");
-    let api = Forward::inward(hub.network()?, (addresses::HUB, addresses::API_PORT).into())?;
-    let server = format!("https://{}", api.address());
-    pki::admin_kubeconfig(&folder.join("pki"), &server, &kubeconfig)?;
-    // From here on it is a cluster, whose end is its handle's.
-    let mut cluster = up.finish(tools, kubeconfig, api);
+    let api = Cluster::open_api(&instance, &kubeconfig)?;
+    let mut cluster =
+        Cluster { instance, tools, kubeconfig, _kubeconfig: None, pki: None, _api: api, steps: Vec::new() };
 
     let path = cluster.tools.search_path()?;
-    for launch in control_plane::first(&hub, &pki) {
-        cluster.daemons.push(launch.start(&path)?);
+    for launch in control_plane::servers(&hub, &pki) {
+        cluster.start_daemon(launch, &path)?;
     }
-    let cgroups: Vec<String> = (1..=config.nodes).map(|number| cluster.state.cgroup(number)).collect();
+    let cgroups: Vec<String> = (1..=config.nodes).map(|number| cluster.cgroup(number)).collect();
     let nodes: Vec<Node<'_>> = (1..=config.nodes)
         .zip(nodes.iter().zip(&cgroups))
         .map(|(number, (machine, cgroup))| Node { machine, number, cgroup })
         .collect();
     for node in &nodes {
-        cluster.daemons.push(node.containerd(&cluster.tools)?.start(&path)?);
+        let launch = node.containerd(&cluster.tools)?;
+        cluster.start_daemon(launch, &path)?;
     }
     for node in &nodes {
-        await_containerd(&mut cluster, node.machine)?;
+        await_containerd(&cluster, node.machine)?;
     }
     steps.done("containerd");
-    first_images(&cluster)?;
+    import_first_images(&cluster)?;
     steps.done("first images");
-    await_that(&mut cluster, "the apiserver", &["get", "--raw", "/readyz"], "ok")?;
+    await_kubectl(&cluster, "the apiserver", &["get", "--raw", "/readyz"], "ok")?;
     steps.done("apiserver");
 
-    for launch in control_plane::then(&hub, &pki)? {
-        cluster.daemons.push(launch.start(&path)?);
+    for launch in control_plane::clients(&hub, &pki)? {
+        cluster.start_daemon(launch, &path)?;
     }
     for node in &nodes {
-        for launch in node.members(&pki)? {
-            cluster.daemons.push(launch.start(&path)?);
+        for launch in node.kubernetes(&pki)? {
+            cluster.start_daemon(launch, &path)?;
         }
     }
     for node in &nodes {
-        let ready = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
-        let name = node.machine.name.as_str();
-        await_that(&mut cluster, name, &["get", "node", name, "-o", ready], "True")?;
+        await_node(&cluster, &node.machine.name)?;
     }
     steps.done("nodes ready");
-    // Else the first pods are refused, in namespaces that have just been made.
+    // Pods are refused in a namespace without its default service account.
     let account = ["get", "serviceaccount", "default", "-n", "default", "-o", "name"];
-    await_that(&mut cluster, "the default service account", &account, "serviceaccount/default")?;
+    await_kubectl(&cluster, "the default service account", &account, "serviceaccount/default")?;
     for node in &nodes {
-        await_services(&mut cluster, node.machine)?;
+        await_services(&cluster, node.machine)?;
     }
-    await_dns(&mut cluster, &hub)?;
+    await_dns(&cluster, &hub)?;
     steps.done("services and names");
-    say!("cluster {} is up after {:.1} s", config.name, started.elapsed().as_secs_f64());
+    progress!("cluster {} is up after {:.1} s", config.name, started.elapsed().as_secs_f64());
+    cluster.mark_complete();
     cluster.steps = steps.done;
     cluster.pki = Some(pki);
     Ok(cluster)
 }
 
-/// What is made before there is a [`Cluster`]: ended if that never comes.
-struct Unfinished {
-    state: State,
-    holders: Vec<std::process::Child>,
-    done: bool,
-}
-
-impl Unfinished {
-    fn machine(&mut self, name: &str) -> Result<Machine> {
-        let (machine, holder) = Machine::start(name, &self.state.folder()?.join(name))?;
-        self.holders.push(holder);
-        self.state.machines.push(machine.clone());
-        // At once: a process that is killed now must not leave it unknown.
-        self.state.save()?;
-        Ok(machine)
-    }
-
-    fn finish(mut self, tools: Tools, kubeconfig: std::path::PathBuf, api: Forward) -> Cluster {
-        self.done = true;
-        Cluster {
-            state: self.state.clone(),
-            tools,
-            daemons: Vec::new(),
-            holders: std::mem::take(&mut self.holders),
-            kubeconfig,
-            pki: None,
-            _api: api,
-            owned: true,
-            steps: Vec::new(),
-        }
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if !self.done {
-            let _ = self.state.end();
-            for holder in &mut self.holders {
-                let _ = holder.wait();
-            }
-            let _ = self.state.remove();
-        }
-    }
-}
-
-/// Says what can be said before anything is built or made.
-fn check_the_computer() -> Result<()> {
+/// Checks the host's requirements before anything is built or created.
+fn check_host() -> Result<()> {
     ensure!(
         rustix::process::geteuid().is_root(),
-        "a cluster's nodes are namespaces and containers, which only root can make: run it by sudo -E, or as root"
+        "creating namespaces and containers needs root: run the command as root, or with sudo -E"
     );
     for (program, package) in
         [("unshare", "util-linux"), ("nsenter", "util-linux"), ("ip", "iproute2"), ("iptables", "iptables")]
@@ -159,33 +113,41 @@ fn check_the_computer() -> Result<()> {
         let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
         ensure!(
             folders.into_iter().any(|folder| folder.join(program).is_file()),
-            "no {program} on this machine: apt install {package}"
+            "{program} is not installed: apt install {package}"
         );
     }
     ensure!(
         fs::read_to_string("/proc/filesystems").is_ok_and(|known| known.contains("overlay")),
-        "the kernel has no overlayfs, which containers lie on: modprobe overlay"
+        "the kernel has no overlayfs, which containers need: modprobe overlay"
     );
     Ok(())
 }
 
-fn first_images(cluster: &Cluster) -> Result<()> {
+fn import_first_images(cluster: &Cluster) -> Result<()> {
     cluster.import(&Image::of_program(PAUSE, &cluster.tools.program("pause")?))?;
     cluster.import(&Image::of_program(PROBE, &cluster.tools.program("probe")?))
 }
 
-fn await_containerd(cluster: &mut Cluster, machine: &Machine) -> Result<()> {
+fn await_containerd(cluster: &Cluster, machine: &Machine) -> Result<()> {
     let ctr = cluster.tools.program("ctr")?;
-    await_until(cluster, "containerd", |_| {
+    await_step(cluster, "containerd", |_| {
         let mut command = machine.command(&ctr);
         let output = run_command(command.args(["--address", CONTAINERD_SOCKET, "version"]), b"")?;
         Ok(if output.success() { None } else { Some(output.stderr) })
     })
 }
 
-/// Until kubectl says `wanted`.
-fn await_that(cluster: &mut Cluster, what: &str, arguments: &[&str], wanted: &str) -> Result<()> {
-    await_until(cluster, what, |cluster| {
+/// Waits until the node is ready and its kubelet holds a Lease.
+fn await_node(cluster: &Cluster, name: &str) -> Result<()> {
+    let ready = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
+    await_kubectl(cluster, name, &["get", "node", name, "-o", ready], "True")?;
+    let lease = ["get", "lease", "-n", "kube-node-lease", name, "-o", "jsonpath={.spec.holderIdentity}"];
+    await_kubectl(cluster, &format!("the Lease of {name}"), &lease, name)
+}
+
+/// Waits until kubectl prints `wanted`.
+fn await_kubectl(cluster: &Cluster, subject: &str, arguments: &[&str], wanted: &str) -> Result<()> {
+    await_step(cluster, subject, |cluster| {
         let output = cluster.try_kubectl(&[&["--request-timeout=5s"], arguments].concat())?;
         Ok(if output.success() && output.stdout.trim() == wanted {
             None
@@ -195,50 +157,51 @@ fn await_that(cluster: &mut Cluster, what: &str, arguments: &[&str], wanted: &st
     })
 }
 
-/// Until kube-proxy leads to the apiserver by its Service's address.
-fn await_services(cluster: &mut Cluster, machine: &Machine) -> Result<()> {
+/// Waits until kube-proxy routes the apiserver's Service.
+fn await_services(cluster: &Cluster, machine: &Machine) -> Result<()> {
     let probe = cluster.tools.program("probe")?;
     let url = format!("http://{}:443/", addresses::KUBERNETES);
-    await_until(cluster, "the Service kubernetes", |_| {
+    await_step(cluster, "the Service kubernetes", |_| {
         let output = run_command(machine.command(&probe).args(["get", &url]), b"")?;
-        // That it wants TLS, it tells in the clear.
+        // A TLS server answers plain HTTP with a plain message.
         Ok(if output.stdout.contains("HTTPS server") { None } else { Some(output.stdout + &output.stderr) })
     })
 }
 
-/// Until CoreDNS knows the objects that it makes names of.
-fn await_dns(cluster: &mut Cluster, hub: &Machine) -> Result<()> {
+/// Waits until CoreDNS has read the objects that it serves names of.
+fn await_dns(cluster: &Cluster, hub: &Machine) -> Result<()> {
     let probe = cluster.tools.program("probe")?;
     let url = format!("http://{}:8181/ready", addresses::HUB);
-    await_until(cluster, "CoreDNS", |_| {
+    await_step(cluster, "CoreDNS", |_| {
         let output = run_command(hub.command(&probe).args(["get", &url]), b"")?;
         Ok(if output.stdout.trim() == "OK" { None } else { Some(output.stdout + &output.stderr) })
     })
 }
 
-/// Asks again until there is no objection; an error carries the last one.
-fn await_until(
-    cluster: &mut Cluster,
-    what: &str,
-    mut objection: impl FnMut(&Cluster) -> Result<Option<String>>,
+/// Calls `obstacle` until it returns `None`. An error carries the last obstacle.
+fn await_step(
+    cluster: &Cluster,
+    subject: &str,
+    mut obstacle: impl FnMut(&Cluster) -> Result<Option<String>>,
 ) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while let Some(objection) = objection(cluster)? {
-        cluster.check_daemons().with_context(|| format!("waiting for {what}"))?;
+    let deadline = Instant::now() + STEP_TIMEOUT;
+    while let Some(obstacle) = obstacle(cluster)? {
+        cluster.check_daemons().with_context(|| format!("waiting for {subject}"))?;
         if Instant::now() > deadline {
-            let folder = cluster.folder()?;
-            bail!("{what}: not within {} s: {}\n{}", PATIENCE.as_secs(), objection.trim(), logs_in(&folder));
+            let limit = STEP_TIMEOUT.as_secs();
+            let logs = logs_in(&cluster.folder()?);
+            bail!("{subject}: not ready after {limit} s: {}\n{logs}", obstacle.trim());
         }
-        sleep(Duration::from_millis(200));
+        sleep(super::RETRY_INTERVAL);
     }
     Ok(())
 }
 
 fn logs_in(folder: &Path) -> String {
-    format!("the logs are the *.log files in the folders of {}", folder.display())
+    format!("logs: the *.log files in the folders of {}", folder.display())
 }
 
-/// Seconds by step.
+/// Duration of each step.
 struct Steps {
     since: Instant,
     done: Vec<(String, Duration)>,
@@ -251,10 +214,10 @@ impl Default for Steps {
 }
 
 impl Steps {
-    fn done(&mut self, what: &str) {
+    fn done(&mut self, step: &str) {
         let took = self.since.elapsed();
-        say!("{:5.1} s  {what}", took.as_secs_f64());
-        self.done.push((what.to_owned(), took));
+        progress!("{:5.1} s  {step}", took.as_secs_f64());
+        self.done.push((step.to_owned(), took));
         self.since = Instant::now();
     }
 }

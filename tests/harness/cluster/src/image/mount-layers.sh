@@ -1,6 +1,6 @@
 #!/bin/sh
-# Mounts the folders that layers only name over them, in containerd's snapshots; run in a VM that has imported the images.tar
-# beside it (image.rs: write_for_vm).
+# Mounts folders over the placeholder layers in containerd's snapshots. Run in a VM after the import of the images.tar beside
+# this script (image.rs, write_for_vm).
 set -eu
 for marker in /var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/*/fs/.mounted-from; do
 	[ -e "$marker" ] || continue

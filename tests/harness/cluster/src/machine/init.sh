@@ -1,16 +1,16 @@
-# First process of a machine, in namespaces of its own: makes it look like one, then reaps what is left to it. All
-# that runs here dies with it, and all mounts go. Arguments: the machine's folder, its name.
+# First process of a machine, in its own namespaces: sets up mounts and the network, then reaps orphans. The kernel ends all
+# processes and mounts of the namespaces with it. Arguments: the machine's folder, the host name.
 set -eu
 folder=$1
 hostname "$2"
 
-# Its own state, where programs have it without asking: kubelet, CNI, containerd, logs, locks.
+# The machine's own state, at the paths that kubelet, CNI, containerd and others use by default.
 for name in var/lib var/log run; do
 	mkdir -p "$folder/$name"
 	mount --bind "$folder/$name" "/$name"
 done
 
-# What a kubelet would set for the whole kernel, it finds set.
+# A kubelet insists on these settings. They look set here, and the host's kernel keeps its own.
 mkdir -p "$folder/sysctl"
 for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 \
 	kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do
@@ -21,7 +21,7 @@ for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/p
 	mount --bind "$file" "/proc/sys/$name"
 done
 
-# Volumes may ask for propagation.
+# Volumes with mount propagation need shared mounts.
 mount --make-rshared /
 
 ip link set lo up

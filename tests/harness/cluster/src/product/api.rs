@@ -1,5 +1,4 @@
-//! The apiserver by plain HTTP, through one `kubectl proxy`: a kubectl per question takes half a second of a processor,
-//! and tests ask often.
+//! Client of the apiserver through one `kubectl proxy`. A kubectl process per request would take half a second of a core.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -11,7 +10,7 @@ use serde_json::Value;
 use super::http;
 use crate::Cluster;
 
-/// Kinds by kubectl's names: where they are, and what the apiserver calls them.
+/// Kinds by kubectl's singular names, with their API paths and plurals.
 const KINDS: [(&str, &str, &str); 15] = [
     ("desktopstream", "/apis/desktopstream.dev/v1alpha1", "desktopstreams"),
     ("hostagent", "/apis/desktopstream.dev/v1alpha1", "hostagents"),
@@ -37,68 +36,68 @@ const KINDS: [(&str, &str, &str); 15] = [
     ),
     ("event", "/apis/events.k8s.io/v1", "events"),
 ];
-/// Those without a namespace.
-const EVERYWHERE: [&str; 4] =
+/// Plurals of cluster-scoped kinds.
+const CLUSTER_SCOPED: [&str; 4] =
     ["hostagents", "nodes", "validatingwebhookconfigurations", "mutatingwebhookconfigurations"];
 
-/// The proxy; ends with this.
+/// The proxy process. Ended on drop.
 pub struct Api {
     proxy: Child,
     address: SocketAddr,
 }
 
 impl Api {
-    /// Starts one.
-    pub fn of(cluster: &Cluster) -> Result<Self> {
+    /// Starts the proxy.
+    pub fn start(cluster: &Cluster) -> Result<Self> {
         let mut command = cluster.command("kubectl")?;
         command.args(["proxy", "--port=0"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut proxy = command.spawn()?;
         let mut line = String::new();
-        BufReader::new(proxy.stdout.take().context("it has a stdout")?).read_line(&mut line)?;
+        BufReader::new(proxy.stdout.take().context("stdout is a pipe")?).read_line(&mut line)?;
         let address = line.trim().strip_prefix("Starting to serve on ").and_then(|it| it.parse().ok());
-        let address = address.with_context(|| format!("kubectl proxy says {line:?}"))?;
+        let address = address.with_context(|| format!("unexpected output of kubectl proxy: {line:?}"))?;
         Ok(Self { proxy, address })
     }
 
-    /// An object.
+    /// Gets an object.
     pub fn get(&self, namespace: &str, kind: &str, name: &str) -> Result<Value> {
-        match self.ask("GET", &format!("{}/{name}", path(namespace, kind)?), None)? {
+        match self.request("GET", &format!("{}/{name}", path(namespace, kind)?), None)? {
             (200, object) => Ok(object),
             (_, status) => bail!("{kind} {name}: {}", status["message"]),
         }
     }
 
-    /// Whether there is such an object.
+    /// True if the object exists.
     pub fn exists(&self, namespace: &str, kind: &str, name: &str) -> Result<bool> {
-        match self.ask("GET", &format!("{}/{name}", path(namespace, kind)?), None)? {
+        match self.request("GET", &format!("{}/{name}", path(namespace, kind)?), None)? {
             (200, _) => Ok(true),
             (404, _) => Ok(false),
-            (status, said) => bail!("{kind} {name}: {status} {}", said["message"]),
+            (status, answer) => bail!("{kind} {name}: {status} {}", answer["message"]),
         }
     }
 
-    /// Those with these labels.
+    /// Lists the objects with these labels; all if `labels` is empty.
     pub fn list(&self, namespace: &str, kind: &str, labels: &str) -> Result<Vec<Value>> {
         let labels = labels.replace('/', "%2F").replace('=', "%3D");
         let (status, all) =
-            self.ask("GET", &format!("{}?labelSelector={labels}", path(namespace, kind)?), None)?;
+            self.request("GET", &format!("{}?labelSelector={labels}", path(namespace, kind)?), None)?;
         ensure!(status == 200, "{kind}s: {}", all["message"]);
         Ok(all["items"].as_array().cloned().unwrap_or_default())
     }
 
-    /// Creates it (POST) or puts it in another's place (PUT): whether it was taken, and what was said.
+    /// Creates an object (`POST`) or replaces it (`PUT`). Returns whether it was accepted, and the answer.
     pub fn put(&self, method: &str, object: &Value) -> Result<(bool, Value)> {
         let kind = object["kind"].as_str().context("no kind")?.to_lowercase();
         let mut path = path(object["metadata"]["namespace"].as_str().unwrap_or("default"), &kind)?;
         if method == "PUT" {
             path = format!("{path}/{}", object["metadata"]["name"].as_str().context("no name")?);
         }
-        let (status, said) = self.ask(method, &path, Some(object))?;
-        Ok((status < 300, said))
+        let (status, answer) = self.request(method, &path, Some(object))?;
+        Ok((status < 300, answer))
     }
 
-    /// Any question.
-    pub fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value)> {
+    /// Sends any request; returns status and answer.
+    pub fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value)> {
         let body = body.map(ToString::to_string).unwrap_or_default();
         let (status, answer) = http::request(self.address, method, path, None, &body)?;
         Ok((status, serde_json::from_slice(&answer).with_context(|| format!("{method} {path}: {status}"))?))
@@ -107,7 +106,7 @@ impl Api {
 
 impl Drop for Api {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.proxy.kill();
         let _ = self.proxy.wait();
     }
@@ -116,8 +115,8 @@ impl Drop for Api {
 fn path(namespace: &str, kind: &str) -> Result<String> {
     let singular = kind.trim_end_matches('s');
     let found = KINDS.iter().find(|(name, _, plural)| *name == kind || *name == singular || *plural == kind);
-    let (_, group, plural) = found.with_context(|| format!("kind {kind}: add it to the table"))?;
-    if EVERYWHERE.contains(plural) {
+    let (_, group, plural) = found.with_context(|| format!("kind {kind} is not in KINDS: add it"))?;
+    if CLUSTER_SCOPED.contains(plural) {
         return Ok(format!("{group}/{plural}"));
     }
     Ok(format!("{group}/namespaces/{namespace}/{plural}"))

@@ -1,5 +1,5 @@
-//! GPUs for nodes that have none: a made-up /sys, and device files with the numbers of other devices that exist, and that
-//! containers may not open by default.
+//! Simulated GPUs: a /sys tree, and device files with the numbers of devices that exist on the host and that containers may not
+//! open by default.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
@@ -10,24 +10,24 @@ use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
 use crate::Cluster;
 
-/// The nodes' own /dev, for node-agents. Nodes have their own /var/lib.
+/// The simulated /dev on each node.
 pub const DEV: &str = "/var/lib/gpus/dev";
-/// Their /sys.
+/// The simulated /sys on each node.
 pub const SYS: &str = "/var/lib/gpus/sys";
-/// The group of their render nodes.
+/// Group ID of the render nodes.
 pub const GROUP: u32 = 4109;
 
-/// Address, driver, minor, the device number it borrows.
+/// PCI address, driver, minor number, and the number of the device that stands in.
 pub const ALL: [(&str, &str, u32, (u32, u32)); 2] =
     [("0000:00:03.0", "virtio_gpu", 0, FUSE), ("0000:00:04.0", "i915", 1, TUN)];
-/// Opens for anybody.
+/// `/dev/fuse`: opens without hardware.
 pub const FUSE: (u32, u32) = (10, 229);
-/// Opens for anybody, too; runtimes allow it by default, so it can't prove a refusal.
+/// `/dev/net/tun`: opens without hardware. Runtimes allow it by default, so it cannot prove that access is denied.
 pub const TUN: (u32, u32) = (10, 200);
-/// The card nodes': no container may open it that doesn't have it.
+/// `/dev/loop-control`, for card nodes: denied to containers that do not have the device.
 pub const LOOP: (u32, u32) = (10, 237);
 
-/// Makes them on a node: `renderD128` is a virtio GPU's, `renderD129` an Intel one's.
+/// Creates the GPUs on a node: `renderD128` belongs to a virtio GPU, `renderD129` to an Intel one.
 pub fn make(cluster: &Cluster, node: u8) -> Result<()> {
     let (dev, sys) = (cluster.in_node(node, DEV)?, cluster.in_node(node, SYS)?);
     fs::create_dir_all(dev.join("dri"))?;
@@ -36,7 +36,7 @@ pub fn make(cluster: &Cluster, node: u8) -> Result<()> {
         let device = sys.join("devices/pci0000:00").join(address);
         fs::create_dir_all(&device)?;
         fs::create_dir_all(sys.join("bus/drivers").join(driver))?;
-        // Relative, as they are read where /sys is elsewhere.
+        // Relative links, as the tree is mounted elsewhere in containers.
         symlink(format!("../../../bus/drivers/{driver}"), device.join("driver"))?;
         for (name, number) in [(format!("renderD{}", 128 + minor), number), (format!("card{minor}"), LOOP)] {
             let class = sys.join("class/drm").join(&name);
@@ -48,10 +48,10 @@ pub fn make(cluster: &Cluster, node: u8) -> Result<()> {
     Ok(())
 }
 
-/// A character device that its group may read and write.
+/// Creates a character device with read and write permission for [`GROUP`].
 pub fn device_file(path: &Path, (major, minor): (u32, u32)) -> Result<()> {
     mknodat(CWD, path, FileType::CharacterDevice, Mode::RUSR, makedev(major, minor))
-        .with_context(|| format!("making {}", path.display()))?;
+        .with_context(|| format!("creating {}", path.display()))?;
     chown(path, Some(0), Some(GROUP))?;
     Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o660))?)
 }

@@ -1,4 +1,4 @@
-//! Our programs as images: each with the libraries that it loads, and nothing else.
+//! Images of the programs: each holds a program, the libraries that it loads, and nothing else.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,29 +9,30 @@ use tempfile::TempDir;
 
 use crate::{Cluster, Image};
 
-/// Operator and node-agent.
+/// Image of operator and node-agent.
 pub const OPERATOR: &str = "docker.io/local/desktopstream-operator:dev";
-/// The sidecar.
+/// Image of the sidecar.
 pub const SIDECAR: &str = "docker.io/local/desktopstream-sidecar:dev";
-/// A desktop that draws nothing; the sidecar makes the picture.
+/// Image of a desktop that draws nothing, for streams whose picture is the sidecar's test pattern.
 pub const DESKTOP: &str = crate::image::PROBE;
 
-/// What rung Local takes of GStreamer: encoder, parser, a decoder for snapshots (openh264's doesn't take what x264 makes).
+/// GStreamer plugins of the frame path `Local`: encoder, parser, and a decoder for snapshots (openh264 does not decode x264's
+/// output).
 const PLUGINS: [&str; 6] = ["app", "coreelements", "libav", "videoparsersbad", "videoconvertscale", "x264"];
 
-/// Compiled as they are shipped.
+/// Programs in the profile in which they ship.
 pub struct Programs {
-    /// Operator and node-agent.
+    /// The operator, which is also the node-agent.
     pub operator: PathBuf,
     /// The sidecar.
     pub sidecar: PathBuf,
-    /// The host-agent, for the machine beside the cluster.
+    /// The host-agent.
     pub host_agent: PathBuf,
 }
 
 impl Programs {
-    /// Compiles what has changed of these packages; those of one list in one go, as what they share then is the same.
-    /// `DESKTOPSTREAM_PROGRAMS` is a folder where they lie already.
+    /// Builds packages with cargo, each list in one call so that its packages share dependencies' features. If
+    /// `DESKTOPSTREAM_PROGRAMS` names a folder, its programs are used instead.
     pub fn build(lists: &[&[&str]]) -> Result<Self> {
         if let Some(folder) = std::env::var_os("DESKTOPSTREAM_PROGRAMS") {
             return Ok(Self::in_folder(Path::new(&folder)));
@@ -42,7 +43,7 @@ impl Programs {
             cargo.current_dir(lab::repository()).stdin(Stdio::null()).args(["build", "--release", "--quiet"]);
             cargo.args(packages.iter().flat_map(|package| ["-p", package]));
             let status = cargo.status().context("starting cargo")?;
-            ensure!(status.success(), "cargo could not build {packages:?}; its messages are above");
+            ensure!(status.success(), "cargo could not build {packages:?}; see its messages above");
         }
         let folder = match std::env::var_os("CARGO_TARGET_DIR") {
             Some(target) => lab::repository().join(target),
@@ -57,7 +58,7 @@ impl Programs {
     }
 }
 
-/// The image of operator and node-agent, and the folder that it is made of.
+/// The image of operator and node-agent. It is valid as long as the folder.
 pub fn operator(programs: &Programs) -> Result<(TempDir, Image)> {
     let root = Root::new()?;
     root.program(&programs.operator)?;
@@ -65,7 +66,7 @@ pub fn operator(programs: &Programs) -> Result<(TempDir, Image)> {
     Ok((root.0, image))
 }
 
-/// Gives all nodes both images.
+/// Imports both images on all nodes.
 pub fn import(cluster: &Cluster, programs: &Programs) -> Result<()> {
     let (_root, operator) = operator(programs)?;
     cluster.import(&operator)?;
@@ -74,7 +75,7 @@ pub fn import(cluster: &Cluster, programs: &Programs) -> Result<()> {
     cluster.import(&image)
 }
 
-/// The sidecar's image, as long as its folder is kept.
+/// The image of the sidecar. It is valid as long as the folder.
 pub fn sidecar(programs: &Programs) -> Result<(TempDir, Image)> {
     let root = Root::new()?;
     root.program(&programs.sidecar)?;
@@ -89,7 +90,7 @@ pub fn sidecar(programs: &Programs) -> Result<(TempDir, Image)> {
     Ok((root.0, image))
 }
 
-/// A root file system in the making.
+/// A root file system under construction.
 struct Root(TempDir);
 
 impl Root {
@@ -101,9 +102,9 @@ impl Root {
         Ok(Self(folder))
     }
 
-    /// A program, without its debug information, and its libraries.
+    /// Adds a program without debug information, and its libraries.
     fn program(&self, program: &Path) -> Result<()> {
-        let name = program.file_name().context("a program has a name")?;
+        let name = program.file_name().context("the program's path has no file name")?;
         let to = self.0.path().join("usr/bin").join(name);
         let status =
             Command::new("strip").arg("-o").arg(&to).arg(program).status().context("starting strip")?;
@@ -120,7 +121,7 @@ impl Root {
             let to = self.0.path().join("usr/lib/gstreamer-1.0").join(&name);
             fs::copy(&from, to).with_context(|| {
                 format!(
-                    "no {}: apt install gstreamer1.0-plugins-{{base,bad,ugly}} gstreamer1.0-libav",
+                    "{} is not installed: apt install gstreamer1.0-plugins-{{base,bad,ugly}} gstreamer1.0-libav",
                     from.display()
                 )
             })?;
@@ -129,7 +130,7 @@ impl Root {
         Ok(())
     }
 
-    /// What the loader says that it takes.
+    /// Adds the shared libraries that `ldd` lists.
     fn libraries(&self, file: &Path) -> Result<()> {
         let output = Command::new("ldd").arg(file).output().context("starting ldd")?;
         for line in String::from_utf8(output.stdout)?.lines() {
@@ -137,7 +138,7 @@ impl Root {
             let Some(library) = line.split_whitespace().find(|word| word.starts_with('/')) else { continue };
             let to = self.0.path().join(library.trim_start_matches('/'));
             if !to.exists() {
-                fs::create_dir_all(to.parent().context("it has a folder")?)?;
+                fs::create_dir_all(to.parent().context("the library's path has no folder")?)?;
                 fs::copy(library, &to).with_context(|| format!("copying {library}"))?;
             }
         }

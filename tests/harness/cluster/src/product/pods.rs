@@ -1,24 +1,25 @@
-//! Looks into pods from outside of them.
+//! Pods and their processes.
 
 use std::fs;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::Bed;
+use super::Testbed;
 
-/// What is known of a container of a pod.
+/// Status of a container of a pod.
 pub fn container(pod: &Value, name: &str) -> Result<Value> {
     let status = &pod["status"];
     let lists = ["initContainerStatuses", "containerStatuses"].map(|list| status[list].as_array().cloned());
     let mut all = lists.into_iter().flatten().flatten();
-    all.find(|it| it["name"] == name).with_context(|| format!("no container {name} in {status}"))
+    all.find(|it| it["name"] == name).with_context(|| format!("no status of container {name} in {status}"))
 }
 
-/// A container's process, as this computer numbers it.
-pub fn process(bed: &Bed, pod: &str, name: &str) -> Result<u32> {
+/// Process ID on the host of a container's first process.
+pub fn process(bed: &Testbed, pod: &str, name: &str) -> Result<u32> {
     let pod = bed.get(&["pod", pod])?;
-    let id = container(&pod, name)?["containerID"].as_str().context("it doesn't run")?.to_owned();
+    let id =
+        container(&pod, name)?["containerID"].as_str().context("the container is not running")?.to_owned();
     let id = id.trim_start_matches("containerd://").to_owned();
     let pids = fs::read_dir("/proc")?.flatten().filter_map(|it| it.file_name().to_str()?.parse::<u32>().ok());
     let mut ours = pids.filter(|pid| {
@@ -27,25 +28,25 @@ pub fn process(bed: &Bed, pod: &str, name: &str) -> Result<u32> {
     ours.next().with_context(|| format!("no process of container {id}"))
 }
 
-/// Sends a process a signal.
+/// Sends a signal to a process.
 pub fn signal(pid: u32, signal: rustix::process::Signal) -> Result<()> {
-    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).context("no process")?;
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).context("0 is not a process ID")?;
     Ok(rustix::process::kill_process(pid, signal)?)
 }
 
-/// A desktop that does nothing, and a small pattern for a picture; `changes` are merged in.
+/// Spec of a desktop that draws nothing, with a small test pattern for a picture. `changes` are merged in.
 pub fn pattern(changes: &Value) -> Value {
     let mut spec = json!({
         "desktop": {"image": super::images::DESKTOP, "imagePullPolicy": "Never", "args": ["wait"]},
         "gpu": {"class": "Virtio"},
         "capture": {"source": "TestPattern", "width": 320, "height": 180, "maxFramerate": 5},
-        "encode": {"where": "Sidecar", "bitrate": 300},
+        "encode": {"placement": "Sidecar", "bitrateKbps": 300},
     });
     merge(&mut spec, changes);
     spec
 }
 
-/// Puts `changes` into a document, object by object; what is no object is replaced.
+/// Merges `changes` into a document, object by object. All other values are replaced.
 pub fn merge(into: &mut Value, changes: &Value) {
     match (into, changes) {
         (Value::Object(into), Value::Object(changes)) => {

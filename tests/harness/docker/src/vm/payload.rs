@@ -1,5 +1,5 @@
-//! What the VM boots with. Images are those of docker/*.Dockerfile, but not copied: what is large in them are the lab's
-//! disks, made from the same folders, and our programs are folders of the payload.
+//! The VM's payload. Images are those of docker/*.Dockerfile, but not copied: their large layers are the lab's disks, which are
+//! built from the same folders, and the programs are folders of the payload.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,18 +16,18 @@ use crate::bring_up::{CONTAINERD_2, daemon_config};
 use crate::engine::Version;
 use crate::tools;
 
-/// What the engine is made of, and what speaks to it.
+/// Programs of the engine and its clients.
 const PROGRAMS: [&str; 7] =
     ["containerd", "containerd-shim-runc-v2", "runc", "dockerd", "docker-proxy", "docker", "compose"];
 const SCRIPT: &str = include_str!("engine.sh");
-/// In the payload, and the guest's `/payload`.
+/// Folder in the payload and in the guest's `/payload`.
 const FOLDER: &str = "engine";
-/// Where a clone of the repository would be, as far as compose needs one.
+/// Folder in the payload that stands in for a clone of the repository.
 const CLONE: &str = "desktopstream";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const TINI: &str = "/usr/bin/tini";
 
-/// Makes it.
+/// Creates the payload.
 pub fn make(programs: &Programs, desktops: &[Desktop]) -> Result<TempDir> {
     let payload = tempfile::tempdir()?;
     let folder = payload.path().join(FOLDER);
@@ -56,7 +56,7 @@ fn write_program(file: &Path, text: &str) -> Result<()> {
     Ok(fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o755))?)
 }
 
-/// A program without its debug information, as long as its folder is kept.
+/// Copies a program without debug information. The copy is valid as long as the folder.
 fn stripped(program: &Path) -> Result<(TempDir, PathBuf)> {
     let folder = tempfile::tempdir()?;
     let to = folder.path().join("program");
@@ -65,7 +65,7 @@ fn stripped(program: &Path) -> Result<(TempDir, PathBuf)> {
     Ok((folder, to))
 }
 
-/// Under the names that compose.yaml and docker/streams know. `programs` is a folder with ours, stripped.
+/// The images under the names that compose.yaml and docker/streams use. `programs` is a folder with the stripped programs.
 fn images(programs: &Path, operator: &Path, desktops: &[Desktop]) -> Vec<Image> {
     let on = |name: &str, disk: &str| {
         Image::of_disk(&format!("docker.io/desktopstream/{name}:latest"), disk).env("PATH", PATH)

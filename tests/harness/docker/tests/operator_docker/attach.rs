@@ -1,76 +1,109 @@
-//! Containers that somebody else runs get a sidecar, and are made anew where they let us.
+//! Sidecars for containers that the operator did not create, and containers that it recreates with permission.
+//!
+//! Each test takes `&mut`: an operator attaches to every container that asks for a sidecar without naming a project, so that no
+//! other operator may run.
 
 use std::fs;
 
-use anyhow::{Context as _, Result, ensure};
-use cluster::product::gpus::{TUN, device_file};
+use anyhow::{Result, ensure};
+use cluster::product::gpus::{GROUP, TUN, device_file};
 use engine::engine::PROBE;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::bed::{Bed, GPU, Project};
+use crate::testbed::{GPU, Testbed};
 
-/// All of it, with an operator of its own. Who asks for a sidecar without naming a project asks all operators: no other may run.
-pub fn attach(bed: &Bed) -> Result<()> {
-    let mut project = bed.project("attach")?;
-    project.start(&[])?;
-    by_label_alone(bed, &project).context("by label alone")?;
-    what_it_lacks_is_said(bed, &project).context("what it lacks is said")?;
-    made_anew(bed, &project).context("made anew")?;
-    taken_back(bed, &project).context("taken back")
+/// A container that is removed on drop.
+struct Foreign<'b> {
+    bed: &'b Testbed,
+    name: &'static str,
 }
 
-/// The stream's settings; the picture is the sidecar's own, as no compositor runs here.
-fn settings(gpus: u32) -> serde_json::Value {
+impl<'b> Foreign<'b> {
+    /// Runs the probe with these options of `docker run`; the container asks for the sidecar of the stream of its name.
+    fn run(bed: &'b Testbed, name: &'static str, options: &str) -> Result<Self> {
+        let label = format!("--label desktopstream.dev/attach={name}");
+        bed.docker(&format!("run --detach --name {name} {label}{options} {PROBE} wait"))?;
+        Ok(Self { bed, name })
+    }
+
+    fn remove(&self) -> Result<()> {
+        self.bed.docker(&format!("rm --force --volumes {}", self.name)).map(drop)
+    }
+}
+
+impl Drop for Foreign<'_> {
+    fn drop(&mut self) {
+        // A test that succeeded has removed it.
+        let _ = self.remove();
+    }
+}
+
+/// Spec of an attached stream with the test pattern, as no compositor runs.
+fn settings(gpus: u32) -> Value {
     json!({
         "attach": {"kind": "Pod", "name": "any"}, "gpu": {"count": gpus},
         "capture": {"source": "TestPattern", "width": 320, "height": 240, "maxFramerate": 5},
-        "encode": {"where": "Sidecar", "bitrate": 300},
+        "encode": {"placement": "Sidecar", "bitrateKbps": 300},
     })
 }
 
-fn by_label_alone(bed: &Bed, project: &Project<'_>) -> Result<()> {
-    let run = "run --detach --name web --label desktopstream.dev/attach=web";
-    // No file has this stream: the defaults ask for a GPU.
-    bed.docker(&format!("{run} {PROBE} wait"))?;
+/// Options of a container that has the GPU.
+fn with_gpu() -> String {
+    format!(" --device {GPU}:/dev/dri/renderD128 --user 1000 --group-add {GROUP}")
+}
+
+/// Without a file the defaults apply, which ask for a GPU.
+pub fn labelled_container_gets_a_sidecar_without_a_restart(bed: &mut Testbed) -> Result<()> {
+    let bed = &*bed;
+    let mut project = bed.project("attach")?;
+    project.start(&[])?;
+    let web = Foreign::run(bed, "web", "")?;
     let message = project.await_reason("web", "DevicesReady", "ContainerConfigError")?;
     ensure!(message.contains("renderD128") && message.contains("a volume at /run/desktop"), "{message}");
     let before = bed.id("web")?;
     project.write("web", &settings(0))?;
     project.await_phase("web", "Streaming")?;
-    ensure!(bed.id("web")? == before, "it was made anew though it lacks nothing");
-    bed.docker("rm --force web")?;
+    ensure!(bed.id("web")? == before, "the container was replaced");
+    web.remove()?;
     project.await_reason("web", "DevicesReady", "NotInjected")?;
-    ensure!(bed.things("attach_web")?.is_empty(), "the sidecar went with it");
-    fs::remove_file(project.file("web"))?;
-    Ok(())
+    project.eventually("the sidecar is removed", || {
+        let left = bed.objects("attach_web")?;
+        ensure!(left.is_empty(), "{left:?}");
+        Ok(())
+    })
 }
 
-fn what_it_lacks_is_said(bed: &Bed, project: &Project<'_>) -> Result<()> {
+pub fn container_without_a_device_is_reported_until_it_has_it(bed: &mut Testbed) -> Result<()> {
+    let bed = &*bed;
+    let mut project = bed.project("lacks")?;
     project.write("shell", &settings(1))?;
-    bed.docker(&format!("run --detach --name shell --label desktopstream.dev/attach=shell {PROBE} wait"))?;
+    project.start(&[])?;
+    let shell = Foreign::run(bed, "shell", "")?;
     let message = project.await_reason("shell", "DevicesReady", "ContainerConfigError")?;
     ensure!(message.contains("recreate=true"), "{message}");
-    bed.docker("rm --force shell")?;
-    let group = cluster::product::gpus::GROUP;
-    bed.docker(&format!(
-        "run --detach --name shell --label desktopstream.dev/attach=shell --device {GPU}:/dev/dri/renderD128 --user 1000 --group-add {group} {PROBE} wait"
-    ))?;
-    project.await_phase("shell", "Streaming")?;
-    bed.docker("rm --force shell")?;
-    fs::remove_file(project.file("shell"))?;
-    Ok(())
+    shell.remove()?;
+    let _shell = Foreign::run(bed, "shell", &with_gpu())?;
+    project.await_phase("shell", "Streaming").map(drop)
 }
 
-/// Same name, config, networks and volumes, and the device.
-fn made_anew(bed: &Bed, project: &Project<'_>) -> Result<()> {
+/// The new container has the old one's name, configuration, networks and volumes, and the device.
+pub fn container_with_permission_is_recreated_with_the_device(bed: &mut Testbed) -> Result<()> {
+    let bed = &*bed;
+    let mut project = bed.project("recreate")?;
     project.write("old", &settings(1))?;
-    bed.docker("network create front")?;
-    bed.docker("network create back")?;
+    for network in ["recreate_front", "recreate_back"] {
+        bed.docker(&format!("network create {network}"))?;
+    }
+    let labels = "--label desktopstream.dev/attach=old --label desktopstream.dev/recreate=true";
+    let network = "--network recreate_front --network-alias oldie";
+    let volumes = "--volume recreate_kept:/kept --volume /nameless";
     bed.docker(&format!(
-        "create --name old --label desktopstream.dev/attach=old --label desktopstream.dev/recreate=true --env A=b --user 1000 --network front --network-alias oldie --volume kept:/kept --volume /nameless --restart always {PROBE} wait"
+        "create --name old {labels} --env A=b --user 1000 {network} {volumes} --restart always {PROBE} wait"
     ))?;
-    bed.docker("network connect --alias second back old")?;
+    let old = Foreign { bed, name: "old" };
+    bed.docker("network connect --alias second recreate_back old")?;
     bed.docker("start old")?;
+    project.start(&[])?;
     project.await_phase("old", "Streaming")?;
     let found = bed.inspect("old")?;
     let host = &found["HostConfig"];
@@ -79,35 +112,50 @@ fn made_anew(bed: &Bed, project: &Project<'_>) -> Result<()> {
     ensure!(found["Config"]["Env"].to_string().contains("A=b"), "{}", found["Config"]["Env"]);
     ensure!(found["State"]["Running"] == true, "{}", found["State"]);
     let networks = &found["NetworkSettings"]["Networks"];
-    ensure!(networks["front"]["Aliases"].to_string().contains("oldie"), "{networks}");
-    ensure!(networks["back"]["Aliases"].to_string().contains("second"), "{networks}");
+    for (network, alias) in [("recreate_front", "oldie"), ("recreate_back", "second")] {
+        ensure!(networks[network]["Aliases"].to_string().contains(alias), "{networks}");
+    }
     let mounts = found["Mounts"].as_array().cloned().unwrap_or_default();
-    let at = |target: &str| mounts.iter().any(|it| it["Destination"] == target);
-    ensure!(at("/kept") && at("/nameless"), "{mounts:?}");
-    let opened = bed.engine().docker(&["exec", "old", "/probe", "open", "/dev/dri/renderD128"])?;
+    for target in ["/kept", "/nameless"] {
+        ensure!(mounts.iter().any(|it| it["Destination"] == target), "no {target} in {mounts:?}");
+    }
+    let opened = bed.engine.docker(&["exec", "old", "/probe", "open", "/dev/dri/renderD128"])?;
     ensure!(opened.trim() == "opened", "{opened}");
-    ensure!(!bed.docker("ps --all --format={{.Names}}")?.contains("before"), "the old one is gone");
-    bed.docker("rm --force old")?;
-    fs::remove_file(project.file("old"))?;
-    Ok(())
+    let names = bed.docker("ps --all --format={{.Names}}")?;
+    ensure!(!names.contains("before"), "the old container is left: {names}");
+    old.remove()
 }
 
-/// One that doesn't start with the device stays as it was.
-fn taken_back(bed: &Bed, project: &Project<'_>) -> Result<()> {
-    let node = bed.engine().outside(GPU);
-    // The operator was told of it; the engine looks for it when it starts the new one.
+/// The device's file disappears after the operator's start, so that the new container does not start.
+pub fn failed_recreation_restores_the_container(bed: &mut Testbed) -> Result<()> {
+    let bed = &*bed;
+    let mut project = bed.project("restore")?;
+    project.start(&[])?;
+    project.write("ready", &crate::testbed::pattern(&json!({})))?;
+    project.await_phase("ready", "Streaming")?;
+    let node = bed.engine.outside(GPU);
     fs::remove_file(&node)?;
-    project.write("stays", &settings(1))?;
-    bed.docker(&format!(
-        "run --detach --name stays --label desktopstream.dev/attach=stays --label desktopstream.dev/recreate=true --volume /nameless --user 1000 {PROBE} wait"
-    ))?;
-    let before = bed.inspect("stays")?;
-    let message = project.await_reason("stays", "DevicesReady", "ContainerConfigError")?;
-    ensure!(message.contains("taken back") && message.contains("renderD128"), "{message}");
-    let after = bed.inspect("stays")?;
-    ensure!(after["Id"] == before["Id"], "the old one");
-    ensure!(after["State"]["Running"] == true, "it runs again: {}", after["State"]);
-    ensure!(after["Mounts"] == before["Mounts"], "its volumes: {}", after["Mounts"]);
-    ensure!(!bed.docker("ps --all --format={{.Names}}")?.contains("before"), "nothing is left");
-    device_file(&node, TUN)
+    let restored = (|| {
+        project.write("stays", &settings(1))?;
+        let options = " --label desktopstream.dev/recreate=true --volume /nameless --user 1000";
+        let stays = Foreign::run(bed, "stays", options)?;
+        let before = bed.inspect("stays")?;
+        let message = project.await_reason("stays", "DevicesReady", "ContainerConfigError")?;
+        // The Engine's error about the new container.
+        ensure!(message.contains("renderD128") && message.contains("no such file"), "{message}");
+        let after = bed.inspect("stays")?;
+        ensure!(after["Id"] == before["Id"], "another container");
+        ensure!(after["State"]["Running"] == true, "{}", after["State"]);
+        ensure!(
+            after["Mounts"] == before["Mounts"],
+            "{} before, {} after",
+            before["Mounts"],
+            after["Mounts"]
+        );
+        let names = bed.docker("ps --all --format={{.Names}}")?;
+        ensure!(!names.contains("before"), "a container is left: {names}");
+        stays.remove()
+    })();
+    device_file(&node, TUN)?;
+    restored
 }

@@ -1,11 +1,11 @@
-// Package rosetta stands in for the module of that name, which the proxy doesn't have: what the docker CLI asks of it
-// has a meaning on a Mac only.
+// Package rosetta replaces the module of that name, which the Go module proxy does not serve. The docker CLI uses it on Macs
+// only.
 package rosetta
 
 import "runtime"
 
-// Enabled says whether Rosetta translates this process.
+// Enabled reports whether Rosetta translates this process.
 func Enabled() bool { return false }
 
-// NativeArch is the processor's architecture.
+// NativeArch returns the processor's architecture.
 func NativeArch() string { return runtime.GOARCH }

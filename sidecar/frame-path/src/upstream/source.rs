@@ -1,0 +1,75 @@
+//! Sources of endpoint and token, read for each connection attempt.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use contract::Endpoint;
+
+use super::error::UpstreamError;
+
+/// Source of the host-agent's endpoint.
+#[derive(Debug, Clone)]
+pub enum EndpointSource {
+    /// Fixed endpoint.
+    Fixed(Endpoint),
+    /// File that contains the endpoint. The connection moves when the file names another one.
+    File(PathBuf),
+}
+
+impl EndpointSource {
+    /// Reads the current endpoint.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError::NotPaired`] if the file is missing or empty, [`UpstreamError::EndpointFile`] if it cannot be
+    /// read or does not contain an endpoint.
+    pub fn read(&self) -> Result<Endpoint, UpstreamError> {
+        let path = match self {
+            Self::Fixed(endpoint) => return Ok(endpoint.clone()),
+            Self::File(path) => path,
+        };
+        let invalid = |reason: String| UpstreamError::EndpointFile { path: path.clone(), reason };
+        let text = match fs::read_to_string(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            text => text.map_err(|error| invalid(error.to_string()))?,
+        };
+        match text.trim() {
+            "" => Err(UpstreamError::NotPaired { path: path.clone() }),
+            text => text.parse().map_err(|error| invalid(format!("{error}"))),
+        }
+    }
+}
+
+/// Source of the token for the host-agent.
+#[derive(Debug, Clone)]
+pub enum TokenSource {
+    /// No token; the host-agent must run without authentication.
+    None,
+    /// Fixed token.
+    Text(String),
+    /// File that contains the token and may be rotated.
+    File(PathBuf),
+}
+
+impl TokenSource {
+    /// Prefers `file` over `text`.
+    pub fn new(file: Option<PathBuf>, text: Option<String>) -> Self {
+        match (file, text) {
+            (Some(path), _) => Self::File(path),
+            (None, Some(text)) => Self::Text(text),
+            (None, None) => Self::None,
+        }
+    }
+
+    /// Reads the current token; empty without one.
+    pub(super) fn read(&self) -> Result<String, UpstreamError> {
+        match self {
+            Self::None => Ok(String::new()),
+            Self::Text(text) => Ok(text.clone()),
+            Self::File(path) => fs::read_to_string(path)
+                .map(|text| text.trim().to_owned())
+                .map_err(|source| UpstreamError::Token { path: path.clone(), source }),
+        }
+    }
+}

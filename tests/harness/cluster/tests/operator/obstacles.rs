@@ -1,0 +1,103 @@
+//! Obstacles on the way to a running pod: each is a condition with a remedy, and its removal is noticed.
+
+use anyhow::{Result, ensure};
+use cluster::product::{Installed, spec_without_gpu, stream};
+use serde_json::{Value, json};
+
+pub fn exceeded_quota_is_reported_until_it_is_raised(bed: &Installed) -> Result<()> {
+    let quota = json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}},
+    });
+    bed.cluster.apply(&quota.to_string())?;
+    bed.eventually("the quota is in force", || {
+        let quota = bed.get(&["resourcequota", "none"])?;
+        ensure!(quota["status"]["hard"]["pods"] == "0", "{}", quota["status"]);
+        Ok(())
+    })?;
+    bed.apply_stream("quota", &spec_without_gpu())?;
+    let message = bed.await_reason("quota", "DevicesReady", "QuotaExceeded")?;
+    ensure!(message.contains("ResourceQuota"), "{message}");
+    bed.cluster.kubectl(&["delete", "resourcequota", "none"])?;
+    bed.await_object("pod", "quota-desktop")?;
+    bed.delete_streams(&["quota"])
+}
+
+pub fn foreign_service_of_the_same_name_is_reported_and_kept(bed: &Installed) -> Result<()> {
+    bed.cluster.kubectl(&["create", "service", "clusterip", "taken-viewers", "--tcp=1:1"])?;
+    bed.apply_stream("taken", &spec_without_gpu())?;
+    bed.await_reason("taken", "DevicesReady", "NameTaken")?;
+    let service = bed.get(&["service", "taken-viewers"])?;
+    ensure!(service["spec"]["ports"][0]["port"] == 1, "{}", service["spec"]["ports"]);
+    bed.delete_streams(&["taken"])?;
+    bed.cluster.kubectl(&["delete", "service", "taken-viewers"])?;
+    Ok(())
+}
+
+pub fn missing_viewer_secret_is_reported_until_it_exists(bed: &Installed) -> Result<()> {
+    let mut spec = spec_without_gpu();
+    spec["viewers"] = json!({"auth": {"secretName": "mine"}});
+    bed.apply_stream("secret", &spec)?;
+    bed.await_reason("secret", "DevicesReady", "SecretMissing")?;
+    let token = "--from-literal=token=0123456789abcdef0123456789abcdef";
+    bed.cluster.kubectl(&["create", "secret", "generic", "mine", token])?;
+    bed.await_object("pod", "secret-desktop")?;
+    bed.delete_streams(&["secret"])?;
+    bed.cluster.kubectl(&["delete", "secret", "mine"])?;
+    Ok(())
+}
+
+pub fn pending_volume_is_reported(bed: &Installed) -> Result<()> {
+    let mut spec = spec_without_gpu();
+    spec["desktop"]["home"] = json!({"size": "1Gi", "storageClassName": "none-such"});
+    spec["desktop"]["nodeSelector"] = json!({});
+    bed.apply_stream("volume", &spec)?;
+    let message = bed.await_reason("volume", "DevicesReady", "VolumePending")?;
+    ensure!(message.contains("volume-home"), "{message}");
+    bed.delete_streams(&["volume"])
+}
+
+pub fn unschedulable_pod_is_reported(bed: &Installed) -> Result<()> {
+    bed.apply_stream("unplaced", &spec_without_gpu())?;
+    bed.await_reason("unplaced", "DevicesReady", "Unschedulable")?;
+    bed.delete_streams(&["unplaced"])
+}
+
+/// Runs `check` with a stream in a namespace that enforces Pod Security `restricted`.
+fn in_restricted_namespace(
+    bed: &Installed,
+    namespace: &str,
+    spec: &Value,
+    check: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    bed.cluster.kubectl(&["create", "namespace", namespace])?;
+    let checked = (|| {
+        let label = "pod-security.kubernetes.io/enforce=restricted";
+        bed.cluster.kubectl(&["label", "namespace", namespace, label])?;
+        let mut object = stream("desk", spec);
+        object["metadata"]["namespace"] = namespace.into();
+        bed.cluster.apply(&object.to_string())?;
+        check()
+    })();
+    bed.cluster.kubectl(&["delete", "namespace", namespace, "--wait=false"])?;
+    checked
+}
+
+pub fn pod_security_violation_is_reported(bed: &Installed) -> Result<()> {
+    let mut spec = spec_without_gpu();
+    spec["desktop"]["securityContext"] = json!({"privileged": true});
+    in_restricted_namespace(bed, "violating", &spec, || {
+        bed.eventually("the violation is reported", || {
+            let status = bed.get(&["-n", "violating", "desktopstream", "desk"])?["status"].clone();
+            ensure!(status["phase"] == "Failed", "{status}");
+            ensure!(status.to_string().contains("violates PodSecurity"), "{status}");
+            Ok(())
+        })
+    })
+}
+
+pub fn default_pod_fits_pod_security_restricted(bed: &Installed) -> Result<()> {
+    in_restricted_namespace(bed, "restricted", &spec_without_gpu(), || {
+        bed.eventually("the pod is created", || bed.get(&["-n", "restricted", "pod", "desk-desktop"]))
+            .map(drop)
+    })
+}
