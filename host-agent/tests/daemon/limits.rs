@@ -119,7 +119,7 @@ async fn pixels_larger_than_configured_are_refused_before_they_are_read() {
     client.send_bytes(&Header { len: 16 * 16 * 4 + 1000, kind: 3 }.encode()).await;
     let (code, message) = client.error().await;
     assert_eq!(code, ErrorCode::Protocol);
-    assert!(message.contains("limit"), "{message}");
+    assert!(message.contains("must be at most 1280"), "{message}");
     client.closed().await;
 }
 
