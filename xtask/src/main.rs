@@ -6,6 +6,8 @@ mod clean;
 mod crates;
 mod demo;
 mod fuzz;
+#[cfg(test)]
+mod generated;
 mod interrupt;
 mod lab;
 #[cfg(test)]

@@ -153,6 +153,68 @@ fn commands_in_pages_exist() {
     }
 }
 
+/// Relative links in a page: the file, and the heading behind `#`.
+fn links(text: &str) -> Vec<(String, Option<String>)> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let relative = targets.filter(|target| !target.contains("://"));
+    relative
+        .map(|target| match target.split_once('#') {
+            Some((file, heading)) => (file.to_owned(), Some(heading.to_owned())),
+            None => (target.to_owned(), None),
+        })
+        .collect()
+}
+
+/// Anchors of a page's headings, as forges make them.
+fn anchors(text: &str) -> Vec<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| {
+        let words = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        words.chars().filter(|it| it.is_alphanumeric() || *it == '-' || *it == '_').collect()
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn links_in_pages_lead_to_files_and_headings() {
+    let root = repository();
+    let mut pages = vec!["README.md".to_owned(), "ARCHITECTURE.md".to_owned(), "docker/README.md".to_owned()];
+    for entry in fs::read_dir(root.join("docs")).expect("readable") {
+        let name = entry.expect("readable").file_name().into_string().expect("UTF-8");
+        if Path::new(&name).extension().is_some_and(|extension| extension == "md") {
+            pages.push(format!("docs/{name}"));
+        }
+    }
+    let mut broken = Vec::new();
+    for page in &pages {
+        let text = fs::read_to_string(root.join(page)).expect("readable");
+        for (file, heading) in links(&text) {
+            let path = root.join(page).parent().expect("a folder").join(&file);
+            let target =
+                if file.is_empty() { text.clone() } else { fs::read_to_string(&path).unwrap_or_default() };
+            if !file.is_empty() && !path.exists() {
+                broken.push(format!("{page}: {file} does not exist"));
+            } else if heading.as_ref().is_some_and(|heading| !anchors(&target).contains(heading)) {
+                broken.push(format!("{page}: {file} has no heading {heading:?}"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// Paths of source files and folders in ARCHITECTURE.md.
+#[test]
+fn paths_in_the_architecture_exist() {
+    let root = repository();
+    let text = fs::read_to_string(root.join("ARCHITECTURE.md")).expect("readable");
+    let quoted = text.split('`').skip(1).step_by(2);
+    let paths: Vec<_> = quoted.filter(|it| it.contains('/') && !it.contains([' ', '*', '{'])).collect();
+    assert!(paths.len() > 20, "{paths:?}");
+    let missing: Vec<_> =
+        paths.iter().filter(|path| !path.starts_with('/') && !root.join(path).exists()).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 #[test]
 fn actions_of_others_are_pinned_by_commit() {
     let used: Vec<_> =

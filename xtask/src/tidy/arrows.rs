@@ -145,11 +145,8 @@ mod tests {
 
     #[test]
     fn architecture_lists_the_arrows() {
-        let expected = list(&workspace::metadata().expect("metadata"));
-        let path = workspace::root().expect("the repository").join("ARCHITECTURE.md");
-        let text = std::fs::read_to_string(path).expect("readable");
-        let listed = text.split("```arrows\n").nth(1).and_then(|rest| rest.split("```").next());
-        assert_eq!(listed, Some(expected.as_str()), "put this into ARCHITECTURE.md:\n{expected}");
+        let list = list(&workspace::metadata().expect("metadata"));
+        crate::generated::check("ARCHITECTURE.md", "arrows", &format!("```text\n{list}```\n"));
     }
 
     #[test]

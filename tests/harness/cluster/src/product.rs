@@ -43,7 +43,8 @@ pub struct Testbed {
 impl Testbed {
     /// A cluster with the programs' images and simulated GPUs, in which nothing is installed.
     pub fn up(name: &str, nodes: u8) -> Result<Self> {
-        let programs = images::Programs::build(&[&["operator"], &["sidecar", "host-agent"]])?;
+        let operator = ["operator", "kubectl-desktopstream"];
+        let programs = images::Programs::build(&[&operator, &["sidecar", "host-agent"]])?;
         let cluster = Cluster::up(&Config::new(name).nodes(nodes))?;
         for node in 1..=nodes {
             gpus::make(&cluster, node)?;

@@ -216,6 +216,7 @@ fn ended_desktop_is_reported(bed: &Installed) -> Result<()> {
     bed.apply_stream("ends", &spec)?;
     let message = bed.await_reason("ends", "DevicesReady", "DesktopEnded")?;
     println!("         DesktopEnded: {message}");
+    ensure!(message.contains("ended by itself"), "{message}");
     bed.delete_streams(&["ends"])
 }
 
@@ -245,6 +246,7 @@ fn silent_sidecar_is_reported_until_it_answers(bed: &Installed) -> Result<()> {
     pods::signal(pid, Signal::STOP)?;
     let message = bed.await_reason("silent", "Streaming", "SidecarSilent")?;
     println!("         SidecarSilent: {message}");
+    ensure!(message.contains("does not answer"), "{message}");
     pods::signal(pid, Signal::CONT)?;
     bed.await_ready("silent")?;
     bed.delete_streams(&["silent"])
@@ -415,7 +417,7 @@ fn restarted_kubelet_keeps_desktops_and_offers_devices_again(bed: &mut Installed
 }
 
 /// The node-agent's log message about a new kubelet socket.
-const KUBELET_RESTARTED: &str = "kubelet";
+const KUBELET_RESTARTED: &str = "kubelet restarted";
 
 fn drained_node_moves_the_desktop(bed: &Installed) -> Result<()> {
     start(bed, "moves", &json!({}))?;

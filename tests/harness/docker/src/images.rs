@@ -23,7 +23,7 @@ pub const ALL: [(&str, &str, &[&str]); 6] = [
 ];
 /// Packages that are built in one call of cargo, so that they share dependencies' features, and their programs.
 const PACKAGES: [(&[&str], &[&str]); 3] = [
-    (&["operator"], &["operator", "kubectl-desktopstream"]),
+    (&["operator", "kubectl-desktopstream"], &["operator", "kubectl-desktopstream"]),
     (&["sidecar", "host-agent"], &["sidecar", "host-agent"]),
     (&["pattern"], &["pattern"]),
 ];

@@ -172,8 +172,8 @@ mod tests {
 
     #[test]
     fn manifest_names_blobs_by_digest_and_size() {
-        let folder = tempfile::tempdir().expect("a folder");
-        fs::write(folder.path().join("program"), "program").expect("writes");
+        let folder = tempfile::tempdir().expect("temporary folder");
+        fs::write(folder.path().join("program"), "program").expect("file is written");
         let archive = folder.path().join("a.tar");
         Image::of_program("docker.io/local/a:1", &folder.path().join("program"))
             .write(&archive)

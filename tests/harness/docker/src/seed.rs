@@ -113,17 +113,17 @@ mod tests {
 
     #[test]
     fn only_files_that_are_never_written_are_shared() {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = tempfile::tempdir().expect("temporary folder");
         let (entry, to) = (folder.path().join("entry"), folder.path().join("to"));
         let files = ["docker/meta.db", "containerd/blobs/sha256/a", "containerd/snapshots/1/fs/etc/passwd"];
         for file in files {
             let file = entry.join(file);
-            fs::create_dir_all(file.parent().expect("a folder")).expect("made");
-            fs::write(file, "x").expect("written");
+            fs::create_dir_all(file.parent().expect("temporary folder")).expect("folder is created");
+            fs::write(file, "x").expect("file is written");
         }
-        fs::create_dir(&to).expect("made");
+        fs::create_dir(&to).expect("folder is created");
         copy(&entry, &to).expect("copied");
-        let links = files.map(|file| fs::metadata(to.join(file)).expect("there").nlink());
+        let links = files.map(|file| fs::metadata(to.join(file)).expect("file exists").nlink());
         assert_eq!(links, [1, 2, 2]);
     }
 }

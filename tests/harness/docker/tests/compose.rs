@@ -72,7 +72,8 @@ impl Compose {
         self.env = vec![("STREAMS".to_owned(), "./streams/cpu".to_owned())];
         self.run(&[&ALL_PROFILES[..], &["stop", "host-agent"]].concat())?;
         self.run(&["up", "--detach"])?;
-        self.await_reason("Ready", "PathSatisfied").map(drop)
+        self.await_reason("Streaming", "ByLocalEncoder")?;
+        self.await_url().map(drop)
     }
 
     /// Starts operator and host-agent, as the comment in the file describes, with a copy of the example that requires this
@@ -132,10 +133,13 @@ impl Compose {
         })
     }
 
-    /// URL of the stream's viewers in the engine's network.
-    fn url(&self) -> Result<String> {
-        let printed = self.operator(&["open", "--json", STREAM])?;
-        Ok(printed["url"].as_str().context("`open` printed no URL")?.to_owned())
+    /// URL of the stream's viewers in the engine's network, once the sidecar runs. After the operator was recreated, which
+    /// removes the stream's containers, the status may still be an earlier one.
+    fn await_url(&self) -> Result<String> {
+        self.eventually("the viewers' URL", || {
+            let printed = self.operator(&["open", "--json", STREAM])?;
+            Ok(printed["url"].as_str().context("`open` printed no URL")?.to_owned())
+        })
     }
 
     fn eventually<T>(&self, condition: &str, mut question: impl FnMut() -> Result<T>) -> Result<T> {
@@ -155,7 +159,7 @@ impl Compose {
 
     /// Checks that the viewers' server requires the token, and that the clock on the desktop's bar advances.
     fn check_moving_picture(&self) -> Result<()> {
-        let url = self.url()?;
+        let url = self.await_url()?;
         let rest = url.strip_prefix("http://127.0.0.1:").context("not published on the loopback")?;
         let (port, rest) = rest.split_once('/').context("the URL has no path")?;
         let (_, token) = rest.split_once("token=").context("the URL has no token")?;
@@ -216,7 +220,7 @@ fn example_is_ready_with_the_local_frame_path(compose: &mut Compose) -> Result<(
 }
 
 fn operator_log_prints_the_viewers_url(compose: &mut Compose) -> Result<()> {
-    let url = compose.url()?;
+    let url = compose.await_url()?;
     compose.eventually("the URL in the log", || {
         let log = compose.run(&["logs", "operator"])?;
         ensure!(log.contains(&format!(" {STREAM}: {url}\n")), "{log}");
@@ -225,9 +229,11 @@ fn operator_log_prints_the_viewers_url(compose: &mut Compose) -> Result<()> {
 }
 
 fn example_runs_operator_desktop_and_sidecar(compose: &mut Compose) -> Result<()> {
-    let running = compose.engine.docker(&["ps", "--format={{.Names}}"])?;
-    ensure!(running.lines().count() == 3, "{running}");
-    Ok(())
+    compose.eventually("three containers", || {
+        let running = compose.engine.docker(&["ps", "--format={{.Names}}"])?;
+        ensure!(running.lines().count() == 3, "{running}");
+        Ok(())
+    })
 }
 
 fn viewers_get_a_moving_picture_with_the_token_only(compose: &mut Compose) -> Result<()> {

@@ -81,7 +81,7 @@ pub fn defaults_are_stored_in_the_object(bed: &Installed) -> Result<()> {
 pub fn kubectl_get_prints_the_documented_columns(bed: &Installed) -> Result<()> {
     bed.apply_stream("columns", &spec_without_gpu())?;
     let table = bed.cluster.kubectl(&["get", "dst"])?;
-    for column in ["NAME", "PHASE", "PATH", "FPS", "NODE", "HOST-AGENT", "AGE"] {
+    for column in ["NAME", "PHASE", "FRAME-PATH", "FPS", "NODE", "HOST-AGENT", "AGE"] {
         ensure!(table.contains(column), "no column {column}: {table}");
     }
     bed.delete_streams(&["columns"])

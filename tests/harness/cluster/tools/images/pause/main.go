@@ -1,4 +1,4 @@
-// The process that holds a pod's namespaces: waits, reaps what is left to it, ends when told.
+// Holds a pod's namespaces: waits, reaps orphans, and ends on SIGINT or SIGTERM.
 package main
 
 import (

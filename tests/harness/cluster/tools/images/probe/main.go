@@ -1,4 +1,4 @@
-// What tests run in pods: says who it is, waits, serves, asks. One static program in an empty image.
+// A test program for pods and containers: one static program in an empty image.
 package main
 
 import (
@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-const usage = `probe id                   user, groups
-probe wait                 says who it is, waits for its end
-probe serve :PORT TEXT     answers every request with TEXT
-probe get URL              prints what it answers
-probe lookup NAME          prints its addresses
-probe open FILE            opens it for reading and writing
-probe list FOLDER          the names in it, one a line
-probe write FILE TEXT      writes it`
+const usage = `probe id                   prints user and groups
+probe wait                 prints user and groups, waits for SIGINT or SIGTERM
+probe serve :PORT TEXT     answers every HTTP request with TEXT
+probe get URL              prints the body of the answer
+probe lookup NAME          prints the addresses of a host name
+probe open FILE            opens a file for reading and writing
+probe list FOLDER          prints the names in a folder, one per line
+probe write FILE TEXT      writes a file`
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -30,7 +30,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("what?\n%s", usage)
+		return fmt.Errorf("no command\n%s", usage)
 	}
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, syscall.SIGINT, syscall.SIGTERM)
@@ -77,7 +77,7 @@ func run(args []string) error {
 	case args[0] == "write" && len(args) == 3:
 		return os.WriteFile(args[1], []byte(args[2]), 0o644)
 	}
-	return fmt.Errorf("what?\n%s", usage)
+	return fmt.Errorf("unknown command or wrong number of arguments\n%s", usage)
 }
 
 func identity() error {
