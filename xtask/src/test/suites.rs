@@ -79,6 +79,7 @@ impl Suite {
             ],
             Self::Browser => vec![
                 Step::libtest("vms", || Ok(e2e(&["browser"], &[]))),
+                Step::check("page", page_in_chromium),
                 Step::check("rebuilt-stream", rebuilt_stream_in_chromium),
             ],
             Self::Macos => vec![
@@ -181,6 +182,18 @@ fn deny() -> Result<()> {
 fn e2e(files: &[&str], more: &[&str]) -> Command {
     let arguments = [&["--nocapture", "--test-threads=1"], more].concat();
     tests(&[&["-p", "e2e"], &targets("--test", files)[..]].concat(), &arguments)
+}
+
+/// The viewer page in Chromium, served by the example `viewer` of crate `viewers`.
+fn page_in_chromium() -> Result<()> {
+    check(&[&["build", "--release"], &WORKSPACE[..], &["--example", "viewer"]].concat())?;
+    e2e::browser::install()?;
+    let mut node = Command::new("node");
+    node.current_dir(lab::repository().join("tests/browser"))
+        .args(["--test", "page.test.mjs"])
+        .env("VIEWER_EXAMPLE", workspace::target()?.join("release/examples/viewer"))
+        .stdin(Stdio::null());
+    succeed(node)
 }
 
 /// Chromium's decoder on a stream whose encoder was replaced, which a test of crate `videotoolbox` writes.
