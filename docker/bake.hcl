@@ -1,15 +1,15 @@
-# All images: docker buildx bake -f docker/bake.hcl, from the repository's root. ./x images does so on the test engine,
-# with bases and programs that it made itself.
+# Builds all images: docker buildx bake -f docker/bake.hcl, from the repository's root. ./x images runs it on the test
+# engine, with base images and programs that it built.
 #   TAG=0.2.0 docker buildx bake -f docker/bake.hcl --push
 #   docker buildx bake -f docker/bake.hcl --set '*.platform=linux/amd64,linux/arm64' sidecar
 
 variable "REGISTRY" { default = "desktopstream" }
 variable "TAG" { default = "latest" }
-# compiled: in the Dockerfiles. prebuilt: taken from the folder PROGRAMS_FOLDER.
+# compiled: programs are compiled in the Dockerfiles. prebuilt: programs are copied from PROGRAMS_FOLDER.
 variable "PROGRAMS" { default = "compiled" }
 variable "PROGRAMS_FOLDER" { default = "target/release" }
 variable "BUILD" { default = "rust:1.95-trixie" }
-# What all images are made on; each can have one of its own.
+# Base image of all images. BASE_NAME overrides it for one image.
 variable "BASE" { default = "debian:trixie-slim" }
 variable "BASE_OPERATOR" { default = "" }
 variable "BASE_SIDECAR" { default = "" }

@@ -1,6 +1,6 @@
-# The numbered test picture as a desktop (tests/fixtures/pattern): the smallest that there is.
+# Smallest desktop: a compositor that draws the numbered test pattern (tests/fixtures/pattern).
 #   docker build -f docker/desktop-pattern.Dockerfile -t desktopstream/desktop-pattern .
-# PROGRAMS=prebuilt takes the program from the folder of --build-context programs=FOLDER instead of compiling it.
+# PROGRAMS=prebuilt copies the program from --build-context programs=FOLDER instead of compiling it.
 ARG BUILD=rust:1.95-trixie
 ARG BASE=debian:trixie-slim
 ARG PROGRAMS=compiled

@@ -1,4 +1,4 @@
-# A desktop, from the same folder that the lab builds its disk from: docker/desktop-NAME.
+# Desktop image from the folder docker/desktop-NAME, from which the lab builds its disk, too.
 #   docker build -f docker/desktop.Dockerfile --build-arg DESKTOP=sway -t desktopstream/desktop-sway .
 ARG BASE=debian:trixie-slim
 

@@ -1,7 +1,7 @@
-# The host-agent for a Linux host; on a Mac it is a program of the host's own.
+# Host-agent for a Linux host. On a Mac it runs natively.
 #   docker build -f docker/host-agent.Dockerfile -t desktopstream/host-agent .
-# BUILD and BASE must be of one Debian release: trixie's GStreamer is what it links.
-# PROGRAMS=prebuilt takes the program from the folder of --build-context programs=FOLDER instead of compiling it.
+# BUILD and BASE must have the same Debian release, because the program links its GStreamer.
+# PROGRAMS=prebuilt copies the program from --build-context programs=FOLDER instead of compiling it.
 ARG BUILD=rust:1.95-trixie
 ARG BASE=debian:trixie-slim
 ARG PROGRAMS=compiled

@@ -1,7 +1,7 @@
-# The sidecar, from the same folder that the lab builds its disk from: docker/sidecar.
+# Sidecar image from the folder docker/sidecar, from which the lab builds its disk, too.
 #   docker build -f docker/sidecar.Dockerfile -t desktopstream/sidecar .
-# BUILD and BASE must be of one Debian release: trixie's GStreamer and PipeWire are what it links.
-# PROGRAMS=prebuilt takes the program from the folder of --build-context programs=FOLDER instead of compiling it.
+# BUILD and BASE must have the same Debian release, because the program links its GStreamer and PipeWire.
+# PROGRAMS=prebuilt copies the program from --build-context programs=FOLDER instead of compiling it.
 ARG BUILD=rust:1.95-trixie
 ARG BASE=debian:trixie-slim
 ARG PROGRAMS=compiled
@@ -28,7 +28,7 @@ FROM ${PROGRAMS} AS programs-in
 FROM ${BASE} AS image
 RUN --mount=type=bind,source=docker,target=/mnt sh /mnt/common/install.sh sidecar
 COPY --from=programs-in /sidecar /usr/local/bin/sidecar
-# finish.sh wrote it: looking at each plugin anew takes long, and its user may write nothing.
+# finish.sh writes the registry: scanning the plugins is slow, and the user cannot write a registry.
 ENV GST_REGISTRY=/usr/share/desktopstream/gstreamer-registry.bin GST_REGISTRY_UPDATE=no
 USER 1000:1000
 EXPOSE 8080

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Last step of every image: the user that desktops and sidecars run as, and what no container needs removed.
-# Usage: finish.sh [ROOT], ROOT being / in a Dockerfile. Idempotent.
+# Last step of every image: creates the user of desktops and sidecars, and removes files that no container needs.
+# Usage: finish.sh [ROOT], by default /. Idempotent.
 set -eu
 root=${1:-/}
 root=${root%/}
 
-# A name for uid 1000: GNOME Shell and D-Bus refuse to run as a nobody.
+# GNOME Shell and D-Bus require a passwd entry for UID 1000.
 if ! grep -q '^desktop:' "$root/etc/passwd"; then
 	echo 'desktop:x:1000:1000:Desktop:/home/desktop:/bin/bash' >>"$root/etc/passwd"
 	echo 'desktop:x:1000:' >>"$root/etc/group"
@@ -14,28 +14,28 @@ mkdir -p "$root/home/desktop" "$root/run/desktop" "$root/opt/desktopstream"
 chown 1000:1000 "$root/home/desktop" "$root/run/desktop"
 chmod 700 "$root/run/desktop"
 
-# Settings that came with our files.
+# Compile the GSettings overrides among our files.
 for compiler in "$root"/usr/lib/*/glib-2.0/glib-compile-schemas; do
 	[ ! -x "$compiler" ] || chroot "${root:-/}" "${compiler#"$root"}" --strict /usr/share/glib-2.0/schemas
 done
 
-# GStreamer's list of plugins, for GST_REGISTRY: looking at each takes a minute under emulation, and its user's home may not
-# be writable.
+# GStreamer plugin registry, for GST_REGISTRY: a scan takes a minute under emulation, and the user's home folder may be
+# read-only.
 if [ -x "$root/usr/bin/gst-inspect-1.0" ]; then
 	mkdir -p "$root/usr/share/desktopstream"
 	chroot "${root:-/}" env GST_REGISTRY=/usr/share/desktopstream/gstreamer-registry.bin GST_REGISTRY_FORK=no \
 		/usr/bin/gst-inspect-1.0 >/dev/null 2>&1
-	# Written for its maker alone; without it every first use of GStreamer takes a minute again.
+	# gst-inspect creates it with mode 0600.
 	chmod 644 "$root/usr/share/desktopstream/gstreamer-registry.bin"
 fi
 
-# Kept: copyright files, as licences ask.
+# Copyright files are kept, as the licences require.
 find "$root/usr/share/doc" -mindepth 1 ! -name copyright ! -type d -delete 2>/dev/null || true
 for junk in usr/share/man usr/share/info usr/share/locale usr/share/lintian usr/share/bug usr/share/gtk-doc \
 	usr/share/help usr/share/i18n usr/share/plymouth usr/share/desktop-base \
 	var/lib/apt/lists var/cache/apt var/cache/debconf var/log; do
 	[ ! -d "$root/$junk" ] || find "$root/$junk" -mindepth 1 -delete
 done
-# How this image's builder reached its mirror is the builder's business.
+# Configuration of the build environment.
 rm -f "$root/etc/apt/sources.list" "$root/etc/apt/apt.conf.d/99mmdebstrap" "$root/etc/resolv.conf" "$root/etc/hostname"
 : >"$root/etc/machine-id"

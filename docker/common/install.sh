@@ -1,6 +1,6 @@
 #!/bin/sh
-# What a Dockerfile makes of an image's folder, as the lab makes its disk: packages, our files over them, finish.sh.
-# Usage: install.sh NAME. A base that has all packages already needs no network.
+# Builds an image from its folder, as the lab builds its disks: installs packages, copies our files, runs finish.sh.
+# Usage: install.sh NAME. Needs no network if the base image has all packages.
 set -eu
 here=$(dirname "$(dirname "$(readlink -f "$0")")")
 list=$here/$1/packages
@@ -15,9 +15,9 @@ for package in $(sed 's/#.*//' "$list"); do
 done
 if [ -n "$lacking" ]; then
 	export DEBIAN_FRONTEND=noninteractive
-	# shellcheck disable=SC2086 # a list of words is what is meant
+	# shellcheck disable=SC2086 # word splitting is intended
 	apt-get update && apt-get install -y --no-install-recommends $lacking || {
-		echo "install.sh: this base lacks$lacking, and no mirror can be reached: take another --build-arg BASE" >&2
+		echo "install.sh: cannot install$lacking; check the network, or set --build-arg BASE to an image that has them" >&2
 		exit 1
 	}
 fi
@@ -25,5 +25,5 @@ fi
 for root in "$here/common/root" "$here/$1/root"; do
 	[ ! -d "$root" ] || cp -R "$root/." /
 done
-# While an image is built its /etc/resolv.conf is a mount, which can't be removed and stays out of the image.
+# During a build, /etc/resolv.conf is a mount: it cannot be removed and is not part of the image.
 sed '/^rm -f/s| "$root/etc/resolv.conf"||' "$here/common/finish.sh" | sh -s /

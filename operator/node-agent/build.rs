@@ -1,5 +1,5 @@
-//! Writes the gRPC stubs of the kubelet's device plugin API. Its messages are in `src/node/wire.rs`: five
-//! calls need no protobuf compiler.
+//! Generates the gRPC stubs of the kubelet's device plugin API. The messages are in `src/wire.rs`: six methods do not justify
+//! a protobuf compiler at build time.
 
 use tonic_build::manual::{Builder, Method, Service};
 

@@ -1,19 +1,34 @@
-//! `operator install-manifests`: an installation as plain objects, for who doesn't take the Helm chart. The rights are the
-//! chart's; docs/kubernetes.md says why each is needed.
-
-mod rights;
-mod webhooks;
-mod workloads;
+//! `operator install-manifests`: the Helm chart as plain objects.
+//!
+//! `install/manifests.yaml` is the chart, rendered with the placeholders below; `tests/chart` regenerates it. This module
+//! replaces the placeholders and applies the options.
 
 use clap::Args;
+use operator_api::{crds, names};
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use operator_api::{crds, names};
+/// The rendered chart.
+const CHART: &str = include_str!("install/manifests.yaml");
 
-/// Options of `install-manifests`: what is installed, and where.
+/// Namespace in [`CHART`].
+const NAMESPACE: &str = "placeholder-namespace";
+/// Image of operator and node-agent in [`CHART`].
+const IMAGE: &str = "placeholder.invalid/operator:placeholder";
+/// Image of the sidecar in [`CHART`].
+const SIDECAR_IMAGE: &str = "placeholder.invalid/sidecar:placeholder";
+/// Folder of device files in [`CHART`].
+const DEV: &str = "/placeholder/dev";
+/// Folder of sysfs in [`CHART`].
+const SYS: &str = "/placeholder/sys";
+
+/// Value of the label `app.kubernetes.io/managed-by`.
+const MANAGER: &str = "install-manifests";
+
+/// Options of `install-manifests`.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
-    /// The namespace to install to
+    /// Namespace to install to
     #[arg(long, default_value = "desktopstream")]
     pub namespace: String,
     /// Image of operator and node-agent
@@ -22,16 +37,16 @@ pub struct Options {
     /// Image of the sidecar
     #[arg(long, default_value = concat!("desktopstream/sidecar:", env!("CARGO_PKG_VERSION")))]
     pub sidecar_image: String,
-    /// When images are pulled: Always, IfNotPresent, Never
+    /// Pull policy of all images: Always, IfNotPresent or Never
     #[arg(long)]
     pub pull_policy: Option<String>,
-    /// How many operators; one leads
+    /// Number of operators, of which one leads
     #[arg(long, default_value_t = 1)]
     pub replicas: u32,
-    /// One more argument of `operator run`; may be given again
+    /// Additional argument of `operator run`; can be repeated
     #[arg(long = "operator-arg", allow_hyphen_values = true)]
     pub operator_args: Vec<String>,
-    /// One more argument of `operator node`; may be given again
+    /// Additional argument of `operator node`; can be repeated
     #[arg(long = "node-arg", allow_hyphen_values = true)]
     pub node_args: Vec<String>,
     /// The nodes' /dev
@@ -42,30 +57,50 @@ pub struct Options {
     pub sys: String,
 }
 
-/// Service account, Deployment and role of the operator.
-const OPERATOR: &str = "desktopstream-operator";
-/// Service account, DaemonSet and role of the node-agent.
-const NODE: &str = "desktopstream-node";
-/// The webhook's Service.
-const WEBHOOK: &str = "desktopstream-webhook";
-/// Both webhook configurations.
-const CONFIGURATION: &str = "desktopstream";
+/// Error while manifests are generated.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// A CustomResourceDefinition cannot be generated.
+    #[error(transparent)]
+    Crd(#[from] crds::CrdError),
+    /// The manifests cannot be read or written as YAML.
+    #[error("cannot process the manifests as YAML: {0}")]
+    Yaml(#[from] serde_yaml_ng::Error),
+    /// An object cannot be represented as JSON.
+    #[error("cannot convert an object to JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
 
 /// All objects, in an order in which they can be applied.
-pub fn objects(options: &Options) -> Result<Vec<Value>, crds::CrdError> {
+///
+/// # Errors
+/// If the embedded manifests or definitions cannot be processed.
+pub fn objects(options: &Options) -> Result<Vec<Value>, InstallError> {
     let mut all = vec![namespace(options)];
-    for crd in crds::all()? {
-        // Printing it as YAML goes by the same way.
-        all.push(serde_json::to_value(crd).unwrap_or_default());
+    for crd in crds::all().map_err(crds::CrdError::from)? {
+        all.push(serde_json::to_value(crd)?);
     }
-    all.extend(rights::objects(options));
-    all.extend(workloads::objects(options));
-    all.extend(webhooks::objects(options));
+    let text = CHART
+        .replace(NAMESPACE, &options.namespace)
+        .replace(IMAGE, &options.image)
+        .replace(SIDECAR_IMAGE, &options.sidecar_image)
+        .replace(DEV, options.dev.trim_end_matches('/'))
+        .replace(SYS, options.sys.trim_end_matches('/'));
+    for document in serde_yaml_ng::Deserializer::from_str(&text) {
+        let mut object = Value::deserialize(document)?;
+        if is_installed(&object, options) {
+            apply_options(&mut object, options);
+            all.push(object);
+        }
+    }
     Ok(all)
 }
 
-/// All as one stream of YAML documents.
-pub fn stream(options: &Options) -> Result<String, crds::CrdError> {
+/// All objects as one stream of YAML documents.
+///
+/// # Errors
+/// If the embedded manifests or definitions cannot be processed.
+pub fn stream(options: &Options) -> Result<String, InstallError> {
     let mut text = String::new();
     for object in objects(options)? {
         text += "---\n";
@@ -74,28 +109,64 @@ pub fn stream(options: &Options) -> Result<String, crds::CrdError> {
     Ok(text)
 }
 
-/// The node-agent mounts folders of its node, which only `privileged` allows.
+/// The namespace. The node-agent mounts folders of its node, which only the Pod Security Standard `privileged` allows.
 fn namespace(options: &Options) -> Value {
-    let mut labels = labels();
-    labels["pod-security.kubernetes.io/enforce"] = "privileged".into();
     json!({
         "apiVersion": "v1", "kind": "Namespace",
-        "metadata": {"name": options.namespace, "labels": labels},
+        "metadata": {"name": options.namespace, "labels": {
+            names::MANAGED_BY: MANAGER,
+            "app.kubernetes.io/name": "desktopstream",
+            "pod-security.kubernetes.io/enforce": "privileged",
+        }},
     })
 }
 
-fn labels() -> Value {
-    json!({names::MANAGED_BY: "install-manifests", "app.kubernetes.io/name": "desktopstream"})
+/// False for objects of `helm test`, and for the disruption budget of a single replica.
+fn is_installed(object: &Value, options: &Options) -> bool {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let is_budget = object["kind"] == "PodDisruptionBudget";
+    !object.is_null() && !name.ends_with("-check") && (!is_budget || options.replicas > 1)
 }
 
-/// Metadata of an object in our namespace.
-fn ours(options: &Options, name: &str) -> Value {
-    json!({"name": name, "namespace": options.namespace, "labels": labels()})
+fn apply_options(object: &mut Value, options: &Options) {
+    relabel(&mut object["metadata"]["labels"]);
+    let args = match object["kind"].as_str() {
+        Some("Deployment") => {
+            object["spec"]["replicas"] = options.replicas.into();
+            let policy = options.pull_policy.iter().map(|policy| format!("--sidecar-pull-policy={policy}"));
+            policy.chain(options.operator_args.iter().cloned()).collect::<Vec<_>>()
+        }
+        Some("DaemonSet") => options.node_args.clone(),
+        _ => return,
+    };
+    let template = &mut object["spec"]["template"];
+    relabel(&mut template["metadata"]["labels"]);
+    for container in template["spec"]["containers"].as_array_mut().into_iter().flatten() {
+        if let Some(policy) = &options.pull_policy {
+            container["imagePullPolicy"] = policy.as_str().into();
+        }
+        if let Some(list) = container["args"].as_array_mut() {
+            args.iter().for_each(|arg| set_argument(list, arg));
+        }
+    }
 }
 
-/// Metadata of an object of the whole cluster.
-fn everywhere(name: &str) -> Value {
-    json!({"name": name, "labels": labels()})
+/// Replaces the argument with the same flag, or appends a new one. A flag that can be repeated is always appended.
+fn set_argument(args: &mut Vec<Value>, new: &str) {
+    let flag = |arg: &str| arg.split('=').next().unwrap_or_default().to_owned();
+    let same = |arg: &&mut Value| arg.as_str().is_some_and(|arg| flag(arg) == flag(new));
+    match args.iter_mut().find(same).filter(|_| flag(new) != "--driver") {
+        Some(old) => *old = new.into(),
+        None => args.push(new.into()),
+    }
+}
+
+/// Replaces the labels by which Helm recognizes its objects.
+fn relabel(labels: &mut Value) {
+    if let Some(labels) = labels.as_object_mut() {
+        labels.remove("helm.sh/chart");
+        labels.insert(names::MANAGED_BY.to_owned(), MANAGER.into());
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The operator program: command line, installation manifests and the installation check.
+//! The `operator` program: command line, installation manifests and the check of an installation.
 
 mod check;
 pub mod cli;

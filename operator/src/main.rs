@@ -1,4 +1,4 @@
-//! The program; see the library.
+//! The `operator` program.
 
 fn main() -> std::process::ExitCode {
     operator::cli::Cli::parse_and_run()

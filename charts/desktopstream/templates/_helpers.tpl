@@ -1,4 +1,4 @@
-{{/* Names and labels that all templates share. */}}
+{{/* Names and labels shared by all templates. */}}
 {{- define "ds.name" -}}
 {{- if contains "desktopstream" .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ else }}{{ printf "%s-desktopstream" (.Release.Name | trunc 26 | trimSuffix "-") }}{{ end -}}
 {{- end }}
@@ -18,7 +18,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
-{{/* What the Pod Security Standard `restricted` asks of a container, and a root file system that nobody writes. */}}
+{{/* Security context that the Pod Security Standard `restricted` requires, with a read-only root file system. */}}
 {{- define "ds.restricted" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -26,7 +26,7 @@ runAsNonRoot: true
 capabilities: {drop: [ALL]}
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
-{{/* Where a role holds: in the one namespace that is served, or in all. Call with (list . "role" "account"). */}}
+{{/* Binding of a ClusterRole in the watched namespace, or in all namespaces. Call with (list . "role" "account"). */}}
 {{- define "ds.binding" -}}
 {{- $ := index . 0 -}}
 apiVersion: rbac.authorization.k8s.io/v1

@@ -1,55 +1,72 @@
-//! The CustomResourceDefinitions as files: `crds/` in the repository is what this prints.
+//! The CustomResourceDefinitions. The files in `crds/` and in the chart are generated from here.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 use kube::CustomResourceExt;
 
-use super::rules::{self, NoSuchPlace};
+use super::rules::{self, NoSuchProperty};
 use super::{DesktopStream, HostAgent};
 
-/// Why they can't be printed.
+/// Error while the definitions are generated.
 #[derive(Debug, thiserror::Error)]
 pub enum CrdError {
-    /// A rule has no place.
+    /// A validation rule refers to a property that the schema does not have.
     #[error(transparent)]
-    Rule(#[from] NoSuchPlace),
-    /// They are no YAML.
-    #[error("can't write YAML: {0}")]
+    Rule(#[from] NoSuchProperty),
+    /// A definition cannot be written as YAML.
+    #[error("cannot write the CustomResourceDefinition as YAML: {0}")]
     Yaml(#[from] serde_yaml_ng::Error),
 }
 
-/// Both definitions, with their rules.
-pub fn all() -> Result<Vec<CustomResourceDefinition>, NoSuchPlace> {
+/// Both definitions, with their validation rules.
+///
+/// # Errors
+/// If a rule refers to a property that the schema does not have.
+pub fn all() -> Result<Vec<CustomResourceDefinition>, NoSuchProperty> {
     let (mut streams, mut host_agents) = (DesktopStream::crd(), HostAgent::crd());
     rules::write(&mut streams, rules::DESKTOP_STREAM)?;
     rules::write(&mut host_agents, rules::HOST_AGENT)?;
     let mut all = vec![streams, host_agents];
     for version in all.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
         if let Some(root) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
-            plain(root);
+            normalize(root);
         }
     }
     Ok(all)
 }
 
-/// Takes off what Rust's types say and Kubernetes does without: `null` where a field may be absent (the
-/// apiserver then drops nulls, and `has()` in rules means what it says), and formats that it doesn't know.
-fn plain(schema: &mut JSONSchemaProps) {
+/// Rewrites a schema of Rust types to the conventions of Kubernetes: no `nullable` (the apiserver then drops nulls, and
+/// `has()` in rules works), descriptions in one line, `int32` and `int64` in place of Rust's integer formats, a list type on every list.
+fn normalize(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
-    if schema.format.as_ref().is_some_and(|format| format.starts_with("uint")) {
-        schema.format = None;
+    // Line breaks of doc comments; kubectl wraps lines by itself.
+    schema.description = schema.description.take().map(|text| text.replace('\n', " "));
+    let (format, max) = match schema.format.as_deref() {
+        Some("uint8" | "uint16" | "uint32") => (Some("int32"), f64::from(i32::MAX)),
+        Some("uint64") => (Some("int64"), i64::MAX as f64),
+        _ => (None, 0.0),
+    };
+    if let Some(format) = format {
+        schema.format = Some(format.to_owned());
+        schema.maximum = schema.maximum.filter(|maximum| *maximum <= max);
     }
-    schema.properties.iter_mut().flatten().for_each(|(_, property)| plain(property));
+    if schema.type_.as_deref() == Some("array") {
+        schema.x_kubernetes_list_type.get_or_insert_with(|| "atomic".to_owned());
+    }
+    schema.properties.iter_mut().flatten().for_each(|(_, property)| normalize(property));
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
-        plain(items);
+        normalize(items);
     }
     if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
-        plain(values);
+        normalize(values);
     }
 }
 
 /// File names and contents.
+///
+/// # Errors
+/// If a definition cannot be generated or written as YAML.
 pub fn files() -> Result<Vec<(String, String)>, CrdError> {
     let mut files = Vec::new();
     for crd in all()? {
@@ -58,8 +75,77 @@ pub fn files() -> Result<Vec<(String, String)>, CrdError> {
     Ok(files)
 }
 
-/// All as one stream of YAML documents.
+/// All definitions as one stream of YAML documents.
+///
+/// # Errors
+/// If a definition cannot be generated or written as YAML.
 pub fn stream() -> Result<String, CrdError> {
     let documents: Vec<String> = files()?.into_iter().map(|(_, text)| format!("---\n{text}")).collect();
     Ok(documents.concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn visit(schema: &JSONSchemaProps, at: &str, check: &mut impl FnMut(&JSONSchemaProps, &str)) {
+        check(schema, at);
+        for (name, property) in schema.properties.iter().flatten() {
+            visit(property, &format!("{at}.{name}"), check);
+        }
+        if let Some(JSONSchemaPropsOrArray::Schema(items)) = &schema.items {
+            visit(items, &format!("{at}[]"), check);
+        }
+    }
+
+    fn each(check: &mut impl FnMut(&JSONSchemaProps, &str)) {
+        for crd in all().expect("generates") {
+            for version in &crd.spec.versions {
+                let schema = version.schema.as_ref().and_then(|it| it.open_api_v3_schema.as_ref());
+                visit(schema.expect("a schema"), &crd.spec.names.kind, check);
+            }
+        }
+    }
+
+    #[test]
+    fn schema_lists_have_list_types_and_integers_have_kubernetes_formats() {
+        let (mut lists, mut integers) = (0, 0);
+        each(&mut |schema, at| {
+            if schema.type_.as_deref() == Some("array") {
+                lists += 1;
+                let kind = schema.x_kubernetes_list_type.as_deref().expect(at);
+                assert_eq!(kind == "map", schema.x_kubernetes_list_map_keys.is_some(), "{at}");
+            }
+            if schema.type_.as_deref() == Some("integer") {
+                integers += 1;
+                assert!(matches!(schema.format.as_deref(), Some("int32" | "int64")), "{at}");
+            }
+        });
+        assert!(lists > 10 && integers > 10, "{lists} lists, {integers} integers");
+    }
+
+    #[test]
+    fn schema_fields_of_this_api_have_descriptions() {
+        each(&mut |schema, at| {
+            let below_podspec = schema.x_kubernetes_preserve_unknown_fields == Some(true)
+                || ["[]", "podTemplate.", ".env", ".volumes", ".volumeMounts", ".imagePullSecrets"]
+                    .iter()
+                    .any(|part| at.contains(part));
+            assert!(below_podspec || schema.description.is_some() || at.ends_with("metadata"), "{at}");
+        });
+    }
+
+    #[test]
+    fn category_is_not_a_name_of_a_kind() {
+        // kubectl resolves a word as a category first: `kubectl get desktopstream x` would list every kind of it.
+        for crd in all().expect("generates") {
+            let names = crd.spec.names;
+            let own: Vec<String> = [Some(names.plural), names.singular]
+                .into_iter()
+                .flatten()
+                .chain(names.short_names.unwrap_or_default())
+                .collect();
+            assert!(names.categories.unwrap_or_default().iter().all(|category| !own.contains(category)));
+        }
+    }
 }

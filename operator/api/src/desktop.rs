@@ -1,4 +1,4 @@
-//! What runs: a desktop of ours, or pods that exist.
+//! The desktop that the operator runs, or the workload that it attaches to.
 
 use std::collections::BTreeMap;
 
@@ -9,84 +9,86 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-/// The container that runs the compositor. It runs as uid 1000 without privileges; its runtime folder
-/// `/run/desktop` is shared with the sidecar.
+/// Container that runs the compositor. It runs unprivileged as uid 1000. XDG_RUNTIME_DIR is /run/desktop, which the
+/// sidecar shares.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Desktop {
-    /// Its image. Give this or `podTemplate`.
+    /// Container image of the desktop. Exactly one of image and podTemplate must be set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub image: Option<String>,
-    /// When the image is pulled; Kubernetes' default if absent.
+    /// When the image is pulled: "Always", "IfNotPresent" or "Never". Defaults to the default of Kubernetes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "pull_policy")]
     pub image_pull_policy: Option<String>,
-    /// Secrets to pull images with.
+    /// Secrets in the stream's namespace that images are pulled with. At most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
+    #[schemars(schema_with = "pull_secrets")]
     pub image_pull_secrets: Vec<LocalObjectReference>,
-    /// Instead of the image's entrypoint.
+    /// Entrypoint of the container. Defaults to the entrypoint of the image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub command: Vec<String>,
-    /// Arguments to the entrypoint.
+    /// Arguments of the entrypoint. Defaults to the command of the image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub args: Vec<String>,
-    /// Environment. `XDG_RUNTIME_DIR` is ours.
+    /// Environment variables of the container. XDG_RUNTIME_DIR must not be set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256), schema_with = "named_objects")]
+    #[schemars(schema_with = "named_objects")]
     pub env: Vec<EnvVar>,
-    /// CPU and memory. The GPU is asked for by `spec.gpu`.
+    /// CPU and memory requests and limits. GPUs are requested by spec.gpu.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "object")]
     pub resources: Option<ResourceRequirements>,
-    /// Over ours, which is what the Pod Security Standard `restricted` asks for.
+    /// Security context of the container. Fields that are not set default to values that the Pod Security Standard
+    /// "restricted" accepts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "object")]
     pub security_context: Option<SecurityContext>,
-    /// More volumes of the pod.
+    /// Additional volumes of the pod. Names must not start with desktopstream-. At most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), schema_with = "named_objects")]
+    #[schemars(schema_with = "named_objects")]
     pub volumes: Vec<Volume>,
-    /// Where the desktop sees them.
+    /// Mounts of volumes in the container. The path /run/desktop must not be mounted. At most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), schema_with = "named_objects")]
+    #[schemars(schema_with = "mounts")]
     pub volume_mounts: Vec<VolumeMount>,
-    /// Labels that the pod's node must have, besides ours.
+    /// Labels that the pod's node must have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
-    /// Taints that the pod bears.
+    /// Taints that the pod tolerates. At most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), schema_with = "objects")]
+    #[schemars(schema_with = "objects")]
     pub tolerations: Vec<Toleration>,
-    /// A home folder that outlives the pod.
+    /// Persistent home volume. The home directory is lost with the pod if unset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home: Option<Home>,
-    /// A whole pod template instead of the above: its container `desktop` is the desktop. We add the
-    /// sidecar, the shared folder and the GPU. What is in it is Kubernetes' own, checked when the pod is made.
+    /// Pod template with a container named desktop, for pods that the other fields cannot express. The operator adds the
+    /// sidecar, the shared runtime directory and the GPU. Must not be set together with the fields of a container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "pod_template")]
     pub pod_template: Option<serde_json::Value>,
 }
 
-/// A persistent home folder.
+/// Persistent home volume.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Home {
-    /// How big. May grow where the storage class lets it, never shrink.
+    /// Size of the volume, for example 10Gi. Can be increased if the storage class allows expansion; cannot be decreased.
     #[schemars(schema_with = "quantity")]
     pub size: Quantity,
-    /// Its storage class; the cluster's default if absent.
+    /// Name of the StorageClass. Defaults to the cluster's default class. Cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub storage_class_name: Option<String>,
-    /// Where the desktop sees it.
+    /// Path at which the volume is mounted in the container; also the value of HOME unless env sets it.
     #[serde(default = "home_path")]
     #[schemars(regex(pattern = "^/[^:]+$"), length(max = 1024))]
     pub mount_path: String,
-    /// What becomes of it when the DesktopStream is deleted.
+    /// What happens to the volume when the DesktopStream is deleted. "Delete" deletes the PersistentVolumeClaim; "Keep"
+    /// keeps it for a later DesktopStream of the same name.
     #[serde(default)]
     pub on_delete: OnDelete,
 }
@@ -95,70 +97,88 @@ fn home_path() -> String {
     "/home/desktop".to_owned()
 }
 
-/// What becomes of a home folder when its DesktopStream is deleted.
+/// What happens to a home volume when its DesktopStream is deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum OnDelete {
-    /// It is deleted, too.
+    /// The claim is deleted.
     #[default]
     Delete,
-    /// The claim stays; a DesktopStream of the same name finds it again.
+    /// The claim is kept; a later DesktopStream of the same name uses it.
     Keep,
 }
 
-/// A workload that exists, whose new pods get the sidecar from the webhook.
+/// Existing workload whose new pods get the sidecar from the admission webhook.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Attach {
-    /// Kind of the workload.
+    /// Kind of the workload: "Deployment", "StatefulSet", "Job", or "Pod" for pods with the label
+    /// desktopstream.dev/inject and the stream's name as its value.
     pub kind: WorkloadKind,
-    /// Its name, in this namespace.
+    /// Name of the workload, in the stream's namespace. Ignored for kind "Pod".
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// The container that runs the desktop; the first one if absent.
+    /// Name of the container that runs the desktop. Defaults to the first container of the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub container: Option<String>,
 }
 
-/// Kinds that `attach` can name.
+/// Kind of workload that `attach` can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum WorkloadKind {
     /// apps/v1.
     Deployment,
     /// apps/v1.
     StatefulSet,
-    /// batch/v1; it ends, because the sidecar is a native one.
+    /// batch/v1. The Job completes: the sidecar is a native sidecar container.
     Job,
-    /// Pods labelled `desktopstream.dev/inject: NAME`, whoever makes them.
+    /// Pods with the label `desktopstream.dev/inject: NAME`.
     Pod,
 }
 
-/// Kubernetes' own types in full would make the schema ten times as long as all of ours; the apiserver
-/// checks them when the pod is made, the webhook before.
+/// An object of the Kubernetes API, unchecked: a full schema would be ten times as large as the rest. The webhook and
+/// the apiserver check it when the pod is created.
 fn object(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 
 fn objects(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
-        "type": "array", "maxItems": 64,
+        "type": "array", "maxItems": 64, "x-kubernetes-list-type": "atomic",
         "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
     })
 }
 
+fn pull_secrets(_: &mut SchemaGenerator) -> Schema {
+    keyed_objects("name", 16)
+}
+
 fn named_objects(_: &mut SchemaGenerator) -> Schema {
+    keyed_objects("name", 256)
+}
+
+fn mounts(_: &mut SchemaGenerator) -> Schema {
+    keyed_objects("mountPath", 64)
+}
+
+fn keyed_objects(key: &str, max: u32) -> Schema {
     json_schema!({
-        "type": "array", "maxItems": 256,
+        "type": "array", "maxItems": max,
+        "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key],
         "items": {
             "type": "object", "x-kubernetes-preserve-unknown-fields": true,
-            "properties": {"name": {"type": "string", "minLength": 1, "maxLength": 1024}},
-            "required": ["name"],
+            "properties": {key: {"type": "string", "minLength": 1, "maxLength": 1024}},
+            "required": [key],
         },
     })
 }
 
+/// Grammar of `k8s.io/apimachinery/pkg/api/resource.Quantity`, without a sign.
 fn quantity(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "string", "maxLength": 32, "pattern": r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$"})
+    json_schema!({
+        "type": "string", "maxLength": 32,
+        "pattern": r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$",
+    })
 }
 
 fn pull_policy(_: &mut SchemaGenerator) -> Schema {

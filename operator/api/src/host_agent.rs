@@ -1,6 +1,6 @@
-//! `HostAgent`: an encoder on a host of VMs, which streams are paired with.
+//! The kind `HostAgent`.
 
-#![expect(clippy::duplicated_attributes, reason = "printcolumns have the same keys")]
+#![expect(clippy::duplicated_attributes, reason = "printer columns have the same keys")]
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Where a host-agent is and how much it bears.
+/// Desired state of a HostAgent.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "desktopstream.dev",
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
     status = "HostAgentStatus",
     derive = "Default",
     derive = "PartialEq",
-    doc = "A host-agent: encodes the streams of the VMs on its machine. Its name is its --name.",
+    doc = "HostAgent is a host-agent that encodes the streams of the VMs on its machine. Its name must be the --name of the host-agent.",
     shortname = "hagent",
     category = "streaming",
     printcolumn(
@@ -35,9 +35,9 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct HostAgentSpec {
-    /// Where nodes try to reach it, in this order: `vsock://CID:PORT`, `unix:/PATH`, `tcp://HOST:PORT`.
-    /// `tcp://gateway:PORT` stands for each node's default gateway. Empty tries `vsock://2:15937` and
-    /// `tcp://gateway:15937`.
+    /// Endpoints that nodes try, in this order: vsock://CID:PORT, unix:/PATH or tcp://HOST:PORT. The host "gateway" in
+    /// tcp://gateway:PORT is the default gateway of each node. Defaults to vsock://2:15937 and tcp://gateway:15937. At
+    /// most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 8),
@@ -47,15 +47,15 @@ pub struct HostAgentSpec {
         )
     )]
     pub endpoints: Vec<String>,
-    /// Where the operator reads its `/status`, e.g. `http://192.168.64.1:15938`. Without it, version,
-    /// encoders, VMs and sessions stay unknown.
+    /// Base URL of the host-agent's admin listener, for example http://192.168.64.1:15938. The operator reads version,
+    /// encoders, VMs and sessions from its /status; they stay unset without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^http://[^/\\s]+$"), length(max = 256))]
     pub admin: Option<String>,
-    /// Nodes that may use it, by their labels; all if empty.
+    /// Labels of the nodes that may use the host-agent. All nodes if empty.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
-    /// Most streams at once.
+    /// Maximum number of streams that are paired with the host-agent. Must be between 0 and 10000.
     #[serde(default = "capacity")]
     #[schemars(range(min = 0, max = 10_000))]
     pub capacity: u32,
@@ -65,43 +65,44 @@ fn capacity() -> u32 {
     64
 }
 
-/// What is so.
+/// Observed state of a HostAgent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HostAgentStatus {
-    /// Reachable, Ready.
+    /// Conditions of the host-agent. Types are Reachable and Ready.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "super::status::conditions")]
     pub conditions: Vec<Condition>,
-    /// The generation of the spec that this status speaks of.
+    /// Generation of the spec that this status was computed from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Its version.
+    /// Version of the host-agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// Encoders that work there.
+    /// Encoders that passed their trial on the host.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub encoders: Vec<EncoderStatus>,
-    /// VMs whose taps are connected.
+    /// Names of the VMs whose taps are connected to the host-agent.
     #[serde(rename = "vms", skip_serializing_if = "Vec::is_empty")]
     pub vms: Vec<String>,
-    /// Sessions, as it says itself.
+    /// Number of sessions that the host-agent reports.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sessions: Option<u32>,
-    /// Streams paired with it, as the operator says.
+    /// Number of streams that the operator paired with the host-agent.
     pub streams: u32,
-    /// Nodes that reach it.
+    /// Number of nodes that reach the host-agent.
     pub nodes: u32,
-    /// When a node or the operator last reached it.
+    /// Time at which a node or the operator last reached the host-agent, renewed at most every 5 minutes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Time>,
 }
 
-/// An encoder.
+/// Encoder of a host-agent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EncoderStatus {
-    /// Its name.
+    /// Name of the encoder.
     pub name: String,
-    /// Whether it is a chip.
+    /// True for a hardware encoder.
     pub hardware: bool,
 }

@@ -1,5 +1,5 @@
-//! What users write and read: the kinds `DesktopStream` and `HostAgent`, and every name that we leave in a
-//! cluster. Types and constants; validates nothing and knows no client.
+//! The API: the kinds `DesktopStream` and `HostAgent`, their CustomResourceDefinitions, and the names of all objects,
+//! labels and annotations that the operator writes. Types and constants only.
 
 pub mod conditions;
 pub mod crds;
@@ -10,17 +10,20 @@ pub mod rules;
 mod settings;
 mod status;
 mod stream;
+pub mod summary;
+mod viewers;
 
 pub use desktop::{Attach, Desktop, Home, OnDelete, WorkloadKind};
 pub use host_agent::{EncoderStatus, HostAgent, HostAgentSpec, HostAgentStatus};
 pub use settings::{
-    Auth, AuthKind, Capture, Codec, Encode, EncodeWhere, Gpu, GpuClass, GpuNodes, HostAgentRef, Ingress,
-    Lifecycle, Protocol, Require, Service, ServiceType, Source, Transport, Viewers,
+    Capture, Codec, Cursor, DeviceNodes, Encode, Gpu, GpuClass, HostAgentRef, Lifecycle, OperatingMode,
+    Placement, Require, Source, Transport,
 };
-pub use status::{CaptureStatus, DesktopStreamStatus, Phase, Rung, Stats};
+pub use status::{CaptureStatus, DesktopStreamStatus, Phase, Stats};
 pub use stream::{DesktopStream, DesktopStreamSpec};
+pub use viewers::{Auth, AuthKind, Ingress, Protocol, Service, ServiceType, Viewers};
 
 /// API group of both kinds.
 pub const GROUP: &str = "desktopstream.dev";
-/// Its version.
+/// API version of both kinds.
 pub const VERSION: &str = "v1alpha1";

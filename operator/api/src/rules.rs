@@ -1,20 +1,20 @@
-//! What a schema can't say by types: CEL rules, evaluated by the apiserver before anything is stored.
+//! Validation rules in CEL, which the apiserver evaluates before it stores an object.
 //!
-//! Each says in its message what to write instead. `plan::validate` says the rest; together they are the
-//! law, and the webhook and the controller apply the same.
+//! Each message says what to write instead. `plan::validate` repeats these rules, because Docker mode has no apiserver,
+//! and adds the ones that CEL cannot express.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, ValidationRule,
 };
 
-/// A rule: where it stands in the schema, CEL, and what to write instead.
+/// A validation rule.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
-    /// Properties from the root, dotted; empty for the root.
+    /// Property that the rule is attached to: names from the root, separated by dots; empty for the root.
     pub at: &'static str,
-    /// CEL; `self` is what stands there.
+    /// CEL expression; `self` is the property.
     pub rule: &'static str,
-    /// What the user reads.
+    /// Message of a violation.
     pub message: &'static str,
 }
 
@@ -27,22 +27,18 @@ pub const DESKTOP_STREAM: &[Rule] = &[
     rule(
         "",
         "self.metadata.name.size() <= 50 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-        "the name must have at most 50 of a-z, 0-9 and '-', begin with a letter and not end with '-': it names a Service, too",
+        "the name must have at most 50 of a-z, 0-9 and '-', begin with a letter and not end with '-': it is part of a Service's name",
     ),
-    rule(
-        "spec",
-        "has(self.desktop) != has(self.attach)",
-        "give either desktop (we run it) or attach (it runs already and gets the sidecar), and not both",
-    ),
+    rule("spec", "has(self.desktop) != has(self.attach)", "set exactly one of desktop and attach"),
     rule(
         "spec",
         "has(self.desktop) == has(oldSelf.desktop)",
-        "a stream can't change between desktop and attach; delete it and make another",
+        "desktop and attach cannot replace each other: delete the stream and create another one",
     ),
     rule(
         "spec",
-        "!(self.capture.require == 'ZeroCopy' && self.encode.where == 'Sidecar')",
-        "capture.require ZeroCopy means that the host encodes: set encode.where to Auto or HostAgent",
+        "!(self.capture.require == 'ZeroCopy' && self.encode.placement == 'Sidecar')",
+        "capture.require ZeroCopy encodes on the host: set encode.placement to Auto or HostAgent",
     ),
     rule(
         "spec",
@@ -51,20 +47,20 @@ pub const DESKTOP_STREAM: &[Rule] = &[
     ),
     rule(
         "spec",
-        "!(self.encode.where == 'Sidecar' && (has(self.hostAgent.name) || has(self.hostAgent.selector)))",
-        "encode.where Sidecar uses no host-agent: remove hostAgent.name and hostAgent.selector",
+        "!(self.encode.placement == 'Sidecar' && (has(self.hostAgent.name) || has(self.hostAgent.selector)))",
+        "encode.placement Sidecar uses no host-agent: remove hostAgent.name and hostAgent.selector",
     ),
     rule(
         "spec.desktop",
         "has(self.image) != has(self.podTemplate)",
-        "give either image or podTemplate, and not both",
+        "set exactly one of image and podTemplate",
     ),
     rule(
         "spec.desktop",
         "!has(self.podTemplate) || !(has(self.command) || has(self.args) || has(self.env) || has(self.resources) \
          || has(self.securityContext) || has(self.volumes) || has(self.volumeMounts) || has(self.nodeSelector) \
          || has(self.tolerations) || has(self.imagePullPolicy) || has(self.imagePullSecrets))",
-        "with podTemplate, write the container's fields in its container named desktop",
+        "with podTemplate, set the container's fields in its container named desktop",
     ),
     rule(
         "spec.desktop",
@@ -74,28 +70,28 @@ pub const DESKTOP_STREAM: &[Rule] = &[
     rule(
         "spec.desktop",
         "!has(self.volumes) || self.volumes.all(v, !v.name.startsWith('desktopstream-'))",
-        "volumes named desktopstream-… are ours: give it another name",
+        "volume names that start with desktopstream- are reserved: choose another name",
     ),
     rule(
         "spec.desktop.home",
         "(has(self.storageClassName) == has(oldSelf.storageClassName)) && \
          (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
-        "a volume's storage class can't change; delete the stream and its claim, or make another",
+        "the storage class of a volume cannot change: delete the stream and its claim, or create another stream",
     ),
     rule(
         "spec.capture",
         "has(self.width) == has(self.height)",
-        "give both width and height, or neither to take the desktop's own size",
+        "set both width and height, or neither to use the size of the desktop's output",
     ),
     rule(
         "spec.capture",
         "!has(self.width) || self.width % 2 == 0",
-        "width must be even: video is in 2x2 blocks",
+        "width must be even, because chroma is subsampled in 2x2 blocks",
     ),
     rule(
         "spec.capture",
         "!has(self.height) || self.height % 2 == 0",
-        "height must be even: video is in 2x2 blocks",
+        "height must be even, because chroma is subsampled in 2x2 blocks",
     ),
     rule(
         "spec.capture",
@@ -104,18 +100,14 @@ pub const DESKTOP_STREAM: &[Rule] = &[
     ),
     rule(
         "spec.gpu",
-        "!(self.count == 0 && self.nodes == 'RenderAndCard')",
-        "count 0 gives no device: set nodes to RenderOnly, or count to 1",
+        "!(self.count == 0 && self.deviceNodes == 'RenderAndCard')",
+        "count 0 allocates no device: set deviceNodes to RenderOnly, or count to 1",
     ),
-    rule(
-        "spec.hostAgent",
-        "!(has(self.name) && has(self.selector))",
-        "give either name or selector, and not both",
-    ),
+    rule("spec.hostAgent", "!(has(self.name) && has(self.selector))", "set at most one of name and selector"),
     rule(
         "spec.viewers.auth",
         "!(self.type == 'None' && has(self.secretName))",
-        "type None asks for no token: remove secretName, or set type to Token",
+        "type None uses no token: remove secretName, or set type to Token",
     ),
 ];
 
@@ -124,27 +116,30 @@ pub const HOST_AGENT: &[Rule] = &[
     rule(
         "",
         "self.metadata.name.size() <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
-        "the name must have at most 63 of a-z, 0-9 and '-': it becomes a node label",
+        "the name must have at most 63 of a-z, 0-9 and '-': it is part of a node label",
     ),
     rule(
         "spec",
         "!has(self.endpoints) || self.endpoints.all(e, self.endpoints.exists_one(f, f == e))",
-        "each endpoint only once",
+        "list each endpoint once",
     ),
 ];
 
-/// A rule's place is not in the schema.
+/// Error of a rule whose property is not in the schema.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no property {0:?} in the schema: correct the rule's place")]
-pub struct NoSuchPlace(String);
+#[error("the schema has no property {0:?}: correct the rule's `at`")]
+pub struct NoSuchProperty(String);
 
-/// Writes `rules` into `crd`.
-pub fn write(crd: &mut CustomResourceDefinition, rules: &[Rule]) -> Result<(), NoSuchPlace> {
+/// Adds `rules` to the schema of every version of `crd`.
+///
+/// # Errors
+/// If a rule refers to a property that the schema does not have.
+pub fn write(crd: &mut CustomResourceDefinition, rules: &[Rule]) -> Result<(), NoSuchProperty> {
     for version in &mut crd.spec.versions {
         let root = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
-        let root = root.ok_or_else(|| NoSuchPlace("openAPIV3Schema".to_owned()))?;
+        let root = root.ok_or_else(|| NoSuchProperty("openAPIV3Schema".to_owned()))?;
         for Rule { at, rule, message } in rules {
-            let place = find(root, at).ok_or_else(|| NoSuchPlace((*at).to_owned()))?;
+            let place = find(root, at).ok_or_else(|| NoSuchProperty((*at).to_owned()))?;
             place.x_kubernetes_validations.get_or_insert_default().push(ValidationRule {
                 rule: (*rule).to_owned(),
                 message: Some((*message).to_owned()),

@@ -1,45 +1,45 @@
-//! The settings of a stream, each with its default, which the apiserver writes into the stored object.
-
-use std::collections::BTreeMap;
+//! Settings of a stream and their defaults, which the apiserver writes into the stored object.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The GPU that the desktop draws with.
+/// GPU that the desktop renders with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Gpu {
-    /// Which device nodes the pod gets.
-    pub nodes: GpuNodes,
-    /// Whose driver.
+    /// Device nodes of each GPU that are mapped into the containers. "RenderOnly" maps the render node; "RenderAndCard"
+    /// also maps the card node, which some compositors need to start.
+    pub device_nodes: DeviceNodes,
+    /// Driver family of the GPU: "Any", "Virtio" (virtio_gpu), "Intel" (i915, xe), "Amd" (amdgpu, radeon) or
+    /// "Nvidia" (nvidia, nouveau).
     pub class: GpuClass,
-    /// How many; 0 draws on the CPU.
+    /// Number of GPUs. 0 renders on the CPU. Must be between 0 and 8.
     #[schemars(range(min = 0, max = 8))]
     pub count: u32,
 }
 
 impl Default for Gpu {
     fn default() -> Self {
-        Self { nodes: GpuNodes::RenderOnly, class: GpuClass::Any, count: 1 }
+        Self { device_nodes: DeviceNodes::RenderOnly, class: GpuClass::Any, count: 1 }
     }
 }
 
-/// Device nodes of a GPU.
+/// Device nodes of a GPU that a container gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum GpuNodes {
-    /// The render node: draws, changes no display.
+pub enum DeviceNodes {
+    /// The render node, which cannot change displays.
     RenderOnly,
-    /// The card node, too.
+    /// The render node and the card node.
     RenderAndCard,
 }
 
-/// Drivers, by family.
+/// Driver family of a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum GpuClass {
-    /// Whichever the node has.
+    /// Any family.
     Any,
-    /// `virtio_gpu`, in our VMs.
+    /// `virtio_gpu`, in a VM.
     Virtio,
     /// `i915`, `xe`.
     Intel,
@@ -49,26 +49,30 @@ pub enum GpuClass {
     Nvidia,
 }
 
-/// How the picture is taken.
+/// How frames are captured from the compositor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Capture {
-    /// From what.
+    /// Capture interface. "Auto" uses the first one that the compositor offers; "PipeWire" uses Mutter's or a portal's
+    /// PipeWire stream; "Wayland" uses wlr-screencopy; "TestPattern" streams a moving pattern without a compositor.
     pub source: Source,
-    /// Width in pixels, even; the desktop's own if absent.
+    /// Frame width in pixels. Must be even and between 64 and 8192. Must be set together with height. Defaults to the
+    /// width of the desktop's output.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 64, max = 8192))]
     pub width: Option<u32>,
-    /// Height in pixels, even; the desktop's own if absent.
+    /// Frame height in pixels. Must be even and between 64 and 8192. Must be set together with width. Defaults to the
+    /// height of the desktop's output.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 64, max = 8192))]
     pub height: Option<u32>,
-    /// Highest frame rate.
+    /// Maximum frame rate in frames per second. Must be between 1 and 240.
     #[schemars(range(min = 1, max = 240))]
     pub max_framerate: u32,
-    /// Draw the cursor into the picture.
-    pub cursor: bool,
-    /// What counts as working.
+    /// How the pointer is shown. "Embedded" draws it into the video; "Hidden" leaves it out.
+    pub cursor: Cursor,
+    /// Frame path that the stream must use to be ready. "Any" accepts every frame path; "ZeroCopy" accepts only
+    /// ResourceId, where no pixels leave the VM.
     pub require: Require,
 }
 
@@ -79,92 +83,103 @@ impl Default for Capture {
             width: None,
             height: None,
             max_framerate: 60,
-            cursor: true,
+            cursor: Cursor::Embedded,
             require: Require::Any,
         }
     }
 }
 
-/// Where frames come from.
+/// Capture interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Source {
-    /// Whatever the desktop has.
+    /// The first one that the compositor offers.
     Auto,
-    /// Mutter's or a portal's PipeWire stream.
+    /// A PipeWire stream of Mutter or a portal.
     PipeWire,
     /// wlr-screencopy.
     Wayland,
-    /// A moving pattern of the sidecar's own; the desktop isn't looked at.
+    /// A moving pattern that the sidecar draws.
     TestPattern,
 }
 
-/// What counts as working.
+/// How the pointer is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Cursor {
+    /// Drawn into the video.
+    Embedded,
+    /// Left out.
+    Hidden,
+}
+
+/// Frame path that a stream must use to be ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Require {
-    /// Any rung of the ladder.
+    /// Every frame path.
     Any,
-    /// Only resource IDs: no pixel leaves the VM.
+    /// `ResourceId` only.
     ZeroCopy,
 }
 
-/// How the picture is encoded.
+/// How video is encoded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Encode {
-    /// As what.
+    /// Video codec. "H264" is decoded by every browser.
     pub codec: Codec,
-    /// Bit rate, kbit/s.
+    /// Target bit rate in kbit/s. Must be between 100 and 200000.
     #[schemars(range(min = 100, max = 200_000))]
-    pub bitrate: u32,
-    /// Longest time between keyframes, e.g. `10s`; `0s` makes them on demand only.
-    #[schemars(regex(pattern = "^([0-9]+(ms|s|m))+$"), length(max = 16))]
-    pub keyframe_interval: String,
-    /// By whom.
-    #[serde(rename = "where")]
-    pub place: EncodeWhere,
+    pub bitrate_kbps: u32,
+    /// Maximum time between keyframes in milliseconds. 0 sends keyframes on demand only. Must be between 0 and 3600000.
+    #[schemars(range(min = 0, max = 3_600_000))]
+    pub keyframe_interval_milliseconds: u32,
+    /// Where video is encoded. "Auto" uses the host-agent if one is paired and otherwise the sidecar; "HostAgent"
+    /// requires a host-agent; "Sidecar" encodes in the pod.
+    pub placement: Placement,
 }
 
 impl Default for Encode {
     fn default() -> Self {
         Self {
             codec: Codec::H264,
-            bitrate: 6000,
-            keyframe_interval: "10s".to_owned(),
-            place: EncodeWhere::Auto,
+            bitrate_kbps: 6000,
+            keyframe_interval_milliseconds: 10_000,
+            placement: Placement::Auto,
         }
     }
 }
 
-/// Video codecs.
+/// Video codec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Codec {
-    /// Every browser decodes it.
+    /// H.264 (AVC).
     H264,
 }
 
-/// Who encodes.
+/// Where video is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum EncodeWhere {
-    /// The host-agent if there is one, else the sidecar.
+pub enum Placement {
+    /// The host-agent if one is paired, otherwise the sidecar.
     Auto,
-    /// The host-agent; without one the stream isn't ready.
+    /// The host-agent.
     HostAgent,
     /// The sidecar.
     Sidecar,
 }
 
-/// Which host-agent serves the stream. With neither name nor selector, any that the node reaches.
+/// Host-agent that encodes a stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HostAgentRef {
-    /// This one.
+    /// Name of the HostAgent. Must not be set together with selector. A stream that names a HostAgent is ready only
+    /// while it is paired.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub name: Option<String>,
-    /// One with these labels.
+    /// Selects HostAgents by their labels. Must not be set together with name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<LabelSelector>,
-    /// How the sidecar reaches it.
+    /// Transport of the connection from the sidecar to the host-agent. "Auto" uses the first endpoint that the node
+    /// reaches; "Vsock", "Tcp" and "Unix" use only endpoints of that kind.
     pub transport: Transport,
 }
 
@@ -174,10 +189,10 @@ impl Default for HostAgentRef {
     }
 }
 
-/// How a host-agent is reached.
+/// Transport of the connection to a host-agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Transport {
-    /// Whatever answers: vsock, then Unix, then TCP.
+    /// The first endpoint that the node reaches.
     Auto,
     /// vsock.
     Vsock,
@@ -187,147 +202,33 @@ pub enum Transport {
     Unix,
 }
 
-/// Who may watch, and where.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Viewers {
-    /// The Service in front of the sidecar.
-    pub service: Service,
-    /// An Ingress in front of the Service.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ingress: Option<Ingress>,
-    /// What a viewer must show.
-    pub auth: Auth,
-    /// What viewers may speak.
-    #[schemars(length(min = 1, max = 2), schema_with = "protocols")]
-    pub protocols: Vec<Protocol>,
-    /// Most viewers at once.
-    #[schemars(range(min = 1, max = 1024))]
-    pub max: u32,
+/// Desired run state of a desktop.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OperatingMode {
+    /// The pod runs.
+    #[default]
+    Running,
+    /// The pod is deleted; the home volume is kept.
+    Suspended,
 }
 
-impl Default for Viewers {
-    fn default() -> Self {
-        Self {
-            service: Service::default(),
-            ingress: None,
-            auth: Auth::default(),
-            protocols: vec![Protocol::WebSocket],
-            max: 16,
-        }
-    }
-}
-
-fn protocols(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    let item = Protocol::json_schema(generator);
-    schemars::json_schema!({
-        "type": "array", "items": item, "minItems": 1, "maxItems": 2, "x-kubernetes-list-type": "set",
-    })
-}
-
-/// What viewers speak.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
-pub enum Protocol {
-    /// WebSocket and WebCodecs; plain HTTP streams beside it.
-    WebSocket,
-}
-
-/// The Service in front of the sidecar.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Service {
-    /// Its type.
-    #[serde(rename = "type")]
-    pub kind: ServiceType,
-    /// Its port.
-    #[schemars(range(min = 1, max = 65535))]
-    pub port: u16,
-    /// Its annotations, e.g. for a load balancer.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
-}
-
-impl Default for Service {
-    fn default() -> Self {
-        Self { kind: ServiceType::ClusterIP, port: 80, annotations: BTreeMap::new() }
-    }
-}
-
-/// Types of Service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum ServiceType {
-    /// In the cluster only.
-    ClusterIP,
-    /// On a port of every node.
-    NodePort,
-    /// By the cloud's load balancer.
-    LoadBalancer,
-}
-
-/// An Ingress in front of the Service.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Ingress {
-    /// Host name.
-    #[schemars(
-        regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"),
-        length(max = 253)
-    )]
-    pub host: String,
-    /// Ingress class; the cluster's default if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
-    pub class_name: Option<String>,
-    /// Secret with the certificate. Browsers decode video on HTTPS pages only, so have one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
-    pub tls_secret_name: Option<String>,
-    /// Its annotations.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
-}
-
-/// What a viewer must show.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Auth {
-    /// Which kind of proof.
-    #[serde(rename = "type")]
-    pub kind: AuthKind,
-    /// Secret of yours with the token under `token`; we make one if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
-    pub secret_name: Option<String>,
-}
-
-impl Default for Auth {
-    fn default() -> Self {
-        Self { kind: AuthKind::Token, secret_name: None }
-    }
-}
-
-/// Kinds of proof.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum AuthKind {
-    /// A token.
-    Token,
-    /// None: whoever reaches the Service may watch. For an Ingress that asks by itself.
-    None,
-}
-
-/// How long the stream lives.
+/// When a stream is suspended or deleted automatically.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Lifecycle {
-    /// No pod runs; the home folder stays.
-    pub suspended: bool,
-    /// Suspended after so long without a viewer, e.g. `30m`. Annotate `desktopstream.dev/wake` to wake it.
+    /// Time in seconds without a viewer after which the pod is deleted. A new value of the annotation
+    /// desktopstream.dev/wake, or a change of the spec, starts it again. Never if unset. Must be between 1 and 31622400.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = "^([0-9]+(s|m|h))+$"), length(max = 16))]
-    pub idle_timeout: Option<String>,
-    /// Deleted so long after it was made, e.g. `8h`.
+    #[schemars(range(min = 1, max = 31_622_400))]
+    pub idle_timeout_seconds: Option<u32>,
+    /// Time in seconds after creation at which the DesktopStream is deleted. Never if unset. Must be between 1 and
+    /// 31622400.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = "^([0-9]+(s|m|h))+$"), length(max = 16))]
-    pub ttl: Option<String>,
+    #[schemars(range(min = 1, max = 31_622_400))]
+    pub ttl_seconds: Option<u64>,
+}
+
+impl Lifecycle {
+    /// Longest idle timeout and TTL in seconds: a leap year.
+    pub const MAX_SECONDS: u64 = 366 * 24 * 3600;
 }

@@ -1,57 +1,60 @@
-//! What a stream is up to, as users read it.
+//! Observed state of a stream.
 
+use contract::FramePath;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What is so.
+/// Observed state of a DesktopStream.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DesktopStreamStatus {
-    /// The whole in one word.
+    /// Overall phase: "Pending", "Starting", "Streaming", "Degraded", "Failed", "Suspended", "Idle" or "Ended". The
+    /// conditions give the reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
-    /// DevicesReady, Paired, Capturing, Streaming, Ready.
+    /// Conditions of the stream. Types are DevicesReady, Paired, Capturing, Streaming and Ready, in the order in which
+    /// they become true.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,
-    /// The generation of the spec that this status speaks of.
+    /// Generation of the spec that this status was computed from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Where the pod runs.
+    /// Name of the node that the pod runs on.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub node: Option<String>,
-    /// The pod.
+    pub node_name: Option<String>,
+    /// Name of the pod that is streamed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub pod: Option<String>,
-    /// The host-agent that the stream is paired with.
+    pub pod_name: Option<String>,
+    /// Name of the HostAgent that the stream is paired with.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub host_agent: Option<String>,
-    /// Where to watch, without the token.
+    pub host_agent_name: Option<String>,
+    /// URL of the viewer page, without the token.
     #[serde(rename = "viewerURL", skip_serializing_if = "Option::is_none")]
     pub viewer_url: Option<String>,
-    /// Secret with the viewers' token under `token`.
+    /// Name of the Secret with the viewers' token under the key token.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub viewer_secret: Option<String>,
-    /// The picture's way.
+    pub viewer_secret_name: Option<String>,
+    /// Frame path and negotiated format.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capture: Option<CaptureStatus>,
-    /// Numbers, renewed at a modest rate.
+    /// Statistics of the sidecar, rounded, renewed at most once per minute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stats: Option<Stats>,
-    /// Since when nobody watches; set only with an idle timeout.
+    /// Time since which the stream has had no viewer. Set only if spec.lifecycle.idleTimeoutSeconds is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unwatched_since: Option<Time>,
-    /// When the idle timeout took the pod away; absent while it may run.
+    /// Time at which the idle timeout suspended the stream. Unset while the stream may run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_since: Option<Time>,
-    /// The last `desktopstream.dev/wake` that was heeded.
+    /// Last value of the annotation desktopstream.dev/wake that was processed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub woken_by: Option<String>,
 }
 
-/// A `Condition` list keyed by type, so that two writers don't erase each other's.
-fn conditions(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+/// Conditions as a list keyed by type, which several writers can apply to.
+pub(super) fn conditions(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
     let item = Condition::json_schema(generator);
     schemars::json_schema!({
         "type": "array", "items": item,
@@ -59,20 +62,20 @@ fn conditions(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
     })
 }
 
-/// The whole in one word.
+/// Overall phase of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Phase {
-    /// There is no pod yet, or it has no node.
+    /// The pod does not exist or has no node.
     Pending,
-    /// The pod has a node; there is no picture yet.
+    /// The pod has a node; viewers get no video yet.
     Starting,
-    /// There is a picture.
+    /// Viewers get video as the spec requires.
     Streaming,
-    /// The pod runs and the picture is missing or not what was asked for; see the conditions.
+    /// The pod runs, but viewers get no video or not as the spec requires.
     Degraded,
-    /// Nothing will happen until somebody changes something; see the conditions.
+    /// The stream cannot proceed until someone changes the spec or the cluster.
     Failed,
-    /// Suspended by `spec.lifecycle.suspended`.
+    /// Suspended by `spec.operatingMode`.
     Suspended,
     /// Suspended by the idle timeout.
     Idle,
@@ -80,52 +83,46 @@ pub enum Phase {
     Ended,
 }
 
-/// How frames travel, best first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-pub enum Rung {
-    /// Their resource IDs go to the host.
-    ResourceId,
-    /// Their pixels go to the host-agent.
-    Pixels,
-    /// They are encoded in the sidecar.
-    Local,
-}
-
-/// The picture's way.
+/// Frame path and negotiated format.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CaptureStatus {
-    /// The rung in use.
+    /// Frame path in use. "ResourceId" sends resource IDs to the host; "Pixels" sends changed pixels to the host-agent;
+    /// "Local" encodes in the sidecar.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rung: Option<Rung>,
-    /// Why no better one.
+    #[schemars(with = "Option<String>")]
+    pub frame_path: Option<FramePath>,
+    /// Reason why a better frame path is not in use. Empty on the best one.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// The buffers' format.
+    /// Negotiated buffer type and pixel format.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub format: String,
-    /// WIDTHxHEIGHT.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub size: String,
+    /// Frame width in pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub width: Option<u32>,
+    /// Frame height in pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub height: Option<u32>,
 }
 
-/// Numbers of the sidecar, rounded, so that a steady stream has a steady status.
+/// Statistics of the sidecar, rounded so that a steady stream has a steady status.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Stats {
-    /// Frames per second.
+    /// Encoded frames per second.
     pub fps: u32,
-    /// kbit/s.
-    pub bitrate: u32,
-    /// Capture to access unit, median, ms.
+    /// Bit rate in kbit/s.
+    pub bitrate_kbps: u32,
+    /// Median time from capture to access unit in milliseconds.
     pub latency_p50_ms: u32,
-    /// Capture to access unit, 99th percentile, ms.
+    /// 99th percentile of the time from capture to access unit in milliseconds.
     pub latency_p99_ms: u32,
-    /// Bytes to the host per frame.
+    /// Bytes that cross the VM boundary per frame.
     pub bytes_per_frame_to_host: u64,
-    /// Viewers.
+    /// Number of connected viewers.
     pub viewers: u32,
-    /// When these numbers were taken.
+    /// Time at which the statistics were taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<Time>,
 }

@@ -1,14 +1,17 @@
-//! `DesktopStream`: one desktop's video, from compositor to viewers.
+//! The kind `DesktopStream`.
 
-#![expect(clippy::duplicated_attributes, reason = "printcolumns have the same keys")]
+#![expect(clippy::duplicated_attributes, reason = "printer columns have the same keys")]
 
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Attach, Capture, Desktop, DesktopStreamStatus, Encode, Gpu, HostAgentRef, Lifecycle, Viewers};
+use super::{
+    Attach, Capture, Desktop, DesktopStreamStatus, Encode, Gpu, HostAgentRef, Lifecycle, OperatingMode,
+    Viewers,
+};
 
-/// What is wanted.
+/// Desired state of a DesktopStream.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "desktopstream.dev",
@@ -18,15 +21,15 @@ use super::{Attach, Capture, Desktop, DesktopStreamStatus, Encode, Gpu, HostAgen
     status = "DesktopStreamStatus",
     derive = "Default",
     derive = "PartialEq",
-    doc = "A desktop in a pod, streamed to browsers.",
+    doc = "DesktopStream streams a desktop that runs in a pod to web browsers.",
     shortname = "dstream",
     shortname = "dst",
     category = "streaming",
     printcolumn(name = "PHASE", type_ = "string", json_path = ".status.phase"),
-    printcolumn(name = "RUNG", type_ = "string", json_path = ".status.capture.rung"),
-    printcolumn(name = "FPS", type_ = "number", json_path = ".status.stats.fps"),
-    printcolumn(name = "NODE", type_ = "string", json_path = ".status.node"),
-    printcolumn(name = "HOST-AGENT", type_ = "string", json_path = ".status.hostAgent"),
+    printcolumn(name = "FRAME-PATH", type_ = "string", json_path = ".status.capture.framePath"),
+    printcolumn(name = "FPS", type_ = "integer", json_path = ".status.stats.fps"),
+    printcolumn(name = "NODE", type_ = "string", json_path = ".status.nodeName"),
+    printcolumn(name = "HOST-AGENT", type_ = "string", json_path = ".status.hostAgentName"),
     printcolumn(name = "URL", type_ = "string", json_path = ".status.viewerURL", priority = 1),
     printcolumn(
         name = "REASON",
@@ -38,28 +41,34 @@ use super::{Attach, Capture, Desktop, DesktopStreamStatus, Encode, Gpu, HostAgen
 )]
 #[serde(rename_all = "camelCase")]
 pub struct DesktopStreamSpec {
-    /// The desktop that we run. Give this or `attach`.
+    /// Desktop that the operator runs in a pod of its own. Exactly one of desktop and attach must be set. Cannot be
+    /// added or removed later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub desktop: Option<Desktop>,
-    /// Pods of others that get the sidecar injected. Give this or `desktop`.
+    /// Existing workload whose new pods get the sidecar injected. Exactly one of desktop and attach must be set.
+    /// Cannot be added or removed later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attach: Option<Attach>,
-    /// The GPU that the desktop draws with.
+    /// GPU that the desktop renders with.
     #[serde(default)]
     pub gpu: Gpu,
-    /// How its picture is taken.
+    /// How frames are captured from the compositor.
     #[serde(default)]
     pub capture: Capture,
-    /// How it is encoded.
+    /// How video is encoded.
     #[serde(default)]
     pub encode: Encode,
-    /// Which host-agent serves it.
+    /// Host-agent that encodes the stream. If neither name nor selector is set, the operator chooses the least loaded
+    /// host-agent that the pod's node reaches.
     #[serde(default)]
     pub host_agent: HostAgentRef,
-    /// Who may watch, and where.
+    /// How viewers reach the stream and authenticate.
     #[serde(default)]
     pub viewers: Viewers,
-    /// How long it lives.
+    /// Whether the desktop runs. "Running" runs the pod; "Suspended" deletes the pod and keeps the home volume.
+    #[serde(default)]
+    pub operating_mode: OperatingMode,
+    /// When the stream is suspended or deleted automatically.
     #[serde(default)]
     pub lifecycle: Lifecycle,
 }

@@ -1,14 +1,14 @@
-//! `crds/` in the repository, and the chart's, are what the types say. With UPDATE_CRDS=1 the files are written.
+//! The files in `crds/` and in the chart are generated from the types. UPDATE_CRDS=1 writes them.
 
 use std::path::PathBuf;
 
 use operator_api::crds;
 
 #[test]
-fn the_files_are_current() {
+fn crd_files_are_current() {
     for folder in ["../../crds", "../../charts/desktopstream/crds"] {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(folder);
-        let files = crds::files().expect("prints");
+        let files = crds::files().expect("generates");
         for (name, text) in &files {
             let file = folder.join(name);
             if std::env::var_os("UPDATE_CRDS").is_some() {
@@ -23,6 +23,6 @@ fn the_files_are_current() {
             );
         }
         let there = std::fs::read_dir(&folder).expect("a folder").count();
-        assert_eq!(there, files.len(), "{} has files of kinds that are no more", folder.display());
+        assert_eq!(there, files.len(), "{} has files of other kinds", folder.display());
     }
 }

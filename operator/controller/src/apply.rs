@@ -1,40 +1,68 @@
-//! Makes objects as we want them, and takes away what we don't.
+//! Creates, repairs and deletes objects.
 //!
-//! Server-side apply with one field manager. An object that isn't in the store is applied without force: if
-//! somebody else's object has the name, the fields conflict and the user hears of it. One that is there and
-//! ours is forced back to what we want.
+//! Server-side apply with one field manager. An object that the watch does not know is applied without force: if another
+//! owner has an object of that name, the fields conflict and the user is told. A known object of the stream is applied
+//! with force.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::core::Status;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Resource, ResourceExt};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-
-use super::context::Context;
-use super::error::Error;
 use operator_api::conditions::reasons;
 use operator_api::names;
 use operator_plan::drift;
 use operator_plan::status::Obstacle;
-use operator_plan::validate::Validated;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-/// What came of it.
+use super::context::Context;
+use super::error::Error;
+
+/// Cause of a conflict between field managers (`metav1.CauseTypeFieldManagerConflict`).
+const FIELD_MANAGER_CONFLICT: &str = "FieldManagerConflict";
+/// Cause of a refusal in a namespace that is being deleted (`v1.NamespaceTerminatingCause`).
+const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
+
+/// Identity of the stream that owns an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Applied {
-    /// It was so already.
-    Unchanged,
-    /// It is new.
-    Made,
-    /// It had drifted.
-    Repaired,
+pub struct Owner {
+    /// Namespace of the stream.
+    pub namespace: String,
+    /// Name of the stream.
+    pub name: String,
+    /// UID of the stream.
+    pub uid: String,
 }
 
-/// Kinds that we apply.
+/// Error while an object is applied.
+#[derive(Debug)]
+pub enum ApplyError {
+    /// Somebody has to act first.
+    Obstacle(Obstacle),
+    /// The request failed; it can succeed later.
+    Failed(Error),
+}
+
+impl From<Error> for ApplyError {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Obstacle> for ApplyError {
+    fn from(obstacle: Obstacle) -> Self {
+        Self::Obstacle(obstacle)
+    }
+}
+
+/// Result of applying an object.
+pub type Applied<T> = Result<T, ApplyError>;
+
+/// Kinds that the operator applies.
 pub trait Kind:
     Resource<DynamicType = (), Scope = NamespaceResourceScope>
     + Clone
@@ -58,106 +86,102 @@ impl<K> Kind for K where
 {
 }
 
-/// The object of this name, as the watch says.
+/// The object of this name, as the watch reports it.
 pub fn find<K: Kind>(store: &Store<K>, namespace: &str, name: &str) -> Option<Arc<K>> {
     store.get(&ObjectRef::new(name).within(namespace))
 }
 
-/// Whether it is this stream's: owned by it, or kept for it from an earlier life.
-pub fn is_ours<K: Kind>(object: &K, stream: &Validated) -> bool {
-    if let Some(owner) = object.owner_references().iter().find(|owner| owner.controller == Some(true)) {
-        return owner.uid == stream.uid;
+/// True if `owner` owns the object, or if it was kept for a stream of that name.
+pub fn is_owned<K: Kind>(object: &K, owner: &Owner) -> bool {
+    if let Some(controller) = object.owner_references().iter().find(|it| it.controller == Some(true)) {
+        return controller.uid == owner.uid;
     }
     let label = |key: &str| object.labels().get(key).map(String::as_str);
-    label(names::MANAGED_BY) == Some(names::MANAGER) && label(names::STREAM) == Some(&stream.names.stream)
+    label(names::MANAGED_BY) == Some(names::MANAGER) && label(names::STREAM) == Some(&owner.name)
 }
 
-/// Sees to it that `desired` is there. What somebody has to change is an obstacle, what passes is an error.
-pub async fn ensure<K: Kind>(
-    context: &Context,
-    stream: &Validated,
-    store: &Store<K>,
-    desired: &K,
-) -> Result<Result<Applied, Obstacle>, Error> {
+/// Applies `desired` unless the live object already matches it.
+///
+/// # Errors
+/// [`ApplyError::Obstacle`] if somebody has to act, [`ApplyError::Failed`] otherwise.
+pub async fn ensure<K: Kind>(context: &Context, owner: &Owner, store: &Store<K>, desired: &K) -> Applied<()> {
     let name = desired.name_any();
-    let live = find(store, &stream.namespace, &name);
-    let force = match &live {
-        Some(live) if !is_ours(live.as_ref(), stream) => return Ok(Err(taken::<K>(&name))),
-        Some(live) if drift::covers(live.as_ref(), desired) && !should_be_free(live.as_ref(), desired) => {
-            return Ok(Ok(Applied::Unchanged));
+    let live = find(store, &owner.namespace, &name);
+    match &live {
+        Some(live) if !is_owned(live.as_ref(), owner) => return Err(name_taken::<K>(&name).into()),
+        Some(live) if drift::covers(live.as_ref(), desired) && !must_release(live.as_ref(), desired) => {
+            return Ok(());
         }
-        live => live.is_some(),
-    };
-    let outcome = if force { Applied::Repaired } else { Applied::Made };
-    Ok(apply(context, stream, desired, force).await?.map(|_| outcome))
+        _ => {}
+    }
+    apply(context, owner, desired, live.is_some()).await.map(drop)
 }
 
-/// It is owned and shouldn't be: a home folder that is to be kept from now on. What we no longer say, applying
-/// takes away.
-fn should_be_free<K: Kind>(live: &K, desired: &K) -> bool {
+/// True if the live object has an owner and the desired one has none: a home volume that is to be kept from now on.
+/// Applying an object without the field removes it.
+fn must_release<K: Kind>(live: &K, desired: &K) -> bool {
     desired.owner_references().is_empty() && !live.owner_references().is_empty()
 }
 
-/// Applies without looking.
-pub async fn apply<K: Kind>(
-    context: &Context,
-    stream: &Validated,
-    desired: &K,
-    force: bool,
-) -> Result<Result<K, Obstacle>, Error> {
+/// Applies `desired` without comparing it first.
+///
+/// # Errors
+/// [`ApplyError::Obstacle`] if somebody has to act, [`ApplyError::Failed`] otherwise.
+pub async fn apply<K: Kind>(context: &Context, owner: &Owner, desired: &K, force: bool) -> Applied<K> {
     let name = desired.name_any();
-    let kind = K::kind(&());
-    let api: Api<K> = Api::namespaced(context.client.clone(), &stream.namespace);
+    let api: Api<K> = Api::namespaced(context.client.clone(), &owner.namespace);
     let params = PatchParams { force, ..PatchParams::apply(names::FIELD_MANAGER) };
-    context.metrics.writes.fetch_add(1, Relaxed);
+    context.metrics.writes.inc();
     let mut outcome = api.patch(&name, &params, &Patch::Apply(desired)).await;
     if force && matches!(&outcome, Err(kube::Error::Api(status)) if status.code == 422) {
-        // Somebody else's entry of a list beside ours, such as a Service's port of the same name: a merge puts our list
-        // in the place of theirs.
-        context.metrics.writes.fetch_add(1, Relaxed);
-        let ours = PatchParams { field_manager: params.field_manager, ..PatchParams::default() };
-        outcome = api.patch(&name, &ours, &Patch::Merge(desired)).await;
+        // An element of another field manager in the same list, such as a Service's port of the same name, makes it
+        // invalid. A merge patch replaces the whole list.
+        context.metrics.writes.inc();
+        let merge = PatchParams { field_manager: params.field_manager, ..PatchParams::default() };
+        outcome = api.patch(&name, &merge, &Patch::Merge(desired)).await;
     }
-    match outcome {
-        Ok(applied) => Ok(Ok(applied)),
-        Err(error) => match obstacle::<K>(&name, &error) {
-            Some(obstacle) => Ok(Err(obstacle)),
-            None => Err(Error::api(format!("apply {kind} {name}"))(error)),
-        },
-    }
+    outcome.map_err(|error| match obstacle::<K>(&name, &error) {
+        Some(obstacle) => ApplyError::Obstacle(obstacle),
+        None => ApplyError::Failed(Error::api(format!("apply {} {name}", K::kind(&())))(error)),
+    })
 }
 
-fn taken<K: Kind>(name: &str) -> Obstacle {
-    Obstacle {
-        reason: reasons::NAME_TAKEN,
-        text: format!("a {} {name} of somebody else is there", K::kind(&())),
-    }
+fn name_taken<K: Kind>(name: &str) -> Obstacle {
+    let text = format!("{} {name} exists and does not belong to the stream", K::kind(&()));
+    Obstacle { reason: reasons::NAME_TAKEN, text }
 }
 
-/// What an API error means to the user; `None` if it passes by itself.
+/// The obstacle that an API error reports; `None` if the request can succeed later.
 fn obstacle<K: Kind>(name: &str, error: &kube::Error) -> Option<Obstacle> {
     let kube::Error::Api(status) = error else { return None };
-    let text = || format!("{} {name}: {}", K::kind(&()), status.message);
     let reason = match status.code {
-        409 if status.message.starts_with("Apply failed with") => return Some(taken::<K>(name)),
+        409 if has_cause(status, FIELD_MANAGER_CONFLICT) => return Some(name_taken::<K>(name)),
+        // The stream is deleted with its namespace.
+        403 if has_cause(status, NAMESPACE_TERMINATING) => return None,
+        // The quota admission plugin names itself only in the message.
         403 if status.message.contains("exceeded quota") || status.message.contains("failed quota") => {
             reasons::QUOTA
         }
-        // A namespace that goes away takes us along.
-        403 if status.message.contains("being terminated") => return None,
         400 | 403 | 422 => reasons::REFUSED,
         _ => return None,
     };
-    Some(Obstacle { reason, text: text() })
+    Some(Obstacle { reason, text: format!("{} {name}: {}", K::kind(&()), status.message) })
 }
 
-/// Deletes this very object, if it is still that one.
+fn has_cause(status: &Status, reason: &str) -> bool {
+    status.details.iter().flat_map(|details| &details.causes).any(|cause| cause.reason == reason)
+}
+
+/// Deletes exactly this object: an object that has replaced it stays.
+///
+/// # Errors
+/// If the apiserver does not delete it.
 pub async fn delete<K: Kind>(context: &Context, object: &K) -> Result<(), Error> {
     let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
     let api: Api<K> = Api::namespaced(context.client.clone(), &namespace);
     let preconditions = Preconditions { uid: object.uid(), resource_version: None };
     let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-    context.metrics.writes.fetch_add(1, Relaxed);
+    context.metrics.writes.inc();
     match api.delete(&name, &params).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
@@ -165,21 +189,24 @@ pub async fn delete<K: Kind>(context: &Context, object: &K) -> Result<(), Error>
     }
 }
 
-/// Deletes what bears the stream's label, is its own, and is not wanted.
+/// Deletes the objects of this kind that belong to the stream, except the one named `wanted`.
+///
+/// # Errors
+/// If the apiserver does not delete one.
 pub async fn sweep<K: Kind>(
     context: &Context,
-    stream: &Validated,
+    owner: &Owner,
     store: &Store<K>,
     wanted: Option<&str>,
 ) -> Result<(), Error> {
-    let ours = store.state_filter(|object| {
-        object.namespace().as_deref() == Some(&stream.namespace)
-            && object.labels().get(names::STREAM) == Some(&stream.names.stream)
+    let unwanted = store.state_filter(|object| {
+        object.namespace().as_deref() == Some(&owner.namespace)
+            && object.labels().get(names::STREAM) == Some(&owner.name)
             && object.meta().deletion_timestamp.is_none()
             && wanted != object.meta().name.as_deref()
-            && is_ours(object, stream)
+            && is_owned(object, owner)
     });
-    for object in ours {
+    for object in unwanted {
         delete(context, object.as_ref()).await?;
     }
     Ok(())
@@ -188,65 +215,63 @@ pub async fn sweep<K: Kind>(
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-    use kube::core::Status;
-    use serde_json::json;
+    use operator_plan::testing::validated;
+    use serde_json::{Value, json};
 
     use super::*;
-    use operator_plan::testing::validated;
 
-    fn says(code: u16, message: &str) -> Option<&'static str> {
-        let error = kube::Error::Api(Status::failure(message, "r").with_code(code).boxed());
-        obstacle::<Pod>("p", &error).map(|obstacle| obstacle.reason.name)
+    /// Reason of the obstacle that an API error with this body reports.
+    fn reason(status: &Value) -> Option<&'static str> {
+        let status: Status = serde_json::from_value(status.clone()).expect("a status");
+        obstacle::<Pod>("p", &kube::Error::Api(status.boxed())).map(|obstacle| obstacle.reason.name)
     }
 
     #[test]
-    fn errors_that_a_user_can_change_become_obstacles() {
-        assert_eq!(
-            says(403, "pods \"p\" is forbidden: exceeded quota: q, requested: pods=1"),
-            Some("QuotaExceeded")
-        );
-        assert_eq!(
-            says(403, "pods \"p\" is forbidden: violates PodSecurity \"restricted:latest\""),
-            Some("ObjectRefused")
-        );
-        assert_eq!(says(422, "Pod \"p\" is invalid"), Some("ObjectRefused"));
-        for conflicts in ["1 conflict: conflict with \"kubectl\"", "2 conflicts: conflicts with \"kubectl\""]
-        {
-            assert_eq!(says(409, &format!("Apply failed with {conflicts}")), Some("NameTaken"));
-        }
-        for (code, message) in [(409, "the object has been modified"), (500, "x"), (503, "x"), (404, "x")] {
-            assert_eq!(says(code, message), None);
-        }
-        assert_eq!(
-            says(403, "unable to create new content in namespace n because it is being terminated"),
-            None
-        );
+    fn api_error_that_somebody_has_to_act_on_is_an_obstacle() {
+        let quota = "pods \"p\" is forbidden: exceeded quota: q, requested: pods=1";
+        assert_eq!(reason(&json!({"code": 403, "message": quota})), Some("QuotaExceeded"));
+        let security = "pods \"p\" is forbidden: violates PodSecurity \"restricted:latest\"";
+        assert_eq!(reason(&json!({"code": 403, "message": security})), Some("ObjectRefused"));
+        assert_eq!(reason(&json!({"code": 422, "message": "Pod \"p\" is invalid"})), Some("ObjectRefused"));
+        let causes = json!([{"reason": "FieldManagerConflict", "message": "conflict with \"kubectl\""}]);
+        let conflict =
+            json!({"code": 409, "message": "m", "reason": "Conflict", "details": {"causes": causes}});
+        assert_eq!(reason(&conflict), Some("NameTaken"));
     }
 
     #[test]
-    fn a_home_that_is_to_be_kept_loses_its_owner() {
+    fn api_error_that_passes_by_itself_is_not_an_obstacle() {
+        for code in [409, 500, 503, 404] {
+            assert_eq!(reason(&json!({"code": code, "message": "the object has been modified"})), None);
+        }
+        let terminating = json!({"causes": [{"reason": "NamespaceTerminating", "message": "m"}]});
+        assert_eq!(reason(&json!({"code": 403, "message": "m", "details": terminating})), None);
+    }
+
+    #[test]
+    fn home_claim_that_is_to_be_kept_is_applied_to_remove_its_owner() {
         let claim = |on_delete: &str| {
             let changes = json!({"spec": {"desktop": {"home": {"size": "1Gi", "onDelete": on_delete}}}});
             operator_plan::kubernetes::objects(&validated(&changes)).home.expect("a claim")
         };
         let (owned, kept) = (claim("Delete"), claim("Keep"));
-        assert!(drift::covers(&owned, &kept), "nothing is missing");
-        assert!(should_be_free(&owned, &kept));
-        assert!(!should_be_free(&kept, &kept) && !should_be_free(&kept, &owned));
+        assert!(drift::covers(&owned, &kept), "no field is missing");
+        assert!(must_release(&owned, &kept));
+        assert!(!must_release(&kept, &kept) && !must_release(&kept, &owned));
     }
 
     #[test]
-    fn whose_it_is() {
-        let stream = validated(&json!({}));
+    fn object_is_owned_by_uid_or_kept_by_label() {
+        let desk = Owner { namespace: "team".to_owned(), name: "desk".to_owned(), uid: "u-1".to_owned() };
         let object = |metadata| -> PersistentVolumeClaim {
             serde_json::from_value(json!({"metadata": metadata})).expect("a claim")
         };
         let owner =
             |uid| json!([{"apiVersion": "v", "kind": "k", "name": "n", "uid": uid, "controller": true}]);
         let labels = json!({names::MANAGED_BY: names::MANAGER, names::STREAM: "desk"});
-        assert!(is_ours(&object(json!({"ownerReferences": owner("u-1")})), &stream));
-        assert!(!is_ours(&object(json!({"ownerReferences": owner("u-0"), "labels": labels})), &stream));
-        assert!(is_ours(&object(json!({"labels": labels})), &stream), "kept from an earlier life");
-        assert!(!is_ours(&object(json!({})), &stream));
+        assert!(is_owned(&object(json!({"ownerReferences": owner("u-1")})), &desk));
+        assert!(!is_owned(&object(json!({"ownerReferences": owner("u-0"), "labels": labels})), &desk));
+        assert!(is_owned(&object(json!({"labels": labels})), &desk), "kept from an earlier stream");
+        assert!(!is_owned(&object(json!({})), &desk));
     }
 }

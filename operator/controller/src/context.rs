@@ -1,66 +1,65 @@
-//! What every reconciliation has at hand.
+//! Client, settings, stores and memory of all reconciliations.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
+use operator_api::names;
+use operator_plan::kubernetes::SidecarImage;
+use stream_token::Signer;
 
-use super::keys::Signer;
 use super::memory::Memory;
 use super::metrics::Metrics;
 use super::stores::Stores;
-use operator_api::names;
-use operator_plan::kubernetes::SidecarImage;
 
-/// What the operator is told.
+/// Settings of the controllers.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Its own namespace: signing key and Lease are there.
+    /// The operator's own namespace, with signing key and Lease.
     pub namespace: String,
-    /// The Deployment that we are a pod of.
+    /// The operator's own Deployment.
     pub deployment: Option<String>,
-    /// Watch only this namespace's streams; all if absent.
+    /// Namespace whose streams are reconciled; all namespaces if `None`.
     pub watch_namespace: Option<String>,
-    /// The sidecar.
+    /// Image and resources of the sidecar.
     pub sidecar: SidecarImage,
-    /// How often a running sidecar is asked how it does.
+    /// Interval between status requests to a sidecar that streams.
     pub poll: Duration,
-    /// How long a token is good; renewed at half of it.
+    /// Lifetime of tokens for host-agents. A token is renewed at half of it.
     pub token_life: Duration,
-    /// Reconciliations at once.
+    /// Number of concurrent reconciliations.
     pub concurrency: u16,
 }
 
-/// All of it.
+/// Client, settings, stores and memory of all reconciliations.
 pub struct Context {
-    /// The apiserver.
+    /// Client of the apiserver.
     pub client: Client,
-    /// What we were told.
+    /// Settings.
     pub settings: Settings,
-    /// What is there, as watches say.
+    /// Objects as the watches report them.
     pub stores: Stores,
-    /// What only we know.
+    /// State that no object holds.
     pub memory: Memory,
-    /// Signs tokens.
+    /// Signs tokens for host-agents.
     pub signer: Signer,
     /// Writes Events.
     pub recorder: Recorder,
-    /// Counts.
+    /// Metrics.
     pub metrics: Arc<Metrics>,
 }
 
 impl Context {
-    /// Of these.
+    /// Makes a context with an empty memory.
     pub fn new(
         client: Client,
         settings: Settings,
         stores: Stores,
-        memory: Memory,
         signer: Signer,
         metrics: Arc<Metrics>,
     ) -> Self {
         let recorder = Recorder::new(client.clone(), Reporter::from(names::REPORTER));
-        Self { client, settings, stores, memory, signer, recorder, metrics }
+        Self { client, settings, stores, memory: Memory::default(), signer, recorder, metrics }
     }
 }

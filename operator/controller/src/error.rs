@@ -1,28 +1,30 @@
-//! Why a reconciliation failed, and when it is worth trying again.
+//! Errors of a reconciliation, and the delay before the next attempt.
 
 use std::time::Duration;
 
-/// Why.
+use super::keys::KeyError;
+
+/// Error of a reconciliation.
 #[derive(Debug, thiserror::Error)]
 #[expect(clippy::error_impl_error, reason = "the module's one error, named by its path")]
 pub enum Error {
-    /// The apiserver says no, or doesn't answer.
-    #[error("can't {what}: {}", brief(source))]
+    /// The apiserver refused a request or did not answer.
+    #[error("cannot {action}: {}", brief(source))]
     Api {
-        /// What was tried.
-        what: String,
-        /// Its words.
+        /// Operation that failed, as a verb phrase.
+        action: String,
+        /// Error of the client.
         source: kube::Error,
     },
-    /// A key or a token can't be made.
+    /// A key or a token cannot be made.
     #[error(transparent)]
-    Key(#[from] super::keys::KeyError),
-    /// A watch that everything depends on has ended.
-    #[error("a watch ended; the operator stops, to be started anew")]
+    Key(#[from] KeyError),
+    /// A watch ended.
+    #[error("a watch ended; restart the operator")]
     Watch,
 }
 
-/// One line of an API error; its Debug form goes over pages.
+/// One line of an API error. Its `Display` includes the whole status.
 fn brief(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => format!("{} ({} {})", status.message, status.code, status.reason),
@@ -32,12 +34,12 @@ fn brief(error: &kube::Error) -> String {
 
 impl Error {
     /// Wraps an API error.
-    pub fn api(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
-        let what = what.into();
-        move |source| Self::Api { what, source }
+    pub fn api(action: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Api { action, source }
     }
 
-    /// For metrics: few values.
+    /// Category for metrics.
     pub fn category(&self) -> &'static str {
         match self {
             Self::Api { source: kube::Error::Api(status), .. } => match status.code {
@@ -53,9 +55,9 @@ impl Error {
         }
     }
 
-    /// How long to wait after the `attempt`th failure in a row: what passes by itself soon, what somebody has
-    /// to change later.
-    pub fn back_off(&self, attempt: u32) -> Duration {
+    /// Delay after the `attempt`th failure in a row, counted from 0: short for errors that pass by themselves, long for
+    /// those that somebody has to act on.
+    pub fn retry_after(&self, attempt: u32) -> Duration {
         let (first, last) = match self.category() {
             "conflict" | "gone" => (200, 10_000),
             "refused" | "key" => (5_000, 300_000),
@@ -70,14 +72,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_passes_is_tried_soon_and_what_does_not_later() {
+    fn retry_delay_follows_the_category_and_is_bounded() {
         let api = |code: u16| {
             let status = kube::core::Status::failure("m", "r").with_code(code).boxed();
-            Error::Api { what: "x".to_owned(), source: kube::Error::Api(status) }
+            Error::Api { action: "x".to_owned(), source: kube::Error::Api(status) }
         };
-        assert!(api(409).back_off(0) < api(503).back_off(0));
-        assert!(api(503).back_off(0) < api(422).back_off(0));
-        assert_eq!(api(500).back_off(40), Duration::from_secs(30), "grows, to a limit");
+        assert!(api(409).retry_after(0) < api(503).retry_after(0));
+        assert!(api(503).retry_after(0) < api(422).retry_after(0));
+        assert_eq!(api(500).retry_after(40), Duration::from_secs(30));
         assert_eq!(api(403).category(), "refused");
     }
 }

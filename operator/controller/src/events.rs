@@ -1,59 +1,76 @@
-//! Events: what a person would want to know of a stream, once each.
+//! Events about streams and host-agents.
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Resource;
 use kube::runtime::events::{Event, EventType};
-
-use super::context::Context;
 use operator_api::conditions::{self, READY};
 use operator_api::{DesktopStream, DesktopStreamStatus};
 
-/// Says something of a stream. That an Event can't be written is logged and no reason to fail.
-pub async fn say(context: &Context, stream: &DesktopStream, warning: bool, reason: &str, note: String) {
-    say_of(context, &stream.object_ref(&()), warning, reason, note).await;
+use super::context::Context;
+
+/// An Event to publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// True for a Warning, false for a Normal Event.
+    pub is_warning: bool,
+    /// Reason of the Event.
+    pub reason: String,
+    /// Message of the Event.
+    pub note: String,
 }
 
-/// Says something of any object.
-pub async fn say_of(context: &Context, about: &ObjectReference, warning: bool, reason: &str, note: String) {
+impl News {
+    /// A Normal Event.
+    pub fn normal(reason: &str, note: impl Into<String>) -> Self {
+        Self { is_warning: false, reason: reason.to_owned(), note: note.into() }
+    }
+}
+
+/// Publishes an Event about a stream. Failures are logged.
+pub async fn publish(context: &Context, stream: &DesktopStream, news: News) {
+    publish_about(context, &stream.object_ref(&()), news).await;
+}
+
+/// Publishes an Event about any object. Failures are logged.
+pub async fn publish_about(context: &Context, object: &ObjectReference, news: News) {
+    let News { is_warning, reason, note } = news;
     let event = Event {
-        type_: if warning { EventType::Warning } else { EventType::Normal },
-        reason: reason.to_owned(),
+        type_: if is_warning { EventType::Warning } else { EventType::Normal },
+        reason,
         note: Some(note),
         action: "Reconcile".to_owned(),
         secondary: None,
     };
-    if let Err(error) = context.recorder.publish(&event, about).await {
-        tracing::debug!(%error, "an Event can't be written");
+    if let Err(error) = context.recorder.publish(&event, object).await {
+        tracing::debug!(%error, "event not written");
     }
 }
 
-/// What changed between two statuses that is worth an Event: warning, reason, note.
-pub fn news(before: &DesktopStreamStatus, after: &DesktopStreamStatus) -> Vec<(bool, String, String)> {
+/// Events for the difference between two statuses.
+pub fn news(before: &DesktopStreamStatus, after: &DesktopStreamStatus) -> Vec<News> {
     let mut news = Vec::new();
     for condition in &after.conditions {
         let old = before.conditions.iter().find(|old| old.type_ == condition.type_);
-        let same = old.is_some_and(|old| old.status == condition.status && old.reason == condition.reason);
-        // Ready repeats the first obstacle, which has its own Event; that all is well is only Ready's to say.
-        let worth = match condition.status.as_str() {
+        let is_same = old.is_some_and(|old| old.status == condition.status && old.reason == condition.reason);
+        // A false Ready repeats the condition that causes it. A true condition is reported for Ready, and for others when
+        // they were false before.
+        let is_worth_reporting = match condition.status.as_str() {
             "False" => condition.type_ != READY,
             "True" => condition.type_ == READY || old.is_some_and(|old| old.status == "False"),
             _ => false,
         };
-        let waits = condition.reason == conditions::reasons::WAITING.name;
-        if !same && worth && !waits {
-            let warning = condition.status == "False";
-            let note = if condition.message.is_empty() {
-                condition.type_.clone()
-            } else {
-                condition.message.clone()
-            };
-            news.push((warning, condition.reason.clone(), note));
+        let is_waiting = condition.reason == conditions::reasons::WAITING.name;
+        if !is_same && is_worth_reporting && !is_waiting {
+            let has_message = !condition.message.is_empty();
+            let note = if has_message { condition.message.clone() } else { condition.type_.clone() };
+            let is_warning = condition.status == "False";
+            news.push(News { is_warning, reason: condition.reason.clone(), note });
         }
     }
-    if after.host_agent != before.host_agent
-        && let (Some(old), Some(new)) = (&before.host_agent, &after.host_agent)
+    if let (Some(old), Some(new)) = (&before.host_agent_name, &after.host_agent_name)
+        && old != new
     {
-        news.push((false, "PairedAnew".to_owned(), format!("host-agent {new} instead of {old}")));
+        news.push(News::normal("HostAgentChanged", format!("paired with host-agent {new} instead of {old}")));
     }
     news
 }
@@ -61,25 +78,35 @@ pub fn news(before: &DesktopStreamStatus, after: &DesktopStreamStatus) -> Vec<(b
 #[cfg(test)]
 mod tests {
     use super::*;
-    use operator_api::conditions::{PAIRED, condition, reasons};
+    use operator_api::conditions::{Engine, PAIRED, Subject, reasons};
 
     fn status(holds: Option<bool>, reason: conditions::Reason) -> DesktopStreamStatus {
-        let conditions =
-            vec![condition(PAIRED, holds, reason, "x", None), condition(READY, holds, reason, "x", None)];
+        let subject = Subject { engine: Engine::Kubernetes, name: "desk", generation: None };
+        let conditions = [PAIRED, READY].map(|kind| subject.condition(kind, holds, reason, "x")).to_vec();
         DesktopStreamStatus { conditions, ..DesktopStreamStatus::default() }
     }
 
     #[test]
-    fn a_change_is_told_once_and_a_wait_is_none() {
+    fn changed_condition_is_one_event_and_waiting_is_none() {
         let none = DesktopStreamStatus::default();
         let bad = status(Some(false), reasons::NO_HOST_AGENT);
-        let told = news(&none, &bad);
-        assert_eq!(told.len(), 1);
-        assert!(told[0].0 && told[0].1 == "NoHostAgent");
+        let events = news(&none, &bad);
+        assert_eq!(events.len(), 1);
+        assert!(events[0].is_warning && events[0].reason == "NoHostAgent");
         assert!(news(&bad, &bad).is_empty());
         assert!(news(&none, &status(None, reasons::WAITING)).is_empty());
         let good = news(&bad, &status(Some(true), reasons::PAIRED));
-        assert_eq!(good.len(), 2, "Paired again, and Ready");
-        assert!(good.iter().all(|(warning, ..)| !warning));
+        assert_eq!(good.len(), 2, "Paired and Ready");
+        assert!(good.iter().all(|news| !news.is_warning));
+    }
+
+    #[test]
+    fn changed_host_agent_is_an_event() {
+        let with = |name: &str| DesktopStreamStatus {
+            host_agent_name: Some(name.to_owned()),
+            ..DesktopStreamStatus::default()
+        };
+        let events = news(&with("a"), &with("b"));
+        assert_eq!(events, [News::normal("HostAgentChanged", "paired with host-agent b instead of a")]);
     }
 }

@@ -1,27 +1,26 @@
-//! The controllers: watch, ask `plan`, apply, say what became of it. All IO with the apiserver is here.
+//! Controllers of `DesktopStream` and `HostAgent` in a cluster.
 //!
 //! ```text
-//!  watches ─▶ stores ─▶ reconcile: gather ─ plan ─ apply ─ status ─▶ apiserver
-//!     └─ which stream does it concern? ─▶ queue ──┘
+//!  watches ──▶ stores ──▶ reconcile: dereference ─ validate ─ build ─ apply ─ status ──▶ apiserver
+//!     └── streams that a change concerns ──▶ queue ──┘
 //! ```
-//! No finalizers: all that a stream has is in its namespace and owned by it, and a host-agent's session ends
-//! with its sidecar. Nothing of ours is left to clean up when the operator isn't there to do it.
+//! There are no finalizers: every object of a stream is in its namespace and owned by it, and the host-agent ends a session
+//! with its sidecar.
 
-mod anchor;
-pub mod apply;
+mod apply;
 pub mod calls;
 mod context;
 mod error;
 mod events;
 mod host_agents;
-pub mod keys;
-pub mod lease;
+mod keys;
+mod lease;
 mod memory;
 mod metrics;
+mod ownership;
 mod reconcile;
 mod run;
 mod secrets;
-
 mod stores;
 
 pub use context::Settings;

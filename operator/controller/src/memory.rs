@@ -1,141 +1,166 @@
-//! What the operator knows and no object says: who has which host-agent right now, which tokens are out, what
-//! sidecars said last. Lost with the process, and found again: nothing in it is the only copy.
+//! State that no object holds: current pairings, issued tokens, last answers of sidecars. It is lost with the process and
+//! rebuilt from objects and sidecars.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use contract::{Endpoint, SidecarStatus};
 use operator_api::DesktopStreamStatus;
 use operator_plan::facts::Node;
 use operator_plan::kubernetes::HostAgentSecret;
-use operator_plan::status::report::Report;
+use parking_lot::Mutex;
 
-/// Of one stream, by its UID.
+/// State of one stream.
 #[derive(Debug, Default, Clone)]
 pub struct Stream {
-    /// `namespace/name`, for sweeping.
-    pub id: String,
-    /// The host-agent that it has, for others' choices.
+    /// Host-agent that the stream is paired with; counts as its load.
     pub host_agent: Option<String>,
-    /// Its host-agent Secret, as far as we know.
-    pub host_agent_secret: Written,
-    /// The viewers' token.
+    /// Content of the host-agent Secret.
+    pub host_agent_secret: KnownSecret,
+    /// Token of viewers.
     pub viewer_token: Option<String>,
-    /// What its sidecar said last, and when.
-    pub report: Option<(Instant, Result<Report, String>)>,
-    /// The status that we wrote last, and when: the watch may not have told yet.
-    pub status: Option<(Instant, DesktopStreamStatus)>,
-    /// Failures in a row.
+    /// Last answer of the sidecar.
+    pub report: Option<TimedReport>,
+    /// Last status that was written, which the watch may not have reported yet.
+    pub status: Option<TimedStatus>,
+    /// Consecutive failures.
     pub failures: u32,
-    /// Endpoints of host-agents that turned out to have another VM than its node.
-    pub strangers: Strangers,
-    /// When its pod was last replaced for running without its device.
-    pub device_missed: Option<Instant>,
-    /// When numbers in its status were last renewed.
-    pub stats_written: Option<Instant>,
+    /// Endpoints that lead to host-agents of other VMs.
+    pub mispaired: MispairedEndpoints,
+    /// Time at which the pod was last replaced because it ran without its device.
+    pub device_replaced_at: Option<Instant>,
+    /// Time at which the statistics in the status last changed.
+    pub stats_written_at: Option<Instant>,
 }
 
-/// Endpoints by node that led to a host-agent of another VM. A VM may be started again with another tap: what was found is
-/// believed for a while.
+/// Answer of a sidecar, or the error of the request.
+#[derive(Debug, Clone)]
+pub struct TimedReport {
+    /// Time of the request.
+    pub at: Instant,
+    /// Status, or error message.
+    pub result: Result<SidecarStatus, String>,
+}
+
+impl TimedReport {
+    /// True if the sidecar has encoded frames.
+    pub fn is_streaming(&self) -> bool {
+        self.result.as_ref().is_ok_and(|report| report.frames.encoded > 0)
+    }
+}
+
+/// A status that was written.
+#[derive(Debug, Clone)]
+pub struct TimedStatus {
+    /// Time of the write.
+    pub at: Instant,
+    /// The status.
+    pub status: DesktopStreamStatus,
+}
+
+/// Endpoints that, from a node, lead to a host-agent of another VM.
+///
+/// Entries expire, because a VM can be restarted with another tap.
 #[derive(Debug, Default, Clone)]
-pub struct Strangers(Vec<(String, String, Instant)>);
+pub struct MispairedEndpoints(Vec<Mispaired>);
 
-impl Strangers {
-    /// How long that is.
-    const BELIEVED: Duration = Duration::from_secs(600);
-    /// Nobody has more host-agents at a node.
-    const MOST: usize = 16;
+#[derive(Debug, Clone)]
+struct Mispaired {
+    node: String,
+    endpoint: Endpoint,
+    at: Instant,
+}
 
-    /// Remembers what a sidecar on `node` found.
-    pub fn learn(&mut self, node: &str, endpoint: &str) {
-        self.0.retain(|(place, what, at)| {
-            at.elapsed() < Self::BELIEVED && (place.as_str(), what.as_str()) != (node, endpoint)
-        });
-        self.0.truncate(Self::MOST - 1);
-        self.0.push((node.to_owned(), endpoint.to_owned(), Instant::now()));
+impl MispairedEndpoints {
+    /// Time after which an entry expires.
+    const EXPIRY: Duration = Duration::from_secs(600);
+    /// Maximum number of entries; the number of host-agents that a node reaches is smaller.
+    const MAX: usize = 16;
+
+    /// Records that a sidecar on `node` reached another VM's host-agent at `endpoint`.
+    pub fn observe(&mut self, node: &str, endpoint: &Endpoint) {
+        self.0.retain(|it| it.at.elapsed() < Self::EXPIRY && (it.node != node || it.endpoint != *endpoint));
+        self.0.truncate(Self::MAX - 1);
+        self.0.push(Mispaired { node: node.to_owned(), endpoint: endpoint.clone(), at: Instant::now() });
     }
 
-    /// The nodes without the ways to strangers.
+    /// The nodes without these endpoints.
     pub fn hide(&self, nodes: &[Node]) -> Vec<Node> {
         let mut nodes = nodes.to_vec();
-        for (name, stranger, _) in self.0.iter().filter(|(_, _, at)| at.elapsed() < Self::BELIEVED) {
-            let Some(node) = nodes.iter_mut().find(|node| node.name == *name) else { continue };
+        for entry in self.0.iter().filter(|it| it.at.elapsed() < Self::EXPIRY) {
+            let Some(node) = nodes.iter_mut().find(|node| node.name == entry.node) else { continue };
             for endpoints in node.facts.host_agents.values_mut() {
-                endpoints.retain(|endpoint| endpoint.replacen("unix://", "unix:", 1) != *stranger);
+                endpoints.retain(|endpoint| *endpoint != entry.endpoint);
             }
             node.facts.host_agents.retain(|_, endpoints| !endpoints.is_empty());
         }
         nodes
     }
 
-    /// Whether there are none.
+    /// True without entries.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// A Secret of ours, as far as we know.
+/// Known content of a stream's host-agent Secret.
 #[derive(Debug, Default, Clone, PartialEq)]
-pub enum Written {
-    /// We have not looked.
+pub enum KnownSecret {
+    /// The Secret has not been read.
     #[default]
     Unknown,
-    /// There is none.
+    /// The Secret does not exist.
     Absent,
-    /// It says that there is no host-agent.
+    /// The Secret names no host-agent.
     Empty,
-    /// It says this.
+    /// The Secret has this content.
     With(HostAgentSecret),
 }
 
-/// Of all streams.
+/// State of all streams, by UID.
 #[derive(Debug, Default)]
 pub struct Memory(Mutex<HashMap<String, Stream>>);
 
 impl Memory {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Stream>> {
-        // Whoever panicked left whole entries: every change is one assignment.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What is known of one.
+    /// Copy of a stream's state.
     pub fn get(&self, uid: &str) -> Stream {
-        self.lock().get(uid).cloned().unwrap_or_default()
+        self.0.lock().get(uid).cloned().unwrap_or_default()
     }
 
-    /// Changes what is known of one.
+    /// Changes a stream's state.
     pub fn update<T>(&self, uid: &str, change: impl FnOnce(&mut Stream) -> T) -> T {
-        change(self.lock().entry(uid.to_owned()).or_default())
+        change(self.0.lock().entry(uid.to_owned()).or_default())
     }
 
-    /// Chooses for one stream while nobody else chooses: `choose` is given how many others each host-agent
-    /// has, and says which it takes.
+    /// Chooses a host-agent for a stream while no other choice is made. `choose` gets the number of other streams by
+    /// host-agent; `taken` is the host-agent whose load the choice counts as.
     pub fn choose<T>(
         &self,
         uid: &str,
-        choose: impl FnOnce(&HashMap<String, u32>) -> (Option<String>, T),
+        choose: impl FnOnce(&HashMap<String, u32>) -> T,
+        taken: impl FnOnce(&T) -> Option<String>,
     ) -> T {
-        let mut all = self.lock();
+        let mut all = self.0.lock();
         let mut loads = HashMap::new();
         for stream in all.iter().filter(|(other, _)| *other != uid).map(|(_, stream)| stream) {
             if let Some(host_agent) = &stream.host_agent {
                 *loads.entry(host_agent.clone()).or_insert(0) += 1;
             }
         }
-        let (host_agent, choice) = choose(&loads);
-        all.entry(uid.to_owned()).or_default().host_agent = host_agent;
+        let choice = choose(&loads);
+        all.entry(uid.to_owned()).or_default().host_agent = taken(&choice);
         choice
     }
 
-    /// How many streams a host-agent has.
+    /// Number of streams that are paired with a host-agent.
     pub fn load(&self, host_agent: &str) -> u32 {
-        let all = self.lock();
+        let all = self.0.lock();
         all.values().filter(|stream| stream.host_agent.as_deref() == Some(host_agent)).count() as u32
     }
 
-    /// Forgets those that aren't there any more.
-    pub fn keep(&self, exists: impl Fn(&str) -> bool) {
-        self.lock().retain(|uid, _| exists(uid));
+    /// Removes streams that no longer exist.
+    pub fn retain(&self, exists: impl Fn(&str) -> bool) {
+        self.0.lock().retain(|uid, _| exists(uid));
     }
 }
 
@@ -144,46 +169,48 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_strangers_endpoint_is_hidden_at_its_node_only() {
+    fn mispaired_endpoint_is_hidden_only_at_its_node() {
+        let endpoint = |text: &str| text.parse::<Endpoint>().expect("an endpoint");
         let node = |name: &str| Node {
             name: name.to_owned(),
             facts: operator_plan::facts::NodeFacts {
                 host_agents: [("a", "tcp://10.0.0.1:1"), ("b", "unix:///run/b"), ("c", "vsock://2:1")]
-                    .map(|(agent, endpoint)| (agent.to_owned(), vec![endpoint.to_owned()]))
+                    .map(|(agent, text)| (agent.to_owned(), vec![endpoint(text)]))
                     .into(),
                 ..Default::default()
             },
             ..Node::default()
         };
-        let mut strangers = Strangers::default();
-        assert!(strangers.is_empty());
+        let mut mispaired = MispairedEndpoints::default();
+        assert!(mispaired.is_empty());
         for _ in 0..2 {
-            strangers.learn("n1", "tcp://10.0.0.1:1");
-            strangers.learn("n1", "unix:/run/b");
+            mispaired.observe("n1", &endpoint("tcp://10.0.0.1:1"));
+            mispaired.observe("n1", &endpoint("unix:/run/b"));
         }
-        let seen = strangers.hide(&[node("n1"), node("n2")]);
+        let seen = mispaired.hide(&[node("n1"), node("n2")]);
         assert_eq!(seen[0].facts.host_agents.keys().collect::<Vec<_>>(), ["c"]);
         assert_eq!(seen[1], node("n2"));
-        for number in 0..100 {
-            strangers.learn("n1", &number.to_string());
+        for port in 0..100 {
+            mispaired.observe("n1", &endpoint(&format!("vsock://2:{port}")));
         }
-        assert_eq!(strangers.0.len(), Strangers::MOST);
+        assert_eq!(mispaired.0.len(), MispairedEndpoints::MAX);
     }
 
     #[test]
-    fn two_that_choose_see_each_other() {
+    fn choices_count_each_other_as_load() {
         let memory = Memory::default();
         let take = |uid: &str| {
-            memory.choose(uid, |loads| {
-                let free = loads.get("a").copied().unwrap_or(0) < 1;
-                (free.then(|| "a".to_owned()), free)
-            })
+            memory.choose(
+                uid,
+                |loads| loads.get("a").copied().unwrap_or(0) < 1,
+                |is_free| is_free.then(|| "a".to_owned()),
+            )
         };
         assert!(take("1"));
-        assert!(take("1"), "its own share is no load");
+        assert!(take("1"), "a stream is not a load of its own");
         assert!(!take("2"));
         assert_eq!(memory.load("a"), 1);
-        memory.keep(|uid| uid == "2");
+        memory.retain(|uid| uid == "2");
         assert!(take("2"));
     }
 }

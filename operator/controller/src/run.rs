@@ -1,65 +1,70 @@
-//! Starts everything and ends when something ends that shouldn't: a restart is better than a zombie. Who loses the Lease
-//! waits for it again: its webhook goes on.
+//! Runs the controllers. The process ends when a part of it fails, to be restarted. A replica that loses the Lease waits for
+//! it again, because its webhook still serves.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::StreamExt;
-use kube::Client;
 use kube::runtime::Controller;
 use kube::runtime::controller::Config;
+use kube::{Client, ResourceExt};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::calls::Calls;
 use super::context::{Context, Settings};
-use super::lease::Claim;
+use super::lease::Candidate;
 use super::metrics::{self, Metrics};
-use super::stores::{Guarded, Stores};
-use super::{anchor, host_agents, keys, reconcile};
+use super::stores::{Guarded, Stores, Tasks};
+use super::{host_agents, keys, ownership, reconcile};
 
-/// How the operator runs.
+/// Interval at which the memory of deleted streams is dropped.
+const FORGET_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Options of the controllers.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What the controllers are told.
+    /// Settings of reconciliations.
     pub settings: Settings,
-    /// Where `/metrics`, `/healthz` and `/readyz` are.
+    /// Address of `/metrics`, `/healthz` and `/readyz`.
     pub metrics: SocketAddr,
-    /// Who we are among operators.
+    /// Name of this replica.
     pub identity: String,
-    /// How long a Lease is good.
+    /// Duration of the Lease without renewal.
     pub lease: Duration,
-    /// What the client counts.
-    pub calls: Arc<Calls>,
+    /// Requests of the client.
+    pub calls: Calls,
 }
 
-/// Runs until told to stop.
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// If a part of the controllers fails.
 pub async fn run(client: Client, options: Options) -> anyhow::Result<()> {
     let Options { settings, metrics: address, identity, lease, calls } = options;
-    let counts = Arc::new(Metrics::with(calls));
-    let mut tasks = JoinSet::new();
+    let metrics = Arc::new(Metrics::new(&calls));
+    let mut tasks = Tasks::new();
     tasks.spawn({
-        let counts = Arc::clone(&counts);
+        let metrics = Arc::clone(&metrics);
         async move {
-            let ended = metrics::serve(address, counts).await;
-            tracing::error!(?ended, %address, "metrics are not served; choose another --metrics");
+            let ended = metrics::serve(address, metrics).await;
+            tracing::error!(?ended, %address, "metrics not served; choose another --metrics");
             "metrics"
         }
     });
-    let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
-    let claim = Claim::new(&client, &settings.namespace, format!("{identity}_{:08x}", random()?), lease);
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let random = getrandom::u32().map_err(|error| anyhow::anyhow!("cannot get random bytes: {error}"))?;
+    let candidate = Candidate::new(&client, &settings.namespace, format!("{identity}_{random:08x}"), lease);
     let leading = async {
         loop {
-            claim.acquire().await;
-            tracing::info!(identity, "leads");
-            lead(&client, &settings, &counts, &claim).await?;
-            tracing::warn!(identity, "lost the Lease; waits for it with the others");
+            candidate.acquire().await;
+            tracing::info!(identity, "acquired lease");
+            lead(&client, &settings, &metrics, &candidate).await?;
+            tracing::warn!(identity, "lost lease");
         }
     };
     let result = tokio::select! {
@@ -68,42 +73,41 @@ pub async fn run(client: Client, options: Options) -> anyhow::Result<()> {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
-    claim.release().await;
+    candidate.release().await;
     result
 }
 
-/// Leads until the Lease is lost. Whatever else ends is an error.
+/// Works until the Lease is lost. Any other end is an error.
 async fn lead(
     client: &Client,
     settings: &Settings,
-    counts: &Arc<Metrics>,
-    claim: &Claim,
+    metrics: &Arc<Metrics>,
+    candidate: &Candidate,
 ) -> anyhow::Result<()> {
-    let mut tasks = JoinSet::new();
-    counts.leader.store(true, Relaxed);
+    let mut tasks = Tasks::new();
+    metrics.set_leader(true);
     let result = tokio::select! {
-        result = work(client.clone(), settings.clone(), Arc::clone(counts), &mut tasks) => result,
-        () = claim.hold() => Ok(()),
+        result = work(client.clone(), settings.clone(), Arc::clone(metrics), &mut tasks) => result,
+        () = candidate.hold() => Ok(()),
     };
-    counts.leader.store(false, Relaxed);
-    counts.working.store(false, Relaxed);
+    metrics.set_leader(false);
     tasks.shutdown().await;
     result
 }
 
-/// The leader's work; returns only when something broke.
+/// Work of the leader. Returns only if a part failed.
 async fn work(
     client: Client,
     settings: Settings,
-    counts: Arc<Metrics>,
-    tasks: &mut JoinSet<&'static str>,
+    metrics: Arc<Metrics>,
+    tasks: &mut Tasks,
 ) -> anyhow::Result<()> {
     let signer = keys::ensure(&client, &settings.namespace).await?;
     if let Some(deployment) = settings.deployment.clone() {
         let (client, namespace) = (client.clone(), settings.namespace.clone());
         tasks.spawn(async move {
-            anchor::hold(client, namespace, deployment).await;
-            "anchor"
+            ownership::keep(client, namespace, deployment).await;
+            "ownership"
         });
     }
     let (queue, queued) = mpsc::unbounded_channel();
@@ -112,20 +116,11 @@ async fn work(
         ready = stores.ready() => ready?,
         Some(ended) = tasks.join_next() => anyhow::bail!("{} ended", ended.unwrap_or("a task")),
     }
-    counts.working.store(true, Relaxed);
-    tracing::info!(streams = stores.streams.len(), "knows what is there");
-    let concurrency = settings.concurrency;
-    let memory = super::memory::Memory::default();
-    for guarded in stores.streams.state() {
-        // Who had a host-agent before we came has it now: newcomers count it.
-        if let Ok(stream) = &guarded.0 {
-            let held = stream.status.as_ref().and_then(|status| status.host_agent.clone());
-            memory
-                .update(stream.metadata.uid.as_deref().unwrap_or_default(), |known| known.host_agent = held);
-        }
-    }
-    let streams = stores.streams.clone();
-    let context = Arc::new(Context::new(client, settings, stores, memory, signer, counts));
+    metrics.set_working();
+    tracing::info!(streams = stores.streams.len(), "listed all objects");
+    let (concurrency, streams) = (settings.concurrency, stores.streams.clone());
+    let context = Arc::new(Context::new(client, settings, stores, signer, metrics));
+    restore_pairings(&context);
     tasks.spawn({
         let context = Arc::clone(&context);
         async move {
@@ -133,8 +128,8 @@ async fn work(
             "host-agents"
         }
     });
-    tasks.spawn(forget(Arc::clone(&context)));
-    // Streams come by the queue alone: it knows which changes matter.
+    tasks.spawn(forget_deleted(Arc::clone(&context)));
+    // Streams are reconciled through the queue only, because it filters the changes that matter.
     let nothing = futures_util::stream::pending::<Result<Guarded, kube::runtime::watcher::Error>>();
     let controller = Controller::for_stream(nothing, streams)
         .with_config(Config::default().concurrency(concurrency))
@@ -142,7 +137,7 @@ async fn work(
         .run(reconcile::reconcile, reconcile::on_error, context)
         .for_each(|done| async move {
             if let Err(error) = done {
-                tracing::debug!(%error, "a reconciliation did not go through");
+                tracing::debug!(%error, "reconciliation failed");
             }
         });
     tokio::select! {
@@ -151,22 +146,24 @@ async fn work(
     }
 }
 
-/// Forgets streams that are gone, so that their host-agents have room again.
-async fn forget(context: Arc<Context>) -> &'static str {
-    loop {
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        let exist: std::collections::HashSet<String> = context
-            .stores
-            .streams
-            .state()
-            .iter()
-            .filter_map(|stream| kube::ResourceExt::uid(&**stream))
-            .collect();
-        context.memory.keep(|uid| exist.contains(uid));
-        context.metrics.streams.store(exist.len() as u64, Relaxed);
+/// Counts the pairings of a previous leader as load, before the first choice is made.
+fn restore_pairings(context: &Context) {
+    for guarded in context.stores.streams.state() {
+        let Ok(stream) = &guarded.0 else { continue };
+        let paired = stream.status.as_ref().and_then(|status| status.host_agent_name.clone());
+        let uid = stream.uid().unwrap_or_default();
+        context.memory.update(&uid, |known| known.host_agent = paired);
     }
 }
 
-fn random() -> anyhow::Result<u32> {
-    getrandom::u32().map_err(|error| anyhow::anyhow!("can't get random bytes: {error}"))
+/// Drops the memory of deleted streams, so that they no longer count as load.
+async fn forget_deleted(context: Arc<Context>) -> &'static str {
+    loop {
+        tokio::time::sleep(FORGET_INTERVAL).await;
+        let streams = context.stores.streams.state();
+        let existing: std::collections::HashSet<String> =
+            streams.iter().filter_map(|stream| stream.uid()).collect();
+        context.memory.retain(|uid| existing.contains(uid));
+        context.metrics.set_streams(existing.len());
+    }
 }

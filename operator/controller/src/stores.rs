@@ -1,9 +1,9 @@
-//! What is there, as watches say: one store per kind, and a queue of the streams that a change concerns.
+//! Watches: one store per kind, and a queue of the streams that a change concerns.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures_util::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
@@ -13,83 +13,89 @@ use kube::core::DeserializeGuard;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
+use operator_api::{DesktopStream, HostAgent, names};
+use operator_plan::facts::Node;
+use operator_plan::kubernetes;
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 
-use operator_api::{DesktopStream, HostAgent, names};
-use operator_plan::facts::Node;
-use operator_plan::kubernetes;
+use super::error::Error;
 
-/// A stream whose spec may not even be of our types: such a one waits for its next edit, the rest go on.
+/// A stream, or the error if the types cannot hold it. Such a stream waits for its next change; the others continue.
 pub type Guarded = DeserializeGuard<DesktopStream>;
-/// Where a reconciliation is asked for.
+/// Queue of streams to reconcile.
 pub type Queue = UnboundedSender<ObjectRef<Guarded>>;
+/// Tasks that run until they fail; each returns its name.
+pub type Tasks = JoinSet<&'static str>;
 
-/// The stores.
+/// Nodes by name.
+type Nodes = Arc<Mutex<HashMap<String, Node>>>;
+
+/// Objects as the watches report them.
 pub struct Stores {
     /// Streams.
     pub streams: Store<Guarded>,
-    /// Pods that bear a stream's label.
+    /// Pods with a stream's label.
     pub pods: Store<Pod>,
-    /// Our Services.
+    /// Services with a stream's label.
     pub services: Store<Service>,
-    /// Our Ingresses.
+    /// Ingresses with a stream's label.
     pub ingresses: Store<Ingress>,
-    /// Our NetworkPolicies.
+    /// NetworkPolicies with a stream's label.
     pub policies: Store<NetworkPolicy>,
-    /// Our claims.
+    /// Claims with a stream's label.
     pub claims: Store<PersistentVolumeClaim>,
     /// HostAgents.
     pub host_agents: Store<HostAgent>,
-    /// Nodes, as `plan` sees them.
-    nodes: Arc<Mutex<HashMap<String, Node>>>,
+    nodes: Nodes,
 }
 
 impl Stores {
-    /// Starts all watches in `tasks`; none of them ends by itself.
-    pub fn start(
-        client: &Client,
-        namespace: Option<&str>,
-        queue: &Queue,
-        tasks: &mut JoinSet<&'static str>,
-    ) -> Self {
-        let watch = Watches { client, namespace, queue };
-        let streams = watch.streams(tasks);
-        let nodes = Arc::default();
-        watch.nodes(&streams, &nodes, tasks);
+    /// Starts all watches as tasks that do not end by themselves.
+    pub fn start(client: &Client, namespace: Option<&str>, queue: &Queue, tasks: &mut Tasks) -> Self {
+        let watches = Watches { client, namespace, queue };
+        let streams = watches.streams(tasks);
+        let nodes = Nodes::default();
+        watches.nodes(&streams, &nodes, tasks);
         Self {
-            pods: watch.labelled("pods", tasks),
-            services: watch.labelled("services", tasks),
-            ingresses: watch.labelled("ingresses", tasks),
-            policies: watch.labelled("networkpolicies", tasks),
-            claims: watch.labelled("persistentvolumeclaims", tasks),
-            host_agents: watch.host_agents(&streams, tasks),
+            pods: watches.labelled("pods", tasks),
+            services: watches.labelled("services", tasks),
+            ingresses: watches.labelled("ingresses", tasks),
+            policies: watches.labelled("networkpolicies", tasks),
+            claims: watches.labelled("persistentvolumeclaims", tasks),
+            host_agents: watches.host_agents(&streams, tasks),
             streams,
             nodes,
         }
     }
 
     /// Waits until every kind has been listed once.
-    pub async fn ready(&self) -> Result<(), super::error::Error> {
-        let gone = |_| super::error::Error::Watch;
-        self.pods.wait_until_ready().await.map_err(gone)?;
-        self.services.wait_until_ready().await.map_err(gone)?;
-        self.ingresses.wait_until_ready().await.map_err(gone)?;
-        self.policies.wait_until_ready().await.map_err(gone)?;
-        self.claims.wait_until_ready().await.map_err(gone)?;
-        self.host_agents.wait_until_ready().await.map_err(gone)?;
-        self.streams.wait_until_ready().await.map_err(gone)
+    ///
+    /// # Errors
+    /// If a watch ended.
+    pub async fn ready(&self) -> Result<(), Error> {
+        let ended = |_| Error::Watch;
+        self.pods.wait_until_ready().await.map_err(ended)?;
+        self.services.wait_until_ready().await.map_err(ended)?;
+        self.ingresses.wait_until_ready().await.map_err(ended)?;
+        self.policies.wait_until_ready().await.map_err(ended)?;
+        self.claims.wait_until_ready().await.map_err(ended)?;
+        self.host_agents.wait_until_ready().await.map_err(ended)?;
+        self.streams.wait_until_ready().await.map_err(ended)
     }
 
-    /// All nodes.
+    /// All nodes, sorted by name.
     pub fn nodes(&self) -> Vec<Node> {
-        let all = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut nodes: Vec<Node> = all.values().cloned().collect();
+        let mut nodes: Vec<Node> = self.nodes.lock().values().cloned().collect();
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
         nodes
     }
 }
+
+/// Generation and digest of an object: changes in neither do not matter.
+type Fingerprint = (Option<i64>, u64);
 
 struct Watches<'w> {
     client: &'w Client,
@@ -108,22 +114,23 @@ impl Watches<'_> {
         }
     }
 
-    /// A spec or an annotation that changed concerns the stream itself; a status is our own doing.
-    fn streams(&self, tasks: &mut JoinSet<&'static str>) -> Store<Guarded> {
+    /// Queues a stream when its spec or annotations change. Changes of its status come from the operator itself.
+    fn streams(&self, tasks: &mut Tasks) -> Store<Guarded> {
         let (store, writer) = reflector::store();
         let queue = self.queue.clone();
         let api: Api<Guarded> = self.api();
         let changes =
             watcher(api, watcher::Config::default()).default_backoff().reflect(writer).applied_objects();
         tasks.spawn(async move {
-            let mut seen: HashMap<String, (Option<i64>, u64)> = HashMap::new();
+            let mut seen: HashMap<String, Fingerprint> = HashMap::new();
             let mut changes = std::pin::pin!(changes);
             while let Some(change) = changes.next().await {
-                let Some(stream) = heard(change, "desktopstreams") else { continue };
+                let Some(stream) = received(change, "desktopstreams") else { continue };
                 let reference = ObjectRef::from_obj(&stream);
                 let uid = stream.uid().unwrap_or_default();
-                let now = (stream.meta().generation, digest(stream.annotations()));
-                if seen.insert(uid, now) != Some(now) && queue.send(reference).is_err() {
+                let fingerprint = (stream.meta().generation, digest(stream.annotations()));
+                let is_changed = seen.insert(uid, fingerprint) != Some(fingerprint);
+                if is_changed && queue.send(reference).is_err() {
                     break;
                 }
             }
@@ -132,8 +139,8 @@ impl Watches<'_> {
         store
     }
 
-    /// Kinds whose objects bear the stream's label.
-    fn labelled<K>(&self, what: &'static str, tasks: &mut JoinSet<&'static str>) -> Store<K>
+    /// Queues the stream that an object's label names.
+    fn labelled<K>(&self, kind: &'static str, tasks: &mut Tasks) -> Store<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -154,7 +161,7 @@ impl Watches<'_> {
         tasks.spawn(async move {
             let mut changes = std::pin::pin!(changes);
             while let Some(change) = changes.next().await {
-                let Some(object) = heard(change, what) else { continue };
+                let Some(object) = received(change, kind) else { continue };
                 let (Some(stream), Some(namespace)) =
                     (object.labels().get(names::STREAM), object.namespace())
                 else {
@@ -164,77 +171,51 @@ impl Watches<'_> {
                     break;
                 }
             }
-            what
+            kind
         });
         store
     }
 
-    /// A node that gains or loses a device or a host-agent concerns all streams.
-    fn nodes(
-        &self,
-        streams: &Store<Guarded>,
-        nodes: &Arc<Mutex<HashMap<String, Node>>>,
-        tasks: &mut JoinSet<&'static str>,
-    ) {
+    /// Queues all streams when a node gains or loses a device or a host-agent.
+    fn nodes(&self, streams: &Store<Guarded>, nodes: &Nodes, tasks: &mut Tasks) {
         let (queue, streams, nodes) = (self.queue.clone(), streams.clone(), Arc::clone(nodes));
         let api: Api<KubeNode> = Api::all(self.client.clone());
         let changes = watcher(api, watcher::Config::default()).default_backoff().modify(kubernetes::slim);
         tasks.spawn(async move {
             let mut changes = std::pin::pin!(changes);
-            let mut fresh: HashMap<String, Node> = HashMap::new();
+            let mut listing: HashMap<String, Node> = HashMap::new();
             while let Some(change) = changes.next().await {
-                let Some(event) = heard(change, "nodes") else { continue };
-                let mut all = nodes.lock().unwrap_or_else(PoisonError::into_inner);
-                let changed = match event {
-                    watcher::Event::Init => {
-                        fresh.clear();
-                        false
-                    }
-                    watcher::Event::InitApply(node) => {
-                        let node = read_node(&node);
-                        fresh.insert(node.name.clone(), node);
-                        false
-                    }
-                    watcher::Event::InitDone => {
-                        let fresh = std::mem::take(&mut fresh);
-                        std::mem::replace(&mut *all, fresh.clone()) != fresh
-                    }
-                    watcher::Event::Apply(node) => {
-                        let node = read_node(&node);
-                        all.insert(node.name.clone(), node.clone()) != Some(node)
-                    }
-                    watcher::Event::Delete(node) => all.remove(&node.name_any()).is_some(),
-                };
-                drop(all);
-                if changed {
-                    concern_all(&streams, &queue);
+                let Some(event) = received(change, "nodes") else { continue };
+                if apply_node_event(&mut nodes.lock(), &mut listing, event) {
+                    queue_all(&streams, &queue);
                 }
             }
             "nodes"
         });
     }
 
-    /// A HostAgent whose spec or labels change concerns all streams; its status is our own doing.
-    fn host_agents(&self, streams: &Store<Guarded>, tasks: &mut JoinSet<&'static str>) -> Store<HostAgent> {
+    /// Queues all streams when the spec or the labels of a HostAgent change. Changes of its status come from the operator
+    /// itself.
+    fn host_agents(&self, streams: &Store<Guarded>, tasks: &mut Tasks) -> Store<HostAgent> {
         let (store, writer) = reflector::store();
         let (queue, streams) = (self.queue.clone(), streams.clone());
         let api: Api<HostAgent> = Api::all(self.client.clone());
         let changes = watcher(api, watcher::Config::default()).default_backoff().reflect(writer);
         tasks.spawn(async move {
             let mut changes = std::pin::pin!(changes);
-            let mut seen: HashMap<String, (Option<i64>, u64)> = HashMap::new();
+            let mut seen: HashMap<String, Fingerprint> = HashMap::new();
             while let Some(change) = changes.next().await {
-                let Some(event) = heard(change, "hostagents") else { continue };
-                let changed = match event {
+                let Some(event) = received(change, "hostagents") else { continue };
+                let is_changed = match event {
                     watcher::Event::Apply(agent) | watcher::Event::InitApply(agent) => {
-                        let now = (agent.meta().generation, digest(agent.labels()));
-                        seen.insert(agent.name_any(), now) != Some(now)
+                        let fingerprint = (agent.meta().generation, digest(agent.labels()));
+                        seen.insert(agent.name_any(), fingerprint) != Some(fingerprint)
                     }
                     watcher::Event::Delete(agent) => seen.remove(&agent.name_any()).is_some(),
                     watcher::Event::Init | watcher::Event::InitDone => true,
                 };
-                if changed {
-                    concern_all(&streams, &queue);
+                if is_changed {
+                    queue_all(&streams, &queue);
                 }
             }
             "hostagents"
@@ -243,21 +224,52 @@ impl Watches<'_> {
     }
 }
 
+/// Applies a watch event to `nodes`; `listing` collects the nodes of a list until it is complete. True if the event
+/// changed a node.
+fn apply_node_event(
+    nodes: &mut HashMap<String, Node>,
+    listing: &mut HashMap<String, Node>,
+    event: watcher::Event<KubeNode>,
+) -> bool {
+    match event {
+        watcher::Event::Init => {
+            listing.clear();
+            false
+        }
+        watcher::Event::InitApply(node) => {
+            let node = read_node(&node);
+            listing.insert(node.name.clone(), node);
+            false
+        }
+        watcher::Event::InitDone => {
+            let listed = std::mem::take(listing);
+            let is_changed = *nodes != listed;
+            *nodes = listed;
+            is_changed
+        }
+        watcher::Event::Apply(node) => {
+            let node = read_node(&node);
+            nodes.insert(node.name.clone(), node.clone()) != Some(node)
+        }
+        watcher::Event::Delete(node) => nodes.remove(&node.name_any()).is_some(),
+    }
+}
+
 fn read_node(node: &KubeNode) -> Node {
     if let Err(error) = kubernetes::facts(node) {
-        tracing::warn!(node = node.name_any(), %error, "node facts are not readable; update the node-agent");
+        tracing::warn!(node = node.name_any(), %error, "node facts not readable; update the node-agent");
     }
     kubernetes::node(node)
 }
 
-/// What a watch said; its troubles pass, and are said once each.
-fn heard<T>(change: Result<T, watcher::Error>, what: &str) -> Option<T> {
-    change.map_err(|error| tracing::warn!(%error, what, "a watch was interrupted; it goes on")).ok()
+/// Item of a watch, or `None` after an interruption, which the watcher retries.
+fn received<T>(change: Result<T, watcher::Error>, kind: &str) -> Option<T> {
+    change.map_err(|error| tracing::warn!(%error, kind, "watch interrupted; retrying")).ok()
 }
 
-fn concern_all(streams: &Store<Guarded>, queue: &Queue) {
+fn queue_all(streams: &Store<Guarded>, queue: &Queue) {
     for stream in streams.state() {
-        // Nobody listens any more when the process ends.
+        // The queue is closed only when the operator stops.
         let _closed = queue.send(ObjectRef::from_obj(&*stream));
     }
 }
@@ -267,4 +279,33 @@ fn digest<T: Hash>(value: &T) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, ready: bool) -> KubeNode {
+        let status = if ready { "True" } else { "False" };
+        serde_json::from_value(serde_json::json!({
+            "metadata": {"name": name}, "status": {"conditions": [{"type": "Ready", "status": status}]},
+        }))
+        .expect("a node")
+    }
+
+    #[test]
+    fn node_event_counts_as_a_change_only_if_the_node_differs() {
+        let (mut nodes, mut listing) = (HashMap::new(), HashMap::new());
+        let mut apply = |event| apply_node_event(&mut nodes, &mut listing, event);
+        assert!(!apply(watcher::Event::Init));
+        assert!(!apply(watcher::Event::InitApply(node("n1", true))), "the list is not complete");
+        assert!(apply(watcher::Event::InitDone));
+        assert!(!apply(watcher::Event::Apply(node("n1", true))));
+        assert!(apply(watcher::Event::Apply(node("n1", false))));
+        assert!(!apply(watcher::Event::Init));
+        assert!(!apply(watcher::Event::InitApply(node("n1", false))));
+        assert!(!apply(watcher::Event::InitDone), "the same nodes again");
+        assert!(apply(watcher::Event::Delete(node("n1", false))));
+        assert!(!apply(watcher::Event::Delete(node("n1", false))));
+    }
 }

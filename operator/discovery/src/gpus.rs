@@ -1,6 +1,4 @@
-//! Finds the GPUs of a node, by what sysfs says of their drivers. Opens no device.
-//!
-//! Device files and sysfs are looked for under two roots that flags can move, so that tests can make their own.
+//! Finds the GPUs of a machine by the drivers that sysfs names. Does not open devices.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -9,27 +7,30 @@ use std::path::{Path, PathBuf};
 use operator_api::GpuClass;
 use operator_plan::facts::Gpu;
 
-/// Where things are.
+/// Directories and drivers to search.
 #[derive(Debug, Clone)]
 pub struct Roots {
-    /// `/dev`.
+    /// The machine's `/dev`.
     pub dev: PathBuf,
-    /// `/sys`.
+    /// The machine's `/sys`.
     pub sys: PathBuf,
-    /// Drivers that count as GPUs besides those that we know, e.g. `vgem`.
+    /// Drivers that count as GPUs besides those of [`GpuClass::of_driver`], for example `vgem`.
     pub more_drivers: Vec<String>,
 }
 
-/// A GPU, and whether it can be handed out now.
+/// A GPU and its health.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// What it is.
+    /// The GPU.
     pub gpu: Gpu,
-    /// Its device file is there.
+    /// True if its render node is a character device in `/dev`.
     pub healthy: bool,
 }
 
-/// All GPUs with a render node and a driver that we know, sorted by name.
+/// Finds all GPUs with a render node and a known driver, sorted by name.
+///
+/// # Errors
+/// If sysfs cannot be read. A kernel without DRM has no GPUs.
 pub fn find(roots: &Roots) -> std::io::Result<Vec<Found>> {
     let class = roots.sys.join("class/drm");
     let entries = match fs::read_dir(&class) {
@@ -41,7 +42,7 @@ pub fn find(roots: &Roots) -> std::io::Result<Vec<Found>> {
     let mut minors: Vec<(String, PathBuf)> = Vec::new();
     for entry in entries {
         let entry = entry?;
-        // A device that goes away while we look is no error.
+        // A device that was removed meanwhile is skipped.
         if let (Ok(name), Ok(device)) =
             (entry.file_name().into_string(), fs::canonicalize(entry.path().join("device")))
         {
@@ -56,7 +57,7 @@ pub fn find(roots: &Roots) -> std::io::Result<Vec<Found>> {
     Ok(found)
 }
 
-/// `card0` and `renderD128` are minors, `card0-DP-1` is a connector.
+/// True for a minor such as `card0` or `renderD128`; false for a connector such as `card0-DP-1`.
 fn is_minor(name: &str, prefix: &str) -> bool {
     name.strip_prefix(prefix)
         .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
@@ -68,7 +69,7 @@ fn examine(roots: &Roots, render: &str, device: &Path, minors: &[(String, PathBu
         Some(class) => class,
         None if roots.more_drivers.contains(&driver) => GpuClass::Any,
         None => {
-            tracing::debug!(driver, render, "no GPU that we know; --driver takes it in");
+            tracing::debug!(driver, render, "unknown driver; pass --driver to use it");
             return None;
         }
     };
@@ -90,7 +91,7 @@ fn examine(roots: &Roots, render: &str, device: &Path, minors: &[(String, PathBu
     })
 }
 
-/// By the bus address, which a reboot doesn't change, where minors may.
+/// Name from the bus address, which stays the same over reboots; minors do not.
 fn stable_name(device: &Path) -> String {
     let parts: Vec<&str> = device.iter().filter_map(|part| part.to_str()).collect();
     let pci = |part: &&&str| part.len() == 12 && part.as_bytes()[4] == b':' && part.as_bytes()[7] == b':';
@@ -101,7 +102,7 @@ fn stable_name(device: &Path) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect()
 }
 
-/// Whether the VMM offers 3D: VIRTIO_GPU_F_VIRGL, the first feature bit, as sysfs prints them.
+/// True if the VMM offers 3D: `VIRTIO_GPU_F_VIRGL` is feature bit 0, the first character in sysfs.
 fn has_virgl(device: &Path) -> Option<bool> {
     let features = fs::read_to_string(device.join("features")).ok()?;
     Some(features.starts_with('1'))
@@ -113,7 +114,7 @@ mod tests {
     use crate::testing::machine;
 
     #[test]
-    fn gpus_are_told_by_their_drivers_and_named_by_their_place() {
+    fn find_classifies_gpus_by_driver_and_names_them_by_bus_address() {
         let root = tempfile::tempdir().expect("a folder");
         let mut roots = machine(
             root.path(),
@@ -124,11 +125,11 @@ mod tests {
                 ("0000:00:05.0", "virtio_gpu", 3, Some("0010000000")),
             ],
         );
-        let found = find(&roots).expect("looks");
-        let told: Vec<_> =
+        let found = find(&roots).expect("finds");
+        let classes: Vec<_> =
             found.iter().map(|it| (it.gpu.name.as_str(), it.gpu.class, it.gpu.three_d)).collect();
         assert_eq!(
-            told,
+            classes,
             [
                 ("pci-0000-00-02.0", GpuClass::Intel, None),
                 ("pci-0000-00-03.0", GpuClass::Virtio, Some(true)),
@@ -138,15 +139,15 @@ mod tests {
         assert!(found[0].healthy && found[0].gpu.render.ends_with("/dev/dri/renderD128"));
         assert!(found[0].gpu.card.as_ref().is_some_and(|card| card.ends_with("/dev/dri/card0")));
         roots.more_drivers.push("vgem".to_owned());
-        assert_eq!(find(&roots).expect("looks").len(), 4);
+        assert_eq!(find(&roots).expect("finds").len(), 4);
         fs::remove_file(roots.dev.join("dri/renderD128")).expect("removes");
-        assert!(!find(&roots).expect("looks")[0].healthy);
+        assert!(!find(&roots).expect("finds")[0].healthy);
     }
 
     #[test]
-    fn no_drm_is_no_gpu() {
+    fn find_without_drm_finds_no_gpus() {
         let root = tempfile::tempdir().expect("a folder");
         let roots = Roots { dev: root.path().into(), sys: root.path().into(), more_drivers: Vec::new() };
-        assert_eq!(find(&roots).expect("looks"), []);
+        assert_eq!(find(&roots).expect("finds"), []);
     }
 }

@@ -1,4 +1,4 @@
-//! Facts of one machine: its GPUs, read from sysfs, and the host-agents that accept a connection from it.
+//! Facts of one machine: its GPUs from sysfs, and the host-agents that accept a connection from it.
 
 pub mod gpus;
 pub mod reach;

@@ -1,88 +1,91 @@
-//! Which host-agents this node reaches, and where: by trying. A connection that is accepted counts; who
-//! answers is for the token to find out.
+//! Finds the endpoints at which this machine reaches host-agents, by connecting to them.
+//!
+//! A connection that is accepted counts. Whether the right host-agent answers is decided when a sidecar authenticates.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
-use operator_api::{HostAgent, names};
+use contract::Endpoint;
+use contract::endpoint::CID_HOST;
+use contract::names::HOST_AGENT_PORT;
+use operator_api::HostAgent;
 
-/// How long a connection may take. A host is near.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// Tries in a row that must fail before an endpoint counts as gone.
-const MISSES: u32 = 2;
+/// Time that a connection to a host-agent on the local network may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Consecutive failures after which an endpoint counts as unreachable.
+const MAX_FAILURES: u32 = 2;
 
-/// Remembers what was reached, so that one lost packet moves no stream.
+/// Connects to host-agents, and tolerates a single failure, so that one lost packet does not move a stream.
 #[derive(Debug, Default)]
 pub struct Reach {
-    misses: HashMap<(String, String), u32>,
+    /// Consecutive failures, by HostAgent and endpoint.
+    failures: HashMap<(String, Endpoint), u32>,
 }
 
 impl Reach {
-    /// Tries all endpoints of all host-agents that this node may use.
-    pub async fn look(
+    /// Connects to every endpoint of every host-agent that a node with `labels` may use. Returns the endpoints that
+    /// answer, by HostAgent. `proc` is the machine's `/proc`.
+    pub async fn probe(
         &mut self,
         agents: &[HostAgent],
         labels: &BTreeMap<String, String>,
         proc: &Path,
-    ) -> BTreeMap<String, Vec<String>> {
+    ) -> BTreeMap<String, Vec<Endpoint>> {
         let mut reached = BTreeMap::new();
         let gateway = gateway(proc);
-        let mut tried = HashMap::new();
+        let mut failures = HashMap::new();
         for agent in agents {
             let name = agent.metadata.name.clone().unwrap_or_default();
-            let allowed = agent.spec.node_selector.iter().all(|(key, value)| labels.get(key) == Some(value));
-            if !allowed || agent.metadata.deletion_timestamp.is_some() {
+            let is_allowed =
+                agent.spec.node_selector.iter().all(|(key, value)| labels.get(key) == Some(value));
+            if !is_allowed || agent.metadata.deletion_timestamp.is_some() {
                 continue;
             }
-            let mut good = Vec::new();
+            let mut answering = Vec::new();
             for endpoint in endpoints(&agent.spec.endpoints, gateway) {
                 let key = (name.clone(), endpoint.clone());
-                let answers = tokio::time::timeout(PATIENCE, connect(&endpoint)).await.unwrap_or(false);
-                // One that never answered has missed enough already.
-                let before = self.misses.get(&key).copied().unwrap_or(MISSES);
-                let misses = if answers { 0 } else { (before + 1).min(MISSES) };
-                if misses < MISSES {
-                    good.push(endpoint);
+                let answers =
+                    tokio::time::timeout(CONNECT_TIMEOUT, connect(&endpoint)).await.unwrap_or(false);
+                // An endpoint that has never answered starts as unreachable.
+                let before = self.failures.get(&key).copied().unwrap_or(MAX_FAILURES);
+                let count = if answers { 0 } else { (before + 1).min(MAX_FAILURES) };
+                if count < MAX_FAILURES {
+                    answering.push(endpoint);
                 }
-                tried.insert(key, misses);
+                failures.insert(key, count);
             }
-            if !good.is_empty() {
-                reached.insert(name, good);
+            if !answering.is_empty() {
+                reached.insert(name, answering);
             }
         }
-        self.misses = tried;
+        self.failures = failures;
         reached
     }
 }
 
-/// Endpoints to try: those given, else the usual ones; `gateway` filled in.
-fn endpoints(given: &[String], gateway: Option<Ipv4Addr>) -> Vec<String> {
-    let port = names::HOST_AGENT_PORT;
-    let usual = [format!("vsock://2:{port}"), format!("tcp://gateway:{port}")];
-    let all = if given.is_empty() { &usual[..] } else { given };
+/// Endpoints to connect to: `given`, or the default ones if it is empty, with the host `gateway` replaced. Endpoints that
+/// cannot be parsed are skipped: the CRD's schema refuses them.
+fn endpoints(given: &[String], gateway: Option<Ipv4Addr>) -> Vec<Endpoint> {
+    let defaults =
+        [format!("vsock://{CID_HOST}:{HOST_AGENT_PORT}"), format!("tcp://gateway:{HOST_AGENT_PORT}")];
+    let all = if given.is_empty() { &defaults[..] } else { given };
     all.iter()
-        .filter_map(|endpoint| match endpoint.strip_prefix("tcp://gateway:") {
-            Some(port) => gateway.map(|gateway| format!("tcp://{gateway}:{port}")),
-            None => Some(endpoint.replace("vsock://host:", "vsock://2:")),
+        .filter_map(|text| match text.parse().ok()? {
+            Endpoint::Tcp { host, port } if host == "gateway" => {
+                gateway.map(|gateway| Endpoint::Tcp { host: gateway.to_string(), port })
+            }
+            endpoint => Some(endpoint),
         })
         .collect()
 }
 
-async fn connect(endpoint: &str) -> bool {
-    if let Some(address) = endpoint.strip_prefix("tcp://") {
-        return tokio::net::TcpStream::connect(address).await.is_ok();
-    }
-    if let Some(path) = endpoint.strip_prefix("unix:") {
-        return tokio::net::UnixStream::connect(path.replacen("//", "", 1)).await.is_ok();
-    }
-    let Some((cid, port)) = endpoint.strip_prefix("vsock://").and_then(|rest| rest.split_once(':')) else {
-        return false;
-    };
-    match (cid.parse(), port.parse()) {
-        (Ok(cid), Ok(port)) => vsock(cid, port).await,
-        _ => false,
+async fn connect(endpoint: &Endpoint) -> bool {
+    match endpoint {
+        Endpoint::Tcp { host, port } => tokio::net::TcpStream::connect((host.as_str(), *port)).await.is_ok(),
+        Endpoint::Unix(path) => tokio::net::UnixStream::connect(path).await.is_ok(),
+        Endpoint::Vsock { cid, port } => vsock(*cid, *port).await,
     }
 }
 
@@ -97,13 +100,13 @@ async fn vsock(_: u32, _: u32) -> bool {
     false
 }
 
-/// The node's default gateway, which for a VM is most often its host.
+/// The machine's default gateway, which in a VM usually is the host. Reads `net/route` of `proc` (proc_net_route).
 fn gateway(proc: &Path) -> Option<Ipv4Addr> {
     let table = std::fs::read_to_string(proc.join("net/route")).ok()?;
     table.lines().skip(1).find_map(|line| {
         let columns: Vec<&str> = line.split_whitespace().collect();
         let (destination, gateway) = (*columns.get(1)?, *columns.get(2)?);
-        // Little-endian hexadecimal, as the kernel prints it on every machine that we run on.
+        // The kernel prints the address as a number in host byte order: little-endian on every supported machine.
         let address = u32::from_str_radix(gateway, 16).ok()?.swap_bytes();
         (destination == "00000000" && address != 0).then(|| Ipv4Addr::from(address))
     })
@@ -119,24 +122,34 @@ mod tests {
     }
 
     #[test]
-    fn the_gateway_is_the_default_routes() {
+    fn gateway_is_that_of_the_default_route() {
         let root = tempfile::tempdir().expect("a folder");
         std::fs::create_dir(root.path().join("net")).expect("a folder");
         let table = "Iface\tDestination\tGateway \tFlags\tRefCnt\n\
                      eth0\t0000A8C0\t00000000\t0001\t0\n\
                      eth0\t00000000\t0140A8C0\t0003\t0\n";
         std::fs::write(root.path().join("net/route"), table).expect("writes");
-        let gateway = gateway(root.path());
-        assert_eq!(gateway, Some(Ipv4Addr::new(192, 168, 64, 1)));
-        assert_eq!(endpoints(&[], gateway), ["vsock://2:15937", "tcp://192.168.64.1:15937"]);
-        assert_eq!(endpoints(&["tcp://gateway:1".to_owned()], None), [""; 0]);
-        assert_eq!(endpoints(&["vsock://host:1".to_owned()], None), ["vsock://2:1"]);
+        assert_eq!(gateway(root.path()), Some(Ipv4Addr::new(192, 168, 64, 1)));
+    }
+
+    #[test]
+    fn endpoints_have_defaults_and_names_replaced() {
+        let texts = |given: &[&str], gateway| {
+            let given: Vec<String> = given.iter().map(ToString::to_string).collect();
+            endpoints(&given, gateway).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let gateway = Some(Ipv4Addr::new(192, 168, 64, 1));
+        assert_eq!(texts(&[], gateway), ["vsock://2:15937", "tcp://192.168.64.1:15937"]);
+        assert_eq!(texts(&["tcp://gateway:1"], None), [""; 0]);
+        assert_eq!(texts(&["vsock://host:1"], None), ["vsock://2:1"]);
+        assert_eq!(texts(&["nonsense"], None), [""; 0]);
     }
 
     #[tokio::test]
-    async fn an_endpoint_is_gone_when_it_misses_twice() {
+    async fn endpoint_is_unreachable_after_two_failures() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let endpoint = format!("tcp://{}", listener.local_addr().expect("an address"));
+        let address = listener.local_addr().expect("an address");
+        let endpoint = format!("tcp://{address}");
         let folder = tempfile::tempdir().expect("a folder");
         let agents = [
             agent("a", &serde_json::json!({"endpoints": [endpoint, "tcp://127.0.0.1:1"]})),
@@ -145,14 +158,13 @@ mod tests {
         ];
         let mut reach = Reach::default();
         let none = BTreeMap::new();
-        let seen = reach.look(&agents, &none, folder.path()).await;
-        assert_eq!(seen, BTreeMap::from([("a".to_owned(), vec![endpoint.clone()])]));
+        let seen = reach.probe(&agents, &none, folder.path()).await;
+        assert_eq!(seen, BTreeMap::from([("a".to_owned(), vec![endpoint.parse().expect("an endpoint")])]));
         drop(listener);
-        assert_eq!(reach.look(&agents, &none, folder.path()).await.len(), 1, "one miss is none");
-        assert!(reach.look(&agents, &none, folder.path()).await.is_empty());
+        assert_eq!(reach.probe(&agents, &none, folder.path()).await.len(), 1, "after one failure");
+        assert!(reach.probe(&agents, &none, folder.path()).await.is_empty());
         let zone = BTreeMap::from([("zone".to_owned(), "x".to_owned())]);
-        let _again =
-            tokio::net::TcpListener::bind(endpoint.trim_start_matches("tcp://")).await.expect("the port");
-        assert_eq!(reach.look(&agents, &zone, folder.path()).await.len(), 2);
+        let _again = tokio::net::TcpListener::bind(address).await.expect("the port");
+        assert_eq!(reach.probe(&agents, &zone, folder.path()).await.len(), 2);
     }
 }

@@ -1,24 +1,46 @@
-//! Tar archives: how files get into containers.
+//! Tar archives for `PUT /containers/ID/archive`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Files of root's that everybody in the container may read, under the folders that their paths name.
+/// Owner of an archive entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// User ID.
+    pub uid: i64,
+    /// Group ID.
+    pub gid: i64,
+}
+
+impl Owner {
+    /// User and group 0.
+    pub const ROOT: Self = Self { uid: 0, gid: 0 };
+}
+
+/// Files by relative path, owned by root with mode 0444, preceded by their parent folders.
+///
+/// # Errors
+///
+/// If a path is too long for a tar header.
 pub fn files(files: &BTreeMap<String, String>) -> std::io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
-    let mut folders = std::collections::BTreeSet::new();
+    let mut folders = BTreeSet::new();
     for (path, content) in files {
         if let Some((folder, _)) = path.rsplit_once('/')
             && folders.insert(folder)
         {
-            append(&mut archive, &format!("{folder}/"), None, (0, 0))?;
+            append(&mut archive, &format!("{folder}/"), None, Owner::ROOT)?;
         }
-        append(&mut archive, path, Some(content), (0, 0))?;
+        append(&mut archive, path, Some(content), Owner::ROOT)?;
     }
     archive.into_inner()
 }
 
-/// Folders that a user owns; what is in them already stays.
-pub fn folders(paths: &[String], owner: (i64, i64)) -> std::io::Result<Vec<u8>> {
+/// Folders with mode 0755 and the given owner. Unpacking keeps their present content.
+///
+/// # Errors
+///
+/// If a path is too long for a tar header.
+pub fn folders(paths: &[String], owner: Owner) -> std::io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     for path in paths {
         append(&mut archive, &format!("{}/", path.trim_matches('/')), None, owner)?;
@@ -26,18 +48,22 @@ pub fn folders(paths: &[String], owner: (i64, i64)) -> std::io::Result<Vec<u8>> 
     archive.into_inner()
 }
 
+/// Appends a file, or a folder if there is no content.
 fn append(
     archive: &mut tar::Builder<Vec<u8>>,
     path: &str,
     content: Option<&str>,
-    (user, group): (i64, i64),
+    owner: Owner,
 ) -> std::io::Result<()> {
+    let (kind, mode) = match content {
+        Some(_) => (tar::EntryType::Regular, 0o444),
+        None => (tar::EntryType::Directory, 0o755),
+    };
     let mut header = tar::Header::new_ustar();
-    let kind = if content.is_some() { tar::EntryType::Regular } else { tar::EntryType::Directory };
     header.set_entry_type(kind);
-    header.set_mode(if content.is_some() { 0o444 } else { 0o755 });
-    header.set_uid(user.cast_unsigned());
-    header.set_gid(group.cast_unsigned());
+    header.set_mode(mode);
+    header.set_uid(owner.uid.cast_unsigned());
+    header.set_gid(owner.gid.cast_unsigned());
     let content = content.unwrap_or_default().as_bytes();
     header.set_size(content.len() as u64);
     archive.append_data(&mut header, path, content)
@@ -48,9 +74,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_packed_is_what_comes_out() {
-        let wanted = [("host-agent/token".to_owned(), "t".to_owned())].into();
-        let bytes = files(&wanted).expect("packs");
+    fn files_are_packed_after_their_folders() {
+        let content = [("host-agent/token".to_owned(), "t".to_owned())].into();
+        let bytes = files(&content).expect("packs");
         let mut archive = tar::Archive::new(&bytes[..]);
         let found: Vec<_> = archive
             .entries()
@@ -62,7 +88,11 @@ mod tests {
             })
             .collect();
         assert_eq!(found, [("host-agent/".to_owned(), 0o755, 0), ("host-agent/token".to_owned(), 0o444, 1)]);
-        let bytes = folders(&["/home/desktop".to_owned()], (1000, 1001)).expect("packs");
+    }
+
+    #[test]
+    fn folders_have_the_given_owner() {
+        let bytes = folders(&["/home/desktop".to_owned()], Owner { uid: 1000, gid: 1001 }).expect("packs");
         let mut archive = tar::Archive::new(&bytes[..]);
         let entry = archive.entries().expect("reads").next().expect("one").expect("an entry");
         assert_eq!((entry.header().uid().ok(), entry.header().gid().ok()), (Some(1000), Some(1001)));

@@ -1,25 +1,26 @@
-//! `operator docker`: its command line.
+//! Command line of `operator docker`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
-
-use super::machine::{Given, Machine};
-use super::state::Folder;
-use super::{names, run, show};
 use operator_discovery::gpus::Roots;
 use operator_plan::duration::positive;
 use operator_plan::kubernetes::SidecarImage;
 
+use crate::commands::{Commands, LogsOptions};
+use crate::machine::{Machine, RenderNode};
+use crate::state::StateFolder;
+use crate::{names, run};
+
 /// Run streams on a Docker Engine, without a cluster.
 ///
-/// Reads DesktopStream files, makes their containers, keeps them as the files say, and says how they do:
+/// Reads DesktopStream files, creates their containers and reconciles them until Ctrl-C:
 ///
-///   operator docker --dir streams/      run what is in a folder, until Ctrl-C; desktops go on
-///   operator docker status              how they do, and what to do about those that don't
-///   operator docker open NAME           watch one in the browser
+///   operator docker --dir streams/      run the streams of a folder; desktops outlive the operator
+///   operator docker status              list streams with their phase and first problem
+///   operator docker open NAME           open a stream in the browser
 ///
 /// Run it on the Engine's machine, or in a container there with the Engine's socket, /dev and /sys.
 #[derive(Debug, Args)]
@@ -28,167 +29,169 @@ pub struct Docker {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    place: Place,
+    global: Global,
     #[command(flatten)]
     run: Run,
 }
 
-/// Which streams, and where.
+/// Options of all commands.
 #[derive(Debug, Clone, Args)]
-pub struct Place {
-    /// Whose streams these are: projects don't touch each other [default: this folder's name]
-    #[arg(long, global = true, env = "OPERATOR_PROJECT", value_parser = names::check_project)]
+struct Global {
+    /// Project of the streams. Projects do not share objects [default: this folder's name]
+    #[arg(long, global = true, env = "OPERATOR_PROJECT", value_parser = names::parse_project)]
     project: Option<String>,
-    /// Where keys, viewers' tokens and statuses are kept [default: ~/.local/state/desktopstream]
-    #[arg(long, global = true, env = "OPERATOR_STATE")]
+    /// Folder for keys, viewer tokens and statuses [default: ~/.local/state/desktopstream]
+    #[arg(long, global = true, env = "OPERATOR_STATE", value_name = "FOLDER")]
     state: Option<PathBuf>,
-    /// The Engine, such as unix:///var/run/docker.sock [default: DOCKER_HOST]
-    #[arg(long, global = true)]
+    /// Address of the Engine, such as unix:///var/run/docker.sock [default: DOCKER_HOST]
+    #[arg(long, global = true, value_name = "ADDRESS")]
     engine: Option<String>,
 }
 
 /// Options of the operator itself.
 #[derive(Debug, Args)]
 struct Run {
-    /// A folder with DesktopStream files, *.yaml or *.yml; may be given again
+    /// Folder with DesktopStream files, *.yaml or *.yml; repeatable
     #[arg(long, env = "OPERATOR_DIR", value_delimiter = ',')]
     dir: Vec<PathBuf>,
-    /// A DesktopStream file; may be given again
+    /// DesktopStream file; repeatable
     #[arg(long)]
     file: Vec<PathBuf>,
-    /// Bring all about once, and end; exit code 1 if something can't be
+    /// Reconcile until nothing changes, then exit; exit code 1 if a stream cannot be created
     #[arg(long)]
     once: bool,
-    /// Take away streams of this project that no file has, also those of earlier runs
+    /// Remove streams of this project that are in no file, including those of earlier runs
     #[arg(long, env = "OPERATOR_PRUNE")]
     prune: bool,
-    /// At the end, take down all but home folders, as `docker compose down` is meant
+    /// On exit, remove all objects but home volumes, like `docker compose down`
     #[arg(long, env = "OPERATOR_TAKE_DOWN")]
     take_down: bool,
-    /// Where a host-agent is, instead of HostAgents in files: tcp://HOST:PORT, vsock://CID:PORT, unix:/PATH; may be given again [default: vsock://2:15937, tcp://gateway:15937]
-    #[arg(long, env = "OPERATOR_HOST_AGENT", value_delimiter = ',')]
+    /// Endpoint of a host-agent, instead of the HostAgents in files: tcp://HOST:PORT, vsock://CID:PORT or unix:/PATH; repeatable [default: vsock://2:15937, tcp://gateway:15937]
+    #[arg(long, env = "OPERATOR_HOST_AGENT", value_delimiter = ',', value_name = "ENDPOINT")]
     host_agent: Vec<String>,
-    /// A render node of the Engine's machine, with its group where that is another machine: /dev/dri/renderD128:105; may be given again [default: all that are found]
-    #[arg(long, env = "OPERATOR_GPU", value_delimiter = ',', value_parser = Given::read)]
-    gpu: Vec<Given>,
-    /// A driver that counts as a GPU's besides those that we know; may be given again
-    #[arg(long = "driver", env = "OPERATOR_DRIVERS", value_delimiter = ',')]
+    /// Render node of the Engine's machine, with its group if that is another machine, such as /dev/dri/renderD128:105; repeatable [default: all that are detected]
+    #[arg(long, env = "OPERATOR_GPU", value_delimiter = ',', value_parser = RenderNode::parse, value_name = "PATH[:GID]")]
+    gpu: Vec<RenderNode>,
+    /// Kernel driver to accept as a GPU's, besides the known ones; repeatable
+    #[arg(long = "driver", env = "OPERATOR_DRIVERS", value_delimiter = ',', value_name = "DRIVER")]
     drivers: Vec<String>,
-    /// The machine's /dev
+    /// Path of the machine's /dev
     #[arg(long, env = "OPERATOR_DEV", default_value = "/dev")]
     dev: PathBuf,
-    /// The machine's /sys
+    /// Path of the machine's /sys
     #[arg(long, env = "OPERATOR_SYS", default_value = "/sys")]
     sys: PathBuf,
-    /// The machine's /proc, for its default gateway
+    /// Path of the machine's /proc, which tells its default gateway
     #[arg(long, env = "OPERATOR_PROC", default_value = "/proc")]
     proc: PathBuf,
-    /// The sidecar's image; its entrypoint is the sidecar
+    /// Image of the sidecar; its entrypoint must be the sidecar
     #[arg(long, env = "OPERATOR_SIDECAR_IMAGE", default_value = "desktopstream/sidecar")]
     sidecar_image: String,
-    /// When the sidecar's image is pulled: Always, IfNotPresent, Never
+    /// Pull policy of the sidecar's image
     #[arg(long, env = "OPERATOR_SIDECAR_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
     sidecar_pull_policy: String,
-    /// Memory that a sidecar may use: encoding in the sidecar needs some
+    /// Memory limit of a sidecar; encoding in the sidecar needs most of it
     #[arg(long, env = "OPERATOR_SIDECAR_MEMORY_LIMIT", default_value = "1Gi")]
     sidecar_memory_limit: String,
-    /// How often a running sidecar is asked how it does
+    /// Interval at which a running sidecar's status is read
     #[arg(long, env = "OPERATOR_POLL", default_value = "5s", value_parser = positive)]
     poll: Duration,
-    /// How long a token for a host-agent is good; renewed at half of it
+    /// Lifetime of a token for a host-agent; renewed at half of it
     #[arg(long, env = "OPERATOR_TOKEN_LIFE", default_value = "1h", value_parser = positive)]
     token_life: Duration,
-    /// Streams at once
+    /// Number of streams to reconcile at the same time
     #[arg(long, env = "OPERATOR_CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     concurrency: u16,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Streams, how they do, and what to do about those that don't
+    /// List streams with their phase, frame path and first problem
     Status {
-        /// This one only
+        /// Name of a DesktopStream [default: all]
         name: Option<String>,
-        /// Print JSON: the streams with the status that a cluster would show
+        /// Print the streams with their status as JSON
         #[arg(long)]
         json: bool,
     },
-    /// What the sidecar writes
-    Logs(show::Logs),
-    /// Watch a stream: prints its URL, and starts the browser
+    /// Print the sidecar's log
+    Logs(LogsOptions),
+    /// Open a stream in the browser
     Open {
-        /// The DesktopStream
+        /// Name of the DesktopStream
         name: String,
-        /// Print the URL only
+        /// Print the URL without starting a browser
         #[arg(long)]
         no_browser: bool,
-        /// Print the URL as JSON, and start no browser
+        /// Print the URL as JSON without starting a browser
         #[arg(long)]
         json: bool,
     },
-    /// Look at the Engine and this machine; with a name, have its sidecar walk the picture's path leg by leg
+    /// Check the Engine and its machine; with a name, run that sidecar's doctor
     Doctor {
-        /// The DesktopStream
+        /// Name of a DesktopStream
         name: Option<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Take a stream's containers, network and volumes away. A stream that a file has comes back
+    /// Remove the containers and volumes of streams. A running operator creates streams again that are in its files
     Rm {
-        /// The DesktopStreams
+        /// Names of the DesktopStreams
         #[arg(required = true)]
         names: Vec<String>,
-        /// Also a home folder that would be kept
+        /// Also remove home volumes that would be kept
         #[arg(long)]
         home: bool,
     },
 }
 
 impl Docker {
-    /// Does what it says; the exit code is 0 unless a doctor's says otherwise.
+    /// Runs the command. Returns the exit code: that of a doctor, else 0.
+    ///
+    /// # Errors
+    ///
+    /// If the command fails.
     pub async fn run(self) -> Result<u8> {
-        let Self { command, place, run: options } = self;
-        let Place { project, state, engine } = place;
+        let Self { command, global, run: options } = self;
+        let Global { project, state, engine } = global;
         let project = match project {
             Some(project) => project,
-            None => here()?,
+            None => project_of_current_dir()?,
         };
-        let state = state.unwrap_or_else(Folder::usual);
+        let state = state.unwrap_or_else(StateFolder::default_root);
         let Some(command) = command else {
             options.start(project, state, engine).await?;
             return Ok(0);
         };
-        let show = show::Show::new(project, &state, engine)?;
+        let commands = Commands::new(project, &state, engine)?;
         match command {
-            Command::Status { name, json } => show.status(name.as_deref(), json)?,
-            Command::Logs(options) => show.logs(&options).await?,
-            Command::Open { name, no_browser, json } => show.open(&name, no_browser, json).await?,
-            Command::Doctor { name: Some(name), json } => return show.doctor(&name, json).await,
+            Command::Status { name, json } => commands.status(name.as_deref(), json)?,
+            Command::Logs(options) => commands.logs(&options).await?,
+            Command::Open { name, no_browser, json } => commands.open(&name, no_browser, json).await?,
+            Command::Doctor { name: Some(name), json } => return commands.sidecar_doctor(&name, json).await,
             Command::Doctor { name: None, json } => {
-                return show.machine(&options.machine(), &options.sidecar_image, json).await;
+                return commands.engine_doctor(&options.machine(), &options.sidecar_image, json).await;
             }
-            Command::Rm { names, home } => show.rm(&names, home).await?,
+            Command::Rm { names, home } => commands.rm(&names, home).await?,
         }
         Ok(0)
     }
 }
 
-/// This folder's name, as a project.
-fn here() -> Result<String> {
-    let folder = std::env::current_dir().context("can't tell this folder's name; give --project")?;
+fn project_of_current_dir() -> Result<String> {
+    let folder = std::env::current_dir().context("cannot read the current folder's name; set --project")?;
     Ok(names::project(&folder.file_name().unwrap_or_default().to_string_lossy()))
 }
 
 impl Run {
     fn machine(&self) -> Machine {
-        let name = std::fs::read_to_string(self.proc.join("sys/kernel/hostname")).unwrap_or_default();
+        let hostname = std::fs::read_to_string(self.proc.join("sys/kernel/hostname")).unwrap_or_default();
+        let name = Some(hostname.trim().to_owned()).filter(|name| !name.is_empty());
         Machine {
-            name: Some(name.trim().to_owned())
-                .filter(|name| !name.is_empty())
-                .unwrap_or_else(|| "docker".to_owned()),
+            name: name.unwrap_or_else(|| "docker".to_owned()),
             roots: Roots { dev: self.dev.clone(), sys: self.sys.clone(), more_drivers: self.drivers.clone() },
-            given: self.gpu.clone(),
+            configured: self.gpu.clone(),
         }
     }
 
@@ -216,7 +219,7 @@ impl Run {
         let sources: Vec<PathBuf> = dir.into_iter().chain(file).collect();
         anyhow::ensure!(
             !sources.is_empty(),
-            "where are the streams? Give --dir FOLDER or --file FILE; docs/samples has some to begin with"
+            "no streams given: set --dir FOLDER or --file FILE; docs/samples has examples"
         );
         let sidecar = SidecarImage {
             image: sidecar_image,

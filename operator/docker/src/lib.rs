@@ -1,27 +1,29 @@
-//! Docker mode: the same streams on one machine with a Docker Engine, no cluster.
+//! `operator docker`: DesktopStreams on one machine with a Docker Engine, without a cluster.
 //!
 //! ```text
-//!  files ─▶ refuse, plan ─▶ render ─▶ reconcile ─▶ engine
-//!  engine's events, lists ─▶ observe ─▶ plan::status ─▶ state folder ─▶ show
+//!  YAML files ─▶ unsupported, plan ─▶ render ─▶ reconcile ─▶ engine
+//!  Engine's events and lists ─▶ observation ─▶ plan::status ─▶ state folder ─▶ commands
 //! ```
-//! The plan is the cluster's: `validate`, `pair`, `lifecycle`, `workload`, `status`. Only the last step differs,
-//! and what Docker can't do is refused by name.
+//! Validation, pairing, lifecycle, workload and status are those of a cluster, from `operator-plan`. Only the rendered
+//! objects differ, and fields that Docker cannot honour are refused by name.
 
 pub mod archive;
 pub mod attach;
 pub mod cli;
+mod commands;
+pub mod container;
 pub mod engine;
-pub mod files;
 pub mod machine;
 pub mod names;
-pub mod observe;
+pub mod observation;
+pub mod publish;
 mod pulls;
-pub mod reconcile;
+mod reconcile;
 mod recreate;
-pub mod refuse;
 pub mod render;
-pub mod run;
-pub mod show;
+mod run;
 pub mod state;
+pub mod stream_files;
 mod teardown;
-pub mod words;
+pub mod unsupported;
+pub mod view;

@@ -1,97 +1,103 @@
-//! The engine's machine: its GPUs, as containers get them, and what `plan` calls its node.
+//! The Engine's machine: its GPUs as containers get them, and as the single node that `plan` knows.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::render::Device;
-use operator_api::{GpuClass, GpuNodes, names};
+use contract::Endpoint;
+use operator_api::{DeviceNodes, GpuClass, names};
 use operator_discovery::gpus::{self, Roots};
 use operator_plan::facts::{Gpu, Node, NodeFacts};
 use operator_plan::validate::Validated;
 
-/// How GPUs are found.
+use crate::render::Device;
+
+/// The machine and the way its GPUs are found.
 #[derive(Debug, Clone)]
 pub struct Machine {
-    /// Its name.
+    /// Host name.
     pub name: String,
-    /// Where its /dev and /sys are here.
+    /// Where the machine's /dev and /sys are mounted in the operator's file system.
     pub roots: Roots,
-    /// GPUs that were given by hand; then none is looked for.
-    pub given: Vec<Given>,
+    /// Render nodes from `--gpu`. If there are any, GPUs are not detected.
+    pub configured: Vec<RenderNode>,
 }
 
-/// A GPU given by hand.
+/// A render node from the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Given {
-    /// Its render node, on the engine's machine.
-    pub render: String,
-    /// The group that owns it.
+pub struct RenderNode {
+    /// Path on the Engine's machine.
+    pub path: String,
+    /// Group that owns it.
     pub gid: u32,
 }
 
-impl Given {
-    /// `/dev/dri/renderD128` of this machine, or with `:GID` of another.
-    pub fn read(text: &str) -> Result<Self, String> {
-        let (render, gid) = if let Some((render, gid)) = text.split_once(':') {
-            (render, gid.parse().map_err(|_| format!("{gid:?} is no group's number, as in {render}:105"))?)
+impl RenderNode {
+    /// Parses `PATH` of a node on this machine, or `PATH:GID` of a node on another one.
+    ///
+    /// # Errors
+    ///
+    /// If the text is malformed, or if the node is not on this machine and has no group.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (path, gid) = if let Some((path, gid)) = text.split_once(':') {
+            (path, gid.parse().map_err(|_| format!("{gid:?} is not a group ID; write {path}:105"))?)
         } else {
             let found = std::fs::metadata(text).map_err(|error| {
-                format!("{text}: {error}; of another machine, give its group, as in {text}:105")
+                format!("{text}: {error}; if it is on another machine, append its group: {text}:105")
             })?;
             (text, found.gid())
         };
-        if !render.starts_with('/') {
-            return Err(format!("{render:?} is no device node: write one such as /dev/dri/renderD128"));
+        if !path.starts_with('/') {
+            return Err(format!("{path:?} is not a device node; write a path such as /dev/dri/renderD128"));
         }
-        Ok(Self { render: render.to_owned(), gid })
+        Ok(Self { path: path.to_owned(), gid })
     }
 }
 
 impl Machine {
-    /// GPUs that can be handed out now, under their names on the engine's machine.
+    /// Healthy GPUs, with their paths on the Engine's machine.
     pub fn gpus(&self) -> Vec<Gpu> {
-        if !self.given.is_empty() {
-            let gpu = |given: &Given| Gpu {
-                name: given.render.trim_start_matches('/').replace('/', "-"),
+        if !self.configured.is_empty() {
+            let gpu = |node: &RenderNode| Gpu {
+                name: node.path.trim_start_matches('/').replace('/', "-"),
                 driver: String::new(),
                 class: GpuClass::Any,
-                render: given.render.clone(),
+                render: node.path.clone(),
                 card: None,
-                render_gid: given.gid,
+                render_gid: node.gid,
                 three_d: None,
             };
-            return self.given.iter().map(gpu).collect();
+            return self.configured.iter().map(gpu).collect();
         }
         let found = gpus::find(&self.roots).unwrap_or_else(|error| {
-            tracing::warn!(%error, "can't look for GPUs");
+            tracing::warn!(%error, "cannot detect GPUs");
             Vec::new()
         });
         let healthy = found.into_iter().filter(|found| found.healthy).map(|found| found.gpu);
         healthy
             .map(|gpu| Gpu {
-                render: self.there(&gpu.render),
-                card: gpu.card.as_deref().map(|card| self.there(card)),
+                render: self.path_on_machine(&gpu.render),
+                card: gpu.card.as_deref().map(|card| self.path_on_machine(card)),
                 ..gpu
             })
             .collect()
     }
 
-    /// A device file's name on the engine's machine, whose /dev may be elsewhere here.
-    fn there(&self, path: &str) -> String {
+    /// A device path of ours as a path on the Engine's machine, whose /dev may be mounted elsewhere here.
+    fn path_on_machine(&self, path: &str) -> String {
         let inside = Path::new(path).strip_prefix(&self.roots.dev).ok();
         inside.map_or_else(|| path.to_owned(), |inside| Path::new("/dev").join(inside).display().to_string())
     }
 
-    fn here(&self, path: &str) -> PathBuf {
+    fn path_here(&self, path: &str) -> PathBuf {
         self.roots.dev.join(path.strip_prefix("/dev/").unwrap_or(path))
     }
 
-    /// As `plan` sees it. GPUs are shared by as many streams as there are; one stream's `count` are different ones.
-    pub fn node(&self, gpus: Vec<Gpu>, host_agents: BTreeMap<String, Vec<String>>) -> Node {
+    /// The machine as a node. Any number of streams may share a GPU; `spec.gpu.count` counts different ones.
+    pub fn node(&self, gpus: Vec<Gpu>, host_agents: BTreeMap<String, Vec<Endpoint>>) -> Node {
         let mut devices = BTreeMap::new();
         for gpu in &gpus {
-            let families = GpuClass::FAMILIES.into_iter().filter(|class| fits(*class, gpu));
+            let families = GpuClass::FAMILIES.into_iter().filter(|class| matches(*class, gpu));
             for class in families.chain([GpuClass::Any]) {
                 *devices.entry(names::resource(class, false)).or_insert(0) += 1;
                 if gpu.card.is_some() {
@@ -108,67 +114,71 @@ impl Machine {
         }
     }
 
-    /// The GPUs that a stream gets; `None` if there are too few.
+    /// The devices that a stream gets; `None` if the machine has too few of the class.
     pub fn devices(&self, stream: &Validated, gpus: &[Gpu]) -> Option<Vec<Device>> {
-        let want = &stream.spec.gpu;
-        let with_card = want.nodes == GpuNodes::RenderAndCard;
-        let fitting = gpus.iter().filter(|gpu| fits(want.class, gpu) && (!with_card || gpu.card.is_some()));
+        let wanted = &stream.spec.gpu;
+        let with_card = wanted.device_nodes == DeviceNodes::RenderAndCard;
+        let fitting =
+            gpus.iter().filter(|gpu| matches(wanted.class, gpu) && (!with_card || gpu.card.is_some()));
         let chosen: Vec<Device> = fitting
-            .take(want.count as usize)
+            .take(wanted.count as usize)
             .map(|gpu| {
                 let card = gpu.card.clone().filter(|_| with_card);
-                let of_card =
-                    card.as_ref().and_then(|card| std::fs::metadata(self.here(card)).ok()).map(|it| it.gid());
+                let card_gid = card
+                    .as_ref()
+                    .and_then(|card| std::fs::metadata(self.path_here(card)).ok())
+                    .map(|it| it.gid());
                 Device {
                     render: gpu.render.clone(),
-                    gids: std::iter::once(gpu.render_gid).chain(of_card).collect(),
+                    gids: std::iter::once(gpu.render_gid).chain(card_gid).collect(),
                     card,
                 }
             })
             .collect();
-        (chosen.len() == want.count as usize).then_some(chosen)
+        (chosen.len() == wanted.count as usize).then_some(chosen)
     }
 }
 
-/// Of one that was given by hand nobody knows the driver.
-fn fits(class: GpuClass, gpu: &Gpu) -> bool {
+/// Whether a GPU satisfies a class. The driver of a GPU from the command line is unknown, so it satisfies all classes.
+fn matches(class: GpuClass, gpu: &Gpu) -> bool {
     class == GpuClass::Any || gpu.class == class || gpu.class == GpuClass::Any
 }
 
 #[cfg(test)]
 mod tests {
+    use operator_discovery::testing::machine;
+    use operator_plan::testing::validated;
     use serde_json::json;
 
     use super::*;
-    use operator_discovery::testing::machine;
-    use operator_plan::testing::validated;
 
     #[test]
-    fn a_stream_gets_gpus_of_its_class_under_their_own_names() {
+    fn stream_gets_gpus_of_its_class_with_their_paths_on_the_machine() {
         let root = tempfile::tempdir().expect("a folder");
         let gpus = [("0000:00:02.0", "i915", 0, None), ("0000:00:03.0", "virtio_gpu", 1, Some("1"))];
-        let machine = Machine { name: "m".to_owned(), roots: machine(root.path(), &gpus), given: Vec::new() };
+        let machine =
+            Machine { name: "m".to_owned(), roots: machine(root.path(), &gpus), configured: Vec::new() };
         let gpus = machine.gpus();
-        let gets = |spec| machine.devices(&validated(&json!({"spec": {"gpu": spec}})), &gpus);
-        let virtio = gets(json!({"class": "Virtio"})).expect("one");
+        let devices = |spec| machine.devices(&validated(&json!({"spec": {"gpu": spec}})), &gpus);
+        let virtio = devices(json!({"class": "Virtio"})).expect("one");
         assert_eq!(virtio[0].render, "/dev/dri/renderD129");
         assert_eq!((virtio[0].card.as_deref(), virtio[0].gids.len()), (None, 1));
-        let card = gets(json!({"nodes": "RenderAndCard"})).expect("one");
+        let card = devices(json!({"deviceNodes": "RenderAndCard"})).expect("one");
         assert_eq!((card[0].card.as_deref(), card[0].gids.len()), (Some("/dev/dri/card0"), 2));
-        assert_eq!(gets(json!({"count": 2})).map(|all| all.len()), Some(2));
-        assert_eq!(gets(json!({"count": 3})), None);
-        assert_eq!(gets(json!({"class": "Amd"})), None);
+        assert_eq!(devices(json!({"count": 2})).map(|all| all.len()), Some(2));
+        assert_eq!(devices(json!({"count": 3})), None);
+        assert_eq!(devices(json!({"class": "Amd"})), None);
         let node = machine.node(gpus.clone(), BTreeMap::new());
-        assert!(node.offers(GpuClass::Any, GpuNodes::RenderOnly, 2));
-        assert!(!node.offers(GpuClass::Amd, GpuNodes::RenderOnly, 1));
+        assert!(node.offers(GpuClass::Any, DeviceNodes::RenderOnly, 2));
+        assert!(!node.offers(GpuClass::Amd, DeviceNodes::RenderOnly, 1));
     }
 
     #[test]
-    fn one_given_by_hand_fits_everybody() {
-        let given = Given::read("/dev/dri/renderD128:44").expect("reads");
-        assert!(Given::read("renderD128:1").is_err() && Given::read("/dev/nowhere").is_err());
+    fn configured_render_node_satisfies_every_class() {
+        let node = RenderNode::parse("/dev/dri/renderD128:44").expect("parses");
+        assert!(RenderNode::parse("renderD128:1").is_err() && RenderNode::parse("/dev/nowhere").is_err());
         let roots = Roots { dev: "/dev".into(), sys: "/nowhere".into(), more_drivers: Vec::new() };
-        let machine = Machine { name: "m".to_owned(), roots, given: vec![given] };
+        let machine = Machine { name: "m".to_owned(), roots, configured: vec![node] };
         let stream = validated(&json!({"spec": {"gpu": {"class": "Virtio"}}}));
         let devices = machine.devices(&stream, &machine.gpus()).expect("one");
         assert_eq!(devices[0].gids, [44]);

@@ -1,47 +1,53 @@
-//! Every label and name that we leave in a Docker Engine.
+//! Names and labels of the objects that we create on a Docker Engine.
 //!
-//! Names have `_` between their parts, which neither projects nor streams have: `a-b` with `c` and `a` with
-//! `b-c` are two streams.
+//! The parts of a name are joined by `_`, which neither project nor stream names contain. Stream `c` of project `a-b` and
+//! stream `b-c` of project `a` therefore have different object names.
 
 use std::collections::HashMap;
 
-/// Label: the project, as Compose means it: streams of one don't touch those of another.
+/// Label: the project, as in Compose.
 pub const PROJECT: &str = "desktopstream.dev/project";
-/// Label: the stream.
+/// Label: the stream's name.
 pub const NAME: &str = "desktopstream.dev/name";
-/// Label: what it is for; see [`Role`].
+/// Label: the object's [`Role`].
 pub const ROLE: &str = "desktopstream.dev/role";
-/// Label: a digest of what a container was made from.
+/// Label: digest of the configuration that a container was created from.
 pub const SPEC_HASH: &str = "desktopstream.dev/spec-hash";
 /// Label of a home volume that outlives its stream.
 pub const KEEP: &str = "desktopstream.dev/keep";
-/// Label on containers of others: give it the sidecar of this stream.
+/// Label on a user's container: attach the sidecar of this stream to it.
 pub const ATTACH: &str = "desktopstream.dev/attach";
-/// Label on such a container: `true` lets us make it anew where it lacks the device or the folder.
+/// Label on a user's container: `true` allows us to recreate it with the device, group or folder that it lacks.
 pub const RECREATE: &str = "desktopstream.dev/recreate";
-/// Annotation of a stream: where its viewers' port is published, `[IP:]PORT`.
+/// Annotation of a stream: host address and port of its viewers, `[IP:]PORT`.
 pub const PUBLISH: &str = "desktopstream.dev/publish";
 
-/// What a thing of ours is for.
+/// Longest project name.
+const MAX_PROJECT_LENGTH: usize = 60;
+
+/// Purpose of an object of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
-    /// The container with the compositor.
+    /// Container of the compositor.
     Desktop,
-    /// The container that streams it.
+    /// Container that captures and serves the desktop.
     Sidecar,
-    /// The network of all containers of a project, which don't see each other in it.
+    /// Network of the project's containers, without connections between them.
     Network,
-    /// The volume behind `XDG_RUNTIME_DIR`.
+    /// Volume at `XDG_RUNTIME_DIR`, shared by desktop and sidecar.
     Runtime,
-    /// The volume with tokens.
+    /// Volume with the sidecar's tokens.
     Secrets,
-    /// The home folder's volume.
+    /// Volume of the home folder.
     Home,
 }
 
 impl Role {
-    /// As in labels and names.
-    pub const fn text(self) -> &'static str {
+    const ALL: [Self; 6] =
+        [Self::Desktop, Self::Sidecar, Self::Network, Self::Runtime, Self::Secrets, Self::Home];
+
+    /// Value of the [`ROLE`] label, and suffix of object names.
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Desktop => "desktop",
             Self::Sidecar => "sidecar",
@@ -52,61 +58,61 @@ impl Role {
         }
     }
 
-    /// From a label.
-    pub fn read(text: &str) -> Option<Self> {
-        let all = [Self::Desktop, Self::Sidecar, Self::Network, Self::Runtime, Self::Secrets, Self::Home];
-        all.into_iter().find(|role| role.text() == text)
+    /// Parses the value of a [`ROLE`] label.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.as_str() == text)
     }
 }
 
-/// A stream in a project.
+/// A stream's identity: its project and its name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Place {
-    /// The project.
+pub struct StreamKey {
+    /// Project name.
     pub project: String,
-    /// The stream.
+    /// Stream name.
     pub stream: String,
 }
 
-impl Place {
-    /// Of this stream.
+impl StreamKey {
+    /// Key of `stream` in `project`.
     pub fn new(project: &str, stream: &str) -> Self {
         Self { project: project.to_owned(), stream: stream.to_owned() }
     }
 
-    /// The name of one of its things. The network is its project's: an Engine has room for some thirty.
+    /// Name of the stream's object with this role. The network is the project's: an Engine's default address pools suffice
+    /// for some thirty networks.
     pub fn object(&self, role: Role) -> String {
         match role {
             Role::Network => network(&self.project),
-            role => format!("{}_{}_{}", self.project, self.stream, role.text()),
+            role => format!("{}_{}_{}", self.project, self.stream, role.as_str()),
         }
     }
 
-    /// Labels of one of its things.
+    /// Labels of the stream's object with this role.
     pub fn labels(&self, role: Role) -> HashMap<String, String> {
         [
             (operator_api::names::MANAGED_BY, operator_api::names::MANAGER),
             (PROJECT, &self.project),
             (NAME, &self.stream),
-            (ROLE, role.text()),
+            (ROLE, role.as_str()),
         ]
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into()
     }
 
-    /// Whose a thing is, by its labels.
-    pub fn read(labels: &HashMap<String, String>) -> Option<(Self, Role)> {
-        let role = Role::read(labels.get(ROLE)?)?;
+    /// The stream and role that an object's labels state; `None` if it is not ours.
+    pub fn from_labels(labels: &HashMap<String, String>) -> Option<(Self, Role)> {
+        let role = Role::parse(labels.get(ROLE)?)?;
         Some((Self::new(labels.get(PROJECT)?, labels.get(NAME)?), role))
     }
 }
 
-/// The network of a project.
+/// Name of a project's network.
 pub fn network(project: &str) -> String {
-    format!("{project}_{}", Role::Network.text())
+    format!("{project}_{}", Role::Network.as_str())
 }
 
-/// A project's name from a folder's: what Docker takes in names, without the `_` that parts them.
+/// The project name that a folder's name becomes: lower case, `-` for every character other than a-z and 0-9.
 pub fn project(folder: &str) -> String {
     let plain: String = folder
         .to_lowercase()
@@ -114,15 +120,22 @@ pub fn project(folder: &str) -> String {
         .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' })
         .collect();
     let plain = plain.trim_matches('-');
-    if plain.is_empty() { "default".to_owned() } else { plain.chars().take(60).collect() }
+    if plain.is_empty() { "default".to_owned() } else { plain.chars().take(MAX_PROJECT_LENGTH).collect() }
 }
 
-/// Why this is no project's name.
-pub fn check_project(text: &str) -> Result<String, String> {
+/// Parses a project name.
+///
+/// # Errors
+///
+/// If the text is not a valid project name.
+pub fn parse_project(text: &str) -> Result<String, String> {
     if !text.is_empty() && project(text) == text {
         return Ok(text.to_owned());
     }
-    Err(format!("{text:?} is no project: write a-z, 0-9 and '-', at most 60, such as {:?}", project(text)))
+    Err(format!(
+        "{text:?} is not a project name: use a-z, 0-9 and '-', at most {MAX_PROJECT_LENGTH} characters, such as {:?}",
+        project(text)
+    ))
 }
 
 #[cfg(test)]
@@ -130,26 +143,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_read_back_and_names_do_not_meet() {
-        let place = Place::new("p", "desk");
-        for role in [Role::Desktop, Role::Home] {
-            assert_eq!(Place::read(&place.labels(role)), Some((place.clone(), role)));
+    fn labels_round_trip_to_the_stream_and_role() {
+        let key = StreamKey::new("p", "desk");
+        for role in Role::ALL {
+            assert_eq!(StreamKey::from_labels(&key.labels(role)), Some((key.clone(), role)));
         }
-        assert_ne!(
-            Place::new("a-b", "c").object(Role::Desktop),
-            Place::new("a", "b-c").object(Role::Desktop)
-        );
-        assert_eq!(Place::read(&HashMap::new()), None);
+        assert_eq!(StreamKey::from_labels(&HashMap::new()), None);
     }
 
     #[test]
-    fn folders_become_projects() {
+    fn object_names_of_different_streams_differ() {
+        assert_ne!(
+            StreamKey::new("a-b", "c").object(Role::Desktop),
+            StreamKey::new("a", "b-c").object(Role::Desktop)
+        );
+    }
+
+    #[test]
+    fn folder_name_becomes_a_valid_project_name() {
         for (folder, name) in [("My Streams", "my-streams"), ("a_b", "a-b"), ("ä", "default"), ("x1", "x1")]
         {
             assert_eq!(project(folder), name);
-            assert_eq!(check_project(name), Ok(name.to_owned()));
+            assert_eq!(parse_project(name), Ok(name.to_owned()));
         }
-        assert!(check_project("a_b").is_err_and(|says| says.contains("a-b")));
-        assert!(check_project("").is_err());
+        assert!(parse_project("a_b").is_err_and(|error| error.contains("a-b")));
+        assert!(parse_project("").is_err());
     }
 }

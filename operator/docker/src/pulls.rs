@@ -1,90 +1,88 @@
-//! Images that are being pulled, beside everything else: a slow registry holds up its own stream only.
+//! Image pulls in the background, so that a slow registry delays only the streams that need its images.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
-
-use super::engine::Engine;
 use operator_api::conditions::reasons;
 use operator_plan::status::Obstacle;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
-/// How long a pulled image counts as fresh where it is always pulled.
+use crate::engine::{Engine, Refusal};
+
+/// Time after a pull during which the policy `Always` does not pull again.
 const FRESH: Duration = Duration::from_secs(60);
-/// First and longest wait after a failure.
-const BACK_OFF: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
+/// Delay after the first failure. It doubles with each further one.
+const MIN_BACKOFF: Duration = Duration::from_secs(5);
+/// Longest delay after a failure.
+const MAX_BACKOFF: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Clone)]
 enum Pull {
     Running,
     Done { at: Instant },
-    Failed { why: Obstacle, times: u32, until: Instant },
+    Failed { obstacle: Obstacle, failures: u32, retry_at: Instant },
 }
 
-/// All of them.
+/// Pulls by image.
 #[derive(Debug)]
 pub struct Pulls {
-    all: Arc<Mutex<HashMap<String, Pull>>>,
+    pulls: Arc<Mutex<HashMap<String, Pull>>>,
     wake: Arc<Notify>,
 }
 
 impl Pulls {
-    /// None yet; `wake` is told when one ends.
+    /// Notifies `wake` when a pull ends.
     pub fn new(wake: Arc<Notify>) -> Self {
-        Self { all: Arc::default(), wake }
+        Self { pulls: Arc::default(), wake }
     }
 
-    /// Whether none is under way.
-    pub fn are_quiet(&self) -> bool {
-        !lock(&self.all).values().any(|pull| matches!(pull, Pull::Running))
+    /// Whether no pull is running.
+    pub fn are_idle(&self) -> bool {
+        !self.pulls.lock().values().any(|pull| matches!(pull, Pull::Running))
     }
 
-    /// Whether the image was pulled just now; else pulls it, and says what there is to wait for.
-    pub fn want(&self, engine: &Arc<Engine>, image: &str) -> Option<Obstacle> {
-        let mut all = lock(&self.all);
-        let times = match all.get(image) {
+    /// `None` if the image was pulled within the last minute. Otherwise starts a pull, unless one is running or its retry
+    /// is not due, and returns the obstacle.
+    pub fn ensure(&self, engine: &Arc<Engine>, image: &str) -> Option<Obstacle> {
+        let mut pulls = self.pulls.lock();
+        let (failures, obstacle) = match pulls.get(image) {
             Some(Pull::Done { at }) if at.elapsed() < FRESH => return None,
             Some(Pull::Running) => return Some(pulling(image)),
-            Some(Pull::Failed { why, until, .. }) if Instant::now() < *until => {
-                return Some(why.clone());
+            Some(Pull::Failed { obstacle, retry_at, .. }) if Instant::now() < *retry_at => {
+                return Some(obstacle.clone());
             }
-            Some(Pull::Failed { times, .. }) => *times,
-            Some(Pull::Done { .. }) | None => 0,
+            // The last error stays in the status until the retry ends.
+            Some(Pull::Failed { failures, obstacle, .. }) => (*failures, obstacle.clone()),
+            Some(Pull::Done { .. }) | None => (0, pulling(image)),
         };
-        let said = match all.get(image) {
-            // Until it is known better, the last word stands.
-            Some(Pull::Failed { why, .. }) => why.clone(),
-            _ => pulling(image),
-        };
-        all.insert(image.to_owned(), Pull::Running);
-        drop(all);
-        let (all, wake, engine) = (Arc::clone(&self.all), Arc::clone(&self.wake), Arc::clone(engine));
+        pulls.insert(image.to_owned(), Pull::Running);
+        drop(pulls);
+        let (pulls, wake, engine) = (Arc::clone(&self.pulls), Arc::clone(&self.wake), Arc::clone(engine));
         let image = image.to_owned();
         tokio::spawn(async move {
-            tracing::info!(image, "pulling");
-            let end = match engine.pull(&image).await {
-                Ok(()) => Pull::Done { at: Instant::now() },
-                Err(error) => {
-                    tracing::warn!(%error, "will try again");
-                    let wait = (BACK_OFF.0 * 2_u32.pow(times.min(8))).min(BACK_OFF.1);
-                    let reason = if error.is_full() { reasons::DISK_FULL } else { reasons::IMAGE };
-                    let why = Obstacle { reason, text: error.to_string() };
-                    Pull::Failed { why, times: times + 1, until: Instant::now() + wait }
-                }
-            };
-            lock(&all).insert(image, end);
+            let result = pull(&engine, &image, failures).await;
+            pulls.lock().insert(image, result);
             wake.notify_one();
         });
-        Some(said)
+        Some(obstacle)
     }
+}
+
+async fn pull(engine: &Engine, image: &str, failures: u32) -> Pull {
+    tracing::info!(image, "pulling image");
+    let Err(error) = engine.pull(image).await else { return Pull::Done { at: Instant::now() } };
+    let delay = (MIN_BACKOFF * 2_u32.pow(failures.min(8))).min(MAX_BACKOFF);
+    tracing::warn!(image, %error, ?delay, "image pull failed");
+    let reason = match error.refusal() {
+        Some(Refusal::OutOfSpace) => reasons::DISK_FULL,
+        _ => reasons::IMAGE,
+    };
+    let obstacle = Obstacle { reason, text: error.to_string() };
+    Pull::Failed { obstacle, failures: failures + 1, retry_at: Instant::now() + delay }
 }
 
 fn pulling(image: &str) -> Obstacle {
-    Obstacle { reason: reasons::WAITING, text: format!("image {image} is being pulled") }
-}
-
-fn lock(all: &Mutex<HashMap<String, Pull>>) -> MutexGuard<'_, HashMap<String, Pull>> {
-    // Every change is one insertion: whoever panicked left whole entries.
-    all.lock().unwrap_or_else(PoisonError::into_inner)
+    Obstacle { reason: reasons::WAITING, text: format!("pulling image {image}") }
 }

@@ -1,91 +1,117 @@
-//! Makes a container of somebody else's anew, and takes it all back where the new one doesn't start.
+//! Recreates a user's container with the devices, groups and folder that it lacks, and restores the old one if the new one
+//! does not start.
 //!
 //! ```text
-//!  NAME runs ─stop─▶ NAME-before ─make, start─▶ NAME runs ─▶ NAME-before is removed
-//!                        └── the new one doesn't start: it is removed, the old one is NAME again
+//!  NAME runs ─stop─▶ NAME-desktopstream-before ─create, start─▶ NAME runs ─▶ the old container is removed
+//!                        └── the new one does not start: remove it, rename the old one to NAME, start it
 //! ```
-//! An operator that ends in between finds `NAME-before` when it comes back: [`tidy`].
+//! An operator that is killed in between leaves the renamed container; the next one calls [`finish_interrupted`].
 
 use std::time::Duration;
 
 use bollard::models::ContainerInspectResponse;
 
-use super::attach::{Anew, Needs, anew};
-use super::engine::{Engine, EngineError};
-use super::observe::{Container, State};
-use super::teardown::GRACE;
+use crate::attach::{Needs, Replacement, replacement};
+use crate::container::{Container, State};
+use crate::engine::{Engine, EngineError};
+use crate::teardown::GRACE_SECONDS;
 
-/// What the old one is called meanwhile.
-pub const BEFORE: &str = "-desktopstream-before";
-/// How long the new one must run to count as started.
-const PROOF: Duration = Duration::from_secs(3);
+/// Suffix of the old container's name meanwhile.
+pub const OLD_SUFFIX: &str = "-desktopstream-before";
+/// Time that the new container must run to count as started.
+const PROBATION: Duration = Duration::from_secs(3);
 
-/// Does it. The inner error is why it was taken back.
+/// Outcome of a recreation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recreated {
+    /// The new container runs, the old one is removed.
+    Yes,
+    /// The new container did not start, and the old one is back.
+    Restored {
+        /// Reason why the new container did not start.
+        cause: String,
+    },
+}
+
+/// Recreates the container. `runtime_volume` is mounted at its `XDG_RUNTIME_DIR` if it has no mount there.
+///
+/// # Errors
+///
+/// If the Engine is unreachable, or if the old container cannot be stopped, renamed or restored.
 pub async fn recreate(
     engine: &Engine,
     found: &ContainerInspectResponse,
     needs: Needs<'_>,
-    runtime: &str,
-) -> Result<Result<(), String>, EngineError> {
+    runtime_volume: &str,
+) -> Result<Recreated, EngineError> {
     let name = found.name.as_deref().unwrap_or_default().trim_start_matches('/').to_owned();
     let id = found.id.clone().unwrap_or_default();
-    let ran = found.state.as_ref().and_then(|state| state.running) == Some(true);
-    let Anew { body, networks } = anew(found, needs, runtime);
-    tracing::info!(container = name, "is made anew with what it lacks");
-    if ran {
-        engine.stop(&id, GRACE * 2).await?;
+    let was_running = found.state.as_ref().and_then(|state| state.running) == Some(true);
+    let replacement = replacement(found, needs, runtime_volume);
+    tracing::info!(container = name, "recreating container");
+    if was_running {
+        engine.stop(&id, GRACE_SECONDS * 2).await?;
     }
-    engine.rename(&id, &format!("{name}{BEFORE}")).await?;
-    let made = async {
-        engine.create(&name, body).await?;
-        for (network, endpoint) in networks {
-            engine.connect(&network, &name, endpoint).await?;
-        }
-        engine.start(&name).await?;
-        tokio::time::sleep(PROOF).await;
-        let state = engine.inspect(&name).await?.state.unwrap_or_default();
-        let runs = state.running == Some(true) && state.restarting != Some(true);
-        Ok::<_, EngineError>(if runs {
-            Ok(())
-        } else {
-            Err(format!("it ended at once, exit code {}", state.exit_code.unwrap_or_default()))
-        })
-    };
-    let why = match made.await {
-        Ok(Ok(())) => {
-            // Its volumes are the new one's now.
+    engine.rename(&id, &format!("{name}{OLD_SUFFIX}")).await?;
+    let cause = match start_replacement(engine, &name, replacement).await {
+        Ok(Start::Runs) => {
+            // The new container mounts the old one's volumes.
             engine.remove(&id, false).await?;
-            return Ok(Ok(()));
+            return Ok(Recreated::Yes);
         }
-        Ok(Err(why)) => why,
-        Err(gone @ EngineError::Gone { .. }) => return Err(gone),
+        Ok(Start::Ended { exit_code }) => format!("it ended at once, exit code {exit_code}"),
+        Err(error @ EngineError::Unreachable { .. }) => return Err(error),
         Err(error) => error.to_string(),
     };
-    tracing::warn!(container = name, why, "the new one does not start: the old one is taken back");
-    take_back(engine, &id, &name, ran).await?;
-    Ok(Err(why))
+    tracing::warn!(container = name, cause, "recreated container does not start, restoring the old one");
+    restore(engine, &id, &name, was_running).await?;
+    Ok(Recreated::Restored { cause })
 }
 
-async fn take_back(engine: &Engine, old: &str, name: &str, start: bool) -> Result<(), EngineError> {
+enum Start {
+    Runs,
+    Ended { exit_code: i64 },
+}
+
+async fn start_replacement(
+    engine: &Engine,
+    name: &str,
+    Replacement { body, networks }: Replacement,
+) -> Result<Start, EngineError> {
+    engine.create(name, body).await?;
+    for (network, endpoint) in networks {
+        engine.connect(&network, name, endpoint).await?;
+    }
+    engine.start(name).await?;
+    tokio::time::sleep(PROBATION).await;
+    let state = engine.inspect(name).await?.state.unwrap_or_default();
+    if state.running == Some(true) && state.restarting != Some(true) {
+        Ok(Start::Runs)
+    } else {
+        Ok(Start::Ended { exit_code: state.exit_code.unwrap_or_default() })
+    }
+}
+
+async fn restore(engine: &Engine, old_id: &str, name: &str, start: bool) -> Result<(), EngineError> {
     engine.remove(name, false).await?;
-    engine.rename(old, name).await?;
-    if start { engine.start(old).await } else { Ok(()) }
+    engine.rename(old_id, name).await?;
+    if start { engine.start(old_id).await } else { Ok(()) }
 }
 
-/// Ends what an operator left in between: where the new one runs, the old one goes, else it is taken back.
-/// `true` if there was anything.
-pub async fn tidy(engine: &Engine, containers: &[Container]) -> Result<bool, EngineError> {
-    let mut did = false;
+/// Finishes recreations that a killed operator left: removes the old container if the new one runs, else restores it.
+/// True if there were any.
+pub async fn finish_interrupted(engine: &Engine, containers: &[Container]) -> Result<bool, EngineError> {
+    let mut finished = false;
     for old in containers {
-        let Some(name) = old.name.strip_suffix(BEFORE) else { continue };
+        let Some(name) = old.name.strip_suffix(OLD_SUFFIX) else { continue };
         let new = containers.iter().find(|it| it.name == name);
-        tracing::warn!(container = name, "was being made anew when an operator ended");
+        tracing::warn!(container = name, "finishing an interrupted recreation");
         if new.is_some_and(|new| new.state == State::Running) {
             engine.remove(&old.id, false).await?;
         } else {
-            take_back(engine, &old.id, name, true).await?;
+            restore(engine, &old.id, name, true).await?;
         }
-        did = true;
+        finished = true;
     }
-    Ok(did)
+    Ok(finished)
 }

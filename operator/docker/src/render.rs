@@ -1,107 +1,122 @@
-//! A workload as Docker's objects. Infallible: what could be wrong was found by `refuse`.
+//! Renders a workload as Docker objects. Infallible: `unsupported` has refused what cannot be rendered.
 
 mod desktop;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::Path;
 
 use bollard::models::{
     ContainerCreateBody, DeviceMapping, EndpointSettings, HostConfig, Mount, MountType, MountVolumeOptions,
     NetworkCreateRequest, NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
     VolumeCreateRequest,
 };
-use sha2::{Digest, Sha256};
-
-use super::names::{self, Place, Role};
-use super::refuse::Publish;
+use contract::Endpoint;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use operator_api::OnDelete;
 use operator_api::names::{RUNTIME_DIR, SECRETS_DIR, UID, VIEWER_PORT};
 use operator_plan::kubernetes::SidecarImage;
 use operator_plan::pair::Pairing;
-use operator_plan::validate::{Validated, bytes};
+use operator_plan::quantity::amount;
+use operator_plan::validate::Validated;
 use operator_plan::workload::{Workload, hex};
+use sha2::{Digest, Sha256};
 
-/// A GPU of the engine's machine, as its containers get it.
+use crate::archive::Owner;
+use crate::names::{self, Role, StreamKey};
+use crate::publish::Publish;
+
+/// Mount point of the folder with a host-agent's Unix socket, in the sidecar.
+const HOST_SOCKET_DIR: &str = "/run/desktopstream-host";
+
+/// A GPU of the Engine's machine, as a container gets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// Its render node.
+    /// Path of the render node.
     pub render: String,
-    /// Its card node, if the stream asks for it.
+    /// Path of the card node, if the stream asks for it.
     pub card: Option<String>,
-    /// The groups that own them.
+    /// Groups that own the nodes.
     pub gids: Vec<u32>,
 }
 
-/// A container of somebody else's that gets a sidecar.
+impl Device {
+    /// Paths of all nodes.
+    pub fn paths(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.render).chain(&self.card)
+    }
+}
+
+/// A user's container that the sidecar is attached to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attached {
-    /// The volume or folder behind its `XDG_RUNTIME_DIR`, which the sidecar shares; none where the picture is
-    /// not taken from the desktop.
-    pub runtime: Option<Shared>,
-    /// Whom it runs as: the runtime folder's sockets let in their own user only.
+    /// Volume or folder at its `XDG_RUNTIME_DIR`, shared with the sidecar; `None` if the desktop is not captured.
+    pub runtime: Option<Source>,
+    /// User of the sidecar, `UID` or `UID:GID`: the compositor's sockets admit only their own user.
     pub user: String,
 }
 
-/// What two containers share.
+/// Source of a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Shared {
-    /// A volume, by its name.
+pub enum Source {
+    /// Volume, by name.
     Volume(String),
-    /// A folder of the engine's machine.
+    /// Folder of the Engine's machine.
     Folder(String),
 }
 
-/// All that is there besides the stream.
+/// Everything besides the stream that the objects depend on.
 #[derive(Debug, Clone, Copy)]
-pub struct Setting<'s> {
-    /// Whose it is.
-    pub place: &'s Place,
-    /// The sidecar's image.
+pub struct Settings<'s> {
+    /// Project and name of the stream.
+    pub key: &'s StreamKey,
+    /// Image and resources of the sidecar.
     pub sidecar: &'s SidecarImage,
-    /// The GPUs that the stream gets.
+    /// GPUs that the stream gets.
     pub devices: &'s [Device],
-    /// Where viewers find it.
+    /// Published address of the viewer port.
     pub publish: &'s Publish,
-    /// The choice of host-agent.
+    /// Chosen host-agent.
     pub pairing: &'s Pairing,
-    /// The container that it is attached to.
+    /// Container to attach the sidecar to, if the stream has no desktop of its own.
     pub attached: Option<&'s Attached>,
 }
 
-/// What should be there.
+/// Desired objects of a stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Objects {
-    /// The project's network.
+    /// Network of the project.
     pub network: NetworkCreateRequest,
-    /// Volumes.
+    /// Volumes of the stream.
     pub volumes: Vec<VolumeCreateRequest>,
-    /// The sidecar.
+    /// Sidecar container.
     pub sidecar: ContainerCreateBody,
-    /// The desktop; none where it is somebody else's.
+    /// Desktop; `None` if the sidecar is attached to a user's container.
     pub desktop: Option<ContainerCreateBody>,
-    /// Folders of the desktop that its user shall own, as volumes are root's at first.
-    pub owned: Vec<String>,
+    /// Folders of the desktop to hand to its user. A new volume belongs to root.
+    pub owned_folders: Vec<String>,
 }
 
-/// What should be there for `stream`.
-pub fn objects(stream: &Validated, workload: &Workload, setting: Setting<'_>) -> Objects {
-    let Setting { place, attached, .. } = setting;
-    let mut labels = place.labels(Role::Network);
+/// Renders the objects of a stream.
+pub fn objects(stream: &Validated, workload: &Workload, settings: Settings<'_>) -> Objects {
+    let Settings { key, attached, .. } = settings;
+    let mut labels = key.labels(Role::Network);
     labels.remove(names::NAME);
     let network = NetworkCreateRequest {
-        name: place.object(Role::Network),
+        name: key.object(Role::Network),
         driver: Some("bridge".to_owned()),
-        // Desktop and sidecar meet in a folder: nothing in this network has to see anything else.
+        // Desktop and sidecar share a folder; no container needs a connection to another one.
         options: Some([("com.docker.network.bridge.enable_icc".to_owned(), "false".to_owned())].into()),
         labels: Some(labels),
         ..NetworkCreateRequest::default()
     };
-    let mut volumes = vec![volume(place, Role::Secrets)];
+    let mut volumes = vec![volume(key, Role::Secrets)];
     if attached.is_none() {
-        let (user, group) = user(stream);
-        volumes.push(runtime_volume(&format!("{user}:{group}"), place));
+        let Owner { uid, gid } = user(stream);
+        volumes.push(runtime_volume(&format!("{uid}:{gid}"), key));
     }
     if let Some(home) = stream.spec.desktop.as_ref().and_then(|desktop| desktop.home.as_ref()) {
-        let mut volume = volume(place, Role::Home);
+        let mut volume = volume(key, Role::Home);
         if home.on_delete == OnDelete::Keep {
             volume.labels.get_or_insert_default().insert(names::KEEP.to_owned(), "true".to_owned());
         }
@@ -111,31 +126,31 @@ pub fn objects(stream: &Validated, workload: &Workload, setting: Setting<'_>) ->
     Objects {
         network,
         volumes,
-        sidecar: sidecar(stream, workload, setting),
-        desktop: desktop.map(|it| desktop::container(stream, it, workload, setting)),
-        owned: desktop.map(desktop::owned).unwrap_or_default(),
+        sidecar: sidecar(stream, workload, settings),
+        desktop: desktop.map(|it| desktop::container(stream, it, workload, settings)),
+        owned_folders: desktop.map(desktop::owned_folders).unwrap_or_default(),
     }
 }
 
-/// `UID:GID` that desktop and sidecar run as.
-pub fn user(stream: &Validated) -> (i64, i64) {
+/// User and group of desktop and sidecar.
+pub fn user(stream: &Validated) -> Owner {
     let context = stream.spec.desktop.as_ref().and_then(|it| it.security_context.as_ref());
-    let user = context.and_then(|it| it.run_as_user).unwrap_or(UID);
-    (user, context.and_then(|it| it.run_as_group).unwrap_or(user))
+    let uid = context.and_then(|it| it.run_as_user).unwrap_or(UID);
+    Owner { uid, gid: context.and_then(|it| it.run_as_group).unwrap_or(uid) }
 }
 
-fn volume(place: &Place, role: Role) -> VolumeCreateRequest {
+fn volume(key: &StreamKey, role: Role) -> VolumeCreateRequest {
     VolumeCreateRequest {
-        name: Some(place.object(role)),
+        name: Some(key.object(role)),
         driver: Some("local".to_owned()),
-        labels: Some(place.labels(role)),
+        labels: Some(key.labels(role)),
         ..VolumeCreateRequest::default()
     }
 }
 
-/// In memory, and its user's own, as `XDG_RUNTIME_DIR` has to be. `user` is `UID` or `UID:GID`; whom only the
-/// image knows by name is taken for the usual one.
-pub(super) fn runtime_volume(user: &str, place: &Place) -> VolumeCreateRequest {
+/// A tmpfs volume owned by `user` with mode 0700, as the XDG Base Directory specification demands of `XDG_RUNTIME_DIR`.
+/// `user` is `UID` or `UID:GID`; a user name, which only the image can resolve, is replaced by the default user.
+pub(crate) fn runtime_volume(user: &str, key: &StreamKey) -> VolumeCreateRequest {
     let number = |text: Option<&str>| text.and_then(|text| text.parse::<i64>().ok());
     let mut parts = user.split(':');
     let user = number(parts.next()).unwrap_or(UID);
@@ -146,25 +161,26 @@ pub(super) fn runtime_volume(user: &str, place: &Place) -> VolumeCreateRequest {
         ("o", format!("size=64m,mode=0700,uid={user},gid={group}")),
     ];
     VolumeCreateRequest {
-        driver_opts: Some(options.map(|(key, value)| (key.to_owned(), value)).into()),
-        ..volume(place, Role::Runtime)
+        driver_opts: Some(options.map(|(name, value)| (name.to_owned(), value)).into()),
+        ..volume(key, Role::Runtime)
     }
 }
 
-fn sidecar(stream: &Validated, workload: &Workload, setting: Setting<'_>) -> ContainerCreateBody {
-    let Setting { place, sidecar, publish, pairing, attached, .. } = setting;
-    let (user, group) = user(stream);
+fn sidecar(stream: &Validated, workload: &Workload, settings: Settings<'_>) -> ContainerCreateBody {
+    let Settings { key, sidecar, publish, pairing, attached, .. } = settings;
+    let Owner { uid, gid } = user(stream);
     let runtime = match attached {
-        None => Some(Shared::Volume(place.object(Role::Runtime))),
+        None => Some(Source::Volume(key.object(Role::Runtime))),
         Some(attached) => attached.runtime.clone(),
     };
     let mut mounts: Vec<Mount> = runtime.map(|it| mount(it, RUNTIME_DIR)).into_iter().collect();
-    // Root's files: the sidecar's user reads them and can't write. Read-only it would be to us, too.
-    mounts.push(mount(Shared::Volume(place.object(Role::Secrets)), SECRETS_DIR));
+    // The files belong to root, so that the sidecar's user cannot write them. A read-only mount would refuse our uploads.
+    mounts.push(mount(Source::Volume(key.object(Role::Secrets)), SECRETS_DIR));
     if let Pairing::Paired { endpoint: Some(endpoint), .. } = pairing
-        && let Some((folder, _)) = socket(endpoint)
+        && let Endpoint::Unix(path) = endpoint
+        && let Some(folder) = path.parent()
     {
-        mounts.push(mount(Shared::Folder(folder.to_owned()), HOST_SOCKET_DIR));
+        mounts.push(mount(Source::Folder(folder.display().to_string()), HOST_SOCKET_DIR));
     }
     let port = format!("{VIEWER_PORT}/tcp");
     let binding = PortBinding {
@@ -173,60 +189,56 @@ fn sidecar(stream: &Validated, workload: &Workload, setting: Setting<'_>) -> Con
     };
     let mut body = ContainerCreateBody {
         image: Some(sidecar.image.clone()),
-        hostname: Some(format!("{}-sidecar", place.stream)),
+        hostname: Some(format!("{}-sidecar", key.stream)),
         cmd: Some(workload.sidecar_args.clone()),
-        user: Some(attached.map_or_else(|| format!("{user}:{group}"), |it| it.user.clone())),
+        user: Some(attached.map_or_else(|| format!("{uid}:{gid}"), |it| it.user.clone())),
         exposed_ports: Some(vec![port.clone()]),
         host_config: Some(HostConfig {
             port_bindings: Some([(port, Some(vec![binding]))].into()),
-            memory: quantity(&sidecar.memory_limit),
-            memory_reservation: quantity(&sidecar.memory),
+            memory: bytes(&Quantity(sidecar.memory_limit.clone())),
+            memory_reservation: bytes(&Quantity(sidecar.memory.clone())),
             readonly_rootfs: Some(true),
             tmpfs: Some([("/tmp".to_owned(), "size=64m,mode=1777".to_owned())].into()),
             mounts: Some(mounts),
-            ..confined(setting)
+            ..confined(settings)
         }),
-        ..networked(place, "sidecar")
+        ..networked(key, "sidecar")
     };
     let text = serde_json::to_value(&body).unwrap_or_default().to_string();
-    label(&mut body, place, Role::Sidecar, &digest(&[&text]));
+    label(&mut body, key, Role::Sidecar, &digest(&[&text]));
     body
 }
 
-/// Where the sidecar finds a host-agent's Unix socket.
-const HOST_SOCKET_DIR: &str = "/run/desktopstream-host";
-
-/// Folder and name of a Unix socket's endpoint.
-fn socket(endpoint: &str) -> Option<(&str, &str)> {
-    endpoint.strip_prefix("unix:")?.trim_start_matches("//").rsplit_once('/')
-}
-
-/// An endpoint as the sidecar finds it: in its container, the machine's loopback is its network's gateway, and
-/// a socket's folder is elsewhere.
-pub fn endpoint(seen_here: &str, gateway: Option<&str>) -> String {
-    if let Some((_, name)) = socket(seen_here) {
-        return format!("unix:{HOST_SOCKET_DIR}/{name}");
-    }
-    let local = ["tcp://127.0.0.1:", "tcp://localhost:", "tcp://[::1]:"];
-    let port = local.iter().find_map(|prefix| seen_here.strip_prefix(prefix));
-    match (port, gateway) {
-        (Some(port), Some(gateway)) => format!("tcp://{gateway}:{port}"),
-        _ => seen_here.to_owned(),
+/// A host-agent's endpoint as seen from the sidecar's container: the machine's loopback is the gateway of the container's
+/// network, and a Unix socket's folder is mounted at a fixed path.
+pub fn endpoint_in_container(endpoint: &Endpoint, gateway: Option<&str>) -> Endpoint {
+    match (endpoint, gateway) {
+        (Endpoint::Unix(path), _) => {
+            let file = path.file_name().unwrap_or_default();
+            Endpoint::Unix(Path::new(HOST_SOCKET_DIR).join(file))
+        }
+        (Endpoint::Tcp { host, port }, Some(gateway)) if is_loopback(host) => {
+            Endpoint::Tcp { host: gateway.to_owned(), port: *port }
+        }
+        _ => endpoint.clone(),
     }
 }
 
-/// What both containers may: the device nodes asked for, and nothing that needs a right.
-fn confined(Setting { place, devices, .. }: Setting<'_>) -> HostConfig {
-    let paths = devices.iter().flat_map(|device| std::iter::once(&device.render).chain(&device.card));
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
+/// Limits of both containers: the requested devices, no capability, no new privileges.
+fn confined(Settings { key, devices, .. }: Settings<'_>) -> HostConfig {
     let mut groups: Vec<u32> = devices.iter().flat_map(|device| device.gids.iter().copied()).collect();
     groups.sort_unstable();
     groups.dedup();
     HostConfig {
-        devices: Some(paths.map(|path| node(path)).collect()),
+        devices: Some(devices.iter().flat_map(Device::paths).map(|path| device_mapping(path)).collect()),
         group_add: Some(groups.iter().map(ToString::to_string).collect()),
         cap_drop: Some(vec!["ALL".to_owned()]),
         security_opt: Some(vec!["no-new-privileges:true".to_owned()]),
-        network_mode: Some(place.object(Role::Network)),
+        network_mode: Some(key.object(Role::Network)),
         restart_policy: Some(RestartPolicy {
             name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
             maximum_retry_count: None,
@@ -235,9 +247,9 @@ fn confined(Setting { place, devices, .. }: Setting<'_>) -> HostConfig {
     }
 }
 
-/// A device node, in `/dev/dri` wherever it is on the machine. `m` would let the container make it again under
-/// another name.
-pub(super) fn node(path: &str) -> DeviceMapping {
+/// Maps a device node into `/dev/dri`, wherever it is on the machine. Without the permission `m`, the container cannot
+/// create the node again under another name.
+pub(crate) fn device_mapping(path: &str) -> DeviceMapping {
     let name = path.rsplit('/').next().unwrap_or(path);
     DeviceMapping {
         path_on_host: Some(path.to_owned()),
@@ -246,21 +258,22 @@ pub(super) fn node(path: &str) -> DeviceMapping {
     }
 }
 
-fn networked(place: &Place, alias: &str) -> ContainerCreateBody {
+/// A body with the project's network.
+fn networked(key: &StreamKey, alias: &str) -> ContainerCreateBody {
     let endpoint = EndpointSettings { aliases: Some(vec![alias.to_owned()]), ..EndpointSettings::default() };
-    let all: HashMap<_, _> = [(place.object(Role::Network), endpoint)].into();
+    let all: HashMap<_, _> = [(key.object(Role::Network), endpoint)].into();
     ContainerCreateBody {
         networking_config: Some(NetworkingConfig { endpoints_config: Some(all) }),
         ..ContainerCreateBody::default()
     }
 }
 
-pub(super) fn mount(shared: Shared, target: &str) -> Mount {
-    let (typ, source) = match shared {
-        Shared::Volume(name) => (MountType::VOLUME, name),
-        Shared::Folder(path) => (MountType::BIND, path),
+/// A read-write mount at `target`, without the image's content at that path.
+pub(crate) fn mount(source: Source, target: &str) -> Mount {
+    let (typ, source) = match source {
+        Source::Volume(name) => (MountType::VOLUME, name),
+        Source::Folder(path) => (MountType::BIND, path),
     };
-    // What an image has at that path is not copied into it.
     let no_copy = MountVolumeOptions { no_copy: Some(true), ..MountVolumeOptions::default() };
     Mount {
         target: Some(target.to_owned()),
@@ -271,24 +284,24 @@ pub(super) fn mount(shared: Shared, target: &str) -> Mount {
     }
 }
 
-fn label(body: &mut ContainerCreateBody, place: &Place, role: Role, hash: &str) {
+fn label(body: &mut ContainerCreateBody, key: &StreamKey, role: Role, hash: &str) {
     let labels = body.labels.get_or_insert_default();
-    labels.extend(place.labels(role));
+    labels.extend(key.labels(role));
     labels.insert(names::SPEC_HASH.to_owned(), hash.to_owned());
 }
 
-/// A digest of texts.
-fn digest(parts: &[&str]) -> String {
-    hex(&Sha256::digest(parts.join("\n").as_bytes())[..8])
+/// 16 hexadecimal digits of SHA-256 over the lines.
+fn digest(lines: &[&str]) -> String {
+    hex(&Sha256::digest(lines.join("\n").as_bytes())[..8])
 }
 
-fn quantity(text: &str) -> Option<i64> {
-    let quantity = k8s_openapi::apimachinery::pkg::api::resource::Quantity(text.to_owned());
-    bytes(&quantity).map(|bytes| bytes as i64)
+/// A quantity of memory in bytes.
+fn bytes(quantity: &Quantity) -> Option<i64> {
+    amount(quantity).map(|amount| amount.as_f64() as i64)
 }
 
-/// The label's value.
-pub fn hash(body: &ContainerCreateBody) -> Option<&str> {
+/// Value of the [`names::SPEC_HASH`] label.
+pub fn spec_hash(body: &ContainerCreateBody) -> Option<&str> {
     body.labels.as_ref()?.get(names::SPEC_HASH).map(String::as_str)
 }
 

@@ -1,74 +1,81 @@
-//! Takes things of a stream away, containers first, as they hold the rest.
+//! Removes the objects of a stream, containers before the volumes that they hold.
 
-use super::engine::{Engine, EngineError};
-use super::names::{self, Place, Role};
-use super::reconcile::View;
+use crate::engine::{Engine, EngineError, Refusal};
+use crate::names::{self, Role, StreamKey};
+use crate::view::View;
 
-/// How long a desktop may take to end, seconds.
-pub const GRACE: i32 = 5;
+/// Time from a desktop's stop signal to SIGKILL, seconds.
+pub const GRACE_SECONDS: i32 = 5;
 
-/// What stays.
+/// Whether the home volume is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
-    /// Its home, as it only rests.
-    Home,
-    /// Its home if its stream said so.
-    KeptHome,
-    /// Nothing.
-    Nothing,
+pub enum Home {
+    /// Keep it: the stream is suspended or idle.
+    Keep,
+    /// Keep it if the stream has `home.onDelete: Keep`.
+    KeepIfLabelled,
+    /// Remove it.
+    Remove,
 }
 
-/// Takes away all but what is to be kept. `true` if there was anything.
-pub async fn teardown(engine: &Engine, view: &View, place: &Place, keep: Keep) -> Result<bool, EngineError> {
-    let mut did = false;
+/// Removes the stream's containers and volumes. True if anything was removed.
+pub async fn teardown(
+    engine: &Engine,
+    view: &View,
+    key: &StreamKey,
+    home: Home,
+) -> Result<bool, EngineError> {
+    let mut removed = false;
     for role in [Role::Desktop, Role::Sidecar] {
-        if let Some(container) = view.container(place, role) {
-            remove(engine, &container.id, role).await?;
-            did = true;
+        if let Some(container) = view.container(key, role) {
+            remove_container(engine, &container.id, role).await?;
+            removed = true;
         }
     }
     for role in [Role::Runtime, Role::Secrets, Role::Home] {
-        let Some(labels) = view.volumes.get(&place.object(role)) else { continue };
+        let Some(labels) = view.volumes.get(&key.object(role)) else { continue };
         let kept = role == Role::Home
-            && match keep {
-                Keep::Home => true,
-                Keep::KeptHome => labels.contains_key(names::KEEP),
-                Keep::Nothing => false,
+            && match home {
+                Home::Keep => true,
+                Home::KeepIfLabelled => labels.contains_key(names::KEEP),
+                Home::Remove => false,
             };
         if !kept {
-            match engine.remove_volume(&place.object(role)).await {
-                Ok(()) => did = true,
-                // A container that was attached to still has it.
-                Err(error) if error.is_conflict() => tracing::debug!(%error, "stays"),
+            match engine.remove_volume(&key.object(role)).await {
+                Ok(()) => removed = true,
+                // A user's container that we attached to still mounts it.
+                Err(error) if error.refusal() == Some(Refusal::Conflict) => {
+                    tracing::debug!(%error, "volume in use");
+                }
                 Err(error) => return Err(error),
             }
         }
     }
-    Ok(did)
+    Ok(removed)
 }
 
-/// Takes a project's network away. One that is in use stays.
+/// Removes a project's network unless it is in use.
 pub async fn remove_network(engine: &Engine, view: &View, project: &str) -> Result<(), EngineError> {
     let name = names::network(project);
     if !view.networks.contains_key(&name) {
         return Ok(());
     }
     match engine.remove_network(&name).await {
-        Err(EngineError::Refused { message, .. }) => {
-            tracing::debug!(name, message, "stays");
+        Err(error @ EngineError::Refused { .. }) => {
+            tracing::debug!(name, %error, "network in use");
             Ok(())
         }
         done => done,
     }
 }
 
-/// Takes one container away; a desktop is asked to end first.
-pub async fn remove(engine: &Engine, name: &str, role: Role) -> Result<(), EngineError> {
+/// Removes a container. A desktop is stopped first, so that its programs can save their data.
+pub async fn remove_container(engine: &Engine, name: &str, role: Role) -> Result<(), EngineError> {
     if role == Role::Desktop {
-        // One that can't be stopped is killed by its removal.
-        match engine.stop(name, GRACE).await {
-            Err(gone @ EngineError::Gone { .. }) => return Err(gone),
+        match engine.stop(name, GRACE_SECONDS).await {
+            Err(error @ EngineError::Unreachable { .. }) => return Err(error),
             Err(error) if error.is_missing() => return Ok(()),
+            // The removal below kills a container that does not stop.
             Ok(()) | Err(EngineError::Refused { .. }) => {}
         }
     }

@@ -1,18 +1,18 @@
-//! The plugin's command line.
+//! Command line of the plugin.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-
-use super::kubectl::Kubectl;
-use super::{find, list, open, snapshot};
 use operator_api::names;
 
-/// Watch DesktopStreams, and look after them.
+use crate::kubectl::Kubectl;
+use crate::{list, open, snapshot, target};
+
+/// List, open and diagnose DesktopStreams.
 ///
-/// Exit codes: 0 it went well, 1 it failed, 2 the command line makes no sense; `doctor` and `logs` have kubectl's.
+/// Exit codes: 0 success, 1 failure, 2 invalid command line. `doctor` and `logs` return kubectl's exit code.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-desktopstream", bin_name = "kubectl desktopstream", version, max_term_width = 100)]
 pub struct Plugin {
@@ -24,18 +24,18 @@ pub struct Plugin {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Streams, how they do, and what to do about those that don't
+    /// List streams with their phase, frame path and first problem
     List {
-        /// Of all namespaces
+        /// List the streams of all namespaces
         #[arg(short = 'A', long)]
         all_namespaces: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Watch a stream: a way to it from here until Ctrl-C, and the browser at its end
+    /// Forward a local port to a stream and open it in the browser, until Ctrl-C
     Open(Open),
-    /// Have the sidecar walk the picture's path leg by leg, with the stream's own options
+    /// Run the sidecar's doctor, which checks the frame path from compositor to viewer
     Doctor {
         #[command(flatten)]
         stream: Stream,
@@ -43,61 +43,61 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// What the sidecar writes
+    /// Print the sidecar's log
     Logs {
         #[command(flatten)]
         stream: Stream,
-        /// Go on as it writes
+        /// Keep printing new lines
         #[arg(short, long)]
         follow: bool,
-        /// What the desktop writes instead
+        /// Print the desktop's log instead
         #[arg(long)]
         desktop: bool,
-        /// What it wrote before its last restart
+        /// Print the log of the container's previous run
         #[arg(short, long)]
         previous: bool,
-        /// The last lines only
-        #[arg(long)]
+        /// Number of lines to print, from the end
+        #[arg(long, value_name = "LINES")]
         tail: Option<u32>,
     },
-    /// The picture of now, as PNG
+    /// Save the current frame as PNG
     Snapshot {
         #[command(flatten)]
         stream: Stream,
-        /// The file, `-` for stdout [default: NAME.png]
-        #[arg(short, long)]
+        /// Output file; `-` is standard output [default: NAME.png]
+        #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
 }
 
-/// Which stream, and which of its pods.
+/// A stream and, if it has several pods, one of them.
 #[derive(Debug, Clone, Args)]
-pub struct Stream {
-    /// The DesktopStream
-    pub name: String,
-    /// One of its pods, where `spec.attach` gives it several
+pub(crate) struct Stream {
+    /// Name of the DesktopStream
+    pub(crate) name: String,
+    /// Pod of the stream, if `spec.attach` gives it several
     #[arg(long)]
-    pub pod: Option<String>,
+    pub(crate) pod: Option<String>,
 }
 
 /// Options of `open`.
 #[derive(Debug, Args)]
-pub struct Open {
+pub(crate) struct Open {
     #[command(flatten)]
-    pub stream: Stream,
-    /// The port here; any if left out
+    pub(crate) stream: Stream,
+    /// Local port; 0 picks a free one
     #[arg(long, default_value_t = 0)]
-    pub port: u16,
-    /// Print the URL only
+    pub(crate) port: u16,
+    /// Print the URL without starting a browser
     #[arg(long)]
-    pub no_browser: bool,
-    /// Print the URL as JSON, and start no browser
+    pub(crate) no_browser: bool,
+    /// Print the URL as JSON without starting a browser
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 impl Plugin {
-    /// Parses the command line and does what it says.
+    /// Parses the command line, runs the command and returns the process' exit code.
     pub fn parse_and_run() -> ExitCode {
         let Self { kubectl, command } = Self::parse();
         match command.run(&kubectl) {
@@ -116,26 +116,26 @@ impl Command {
             Self::List { all_namespaces, json } => list::run(kubectl, all_namespaces, json)?,
             Self::Open(options) => open::run(kubectl, &options)?,
             Self::Doctor { stream, json } => {
-                let found = find::target(kubectl, &stream)?;
-                let mut words = found.in_pod("exec");
-                words.extend(["-c", names::SIDECAR_CONTAINER, "--", "sidecar", "doctor"].map(str::to_owned));
-                words.extend(found.doctor_options());
-                words.extend(json.then(|| "--json".to_owned()));
-                return kubectl.hand_over(&words);
+                let target = target::find(kubectl, &stream)?;
+                let mut args = target.pod_args("exec");
+                args.extend(["-c", names::SIDECAR_CONTAINER, "--", "sidecar", "doctor"].map(str::to_owned));
+                args.extend(target.doctor_options());
+                args.extend(json.then(|| "--json".to_owned()));
+                return kubectl.run_attached(&args);
             }
             Self::Logs { stream, follow, desktop, previous, tail } => {
-                let found = find::target(kubectl, &stream)?;
-                let mut words = found.in_pod("logs");
-                words.push("-c".to_owned());
-                words.push(if desktop {
-                    found.desktop_container()
+                let target = target::find(kubectl, &stream)?;
+                let mut args = target.pod_args("logs");
+                args.push("-c".to_owned());
+                args.push(if desktop {
+                    target.desktop_container()
                 } else {
                     names::SIDECAR_CONTAINER.to_owned()
                 });
-                words.extend(follow.then(|| "--follow".to_owned()));
-                words.extend(previous.then(|| "--previous".to_owned()));
-                words.extend(tail.map(|lines| format!("--tail={lines}")));
-                return kubectl.hand_over(&words);
+                args.extend(follow.then(|| "--follow".to_owned()));
+                args.extend(previous.then(|| "--previous".to_owned()));
+                args.extend(tail.map(|lines| format!("--tail={lines}")));
+                return kubectl.run_attached(&args);
             }
             Self::Snapshot { stream, output } => snapshot::run(kubectl, &stream, output)?,
         }
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kubectls_options_may_stand_anywhere() {
+    fn kubectl_options_are_accepted_at_any_position() {
         use clap::CommandFactory as _;
         Plugin::command().debug_assert();
         for line in ["-n team snapshot desk -o -", "snapshot -n team desk -o -", "snapshot desk -o - -n team"]
@@ -157,6 +157,6 @@ mod tests {
             let plugin = Plugin::try_parse_from(words).expect("parses");
             assert_eq!(plugin.kubectl.namespace.as_deref(), Some("team"), "{line}");
         }
-        assert!(Plugin::try_parse_from(["kubectl-desktopstream", "open"]).is_err(), "which one?");
+        assert!(Plugin::try_parse_from(["kubectl-desktopstream", "open"]).is_err(), "NAME is required");
     }
 }

@@ -1,30 +1,43 @@
-//! kubectl, with the options that it was given.
+//! Runs `kubectl` with the options that were given to the plugin.
 
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Output, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use operator_api::GROUP;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-/// Options that are kubectl's own.
+/// kubectl's own options, which the plugin passes on.
 #[derive(Debug, Clone, Default, Args)]
-pub struct Kubectl {
-    /// The namespace; the context's if left out
+pub(crate) struct Kubectl {
+    /// Namespace [default: the context's]
     #[arg(short, long, global = true)]
-    pub namespace: Option<String>,
-    /// The context of the kubeconfig
+    pub(crate) namespace: Option<String>,
+    /// Context of the kubeconfig
     #[arg(long, global = true)]
-    pub context: Option<String>,
-    /// The kubeconfig
+    pub(crate) context: Option<String>,
+    /// Path of the kubeconfig
     #[arg(long, global = true)]
-    pub kubeconfig: Option<String>,
+    pub(crate) kubeconfig: Option<String>,
+}
+
+/// The part of the `APIGroupList` at `/apis` that we read.
+#[derive(Deserialize)]
+struct GroupList {
+    groups: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+struct Group {
+    name: String,
 }
 
 impl Kubectl {
-    /// The command, with these words behind our options.
-    pub fn command<S: AsRef<str>>(&self, words: &[S]) -> Command {
+    /// `kubectl` with the passed-on options, then `args`.
+    pub(crate) fn command<S: AsRef<str>>(&self, args: &[S]) -> Command {
         let mut command = Command::new("kubectl");
-        command.args(self.options()).args(words.iter().map(AsRef::as_ref));
+        command.args(self.options()).args(args.iter().map(AsRef::as_ref));
         command
     }
 
@@ -34,33 +47,47 @@ impl Kubectl {
         all.into_iter().filter_map(|(name, value)| Some(format!("--{name}={}", value.as_ref()?))).collect()
     }
 
-    /// What it says, as JSON.
-    pub fn ask<T: DeserializeOwned>(&self, words: &[&str]) -> Result<T> {
-        let output = self.command(words).args(["-o", "json"]).stdin(Stdio::null()).output();
-        let output = output.with_context(missing)?;
+    /// Runs kubectl with `-o json` and parses its output.
+    pub(crate) fn get<T: DeserializeOwned>(&self, args: &[&str]) -> Result<T> {
+        let output = self.output(&[args, &["-o", "json"]].concat())?;
         if !output.status.success() {
-            let says = String::from_utf8_lossy(&output.stderr);
-            let says = says.trim();
-            if says.contains("the server doesn't have a resource type") {
-                bail!("{says}: desktopstream is not installed in this cluster; helm install brings it");
+            let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            if !self.may_have_streams() {
+                bail!(
+                    "{message}: desktopstream is not installed in this cluster; run `helm install` for its chart"
+                );
             }
-            bail!("{says}");
+            bail!("{message}");
         }
         serde_json::from_slice(&output.stdout).with_context(|| {
-            format!("kubectl {}: not what this version of the plugin knows", words.join(" "))
+            format!(
+                "`kubectl {}` printed an object of another version; use the plugin of the operator's version",
+                args.join(" ")
+            )
         })
     }
 
-    /// Runs it with our terminal; its exit status is ours.
-    pub fn hand_over(&self, words: &[String]) -> Result<ExitCode> {
-        let status = self.command(words).status().with_context(missing)?;
+    /// False if the API server answers and does not serve our API group.
+    fn may_have_streams(&self) -> bool {
+        let output = self.output(&["get", "--raw=/apis"]).ok().filter(|it| it.status.success());
+        let list = output.and_then(|it| serde_json::from_slice::<GroupList>(&it.stdout).ok());
+        list.is_none_or(|list| list.groups.iter().any(|group| group.name == GROUP))
+    }
+
+    fn output(&self, args: &[&str]) -> Result<Output> {
+        self.command(args).stdin(Stdio::null()).output().with_context(not_started)
+    }
+
+    /// Runs kubectl on our terminal and returns its exit code.
+    pub(crate) fn run_attached(&self, args: &[String]) -> Result<ExitCode> {
+        let status = self.command(args).status().with_context(not_started)?;
         Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
     }
 }
 
-/// What to say when it can't be started.
-pub fn missing() -> String {
-    "can't start kubectl: have it in PATH".to_owned()
+/// Error text for a kubectl that cannot be started.
+pub(crate) fn not_started() -> String {
+    "cannot start kubectl; install it in a folder of PATH".to_owned()
 }
 
 #[cfg(test)]
@@ -68,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_come_first() {
+    fn passed_on_options_precede_the_arguments() {
         let kubectl = Kubectl { namespace: Some("team".to_owned()), ..Kubectl::default() };
         let command = kubectl.command(&["get", "pods"]);
         let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();

@@ -1,14 +1,14 @@
-//! `kubectl desktopstream`: what a person does with streams, said short.
+//! `kubectl desktopstream`: lists, opens and diagnoses DesktopStreams.
 //!
-//! It asks kubectl for all that the apiserver knows, so that credentials, contexts and proxies are kubectl's business, and
-//! the stream's sidecar, by a port that kubectl forwards, for pictures.
+//! Every request to the API server goes through `kubectl`, which supplies credentials, contexts and proxies. Snapshots and
+//! the viewer page come from the sidecar, through a port that kubectl forwards.
 
 mod cli;
-pub mod find;
 mod kubectl;
-pub mod list;
-pub mod open;
-mod reach;
+mod list;
+mod open;
+mod port_forward;
 mod snapshot;
+mod target;
 
 pub use cli::Plugin;

@@ -1,5 +1,5 @@
-//! `kubectl desktopstream`: kubectl finds this program in PATH by its name.
+//! `kubectl desktopstream`. kubectl finds plugins in `PATH` by the prefix `kubectl-`.
 
 fn main() -> std::process::ExitCode {
-    operator::plugin::Plugin::parse_and_run()
+    kubectl_desktopstream::Plugin::parse_and_run()
 }

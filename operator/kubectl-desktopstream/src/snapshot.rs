@@ -1,63 +1,75 @@
-//! `snapshot`: the picture of now, as a file.
+//! `snapshot`: saves the current frame as PNG.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
+use operator_sidecar_client::{Limits, RequestError, get};
 
-use super::cli::Stream;
-use super::find;
-use super::kubectl::Kubectl;
-use super::reach::Way;
-use operator_sidecar_client::{Limits, fetch};
+use crate::cli::Stream;
+use crate::kubectl::Kubectl;
+use crate::port_forward::PortForward;
+use crate::target;
 
-/// A keyframe has to be waited for, decoded, and packed.
-const LIMITS: Limits = Limits { patience: Duration::from_secs(30), longest: 256 << 20 };
-const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
+/// The sidecar waits for a keyframe, decodes it and encodes the PNG.
+const LIMITS: Limits = Limits { timeout: Duration::from_secs(30), max_bytes: 256 << 20 };
+const PNG_SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 
-/// Writes it.
-pub fn run(kubectl: &Kubectl, stream: &Stream, output: Option<PathBuf>) -> Result<()> {
-    let target = find::target(kubectl, stream)?;
-    let token = target.token(kubectl)?;
-    let way = Way::to(kubectl, &target, 0)?;
-    let runtime = tokio::runtime::Runtime::new().context("can't start the runtime")?;
-    let url = format!("{}/snapshot.png", way.url());
-    let answer = runtime.block_on(fetch(&url, token.as_deref(), LIMITS));
-    let picture = answer.map_err(|error| anyhow!("{}", remedy(&error, &stream.name)))?;
-    anyhow::ensure!(picture.starts_with(PNG), "what came is no PNG: is the pod's port 8080 the sidecar's?");
+/// Fetches the snapshot and writes it to `output`, to standard output for `-`, else to `NAME.png`.
+pub(crate) fn run(kubectl: &Kubectl, stream: &Stream, output: Option<PathBuf>) -> Result<()> {
+    let target = target::find(kubectl, stream)?;
+    let token = target.viewer_token(kubectl)?;
+    let forward = PortForward::start(kubectl, &target, 0)?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
+    let url = format!("{}/snapshot.png", forward.url());
+    let response = runtime.block_on(get(&url, token.as_deref(), LIMITS));
+    let png = response.map_err(|error| anyhow!("{}", with_remedy(&error, &stream.name)))?;
+    anyhow::ensure!(
+        png.starts_with(PNG_SIGNATURE),
+        "the response is not a PNG; check that port 8080 of the pod belongs to the sidecar"
+    );
     let file = output.unwrap_or_else(|| PathBuf::from(format!("{}.png", stream.name)));
     if file == Path::new("-") {
-        std::io::stdout().write_all(&picture)?;
+        std::io::stdout().write_all(&png)?;
         return Ok(());
     }
-    std::fs::write(&file, &picture).with_context(|| format!("can't write {}", file.display()))?;
+    std::fs::write(&file, &png).with_context(|| format!("cannot write {}", file.display()))?;
     println!("{}", file.display());
     Ok(())
 }
 
-fn remedy(error: &str, name: &str) -> String {
-    let is = |code: &str| error.strip_prefix("HTTP ").is_some_and(|rest| rest.starts_with(code));
-    if is("401") {
-        return format!(
-            "the sidecar refuses the token: delete the pod of {name}, the next one reads the Secret anew"
-        );
+fn with_remedy(error: &RequestError, name: &str) -> String {
+    let status = match error {
+        RequestError::Status { status, .. } => status.as_u16(),
+        _ => 0,
+    };
+    match status {
+        401 => format!(
+            "the sidecar refuses the viewer token; delete the pod of {name}, and its next pod reads the Secret's token"
+        ),
+        503 => {
+            format!("no frame available ({error}); run `kubectl desktopstream doctor {name}`")
+        }
+        _ => format!("cannot fetch a snapshot ({error}); see `kubectl desktopstream logs {name}`"),
     }
-    if is("503") {
-        return format!("there is no picture yet ({error}); kubectl desktopstream doctor {name} says why");
-    }
-    format!("no picture ({error}); kubectl desktopstream logs {name} may say why")
 }
 
 #[cfg(test)]
 mod tests {
+    use operator_sidecar_client::StatusCode;
+
     use super::*;
 
     #[test]
-    fn refusals_name_the_remedy() {
-        assert!(remedy("HTTP 503: none yet", "desk").contains("doctor desk"));
-        assert!(remedy("HTTP 401", "desk").contains("token"));
-        assert!(remedy("HTTP 501: no decoder", "desk").contains("no decoder"));
-        assert!(remedy("no answer in 30 s", "desk").contains("no answer"));
+    fn fetch_error_is_reported_with_its_remedy() {
+        let status = |status, reason: &str| RequestError::Status { status, reason: reason.to_owned() };
+        let unavailable = status(StatusCode::SERVICE_UNAVAILABLE, "no frame");
+        assert!(with_remedy(&unavailable, "desk").contains("doctor desk"));
+        assert!(with_remedy(&status(StatusCode::UNAUTHORIZED, ""), "desk").contains("token"));
+        let missing = status(StatusCode::NOT_IMPLEMENTED, "no decoder");
+        assert!(with_remedy(&missing, "desk").contains("no decoder"));
+        let timeout = RequestError::Timeout(LIMITS.timeout);
+        assert!(with_remedy(&timeout, "desk").contains("30 s"));
     }
 }

@@ -1,5 +1,4 @@
-//! The node's GPUs as Container Device Interface devices, for runtimes that know CDI: then the runtime adds the
-//! render group by itself, too.
+//! The node's GPUs as Container Device Interface (CDI) devices. A runtime that supports CDI also adds the render group.
 
 use std::path::Path;
 
@@ -7,16 +6,17 @@ use serde_json::{Value, json};
 
 use operator_discovery::gpus::Found;
 
-/// Vendor and class of our devices.
+/// Vendor and class of the devices.
 pub const KIND: &str = "desktopstream.dev/gpu";
+/// Name of the specification's file.
 const FILE: &str = "desktopstream.dev-gpu.json";
 
-/// The qualified name of a GPU, with or without its card node.
+/// Qualified name of a GPU's device, with or without the card node.
 pub fn name(gpu: &str, card: bool) -> String {
     format!("{KIND}={gpu}{}", if card { "-card" } else { "" })
 }
 
-/// The CDI file.
+/// CDI specification of all healthy GPUs.
 pub fn spec(found: &[Found]) -> Value {
     let node = |path: &str| json!({"path": in_container(path), "hostPath": path, "permissions": "rw"});
     let mut devices = Vec::new();
@@ -34,17 +34,20 @@ pub fn spec(found: &[Found]) -> Value {
             }));
         }
     }
-    // additionalGids came with 0.7.0.
+    // additionalGids needs version 0.7.0.
     json!({"cdiVersion": "0.7.0", "kind": KIND, "devices": devices})
 }
 
-/// Where a container sees a device file: drivers look under /dev/dri, wherever the node has it.
+/// Path of a device file in a container: always below `/dev/dri`, where drivers look.
 pub fn in_container(path: &str) -> String {
     let name = Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or_default();
     format!("/dev/dri/{name}")
 }
 
-/// Writes the file, whole or not at all.
+/// Replaces the specification in `folder` atomically.
+///
+/// # Errors
+/// If the folder cannot be written.
 pub fn write(folder: &Path, found: &[Found]) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
     let temporary = folder.join(format!(".{FILE}"));

@@ -1,18 +1,16 @@
-//! The node-agent: one per node. Finds GPUs, hands them out through the kubelet, sees which host-agents the
-//! node reaches, and says so on the Node.
+//! The node-agent, one per node: allocates GPUs through the kubelet, and publishes the node's GPUs and reachable host-agents
+//! on the Node.
 //!
 //! ```text
-//!  sysfs, /dev ─▶ gpus ─┬─▶ plugin ◀─▶ kubelet      (kubelet: registers, again and again)
-//!                       └─▶ publish ─▶ Node's labels and annotation
-//!  HostAgents ─▶ reach ───┘
+//!  sysfs, /dev ─▶ discovery::gpus ─┬─▶ plugin ◀─▶ kubelet
+//!                                  └─▶ publish ─▶ labels and annotation of the Node
+//!  HostAgents ─▶ discovery::reach ────┘
 //! ```
 
 pub mod cdi;
-
 pub mod kubelet;
 pub mod plugin;
 mod publish;
-
 mod run;
 pub mod shares;
 pub mod wire;

@@ -1,5 +1,4 @@
-//! One extended resource as the kubelet's device plugin API wants it. Knows GPUs and shares; who registers it,
-//! and when, is `kubelet`'s.
+//! Device plugin of one extended resource.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -21,33 +20,33 @@ use super::{cdi, shares};
 use operator_api::{GpuClass, names};
 use operator_discovery::gpus::Found;
 
-/// An extended resource.
+/// An extended resource of GPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Resource {
-    /// Of these GPUs.
+    /// Driver family of the GPUs.
     pub class: GpuClass,
-    /// With the card node.
+    /// True if the card node is mapped too.
     pub card: bool,
 }
 
 impl Resource {
-    /// `desktopstream.dev/dri…`.
+    /// Name of the resource: `desktopstream.dev/dri…`.
     pub fn name(self) -> String {
         names::resource(self.class, self.card)
     }
 
-    /// Our socket in the kubelet's folder.
+    /// File name of the plugin's socket in the kubelet's folder.
     pub fn socket(self) -> String {
         format!("{}.sock", self.name().replace('/', "-"))
     }
 
-    /// Whether this is one of it.
+    /// True if the GPU provides this resource.
     pub fn has(self, found: &Found) -> bool {
         (self.class == GpuClass::Any || self.class == found.gpu.class)
             && (!self.card || found.gpu.card.is_some())
     }
 
-    /// All resources that these GPUs make.
+    /// All resources that these GPUs provide.
     pub fn of(found: &[Found]) -> BTreeSet<Self> {
         let mut all = BTreeSet::new();
         for class in [GpuClass::Any].into_iter().chain(GpuClass::FAMILIES) {
@@ -62,24 +61,24 @@ impl Resource {
     }
 }
 
-/// How devices are handed out.
+/// How devices are allocated.
 #[derive(Debug, Clone)]
-pub struct Dealing {
-    /// Shares of each GPU.
+pub struct Allocation {
+    /// Number of shares of each GPU.
     pub shares: u32,
-    /// Name CDI devices instead of device files.
+    /// Folder for CDI specifications. If set, containers get CDI devices in place of device files.
     pub cdi: Option<PathBuf>,
 }
 
-/// The resource's server.
+/// Server of one resource.
 #[derive(Debug, Clone)]
 pub struct Plugin {
-    /// Which.
+    /// The resource.
     pub resource: Resource,
-    /// What is there, as it changes.
+    /// GPUs of the node, as they change.
     pub gpus: watch::Receiver<Vec<Found>>,
-    /// How it is handed out.
-    pub dealing: Dealing,
+    /// How devices are allocated.
+    pub allocation: Allocation,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -96,13 +95,13 @@ impl Plugin {
         ListAndWatchResponse { devices: devices.collect() }
     }
 
-    fn hand_out(&self, ids: &[String]) -> Result<ContainerAllocateResponse, Status> {
+    fn allocate_container(&self, ids: &[String]) -> Result<ContainerAllocateResponse, Status> {
         let found = self.gpus.borrow();
         let mut answer = ContainerAllocateResponse::default();
         let mut done = BTreeSet::new();
         for id in ids {
             let name = shares::gpu_of(id)
-                .ok_or_else(|| Status::invalid_argument(format!("{id:?} is no share of ours")))?;
+                .ok_or_else(|| Status::invalid_argument(format!("{id:?} is not a device of this plugin")))?;
             if !done.insert(name.to_owned()) {
                 continue;
             }
@@ -111,7 +110,9 @@ impl Plugin {
                 .find(|found| found.gpu.name == name && found.healthy && self.resource.has(found))
                 .map(|found| &found.gpu)
                 .ok_or_else(|| {
-                    Status::not_found(format!("GPU {name} is gone; the pod must be made again"))
+                    Status::not_found(format!(
+                        "GPU {name} was removed: delete the pod to have it scheduled again"
+                    ))
                 })?;
             if answer.envs.is_empty() {
                 let render = cdi::in_container(&gpu.render);
@@ -120,7 +121,7 @@ impl Plugin {
                     ("DESKTOP_RENDER_NODE".to_owned(), render),
                 ]);
             }
-            if self.dealing.cdi.is_some() {
+            if self.allocation.cdi.is_some() {
                 answer.cdi_devices.push(CdiDevice { name: cdi::name(name, self.resource.card) });
                 continue;
             }
@@ -149,7 +150,7 @@ impl DevicePlugin for Plugin {
     }
 
     async fn list_and_watch(&self, _: Request<Empty>) -> Answer<Self::ListAndWatchStream> {
-        let (resource, each) = (self.resource, self.dealing.shares);
+        let (resource, each) = (self.resource, self.allocation.shares);
         let changes = WatchStream::new(self.gpus.clone());
         Ok(Response::new(Box::pin(changes.map(move |found| Ok(Self::list(resource, each, &found))))))
     }
@@ -161,7 +162,7 @@ impl DevicePlugin for Plugin {
         let requests = request.into_inner().container_requests;
         let answers = requests.iter().map(|it| {
             let size = usize::try_from(it.allocation_size).unwrap_or(0);
-            let each = self.dealing.shares;
+            let each = self.allocation.shares;
             let device_ids =
                 shares::prefer(&it.available_device_ids, &it.must_include_device_ids, size, each);
             ContainerPreferredAllocationResponse { device_ids }
@@ -171,7 +172,8 @@ impl DevicePlugin for Plugin {
 
     async fn allocate(&self, request: Request<AllocateRequest>) -> Answer<AllocateResponse> {
         let requests = request.into_inner().container_requests;
-        let answers: Result<Vec<_>, _> = requests.iter().map(|it| self.hand_out(&it.device_ids)).collect();
+        let answers: Result<Vec<_>, _> =
+            requests.iter().map(|it| self.allocate_container(&it.device_ids)).collect();
         Ok(Response::new(AllocateResponse { container_responses: answers? }))
     }
 

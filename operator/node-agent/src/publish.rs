@@ -1,7 +1,8 @@
-//! What the node says of itself, on its Node object: labels for the scheduler, one annotation for the operator.
+//! Publishes a node's facts on its Node: labels for the scheduler, one annotation for the operator.
 
 use std::collections::BTreeMap;
 
+use contract::Endpoint;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
@@ -11,8 +12,8 @@ use operator_api::names;
 use operator_discovery::gpus::Found;
 use operator_plan::facts::NodeFacts;
 
-/// The facts.
-pub fn facts(found: &[Found], host_agents: BTreeMap<String, Vec<String>>) -> NodeFacts {
+/// Facts of a node.
+pub(super) fn facts(found: &[Found], host_agents: BTreeMap<String, Vec<Endpoint>>) -> NodeFacts {
     NodeFacts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         gpus: found.iter().filter(|found| found.healthy).map(|found| found.gpu.clone()).collect(),
@@ -20,8 +21,8 @@ pub fn facts(found: &[Found], host_agents: BTreeMap<String, Vec<String>>) -> Nod
     }
 }
 
-/// Their labels.
-pub fn labels(facts: &NodeFacts) -> BTreeMap<String, String> {
+/// Labels of the facts.
+fn labels(facts: &NodeFacts) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
     for gpu in &facts.gpus {
         let key = format!("{}{}", names::NODE_GPU_PREFIX, gpu.class.label());
@@ -38,8 +39,8 @@ pub fn labels(facts: &NodeFacts) -> BTreeMap<String, String> {
     labels
 }
 
-/// The patch: all of our fields, so that those that are no longer in it go.
-pub fn patch(node: &str, facts: &NodeFacts) -> Result<Value, serde_json::Error> {
+/// Server-side apply patch with every field of the node-agent. Fields that it leaves out are removed.
+fn patch(node: &str, facts: &NodeFacts) -> Result<Value, serde_json::Error> {
     Ok(json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": {
@@ -50,8 +51,8 @@ pub fn patch(node: &str, facts: &NodeFacts) -> Result<Value, serde_json::Error> 
     }))
 }
 
-/// Writes them.
-pub async fn publish(nodes: &Api<Node>, node: &str, facts: &NodeFacts) -> anyhow::Result<()> {
+/// Writes the facts.
+pub(super) async fn publish(nodes: &Api<Node>, node: &str, facts: &NodeFacts) -> anyhow::Result<()> {
     let params = PatchParams::apply(names::NODE_FIELD_MANAGER).force();
     nodes.patch(node, &params, &Patch::Apply(&patch(node, facts)?)).await?;
     Ok(())
@@ -63,7 +64,7 @@ mod tests {
     use operator_plan::testing::node;
 
     #[test]
-    fn what_is_published_is_what_the_operator_reads() {
+    fn published_facts_are_read_back_and_labelled() {
         let facts = node("n1", 105, &[("mac", "vsock://2:1")]).facts;
         let patch = patch("n1", &facts).expect("JSON");
         let object: Node = serde_json::from_value(patch).expect("a node");

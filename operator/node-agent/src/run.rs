@@ -1,4 +1,4 @@
-//! Runs the node-agent: looks, hands out, says. Ends when a part of it ends.
+//! Runs the node-agent. Ends when a part of it ends, to be restarted.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,61 +11,64 @@ use kube::{Api, Client};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::plugin::Dealing;
+use super::plugin::Allocation;
 use super::{cdi, kubelet, publish};
 use operator_api::HostAgent;
 use operator_discovery::gpus::{self, Found, Roots};
 use operator_discovery::reach::Reach;
 
-/// How often devices are looked for.
-const DEVICES_EVERY: Duration = Duration::from_secs(5);
-/// Facts are written again so often though nothing changed: somebody may have changed the Node.
-const AGAIN: Duration = Duration::from_secs(600);
+/// Interval at which GPUs are searched.
+const SCAN_INTERVAL: Duration = Duration::from_secs(5);
+/// Interval at which unchanged facts are written again, in case another writer changed the Node.
+const REPUBLISH_INTERVAL: Duration = Duration::from_secs(600);
 
-/// How it runs.
+/// Options of the node-agent.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The Node that it runs on.
+    /// Name of the Node.
     pub node: String,
-    /// Where devices are.
+    /// Directories to search for GPUs.
     pub roots: Roots,
-    /// `/proc` of the node.
+    /// The node's `/proc`.
     pub proc: PathBuf,
     /// The kubelet's folder for device plugins.
     pub plugin_dir: PathBuf,
-    /// How devices are handed out.
-    pub dealing: Dealing,
-    /// How often host-agents are tried.
+    /// How devices are allocated.
+    pub allocation: Allocation,
+    /// Interval at which host-agents are probed.
     pub reach_every: Duration,
 }
 
-/// Runs until told to stop. Without a client it hands out devices and says nothing.
+/// Runs until SIGTERM or SIGINT. Without a client it allocates devices but publishes nothing.
+///
+/// # Errors
+/// If sysfs cannot be read, or a part of the node-agent ends.
 pub async fn run(client: Option<Client>, options: Options) -> anyhow::Result<()> {
-    let Options { node, roots, proc, plugin_dir, dealing, reach_every } = options;
-    let (found_in, found) = watch::channel(gpus::find(&roots).context("can't look for GPUs in sysfs")?);
+    let Options { node, roots, proc, plugin_dir, allocation, reach_every } = options;
+    let (found_in, found) = watch::channel(gpus::find(&roots).context("cannot search sysfs for GPUs")?);
     for Found { gpu, healthy } in &*found.borrow() {
-        tracing::info!(gpu.name, gpu.driver, gpu.render, gpu.render_gid, healthy, "found a GPU");
+        tracing::info!(gpu.name, gpu.driver, gpu.render, gpu.render_gid, healthy, "found GPU");
     }
-    let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
-    let plugins = kubelet::keep_all(plugin_dir, found.clone(), dealing.clone());
-    let says = async {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let plugins = kubelet::keep_all(plugin_dir, found.clone(), allocation.clone());
+    let publishing = async {
         match client {
-            Some(client) => say(&client, &node, found.clone(), &proc, reach_every).await,
+            Some(client) => publish_facts(&client, &node, found.clone(), &proc, reach_every).await,
             None => std::future::pending().await,
         }
     };
     tokio::select! {
-        () = look(&roots, found_in, dealing.cdi.clone()) => anyhow::bail!("nobody looks for GPUs any more"),
-        () = plugins => anyhow::bail!("nobody serves the kubelet any more"),
-        () = says => anyhow::bail!("nobody publishes facts any more"),
+        () = scan(&roots, found_in, allocation.cdi.clone()) => anyhow::bail!("the search for GPUs ended"),
+        () = plugins => anyhow::bail!("the device plugins ended"),
+        () = publishing => anyhow::bail!("publishing facts ended"),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     }
 }
 
-/// Keeps what was found current.
-async fn look(roots: &Roots, found: watch::Sender<Vec<Found>>, cdi_dir: Option<PathBuf>) {
+/// Searches for GPUs periodically, and sends changes.
+async fn scan(roots: &Roots, found: watch::Sender<Vec<Found>>, cdi_dir: Option<PathBuf>) {
     let mut written = None;
     loop {
         match gpus::find(roots) {
@@ -76,7 +79,7 @@ async fn look(roots: &Roots, found: watch::Sender<Vec<Found>>, cdi_dir: Option<P
                     match cdi::write(folder, &now) {
                         Ok(()) => written = Some(now.clone()),
                         Err(error) => {
-                            tracing::warn!(%error, folder = %folder.display(), "can't write CDI devices");
+                            tracing::warn!(%error, folder = %folder.display(), "CDI devices not written");
                         }
                     }
                 }
@@ -89,14 +92,14 @@ async fn look(roots: &Roots, found: watch::Sender<Vec<Found>>, cdi_dir: Option<P
                     changed
                 });
             }
-            Err(error) => tracing::warn!(%error, "can't look for GPUs"),
+            Err(error) => tracing::warn!(%error, "GPUs not searched; retrying"),
         }
-        tokio::time::sleep(DEVICES_EVERY).await;
+        tokio::time::sleep(SCAN_INTERVAL).await;
     }
 }
 
-/// Keeps the Node's facts current.
-async fn say(
+/// Publishes the node's facts periodically.
+async fn publish_facts(
     client: &Client,
     node: &str,
     found: watch::Receiver<Vec<Found>>,
@@ -108,9 +111,9 @@ async fn say(
     let mut known: Vec<HostAgent> = Vec::new();
     let mut labels: BTreeMap<String, String> = BTreeMap::new();
     let mut listed: Option<Instant> = None;
-    let mut said = None;
+    let mut published = None;
     loop {
-        // A HostAgent is made once in a while: its endpoints are tried more often than they are read.
+        // HostAgents change rarely, so their endpoints are probed more often than they are read.
         if listed.is_none_or(|at| at.elapsed() >= every * 3) {
             let all = ListParams::default();
             match tokio::try_join!(agents.list(&all), nodes.get(node)) {
@@ -118,20 +121,21 @@ async fn say(
                     (known, labels) = (list.items, this.metadata.labels.unwrap_or_default());
                     listed = Some(Instant::now());
                 }
-                Err(error) => tracing::warn!(%error, "can't read HostAgents and the Node"),
+                Err(error) => tracing::warn!(%error, "HostAgents and Node not read; retrying"),
             }
         }
-        let reached = reach.look(&known, &labels, proc).await;
+        let reached = reach.probe(&known, &labels, proc).await;
         let facts = publish::facts(&found.borrow(), reached);
-        let due =
-            said.as_ref().is_none_or(|(before, at): &(_, Instant)| *before != facts || at.elapsed() >= AGAIN);
+        let due = published
+            .as_ref()
+            .is_none_or(|(before, at): &(_, Instant)| *before != facts || at.elapsed() >= REPUBLISH_INTERVAL);
         if due {
             match publish::publish(&nodes, node, &facts).await {
                 Ok(()) => {
-                    tracing::info!(gpus = facts.gpus.len(), host_agents = ?facts.host_agents, "facts published");
-                    said = Some((facts, Instant::now()));
+                    tracing::info!(gpus = facts.gpus.len(), host_agents = ?facts.host_agents, "published node facts");
+                    published = Some((facts, Instant::now()));
                 }
-                Err(error) => tracing::warn!(%error, "can't write the Node's facts"),
+                Err(error) => tracing::warn!(%error, "node facts not written; retrying"),
             }
         }
         tokio::time::sleep(every).await;

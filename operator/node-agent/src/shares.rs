@@ -1,30 +1,30 @@
-//! Shares of GPUs: what the kubelet counts. Each GPU is dealt in `n` of them; a share is `NAME::NUMBER`.
+//! Shares of GPUs, which are the devices that the kubelet counts. A share has the ID `NAME::NUMBER`.
 //!
-//! Desktop and sidecar each ask for a share, and must get the same GPU. The kubelet asks us for each container
-//! of a pod in turn, one pod at a time: so a GPU of which an odd number is taken is the one whose other half
-//! comes now.
+//! Desktop and sidecar each request a share and must get the same GPU. The kubelet asks for the containers of a pod in turn,
+//! one pod at a time, so a GPU with an odd number of allocated shares is the one whose second container comes next.
 
 use std::collections::BTreeMap;
 
+/// Separator of GPU and number.
 const MARK: &str = "::";
 
-/// The ID of a share.
+/// ID of a share.
 pub fn id(gpu: &str, share: u32) -> String {
     format!("{gpu}{MARK}{share}")
 }
 
-/// The GPU that a share is of.
+/// Name of a share's GPU; `None` if `id` is not a share.
 pub fn gpu_of(id: &str) -> Option<&str> {
     id.rsplit_once(MARK).map(|(gpu, _)| gpu)
 }
 
-/// All shares of these GPUs.
+/// IDs of all shares of these GPUs, `each` per GPU.
 pub fn all<'g>(gpus: impl Iterator<Item = &'g str>, each: u32) -> Vec<String> {
     gpus.flat_map(|gpu| (0..each).map(move |share| id(gpu, share))).collect()
 }
 
-/// Which `size` of the `available` shares to take, `must` among them: several of one container from different
-/// GPUs, the odd one first, else the emptiest.
+/// Chooses `size` of the `available` shares, including `must`. Several shares of one container come from different GPUs. A GPU
+/// with an odd number of allocated shares is preferred, then the one with the fewest.
 pub fn prefer(available: &[String], must: &[String], size: usize, each: u32) -> Vec<String> {
     let mut free: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
     for share in available.iter().filter(|share| !must.contains(share)) {
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_two_containers_of_a_pod_get_the_same_gpu() {
+    fn two_containers_of_a_pod_get_the_same_gpu() {
         let mut available = all(["a", "b"].into_iter(), 4);
         let mut pods = Vec::new();
         for _ in 0..4 {
@@ -71,16 +71,16 @@ mod tests {
             for _ in 0..2 {
                 let share = prefer(&available, &[], 1, 4).remove(0);
                 available.retain(|it| *it != share);
-                gpus.push(gpu_of(&share).expect("ours").to_owned());
+                gpus.push(gpu_of(&share).expect("a share").to_owned());
             }
             assert_eq!(gpus[0], gpus[1]);
             pods.push(gpus.remove(0));
         }
-        assert_eq!(pods, ["a", "b", "a", "b"], "and pods are spread");
+        assert_eq!(pods, ["a", "b", "a", "b"], "pods are spread");
     }
 
     #[test]
-    fn two_for_one_container_are_two_gpus() {
+    fn two_shares_of_one_container_are_of_two_gpus() {
         let available = all(["a", "b"].into_iter(), 4);
         let chosen = prefer(&available, &[], 2, 4);
         assert_ne!(gpu_of(&chosen[0]), gpu_of(&chosen[1]));
@@ -89,7 +89,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_preference_is_of_what_is_there(taken in proptest::collection::btree_set(0usize..8, 0..8), size in 0usize..10, must in 0usize..8) {
+        fn preferred_shares_are_available_unique_and_include_the_required_one(taken in proptest::collection::btree_set(0usize..8, 0..8), size in 0usize..10, must in 0usize..8) {
             let whole = all(["a", "b"].into_iter(), 4);
             let available: Vec<String> =
                 whole.iter().enumerate().filter(|(at, _)| !taken.contains(at)).map(|(_, it)| it.clone()).collect();

@@ -1,4 +1,4 @@
-//! Messages of the kubelet's device plugin API, v1beta1. Field numbers are the API's.
+//! Messages of the kubelet's device plugin API, v1beta1 (`k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1/api.proto`).
 
 #![allow(
     missing_docs,
@@ -10,11 +10,11 @@
 
 use std::collections::HashMap;
 
-/// Version that we register with.
+/// Version of the API.
 pub const VERSION: &str = "v1beta1";
-/// Health of a device that can be handed out.
+/// Health of a device that can be allocated.
 pub const HEALTHY: &str = "Healthy";
-/// Health of one that can't.
+/// Health of a device that cannot be allocated.
 pub const UNHEALTHY: &str = "Unhealthy";
 
 #[derive(Clone, PartialEq, prost::Message)]

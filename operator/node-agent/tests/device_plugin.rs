@@ -1,5 +1,4 @@
-//! The device plugin against a fake kubelet: one that speaks the kubelet's side of the API over its socket, and
-//! restarts as kubelets do. The cluster suite has a real one.
+//! The device plugins with a fake kubelet, which restarts as real ones do. The cluster suite has a real one.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -8,7 +7,7 @@ use std::time::Duration;
 use operator_api::GpuClass;
 use operator_discovery::gpus::{self, Found, Roots};
 use operator_node_agent::kubelet;
-use operator_node_agent::plugin::{Dealing, Resource};
+use operator_node_agent::plugin::{Allocation, Resource};
 use operator_node_agent::wire::device_plugin::device_plugin_client::DevicePluginClient;
 use operator_node_agent::wire::registration::registration_server::{Registration, RegistrationServer};
 use operator_node_agent::wire::{
@@ -22,9 +21,10 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
 
+/// Time limit of a step.
 const LONG: Duration = Duration::from_secs(30);
 
-/// Remembers who registered.
+/// Sends registrations to the test.
 struct FakeKubelet(mpsc::UnboundedSender<RegisterRequest>);
 
 #[tonic::async_trait]
@@ -35,20 +35,20 @@ impl Registration for FakeKubelet {
     }
 }
 
-/// Starts as kubelets do: empties the folder, makes its socket.
+/// Starts a kubelet: empties the folder and creates the socket.
 fn start(folder: &Path) -> (JoinHandle<()>, mpsc::UnboundedReceiver<RegisterRequest>) {
     for entry in std::fs::read_dir(folder).expect("a folder") {
         std::fs::remove_file(entry.expect("an entry").path()).expect("removes");
     }
     let listener = UnixListener::bind(folder.join("kubelet.sock")).expect("listens");
-    let (heard_in, heard) = mpsc::unbounded_channel();
+    let (registrations_in, registrations) = mpsc::unbounded_channel();
     let serving = Server::builder()
-        .add_service(RegistrationServer::new(FakeKubelet(heard_in)))
+        .add_service(RegistrationServer::new(FakeKubelet(registrations_in)))
         .serve_with_incoming(UnixListenerStream::new(listener));
-    (tokio::spawn(async move { serving.await.expect("serves") }), heard)
+    (tokio::spawn(async move { serving.await.expect("serves") }), registrations)
 }
 
-/// A made-up node with two virtio GPUs, the second without a card node.
+/// Device directories of a node with two virtio GPUs, the second without a card node.
 fn roots(root: &Path) -> Roots {
     let (sys, dev) = (root.join("sys"), root.join("dev"));
     std::fs::create_dir_all(dev.join("dri")).expect("a folder");
@@ -78,9 +78,9 @@ impl Node {
     fn new(cdi: bool) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::create_dir(folder.path().join("plugins")).expect("a folder");
-        let (found, watched) = watch::channel(gpus::find(&roots(folder.path())).expect("looks"));
-        let dealing = Dealing { shares: 4, cdi: cdi.then(|| PathBuf::from("/nowhere")) };
-        let agent = tokio::spawn(kubelet::keep_all(folder.path().join("plugins"), watched, dealing));
+        let (found, watched) = watch::channel(gpus::find(&roots(folder.path())).expect("finds"));
+        let allocation = Allocation { shares: 4, cdi: cdi.then(|| PathBuf::from("/nowhere")) };
+        let agent = tokio::spawn(kubelet::keep_all(folder.path().join("plugins"), watched, allocation));
         Self { folder, found, agent }
     }
 
@@ -104,10 +104,11 @@ impl Drop for Node {
 const DRI: Resource = Resource { class: GpuClass::Any, card: false };
 const CARD: Resource = Resource { class: GpuClass::Virtio, card: true };
 
-async fn registered(heard: &mut mpsc::UnboundedReceiver<RegisterRequest>) -> Vec<String> {
+async fn registered(registrations: &mut mpsc::UnboundedReceiver<RegisterRequest>) -> Vec<String> {
     let mut names = Vec::new();
     for _ in 0..4 {
-        let request = tokio::time::timeout(LONG, heard.recv()).await.expect("in time").expect("a request");
+        let request =
+            tokio::time::timeout(LONG, registrations.recv()).await.expect("in time").expect("a request");
         assert_eq!(request.version, "v1beta1");
         names.push(request.resource_name);
     }
@@ -124,49 +125,51 @@ fn allocate(ids: &[String]) -> AllocateRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_resource_registers_and_does_so_again_when_the_kubelet_restarts() {
+async fn every_resource_registers_again_when_the_kubelet_restarts() {
     let node = Node::new(false);
     let all =
         ["dri", "dri-card", "dri-virtio", "dri-virtio-card"].map(|it| format!("desktopstream.dev/{it}"));
-    let (first, mut heard) = start(&node.plugins());
-    assert_eq!(registered(&mut heard).await, all);
+    let (first, mut registrations) = start(&node.plugins());
+    assert_eq!(registered(&mut registrations).await, all);
     first.abort();
-    let (_second, mut heard) = start(&node.plugins());
-    assert_eq!(registered(&mut heard).await, all, "to the new one");
+    let (_second, mut registrations) = start(&node.plugins());
+    assert_eq!(registered(&mut registrations).await, all, "with the new kubelet");
     let mut list = node.call(DRI).await.list_and_watch(Empty {}).await.expect("lists").into_inner();
     let devices = list.message().await.expect("a list").expect("one").devices;
     assert_eq!(devices.len(), 8);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn devices_are_handed_out_as_asked_and_no_others() {
+async fn allocate_maps_the_requested_device_nodes_only() {
     let node = Node::new(false);
-    let (_kubelet, mut heard) = start(&node.plugins());
-    registered(&mut heard).await;
+    let (_kubelet, mut registrations) = start(&node.plugins());
+    registered(&mut registrations).await;
     let mut dri = node.call(DRI).await;
-    let answer = dri.allocate(allocate(&[share("pci-0000-00-03.0", 2)])).await.expect("gives").into_inner();
+    let answer =
+        dri.allocate(allocate(&[share("pci-0000-00-03.0", 2)])).await.expect("allocates").into_inner();
     let given = &answer.container_responses[0];
-    assert_eq!(given.devices.len(), 1, "the render node and nothing else");
+    assert_eq!(given.devices.len(), 1, "the render node only");
     assert_eq!(given.devices[0].container_path, "/dev/dri/renderD129");
     assert!(given.devices[0].host_path.starts_with(&node.folder.path().display().to_string()));
     assert_eq!(given.devices[0].permissions, "rw");
     assert_eq!(given.envs["DESKTOPSTREAM_RENDER_NODE"], "/dev/dri/renderD129");
 
     let mut card = node.call(CARD).await;
-    let answer = card.allocate(allocate(&[share("pci-0000-00-02.0", 0)])).await.expect("gives").into_inner();
+    let answer =
+        card.allocate(allocate(&[share("pci-0000-00-02.0", 0)])).await.expect("allocates").into_inner();
     let paths: Vec<_> =
         answer.container_responses[0].devices.iter().map(|it| it.container_path.as_str()).collect();
     assert_eq!(paths, ["/dev/dri/renderD128", "/dev/dri/card0"]);
-    card.allocate(allocate(&[share("pci-0000-00-03.0", 0)])).await.expect_err("has no card node");
-    dri.allocate(allocate(&["../../etc::0".to_owned()])).await.expect_err("no GPU of ours");
-    dri.allocate(allocate(&["nonsense".to_owned()])).await.expect_err("no share of ours");
+    card.allocate(allocate(&[share("pci-0000-00-03.0", 0)])).await.expect_err("without a card node");
+    dri.allocate(allocate(&["../../etc::0".to_owned()])).await.expect_err("not a GPU");
+    dri.allocate(allocate(&["nonsense".to_owned()])).await.expect_err("not a share");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_is_told_as_it_changes() {
+async fn list_and_watch_sends_changes_of_health() {
     let node = Node::new(false);
-    let (_kubelet, mut heard) = start(&node.plugins());
-    registered(&mut heard).await;
+    let (_kubelet, mut registrations) = start(&node.plugins());
+    registered(&mut registrations).await;
     let mut list = node.call(DRI).await.list_and_watch(Empty {}).await.expect("lists").into_inner();
     let healthy = |devices: &[operator_node_agent::wire::Device]| {
         devices.iter().filter(|it| it.health == "Healthy").count()
@@ -177,14 +180,14 @@ async fn health_is_told_as_it_changes() {
         tokio::time::timeout(LONG, list.message()).await.expect("in time").expect("a list").expect("one");
     assert_eq!((healthy(&next.devices), next.devices.len()), (4, 8));
     let name = node.found.borrow()[0].gpu.name.clone();
-    node.call(DRI).await.allocate(allocate(&[share(&name, 0)])).await.expect_err("it is gone");
+    node.call(DRI).await.allocate(allocate(&[share(&name, 0)])).await.expect_err("unhealthy");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn preferences_and_cdi() {
+async fn preferred_allocation_completes_a_pair_and_cdi_replaces_device_nodes() {
     let node = Node::new(true);
-    let (_kubelet, mut heard) = start(&node.plugins());
-    registered(&mut heard).await;
+    let (_kubelet, mut registrations) = start(&node.plugins());
+    registered(&mut registrations).await;
     let mut dri = node.call(DRI).await;
     let available =
         [share("pci-0000-00-02.0", 1), share("pci-0000-00-02.0", 2), share("pci-0000-00-02.0", 3)];
@@ -199,8 +202,12 @@ async fn preferences_and_cdi() {
         }],
     };
     let answer = dri.get_preferred_allocation(request).await.expect("prefers").into_inner();
-    assert!(answer.container_responses[0].device_ids[0].starts_with("pci-0000-00-02.0"), "the odd one");
-    let answer = dri.allocate(allocate(&[share("pci-0000-00-02.0", 1)])).await.expect("gives").into_inner();
+    assert!(
+        answer.container_responses[0].device_ids[0].starts_with("pci-0000-00-02.0"),
+        "the GPU with an odd number"
+    );
+    let answer =
+        dri.allocate(allocate(&[share("pci-0000-00-02.0", 1)])).await.expect("allocates").into_inner();
     let given = &answer.container_responses[0];
     assert!(given.devices.is_empty());
     assert_eq!(given.cdi_devices[0].name, "desktopstream.dev/gpu=pci-0000-00-02.0");

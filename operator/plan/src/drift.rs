@@ -1,30 +1,31 @@
-//! Whether what is there still is what we want.
+//! Detects drift between a live object and the desired one.
 //!
-//! The apiserver adds defaults to what we apply, so "is it equal?" is the wrong question. This asks whether
-//! all that we want is there with the value that we want; what else is there is not ours.
+//! The apiserver adds defaults and other writers add fields, so the comparison covers only the fields that the desired
+//! object sets.
 
 use serde::Serialize;
 use serde_json::Value;
 
-/// Whether `live` has all that `desired` says. `null` and empty values in `desired` say nothing.
+/// True if `live` has every field of `desired` with the same value. Nulls and empty values in `desired` are ignored.
 pub fn covers<T: Serialize>(live: &T, desired: &T) -> bool {
     match (serde_json::to_value(live), serde_json::to_value(desired)) {
-        (Ok(live), Ok(desired)) => has(&live, &desired),
+        (Ok(live), Ok(desired)) => includes(&live, &desired),
         _ => false,
     }
 }
 
-fn has(live: &Value, desired: &Value) -> bool {
+fn includes(live: &Value, desired: &Value) -> bool {
     match (live, desired) {
         (_, Value::Null) => true,
         (Value::Object(live), Value::Object(desired)) => {
             desired.iter().all(|(key, value)| match live.get(key) {
-                Some(live) => has(live, value),
+                Some(live) => includes(live, value),
                 None => is_empty(value),
             })
         }
         (Value::Array(live), Value::Array(desired)) => {
-            live.len() == desired.len() && live.iter().zip(desired).all(|(live, desired)| has(live, desired))
+            live.len() == desired.len()
+                && live.iter().zip(desired).all(|(live, desired)| includes(live, desired))
         }
         (live, desired) => live == desired,
     }
@@ -46,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn defaults_of_others_are_no_drift_and_changes_are() {
+    fn added_fields_are_not_drift_and_changed_ones_are() {
         let desired = json!({"a": {"b": 1, "gone": null, "none": {}}, "list": [{"x": 1}]});
         let defaulted = json!({"a": {"b": 1, "c": 2}, "list": [{"x": 1, "protocol": "TCP"}], "status": {}});
         assert!(covers(&defaulted, &desired));

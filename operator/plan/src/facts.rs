@@ -1,83 +1,84 @@
-//! What a node says of itself: the node-agent writes it into an annotation, the operator reads it.
+//! Facts of a node. The node-agent writes them into an annotation of its Node; the operator reads them.
 
 use std::collections::BTreeMap;
 
+use contract::Endpoint;
+use contract::endpoint::Transport as EndpointTransport;
+use operator_api::{DeviceNodes, GpuClass, Transport, names};
 use serde::{Deserialize, Serialize};
 
-use operator_api::{GpuClass, GpuNodes, Transport, names};
-
-/// All facts of a node, as JSON in [`names::NODE_FACTS`].
+/// Facts of a node, as the JSON in [`names::NODE_FACTS`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeFacts {
-    /// The node-agent's version.
+    /// Version of the node-agent.
     pub version: String,
-    /// Its GPUs.
+    /// GPUs with a render node.
     pub gpus: Vec<Gpu>,
-    /// Host-agents that it reaches, and where, best first.
-    pub host_agents: BTreeMap<String, Vec<String>>,
+    /// Endpoints that the node reaches, by HostAgent, in the order of preference.
+    pub host_agents: BTreeMap<String, Vec<Endpoint>>,
 }
 
-/// A GPU.
+/// A GPU with a render node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Gpu {
-    /// Its name: stable over reboots, from the bus address.
+    /// Name from the bus address, which stays the same over reboots.
     pub name: String,
-    /// Its kernel driver.
+    /// Kernel driver.
     pub driver: String,
-    /// The driver's family.
+    /// Family of the driver.
     pub class: GpuClass,
-    /// Its render node.
+    /// Path of the render node.
     pub render: String,
-    /// Its card node.
+    /// Path of the card node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub card: Option<String>,
-    /// The render node's group.
+    /// Group that owns the render node.
     pub render_gid: u32,
-    /// Whether it draws in 3D: asked of the driver where that can be asked.
+    /// True if the GPU renders 3D; `None` if the driver does not report it.
     #[serde(default, rename = "3d", skip_serializing_if = "Option::is_none")]
     pub three_d: Option<bool>,
 }
 
-/// A node as the operator sees it.
+/// A node that desktops can run on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Node {
-    /// Its name.
+    /// Name of the node.
     pub name: String,
-    /// Its labels.
+    /// Labels of the node.
     pub labels: BTreeMap<String, String>,
-    /// Its facts, if a node-agent runs there.
+    /// Facts from the node-agent; empty without one.
     pub facts: NodeFacts,
-    /// Extended resources of ours that it can still give, by name: what the kubelet offers in all.
+    /// Allocatable extended resources of [`names::RESOURCE_DOMAIN`], by name.
     pub devices: BTreeMap<String, u64>,
-    /// No new pods go there.
+    /// True if no new pods are scheduled to the node.
     pub unschedulable: bool,
-    /// It answers.
+    /// True if the node is ready.
     pub ready: bool,
 }
 
 impl Node {
-    /// Whether it has `count` devices of this kind.
-    pub fn offers(&self, class: GpuClass, nodes: GpuNodes, count: u32) -> bool {
-        let resource = names::resource(class, nodes == GpuNodes::RenderAndCard);
+    /// True if the node has at least `count` allocatable devices of this kind.
+    pub fn offers(&self, class: GpuClass, nodes: DeviceNodes, count: u32) -> bool {
+        let resource = names::resource(class, nodes == DeviceNodes::RenderAndCard);
         count == 0 || self.devices.get(&resource).is_some_and(|has| *has >= u64::from(count))
     }
 
-    /// The group of its render nodes of a class: that of the first.
+    /// Group of the render node of the first GPU of `class`.
     pub fn render_gid(&self, class: GpuClass) -> Option<u32> {
         let fits = |gpu: &&Gpu| class == GpuClass::Any || gpu.class == class;
         self.facts.gpus.iter().find(fits).map(|gpu| gpu.render_gid)
     }
 
-    /// Where it reaches a host-agent by this transport.
-    pub fn endpoint(&self, host_agent: &str, transport: Transport) -> Option<&str> {
-        let fits = |endpoint: &&String| match transport {
+    /// First endpoint of `transport` at which the node reaches `host_agent`.
+    pub fn endpoint(&self, host_agent: &str, transport: Transport) -> Option<&Endpoint> {
+        let fits = |endpoint: &&Endpoint| match transport {
             Transport::Auto => true,
-            Transport::Vsock => endpoint.starts_with("vsock:"),
-            Transport::Tcp => endpoint.starts_with("tcp:"),
-            Transport::Unix => endpoint.starts_with("unix:"),
+            Transport::Vsock => endpoint.transport() == EndpointTransport::Vsock,
+            Transport::Tcp => endpoint.transport() == EndpointTransport::Tcp,
+            Transport::Unix => endpoint.transport() == EndpointTransport::Unix,
         };
-        self.facts.host_agents.get(host_agent)?.iter().find(fits).map(String::as_str)
+        self.facts.host_agents.get(host_agent)?.iter().find(fits)
     }
 }

@@ -1,7 +1,8 @@
-//! A workload as Kubernetes objects. Infallible: what could be wrong was found by `validate`.
+//! Renders a workload as Kubernetes objects, and reads pods and nodes. Rendering cannot fail: it takes a [`Validated`].
 
 mod network;
 mod node;
+mod observe;
 mod pod;
 mod replace;
 mod storage;
@@ -13,27 +14,28 @@ use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 pub use node::{facts, node, slim};
-pub use pod::{SidecarImage, inject, place, pod, read_shape};
+pub use observe::{has_ended, is_over, observe};
+pub use pod::{SidecarImage, choose_pod, inject, place, pod, read_shape};
 pub use replace::{lacks_device, replace};
 pub use storage::{HostAgentSecret, host_agent_secret, viewer_secret};
 
 use super::validate::Validated;
 use operator_api::{GROUP, VERSION, names};
 
-/// What should be there besides the pod, which has rules of its own, and the Secrets, which have secrets.
+/// Objects of a stream besides the pod ([`pod`]) and the Secrets ([`host_agent_secret`], [`viewer_secret`]).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Objects {
-    /// The way to the sidecar.
+    /// Service in front of the sidecar.
     pub service: Service,
-    /// The way from outside.
+    /// Ingress in front of the Service.
     pub ingress: Option<Ingress>,
-    /// Only the sidecar's port may be reached.
+    /// Allows ingress to the sidecar's port only.
     pub network_policy: Option<NetworkPolicy>,
-    /// The home folder.
+    /// Claim of the home volume.
     pub home: Option<PersistentVolumeClaim>,
 }
 
-/// What should be there for `stream`.
+/// Renders the objects of `stream`.
 pub fn objects(stream: &Validated) -> Objects {
     Objects {
         service: network::service(stream),
@@ -43,12 +45,12 @@ pub fn objects(stream: &Validated) -> Objects {
     }
 }
 
-/// Where viewers find the stream.
+/// URL of the viewer page.
 pub fn viewer_url(stream: &Validated) -> String {
     network::viewer_url(stream)
 }
 
-/// Labels of all objects of a stream.
+/// Labels of every object of a stream.
 pub fn labels(stream: &Validated) -> BTreeMap<String, String> {
     [
         (names::MANAGED_BY, names::MANAGER),
@@ -59,7 +61,7 @@ pub fn labels(stream: &Validated) -> BTreeMap<String, String> {
     .into()
 }
 
-/// The stream, as owner of its objects: they go when it goes.
+/// Owner reference to the stream, so that deleting it deletes the object.
 pub fn owner(stream: &Validated) -> OwnerReference {
     OwnerReference {
         api_version: format!("{GROUP}/{VERSION}"),

@@ -1,4 +1,4 @@
-//! When a stream rests, wakes and ends.
+//! When a stream is suspended, woken and deleted.
 
 use std::time::Duration;
 
@@ -6,103 +6,105 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::validate::Validated;
-use operator_api::DesktopStreamStatus;
+use operator_api::{DesktopStreamStatus, OperatingMode};
 
-/// What should be now.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// State that a stream should be in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Life {
-    /// A pod should run.
+    /// The pod runs.
     Run,
-    /// None, because the spec says so.
+    /// The pod is deleted, because the spec says so.
     Suspended,
-    /// None, because nobody watched for so long.
+    /// The pod is deleted, because the idle timeout has passed.
     Idle,
-    /// The stream's time is up: delete it.
+    /// The stream is deleted, because its TTL has passed.
     Expired,
 }
 
-/// The outcome, and what of it is remembered in status.
+/// State that a stream should be in, and what the status remembers of the decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// What should be now.
+    /// State that the stream should be in.
     pub life: Life,
-    /// For `status.unwatchedSince`.
+    /// `status.unwatchedSince`.
     pub unwatched_since: Option<Time>,
-    /// For `status.idleSince`.
+    /// `status.idleSince`.
     pub idle_since: Option<Time>,
-    /// For `status.wokenBy`.
+    /// `status.wokenBy`.
     pub woken_by: Option<String>,
-    /// Look again after so long.
-    pub look_again: Option<Duration>,
+    /// Time after which the decision can change by itself.
+    pub requeue_after: Option<Duration>,
 }
 
-/// What is known.
+/// Inputs of the decision.
 #[derive(Debug, Clone, Copy)]
-pub struct Known<'k> {
-    /// When the stream was made.
+pub struct Input<'i> {
+    /// Creation time of the stream.
     pub created: Option<Timestamp>,
-    /// The stream's `desktopstream.dev/wake`.
-    pub wake: Option<&'k str>,
-    /// What its status said.
-    pub before: &'k DesktopStreamStatus,
-    /// How many watch; `None` if nobody can say.
+    /// Annotation `desktopstream.dev/wake` of the stream.
+    pub wake: Option<&'i str>,
+    /// Previous status.
+    pub previous: &'i DesktopStreamStatus,
+    /// Number of viewers; `None` if the sidecar does not answer.
     pub viewers: Option<u32>,
-    /// Now.
+    /// Current time.
     pub now: Timestamp,
 }
 
-/// Decides.
-pub fn lifecycle(stream: &Validated, known: Known<'_>) -> Outcome {
-    let Known { created, wake, before, viewers, now } = known;
+/// Decides which state `stream` should be in.
+pub fn lifecycle(stream: &Validated, input: Input<'_>) -> Outcome {
+    let Input { created, wake, previous, viewers, now } = input;
     let mut outcome = Outcome {
         life: Life::Run,
         unwatched_since: None,
         idle_since: None,
         woken_by: wake.map(ToOwned::to_owned),
-        look_again: None,
+        requeue_after: None,
     };
-    if let (Some(ttl), Some(created)) = (stream.ttl, created) {
-        match left(created, ttl, now) {
+    if let (Some(ttl), Some(created)) = (stream.ttl(), created) {
+        match remaining(created, ttl, now) {
             None => return Outcome { life: Life::Expired, ..outcome },
-            Some(left) => outcome.look_again = Some(left),
+            Some(remaining) => outcome.requeue_after = Some(remaining),
         }
     }
-    if stream.spec.lifecycle.suspended {
+    if stream.spec.operating_mode == OperatingMode::Suspended {
         outcome.life = Life::Suspended;
         return outcome;
     }
-    let Some(timeout) = stream.idle_timeout else { return outcome };
-    let woken = wake.is_some() && wake != before.woken_by.as_deref();
-    let respecified = before.observed_generation.is_some() && before.observed_generation != stream.generation;
-    if before.idle_since.is_some() && !woken && !respecified {
+    let Some(timeout) = stream.idle_timeout() else { return outcome };
+    let is_woken = wake.is_some() && wake != previous.woken_by.as_deref();
+    let is_changed =
+        previous.observed_generation.is_some() && previous.observed_generation != stream.generation;
+    if previous.idle_since.is_some() && !is_woken && !is_changed {
         outcome.life = Life::Idle;
-        outcome.idle_since.clone_from(&before.idle_since);
+        outcome.idle_since.clone_from(&previous.idle_since);
         return outcome;
     }
-    // Who just woke gets the whole time to open the page. Who can't be asked is not idle.
-    let since = match (viewers, &before.unwatched_since) {
+    // A stream that was just woken gets the whole timeout. A sidecar that does not answer does not count as unwatched.
+    let since = match (viewers, &previous.unwatched_since) {
         (Some(1..), _) | (None, None) => return outcome,
-        (_, Some(since)) if !woken => since.clone(),
+        (_, Some(since)) if !is_woken => since.clone(),
         _ => Time(now),
     };
-    match left(since.0, timeout, now) {
+    match remaining(since.0, timeout, now) {
         None => {
             outcome.life = Life::Idle;
             outcome.idle_since = Some(Time(now));
         }
-        Some(left) => {
-            outcome.look_again = Some(outcome.look_again.map_or(left, |other| other.min(left)));
+        Some(remaining) => {
+            outcome.requeue_after =
+                Some(outcome.requeue_after.map_or(remaining, |other| other.min(remaining)));
             outcome.unwatched_since = Some(since);
         }
     }
     outcome
 }
 
-/// How much of `span` from `start` is left; `None` once it is over.
-fn left(start: Timestamp, span: Duration, now: Timestamp) -> Option<Duration> {
+/// Part of `span`, counted from `start`, that has not passed; `None` if all of it has.
+fn remaining(start: Timestamp, span: Duration, now: Timestamp) -> Option<Duration> {
     let span = SignedDuration::try_from(span).unwrap_or(SignedDuration::MAX);
-    let left = span.checked_sub(now.duration_since(start))?;
-    Duration::try_from(left).ok().filter(|left| !left.is_zero())
+    let remaining = span.checked_sub(now.duration_since(start))?;
+    Duration::try_from(remaining).ok().filter(|remaining| !remaining.is_zero())
 }
 
 #[cfg(test)]
@@ -110,46 +112,50 @@ mod tests {
     use super::*;
     use crate::testing::validated;
 
-    fn stream(lifecycle: &serde_json::Value) -> Validated {
-        validated(&serde_json::json!({"spec": {"lifecycle": lifecycle}}))
+    fn stream(spec: &serde_json::Value) -> Validated {
+        validated(&serde_json::json!({"spec": spec}))
     }
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_000_000 + seconds).expect("a time")
     }
 
-    fn known(before: &DesktopStreamStatus, viewers: Option<u32>, seconds: i64) -> Known<'_> {
-        Known { created: Some(at(0)), wake: None, before, viewers, now: at(seconds) }
+    fn input(previous: &DesktopStreamStatus, viewers: Option<u32>, seconds: i64) -> Input<'_> {
+        Input { created: Some(at(0)), wake: None, previous, viewers, now: at(seconds) }
     }
 
     #[test]
-    fn ttl_counts_from_creation_even_when_suspended() {
-        let stream = stream(&serde_json::json!({"ttl": "1m", "suspended": true}));
-        let before = DesktopStreamStatus::default();
-        let early = lifecycle(&stream, known(&before, None, 59));
-        assert_eq!((early.life, early.look_again), (Life::Suspended, Some(Duration::from_secs(1))));
-        assert_eq!(lifecycle(&stream, known(&before, None, 60)).life, Life::Expired);
+    fn ttl_of_a_suspended_stream_counts_from_creation() {
+        let stream =
+            stream(&serde_json::json!({"lifecycle": {"ttlSeconds": 60}, "operatingMode": "Suspended"}));
+        let previous = DesktopStreamStatus::default();
+        let early = lifecycle(&stream, input(&previous, None, 59));
+        assert_eq!((early.life, early.requeue_after), (Life::Suspended, Some(Duration::from_secs(1))));
+        assert_eq!(lifecycle(&stream, input(&previous, None, 60)).life, Life::Expired);
     }
 
     #[test]
-    fn idleness_needs_an_answer_and_lasts_until_woken() {
-        let stream = stream(&serde_json::json!({"idleTimeout": "10s"}));
+    fn idle_timeout_starts_with_the_first_report_of_no_viewers() {
+        let stream = stream(&serde_json::json!({"lifecycle": {"idleTimeoutSeconds": 10}}));
         let mut status = DesktopStreamStatus::default();
-        assert_eq!(lifecycle(&stream, known(&status, None, 100)).unwatched_since, None, "nobody can say");
-        let first = lifecycle(&stream, known(&status, Some(0), 100));
-        assert_eq!(first.look_again, Some(Duration::from_secs(10)));
+        assert_eq!(lifecycle(&stream, input(&status, None, 100)).unwatched_since, None, "no report");
+        let first = lifecycle(&stream, input(&status, Some(0), 100));
+        assert_eq!(first.requeue_after, Some(Duration::from_secs(10)));
         status.unwatched_since = first.unwatched_since;
-        assert_eq!(lifecycle(&stream, known(&status, Some(0), 109)).life, Life::Run);
-        assert_eq!(lifecycle(&stream, known(&status, Some(1), 111)).unwatched_since, None, "watched again");
-        let over = lifecycle(&stream, known(&status, Some(0), 110));
-        assert_eq!(over.life, Life::Idle);
-        status.idle_since = over.idle_since;
-        status.unwatched_since = None;
-        assert_eq!(lifecycle(&stream, known(&status, None, 999)).life, Life::Idle, "stays");
-        let woken = lifecycle(&stream, Known { wake: Some("1"), ..known(&status, None, 999) });
+        assert_eq!(lifecycle(&stream, input(&status, Some(0), 109)).life, Life::Run);
+        assert_eq!(lifecycle(&stream, input(&status, Some(1), 111)).unwatched_since, None, "a viewer again");
+        assert_eq!(lifecycle(&stream, input(&status, Some(0), 110)).life, Life::Idle);
+    }
+
+    #[test]
+    fn idle_stream_stays_idle_until_the_wake_annotation_changes() {
+        let stream = stream(&serde_json::json!({"lifecycle": {"idleTimeoutSeconds": 10}}));
+        let mut status = DesktopStreamStatus { idle_since: Some(Time(at(110))), ..Default::default() };
+        assert_eq!(lifecycle(&stream, input(&status, None, 999)).life, Life::Idle);
+        let woken = lifecycle(&stream, Input { wake: Some("1"), ..input(&status, None, 999) });
         assert_eq!((woken.life, woken.woken_by.as_deref()), (Life::Run, Some("1")));
         status.woken_by = Some("1".to_owned());
-        let same = lifecycle(&stream, Known { wake: Some("1"), ..known(&status, None, 999) });
+        let same = lifecycle(&stream, Input { wake: Some("1"), ..input(&status, None, 999) });
         assert_eq!(same.life, Life::Idle, "each value wakes once");
     }
 }

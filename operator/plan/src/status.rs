@@ -1,56 +1,61 @@
-//! What the status says, from what was seen. Conditions come true in the order of
-//! [`conditions::STREAM_TYPES`]; what comes after a false one is Unknown, so that the first false one is the
-//! one to read.
+//! The status of a stream, from what was observed.
+//!
+//! Conditions become true in the order of [`conditions::STREAM_TYPES`]. Those after a false one are Unknown, so the first
+//! false condition is the one to act on.
 
-mod pod;
-pub mod report;
+mod containers;
+mod sidecar;
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use contract::sidecar_status::RefusalCode;
+use contract::{FramePath, HostAgentConnection, SidecarStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
+use operator_api::conditions::{self, Engine, Reason, Subject, reasons};
+use operator_api::{AuthKind, DesktopStreamStatus, Phase, Placement, Require};
 
-use self::report::Report;
 use super::facts::Node;
 use super::lifecycle::{Life, Outcome};
+use super::observation::Observation;
 use super::pair::Pairing;
 use super::validate::{Invalid, Validated};
 use super::{kubernetes, pair};
-use operator_api::conditions::{self, Reason, condition, reasons};
-use operator_api::{AuthKind, CaptureStatus, DesktopStreamStatus, EncodeWhere, Phase, Require, Rung, names};
 
-/// Something that keeps the pod from being.
+/// Obstacle that somebody has to remove before the containers can exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstacle {
-    /// In the condition.
+    /// Reason of the condition.
     pub reason: Reason,
-    /// In words.
+    /// Text of the condition.
     pub text: String,
 }
 
-/// What was seen.
+/// Answer of a sidecar, or the error of the request.
+pub type Report<'r> = Result<&'r SidecarStatus, &'r str>;
+
+/// Observed facts that a status is computed from.
 #[derive(Debug, Clone, Copy)]
-pub struct Seen<'s> {
-    /// The pod.
-    pub pod: Option<&'s Pod>,
-    /// Why there is none, if somebody said so.
-    pub obstacle: Option<&'s Obstacle>,
-    /// The home folder's claim.
-    pub claim: Option<&'s PersistentVolumeClaim>,
+pub struct Input<'i> {
+    /// Engine that runs the containers.
+    pub engine: Engine,
+    /// The containers; `None` if there are none.
+    pub observation: Option<&'i Observation>,
+    /// Obstacle to the containers' creation.
+    pub obstacle: Option<&'i Obstacle>,
     /// All nodes.
-    pub nodes: &'s [Node],
-    /// The choice of host-agent.
-    pub pairing: &'s Pairing,
-    /// What the sidecar says; the error is why it says nothing.
-    pub report: Option<Result<&'s Report, &'s str>>,
-    /// Rest or run.
-    pub outcome: &'s Outcome,
-    /// The status until now.
-    pub before: &'s DesktopStreamStatus,
-    /// Now.
+    pub nodes: &'i [Node],
+    /// Choice of host-agent.
+    pub pairing: &'i Pairing,
+    /// Answer of the sidecar; `None` if it was not asked.
+    pub report: Option<Report<'i>>,
+    /// Decision of the lifecycle.
+    pub outcome: &'i Outcome,
+    /// Previous status.
+    pub previous: &'i DesktopStreamStatus,
+    /// Current time.
     pub now: Timestamp,
 }
 
-/// A condition in the making: yes, no, or not known, why, and in words.
+/// Status, reason and text of a condition; `holds` is `None` for Unknown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Verdict {
     holds: Option<bool>,
@@ -68,175 +73,203 @@ impl Verdict {
     fn unknown(reason: Reason, text: impl Into<String>) -> Self {
         Self { holds: None, reason, text: text.into() }
     }
+    fn waiting(text: impl Into<String>) -> Self {
+        Self::unknown(reasons::WAITING, text)
+    }
 }
 
-/// The status of a spec that makes no sense.
+/// Status of an invalid spec. What is known of the pod stays.
 pub fn invalid(
-    before: &DesktopStreamStatus,
-    generation: Option<i64>,
+    subject: Subject<'_>,
+    previous: &DesktopStreamStatus,
     problems: &Invalid,
     now: Timestamp,
 ) -> DesktopStreamStatus {
     let mut next = conditions::STREAM_TYPES
         .map(|kind| {
             let holds = (kind == conditions::READY).then_some(false);
-            condition(kind, holds, reasons::INVALID, &problems.to_string(), generation)
+            subject.condition(kind, holds, reasons::INVALID, &problems.to_string())
         })
         .to_vec();
-    conditions::keep_times(&mut next, &before.conditions, now);
+    conditions::keep_times(&mut next, &previous.conditions, now);
     DesktopStreamStatus {
         phase: Some(Phase::Failed),
         conditions: next,
-        observed_generation: generation,
-        ..before.clone()
+        observed_generation: subject.generation,
+        ..previous.clone()
     }
 }
 
-/// The status.
-pub fn status(stream: &Validated, seen: Seen<'_>) -> DesktopStreamStatus {
-    let Seen { pod, report, outcome, before, now, pairing, .. } = seen;
-    let verdicts = verdicts(stream, seen);
-    let generation = stream.generation;
+/// Status of a valid stream.
+pub fn status(stream: &Validated, input: Input<'_>) -> DesktopStreamStatus {
+    let Input { observation, outcome, previous, now, pairing, .. } = input;
+    let verdicts = verdicts(stream, input);
+    let subject = Subject { engine: input.engine, name: &stream.names.stream, generation: stream.generation };
     let mut next: Vec<Condition> = conditions::STREAM_TYPES
         .iter()
         .zip(&verdicts)
-        .map(|(kind, verdict)| condition(kind, verdict.holds, verdict.reason, &verdict.text, generation))
+        .map(|(kind, verdict)| subject.condition(kind, verdict.holds, verdict.reason, &verdict.text))
         .collect();
-    conditions::keep_times(&mut next, &before.conditions, now);
-    let said = report.and_then(Result::ok);
-    let running = pod.is_some();
+    conditions::keep_times(&mut next, &previous.conditions, now);
+    let answer = input.report.and_then(Result::ok);
+    let exists = observation.is_some();
     DesktopStreamStatus {
-        phase: Some(phase(&verdicts, seen)),
+        phase: Some(phase(&verdicts, input)),
         conditions: next,
-        observed_generation: generation,
-        node: pod.and_then(|pod| pod.spec.as_ref()?.node_name.clone()),
-        pod: pod.and_then(|pod| pod.metadata.name.clone()),
-        host_agent: pairing.host_agent().map(ToOwned::to_owned),
+        observed_generation: stream.generation,
+        node_name: observation.and_then(|it| it.node.clone()),
+        pod_name: observation.map(|it| it.name.clone()),
+        host_agent_name: pairing.host_agent().map(ToOwned::to_owned),
         viewer_url: Some(kubernetes::viewer_url(stream)),
-        viewer_secret: (stream.spec.viewers.auth.kind == AuthKind::Token).then(|| {
+        viewer_secret_name: (stream.spec.viewers.auth.kind == AuthKind::Token).then(|| {
             stream.spec.viewers.auth.secret_name.clone().unwrap_or_else(|| stream.names.viewer_secret())
         }),
-        capture: said.map(Report::capture).or_else(|| before.capture.clone()).filter(|_| running),
-        stats: said.map(|it| it.stats(now)).or_else(|| before.stats.clone()).filter(|_| running),
+        capture: answer.map(sidecar::capture).or_else(|| previous.capture.clone()).filter(|_| exists),
+        stats: answer.map(|it| sidecar::stats(it, now)).or_else(|| previous.stats.clone()).filter(|_| exists),
         unwatched_since: outcome.unwatched_since.clone(),
         idle_since: outcome.idle_since.clone(),
         woken_by: outcome.woken_by.clone(),
     }
 }
 
-/// In the order of [`conditions::STREAM_TYPES`].
-fn verdicts(stream: &Validated, seen: Seen<'_>) -> [Verdict; 5] {
-    let rest = match seen.outcome.life {
-        Life::Suspended => Some((reasons::SUSPENDED, "suspended by spec.lifecycle.suspended")),
-        Life::Idle => Some((reasons::IDLE, "nobody watched for spec.lifecycle.idleTimeout")),
-        Life::Expired => Some((reasons::ENDED, "its time (spec.lifecycle.ttl) is up; it is being deleted")),
+/// Verdicts in the order of [`conditions::STREAM_TYPES`].
+fn verdicts(stream: &Validated, input: Input<'_>) -> [Verdict; 5] {
+    let stopped = match input.outcome.life {
+        Life::Suspended => Some((reasons::SUSPENDED, "suspended by spec.operatingMode")),
+        Life::Idle => Some((reasons::IDLE, "no viewer for spec.lifecycle.idleTimeoutSeconds")),
+        Life::Expired => {
+            Some((reasons::ENDED, "spec.lifecycle.ttlSeconds has passed; the stream is being deleted"))
+        }
         Life::Run => None,
     };
-    if let Some((reason, text)) = rest {
+    if let Some((reason, text)) = stopped {
         let mut all = [(); 5].map(|()| Verdict::unknown(reason, text));
         all[4].holds = Some(false);
         return all;
     }
-    let devices = pod::devices(stream, seen);
-    let paired = paired(stream, seen);
-    let (capturing, streaming) = match seen.report {
-        _ if devices.holds != Some(true) => (waiting("for the pod"), waiting("for the pod")),
-        // A crashing desktop has no picture, whatever its sidecar makes of it.
-        report => match (pod::trouble(seen), report) {
-            (Some(why), _) => (why.clone(), why),
-            (None, Some(Ok(report))) => {
-                (capturing(report, pod::is_starting(seen)), streaming(stream, report))
-            }
-            (None, Some(Err(why))) => {
-                let why =
-                    Verdict::unknown(reasons::SIDECAR_SILENT, format!("the sidecar does not answer: {why}"));
-                (why.clone(), why)
-            }
-            (None, None) => (waiting("for the sidecar"), waiting("for the sidecar")),
-        },
+    let devices = containers::devices(stream, input);
+    let paired = paired(stream, input);
+    let (capturing, streaming) = if devices.holds == Some(true) {
+        video(stream, input)
+    } else {
+        (Verdict::waiting("waiting for the pod"), Verdict::waiting("waiting for the pod"))
     };
     let ready = ready([&devices, &paired, &capturing, &streaming], stream);
     [devices, paired, capturing, streaming, ready]
 }
 
-fn waiting(text: &str) -> Verdict {
-    Verdict::unknown(reasons::WAITING, format!("waiting {text}"))
+/// Verdicts on Capturing and Streaming of containers that have their devices.
+fn video(stream: &Validated, input: Input<'_>) -> (Verdict, Verdict) {
+    // A desktop that crashes has no video, whatever its sidecar reports.
+    if let Some(crash) = containers::crash(input) {
+        return (crash.clone(), crash);
+    }
+    match input.report {
+        Some(Ok(report)) => {
+            let is_starting = containers::is_starting(input);
+            (capturing(report, is_starting), streaming(stream, report))
+        }
+        Some(Err(error)) => {
+            let text = format!("the sidecar does not answer: {error}");
+            let silent = Verdict::unknown(reasons::SIDECAR_SILENT, text);
+            (silent.clone(), silent)
+        }
+        None => (Verdict::waiting("waiting for the sidecar"), Verdict::waiting("waiting for the sidecar")),
+    }
 }
 
-fn paired(stream: &Validated, seen: Seen<'_>) -> Verdict {
-    let connection = seen.report.and_then(Result::ok).map(Report::connection);
-    match (seen.pairing, connection) {
-        (Pairing::NotNeeded, _) => Verdict::yes(reasons::NOT_NEEDED, "the sidecar encodes"),
-        (Pairing::None { reason, text }, _) => Verdict::no(*reason, text.clone()),
-        (Pairing::Paired { host_agent, .. }, Some(report::Connection::Expired(text))) => {
-            Verdict::no(reasons::TOKEN_EXPIRED, format!("{host_agent}: {text}"))
-        }
-        (Pairing::Paired { host_agent, .. }, Some(report::Connection::Refused(text))) => {
-            Verdict::no(reasons::TOKEN_REFUSED, format!("{host_agent}: {text}"))
-        }
-        (Pairing::Paired { host_agent, .. }, Some(report::Connection::Broken(text))) => {
-            Verdict::no(reasons::HOST_AGENT_GONE, format!("{host_agent}: {text}"))
-        }
-        (Pairing::Paired { host_agent, endpoint }, _) => {
-            let place = endpoint.as_ref().map_or_else(String::new, |endpoint| format!(" at {endpoint}"));
-            let why = if seen.before.host_agent.as_deref() == Some(host_agent) {
-                ""
-            } else if stream.spec.host_agent.name.is_some() {
-                ", as spec.hostAgent.name says"
-            } else {
-                ", the least loaded one that the node reaches"
+fn paired(stream: &Validated, input: Input<'_>) -> Verdict {
+    let (host_agent, endpoint) = match input.pairing {
+        Pairing::NotNeeded => return Verdict::yes(reasons::NOT_NEEDED, "the sidecar encodes"),
+        Pairing::None { reason, text } => return Verdict::no(*reason, text.clone()),
+        Pairing::Paired { host_agent, endpoint } => (host_agent, endpoint),
+    };
+    if let Some(Ok(report)) = input.report
+        && let Some((reason, message)) = refusal(&report.host_agent)
+    {
+        return Verdict::no(reason, format!("{host_agent}: {message}"));
+    }
+    let place = endpoint.as_ref().map_or_else(String::new, |endpoint| format!(" at {endpoint}"));
+    let why = if input.previous.host_agent_name.as_deref() == Some(host_agent) {
+        ""
+    } else if stream.spec.host_agent.name.is_some() {
+        ", named by spec.hostAgent.name"
+    } else {
+        ", the least loaded one that the node reaches"
+    };
+    let text = format!("{host_agent}{place}");
+    let kept = kept_message(input.previous, conditions::PAIRED, reasons::PAIRED, &text);
+    Verdict::yes(reasons::PAIRED, kept.unwrap_or_else(|| format!("{text}{why}")))
+}
+
+/// Reason and message of a connection that does not work; `None` if it works, or is being established.
+fn refusal(connection: &HostAgentConnection) -> Option<(Reason, &str)> {
+    match connection {
+        HostAgentConnection::NotConfigured
+        | HostAgentConnection::Connecting
+        | HostAgentConnection::Connected { .. }
+        | HostAgentConnection::OtherVm { .. }
+        | HostAgentConnection::Unknown => None,
+        HostAgentConnection::TokenExpired { message } => Some((reasons::TOKEN_EXPIRED, message)),
+        HostAgentConnection::Unreachable { message } => Some((reasons::HOST_AGENT_GONE, message)),
+        HostAgentConnection::Refused { code, message } => {
+            let reason = match code {
+                RefusalCode::BadToken => reasons::TOKEN_REFUSED,
+                RefusalCode::Capacity => reasons::HOST_AGENT_FULL,
+                RefusalCode::ShuttingDown => reasons::HOST_AGENT_GONE,
+                RefusalCode::Version
+                | RefusalCode::Protocol
+                | RefusalCode::Encoder
+                | RefusalCode::Replaced
+                | RefusalCode::RateLimited
+                | RefusalCode::Other => reasons::HOST_AGENT_REFUSED,
             };
-            let kept = kept_message(
-                seen.before,
-                conditions::PAIRED,
-                reasons::PAIRED,
-                &format!("{host_agent}{place}"),
-            );
-            Verdict::yes(reasons::PAIRED, kept.unwrap_or_else(|| format!("{host_agent}{place}{why}")))
+            Some((reason, message))
         }
     }
 }
 
-/// The message of before if it says the same: why a choice was made is said once and stays.
-fn kept_message(before: &DesktopStreamStatus, kind: &str, reason: Reason, begins: &str) -> Option<String> {
-    let old = before.conditions.iter().find(|it| it.type_ == kind && it.reason == reason.name)?;
-    old.message.starts_with(begins).then(|| old.message.clone())
+/// Previous message of a condition if its reason is the same and it begins with `begin`: the message that explains a
+/// choice stays after the choice was made.
+fn kept_message(previous: &DesktopStreamStatus, kind: &str, reason: Reason, begin: &str) -> Option<String> {
+    let old = previous.conditions.iter().find(|it| it.type_ == kind && it.reason == reason.name)?;
+    old.message.starts_with(begin).then(|| old.message.clone())
 }
 
-fn capturing(report: &Report, is_starting: bool) -> Verdict {
-    if report.frames.captured > 0 && report.capture.error.is_empty() {
-        return Verdict::yes(reasons::FRAMES, report.capture.taken.clone());
+fn capturing(report: &SidecarStatus, is_starting: bool) -> Verdict {
+    let capture = &report.capture;
+    if capture.error.is_empty() && report.frames.captured > 0 {
+        return Verdict::yes(reasons::STREAMING, capture.negotiated.clone());
     }
-    if report.capture.error.is_empty() {
-        return Verdict::unknown(reasons::WAITING, "waiting for the desktop's first frame");
+    if capture.error.is_empty() {
+        return Verdict::waiting("waiting for the first frame");
     }
     if is_starting {
-        return Verdict::unknown(reasons::WAITING, format!("the desktop starts: {}", report.capture.error));
+        return Verdict::waiting(format!("the desktop is starting: {}", capture.error));
     }
-    Verdict::no(reasons::NO_FRAMES, report.capture.error.clone())
+    Verdict::no(reasons::NO_FRAMES, capture.error.clone())
 }
 
-fn streaming(stream: &Validated, report: &Report) -> Verdict {
-    let rung = match report.rung {
-        Some(rung) if report.frames.encoded > 0 => rung,
-        _ => return Verdict::unknown(reasons::WAITING, format!("no frame yet: {}", report.rung_reason)),
+fn streaming(stream: &Validated, report: &SidecarStatus) -> Verdict {
+    let why = &report.frame_path_reason;
+    let path = match report.frame_path {
+        Some(path) if report.frames.encoded > 0 => path,
+        _ => return Verdict::waiting(format!("no frame yet: {why}")),
     };
-    let why = &report.rung_reason;
-    if stream.spec.capture.require == Require::ZeroCopy && rung != Rung::ResourceId {
-        return Verdict::no(reasons::NOT_ZERO_COPY, format!("the rung is {rung:?}: {why}"));
+    if stream.spec.capture.require == Require::ZeroCopy && path != FramePath::ResourceId {
+        return Verdict::no(reasons::NOT_ZERO_COPY, format!("the frame path is {path}: {why}"));
     }
-    if stream.spec.encode.place == EncodeWhere::HostAgent && rung == Rung::Local {
+    if stream.spec.encode.placement == Placement::HostAgent && path == FramePath::Local {
         return Verdict::no(reasons::NOT_BY_HOST_AGENT, format!("the sidecar encodes: {why}"));
     }
-    match rung {
-        Rung::ResourceId => Verdict::yes(reasons::BY_RESOURCE_ID, ""),
-        Rung::Pixels => Verdict::yes(reasons::BY_PIXELS, why.clone()),
-        Rung::Local => Verdict::yes(reasons::BY_LOCAL_ENCODER, why.clone()),
+    match path {
+        FramePath::ResourceId => Verdict::yes(reasons::BY_RESOURCE_ID, ""),
+        FramePath::Pixels => Verdict::yes(reasons::BY_PIXELS, why.clone()),
+        FramePath::Local => Verdict::yes(reasons::BY_LOCAL_ENCODER, why.clone()),
     }
 }
 
-/// Ready is what a viewer would say: a picture, as asked. A host-agent that is missing and isn't required is
-/// no obstacle.
+/// Ready is true if viewers get video as the spec requires. Paired counts only if the stream needs a host-agent.
 fn ready([devices, paired, capturing, streaming]: [&Verdict; 4], stream: &Validated) -> Verdict {
     let mut needed = vec![devices];
     if pair::is_required(stream) {
@@ -246,65 +279,39 @@ fn ready([devices, paired, capturing, streaming]: [&Verdict; 4], stream: &Valida
     let first = |holds| needed.iter().find(|verdict| verdict.holds == holds);
     match first(Some(false)).or_else(|| first(None)) {
         Some(obstacle) => Verdict::no(obstacle.reason, obstacle.text.clone()),
-        None => Verdict::yes(reasons::OK, "viewers get a picture"),
+        None => Verdict::yes(reasons::PATH_SATISFIED, "viewers get video"),
     }
 }
 
-fn phase(verdicts: &[Verdict; 5], seen: Seen<'_>) -> Phase {
-    match seen.outcome.life {
+fn phase(verdicts: &[Verdict; 5], input: Input<'_>) -> Phase {
+    match input.outcome.life {
         Life::Suspended => return Phase::Suspended,
         Life::Idle => return Phase::Idle,
         Life::Expired => return Phase::Ended,
         Life::Run => {}
     }
     let [devices, .., streaming, ready] = verdicts;
-    if pod::has_ended(seen.pod) {
+    if input.observation.is_some_and(|it| it.has_ended) {
         return Phase::Ended;
     }
-    let hopeless = [reasons::NAME_TAKEN, reasons::REFUSED];
     if ready.holds == Some(true) {
         Phase::Streaming
-    } else if hopeless.contains(&devices.reason) {
+    } else if [reasons::NAME_TAKEN, reasons::REFUSED].contains(&devices.reason) {
         Phase::Failed
-    } else if seen.pod.and_then(|pod| pod.spec.as_ref()?.node_name.as_ref()).is_none() {
+    } else if input.observation.is_none_or(|it| it.node.is_none()) {
         Phase::Pending
-    } else if verdicts
-        .iter()
-        .any(|verdict| verdict.holds == Some(false) && verdict.reason != reasons::WAITING)
-        && (streaming.holds.is_some() || devices.holds == Some(false) || !ready.reason.advice.is_empty())
-    {
+    } else if is_degraded(verdicts, devices, streaming, ready) {
         Phase::Degraded
     } else {
         Phase::Starting
     }
 }
 
-/// The capture part, empty where nothing is known.
-impl Report {
-    fn capture(&self) -> CaptureStatus {
-        let size = if self.width > 0 { format!("{}x{}", self.width, self.height) } else { String::new() };
-        CaptureStatus {
-            rung: self.rung,
-            reason: self.rung_reason.clone(),
-            format: self.capture.taken.clone(),
-            size,
-        }
-    }
-}
-
-/// The pod that counts, of those that bear the stream's label: the newest that isn't over.
-pub fn choose_pod(pods: &[std::sync::Arc<Pod>]) -> Option<&std::sync::Arc<Pod>> {
-    pods.iter().max_by_key(|pod| {
-        let alive = !pod::is_over(pod) && pod.metadata.deletion_timestamp.is_none();
-        (alive, pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
-    })
-}
-
-pub use pod::{NO_ROOM, has_ended, is_over};
-
-/// The label selector of a stream's pods.
-pub fn selector(stream: &str) -> String {
-    format!("{}={stream}", names::STREAM)
+/// True if a condition is false for a reason other than waiting, and something is wrong rather than unfinished.
+fn is_degraded(verdicts: &[Verdict], devices: &Verdict, streaming: &Verdict, ready: &Verdict) -> bool {
+    let is_false = |verdict: &Verdict| verdict.holds == Some(false) && verdict.reason != reasons::WAITING;
+    verdicts.iter().any(is_false)
+        && (streaming.holds.is_some() || devices.holds == Some(false) || ready.reason.has_remedy())
 }
 
 #[cfg(test)]

@@ -29,6 +29,9 @@ pub fn validated(changes: &Value) -> Validated {
 }
 
 /// A ready node with one virtio GPU of render group `gid`, which reaches `host_agents` (name, endpoint).
+///
+/// # Panics
+/// If an endpoint cannot be parsed.
 pub fn node(name: &str, gid: u32, host_agents: &[(&str, &str)]) -> Node {
     let gpu = Gpu {
         name: "pci-0000:00:02.0".to_owned(),
@@ -46,7 +49,7 @@ pub fn node(name: &str, gid: u32, host_agents: &[(&str, &str)]) -> Node {
             gpus: vec![gpu],
             host_agents: host_agents
                 .iter()
-                .map(|(agent, endpoint)| ((*agent).to_owned(), vec![(*endpoint).to_owned()]))
+                .map(|(agent, endpoint)| ((*agent).to_owned(), vec![endpoint.parse().expect("an endpoint")]))
                 .collect(),
             ..NodeFacts::default()
         },

@@ -1,78 +1,72 @@
-//! What shall run, whoever runs it: the middle form between a spec and a platform's objects.
+//! The workload of a stream, independent of the engine: the sidecar's command line, the device, the environment and the
+//! group of both containers.
 //!
-//! It says what *we* decide: the sidecar's command line, what both containers share, which device is asked
-//! for, who they run as. What a user writes in Kubernetes' own words (volumes, resources, templates) stays in
-//! the spec and is read by the platform's renderer.
+//! Fields of the spec in Kubernetes' own types (volumes, resources, pod templates) are read by the renderers.
 
 use std::collections::BTreeMap;
 
+use contract::names::{
+    ENDPOINT_FILE, HOST_AGENT_DIR, RUNTIME_DIR, TOKEN_FILE, VIEWER_DIR, VIEWER_PORT, env, flags,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use operator_api::{
+    AuthKind, Cursor, DesktopStreamSpec, DeviceNodes, GpuClass, OnDelete, Placement, Require, Source,
+};
 use sha2::{Digest, Sha256};
 
-use super::pair::Pairing;
+use super::facts::Node;
+use super::pair::{self, Pairing};
 use super::validate::Validated;
-use operator_api::names;
-use operator_api::{AuthKind, DesktopStreamSpec, EncodeWhere, GpuClass, GpuNodes, Require, Source};
 
-/// The file with the host-agent's endpoint, in [`HOST_AGENT_DIR`].
-pub const ENDPOINT_FILE: &str = "endpoint";
-/// The file with a token, in [`HOST_AGENT_DIR`] and [`VIEWER_DIR`].
-pub const TOKEN_FILE: &str = "token";
-/// Where the sidecar finds what it needs for the host-agent.
-pub const HOST_AGENT_DIR: &str = "/run/desktopstream/host-agent";
-/// Where the sidecar finds the viewers' token.
-pub const VIEWER_DIR: &str = "/run/desktopstream/viewer";
-
-/// What shall run.
+/// Workload of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Workload {
-    /// `namespace/name`.
+    /// `namespace/name` of the stream.
     pub id: String,
-    /// The sidecar's arguments.
+    /// Arguments of the sidecar.
     pub sidecar_args: Vec<String>,
-    /// The sidecar reads a host-agent's endpoint and token.
+    /// True if the sidecar reads a host-agent's endpoint and token from files.
     pub uses_host_agent: bool,
-    /// The sidecar reads a viewers' token.
+    /// True if the sidecar reads the viewers' token from a file.
     pub uses_viewer_token: bool,
-    /// The desktop's environment, besides the user's.
+    /// Environment variables of the desktop, besides those of the spec.
     pub desktop_env: BTreeMap<String, String>,
-    /// The device that both containers get.
+    /// Device of both containers.
     pub device: Option<Device>,
-    /// The group that may open the device.
+    /// Group that may open the device.
     pub render_gid: Option<u32>,
-    /// Digests of the parts of the spec that a running pod can't change, by part.
+    /// Digests of the parts of the spec that a running pod cannot change, by part.
     pub shape: BTreeMap<String, String>,
 }
 
-/// A device.
+/// GPU devices of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// Whose driver.
+    /// Driver family.
     pub class: GpuClass,
-    /// With the card node.
+    /// True if the card node is mapped too.
     pub card: bool,
-    /// How many.
+    /// Number of GPUs.
     pub count: u32,
 }
 
-/// What shall run for `stream`.
+/// Builds the workload of `stream`. `render_gid` is the result of [`render_gid`].
 pub fn workload(stream: &Validated, render_gid: Option<u32>) -> Workload {
     let spec = &stream.spec;
-    let uses_host_agent = spec.encode.place != EncodeWhere::Sidecar;
-    let uses_viewer_token = spec.viewers.auth.kind == AuthKind::Token;
     let device = (spec.gpu.count > 0).then(|| Device {
         class: spec.gpu.class,
-        card: spec.gpu.nodes == GpuNodes::RenderAndCard,
+        card: spec.gpu.device_nodes == DeviceNodes::RenderAndCard,
         count: spec.gpu.count,
     });
-    let mut desktop_env = BTreeMap::from([("XDG_RUNTIME_DIR".to_owned(), names::RUNTIME_DIR.to_owned())]);
+    let mut desktop_env = BTreeMap::from([("XDG_RUNTIME_DIR".to_owned(), RUNTIME_DIR.to_owned())]);
     if let Some(size) = size(spec) {
-        desktop_env.insert("DESKTOP_SIZE".to_owned(), size);
+        desktop_env.insert(env::DESKTOP_SIZE.to_owned(), size);
     }
     Workload {
         id: stream.id(),
         sidecar_args: sidecar_args(stream),
-        uses_host_agent,
-        uses_viewer_token,
+        uses_host_agent: spec.encode.placement != Placement::Sidecar,
+        uses_viewer_token: spec.viewers.auth.kind == AuthKind::Token,
         desktop_env,
         render_gid: device.as_ref().and(render_gid),
         device,
@@ -88,34 +82,37 @@ fn sidecar_args(stream: &Validated) -> Vec<String> {
     let spec = &stream.spec;
     let mut args = vec!["run".to_owned()];
     let mut flag = |name: &str, value: String| args.push(format!("--{name}={value}"));
-    flag("name", stream.id());
-    flag("listen", format!("0.0.0.0:{}", names::VIEWER_PORT));
-    flag("max-viewers", spec.viewers.max.to_string());
-    flag("source", source(spec.capture.source).to_owned());
-    flag("max-fps", spec.capture.max_framerate.to_string());
-    flag("bitrate", spec.encode.bitrate.to_string());
-    flag("keyframe-ms", stream.keyframe.as_millis().to_string());
-    flag("runtime-dir", names::RUNTIME_DIR.to_owned());
+    flag(flags::NAME, stream.id());
+    flag(flags::LISTEN, format!("0.0.0.0:{VIEWER_PORT}"));
+    flag(flags::MAX_VIEWERS, spec.viewers.max.to_string());
+    flag(flags::SOURCE, source(spec.capture.source).to_owned());
+    flag(flags::MAX_FPS, spec.capture.max_framerate.to_string());
+    flag(flags::BITRATE_KBPS, spec.encode.bitrate_kbps.to_string());
+    flag(flags::KEYFRAME_MS, spec.encode.keyframe_interval_milliseconds.to_string());
+    flag(flags::RUNTIME_DIR, RUNTIME_DIR.to_owned());
     if spec.capture.source == Source::TestPattern
         && let Some(size) = size(spec)
     {
-        flag("pattern-size", size);
+        flag(flags::PATTERN_SIZE, size);
     }
     if spec.capture.require == Require::ZeroCopy {
-        flag("require", "zero-copy".to_owned());
+        flag(flags::REQUIRE, "zero-copy".to_owned());
     }
-    if spec.encode.place == EncodeWhere::Sidecar {
-        flag("rung", "local".to_owned());
+    if spec.encode.placement == Placement::Sidecar {
+        flag(flags::FRAME_PATH, contract::FramePath::Local.flag().to_owned());
     } else {
-        flag("upstream-file", format!("{HOST_AGENT_DIR}/{ENDPOINT_FILE}"));
-        flag("token-file", format!("{HOST_AGENT_DIR}/{TOKEN_FILE}"));
+        flag(flags::UPSTREAM_FILE, format!("{HOST_AGENT_DIR}/{ENDPOINT_FILE}"));
+        flag(flags::TOKEN_FILE, format!("{HOST_AGENT_DIR}/{TOKEN_FILE}"));
+    }
+    if !spec.viewers.allowed_origins.is_empty() {
+        flag(flags::ALLOWED_ORIGINS, spec.viewers.allowed_origins.join(","));
     }
     match spec.viewers.auth.kind {
-        AuthKind::Token => flag("viewer-token-file", format!("{VIEWER_DIR}/{TOKEN_FILE}")),
-        AuthKind::None => args.push("--insecure-no-viewer-auth".to_owned()),
+        AuthKind::Token => flag(flags::VIEWER_TOKEN_FILE, format!("{VIEWER_DIR}/{TOKEN_FILE}")),
+        AuthKind::None => args.push(format!("--{}", flags::INSECURE_NO_VIEWER_AUTH)),
     }
-    if !spec.capture.cursor {
-        args.push("--hide-cursor".to_owned());
+    if spec.capture.cursor == Cursor::Hidden {
+        args.push(format!("--{}", flags::HIDE_CURSOR));
     }
     args
 }
@@ -129,14 +126,14 @@ const fn source(source: Source) -> &'static str {
     }
 }
 
-/// Digests, so that a pod can say later which part of its spec has changed. Of the spec alone: nodes that
-/// come and go, and a newer operator, restart nobody's desktop.
+/// Digests of the parts of a spec. They depend on the spec alone, so that neither a change of nodes nor a newer operator
+/// replaces a running pod.
 fn shape(spec: &DesktopStreamSpec) -> BTreeMap<String, String> {
     let mut desktop = spec.desktop.clone();
     if let Some(home) = desktop.as_mut().and_then(|desktop| desktop.home.as_mut()) {
-        // A claim that grows, or outlives us, is the same claim to the pod.
-        home.size = k8s_openapi::apimachinery::pkg::api::resource::Quantity::default();
-        home.on_delete = operator_api::OnDelete::default();
+        // Size and deletion policy of the claim do not concern the pod.
+        home.size = Quantity::default();
+        home.on_delete = OnDelete::default();
     }
     let parts = [
         ("desktop", serde_json::to_value(&desktop)),
@@ -146,26 +143,27 @@ fn shape(spec: &DesktopStreamSpec) -> BTreeMap<String, String> {
         ("hostAgent", serde_json::to_value(&spec.host_agent)),
         ("viewers.auth", serde_json::to_value(&spec.viewers.auth)),
         ("viewers.max", serde_json::to_value(spec.viewers.max)),
+        ("viewers.allowedOrigins", serde_json::to_value(&spec.viewers.allowed_origins)),
     ];
     parts.into_iter().map(|(part, value)| (part.to_owned(), digest(&value.unwrap_or_default()))).collect()
 }
 
-/// Of JSON whose keys are sorted, which serde_json's are.
+/// Digest of a JSON value. serde_json sorts the keys of objects.
 fn digest(value: &serde_json::Value) -> String {
     hex(&Sha256::digest(value.to_string().as_bytes())[..6])
 }
 
-/// Bytes in hexadecimal.
+/// Bytes in lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String can't fail.
+        // Writing to a String cannot fail.
         let _infallible = write!(text, "{byte:02x}");
         text
     })
 }
 
-/// Parts in which two shapes differ.
+/// Parts of `after` that `before` does not have with the same digest.
 pub fn changed<'s>(before: &BTreeMap<String, String>, after: &'s BTreeMap<String, String>) -> Vec<&'s str> {
     after
         .iter()
@@ -174,21 +172,22 @@ pub fn changed<'s>(before: &BTreeMap<String, String>, after: &'s BTreeMap<String
         .collect()
 }
 
-/// The group that the pod gets: that of most nodes that it may go to and that reach its host-agent. One
-/// only, as a group that means the GPU on one node may mean something else on another. `None` while no node has said that
-/// it has such a GPU: see [`super::kubernetes::place`].
-pub fn render_gid(stream: &Validated, nodes: &[super::facts::Node], pairing: &Pairing) -> Option<u32> {
-    let mut votes: BTreeMap<u32, usize> = BTreeMap::new();
+/// Group of the render nodes that the pod joins: the group of most nodes that can run the pod and reach its host-agent.
+///
+/// Only one group, because a group that owns the GPU on one node can own something else on another. `None` while no node
+/// has reported such a GPU: see [`super::kubernetes::place`].
+pub fn render_gid(stream: &Validated, nodes: &[Node], pairing: &Pairing) -> Option<u32> {
     let transport = stream.spec.host_agent.transport;
-    let can = |node: &&super::facts::Node| super::pair::can_run(stream, node);
-    let reaches = |node: &&super::facts::Node| {
+    let can_run = |node: &&Node| pair::can_run(stream, node);
+    let reaches = |node: &&Node| {
         pairing.host_agent().is_none_or(|host_agent| node.endpoint(host_agent, transport).is_some())
     };
-    let preferred: Vec<_> = nodes.iter().filter(can).filter(reaches).collect();
-    let now: Vec<_> = nodes.iter().filter(can).collect();
-    // Those that are cordoned or not ready may be back before the pod is placed.
-    let later = nodes.iter().collect();
-    for node in [preferred, now].into_iter().find(|them| !them.is_empty()).unwrap_or(later) {
+    let preferred: Vec<_> = nodes.iter().filter(can_run).filter(reaches).collect();
+    let possible: Vec<_> = nodes.iter().filter(can_run).collect();
+    // Nodes that are cordoned or not ready can return before the pod is scheduled.
+    let all = nodes.iter().collect();
+    let mut votes: BTreeMap<u32, usize> = BTreeMap::new();
+    for node in [preferred, possible].into_iter().find(|nodes| !nodes.is_empty()).unwrap_or(all) {
         if let Some(gid) = node.render_gid(stream.spec.gpu.class) {
             *votes.entry(gid).or_default() += 1;
         }

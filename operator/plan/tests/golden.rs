@@ -1,5 +1,4 @@
-//! What becomes of the samples: their objects, letter by letter, in `tests/golden`. With UPDATE_GOLDEN=1
-//! the files are written.
+//! The Kubernetes objects of every sample are those in `tests/golden`. UPDATE_GOLDEN=1 writes the files.
 
 use std::path::Path;
 
@@ -18,14 +17,16 @@ fn document<T: Serialize>(object: &T) -> String {
 fn rendered(mut stream: DesktopStream) -> String {
     stream.metadata.namespace = Some("team".to_owned());
     stream.metadata.uid = Some("0-1-2".to_owned());
-    let stream = validate(&stream).expect("a good sample");
-    let pairing =
-        Pairing::Paired { host_agent: "default".to_owned(), endpoint: Some("vsock://2:15937".to_owned()) };
+    let stream = validate(&stream).expect("a valid sample");
+    let pairing = Pairing::Paired {
+        host_agent: "default".to_owned(),
+        endpoint: Some("vsock://2:15937".parse().expect("an endpoint")),
+    };
     let workload = workload(&stream, Some(105));
     let objects = objects(&stream);
     let secret = HostAgentSecret {
         host_agent: "default".to_owned(),
-        endpoint: "vsock://2:15937".to_owned(),
+        endpoint: "vsock://2:15937".parse().expect("an endpoint"),
         token: "header.claims.signature".to_owned(),
         issued: 1000,
         expires: 4600,
@@ -44,7 +45,7 @@ fn rendered(mut stream: DesktopStream) -> String {
 }
 
 #[test]
-fn samples_become_these_objects() {
+fn sample_objects_match_the_golden_files() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     testing::assert_golden(&golden, "operator-plan", rendered);
 }

@@ -1,5 +1,5 @@
-//! What is refused, by whom and with which words; what is accepted. The cluster suite sends the same specs to
-//! a real apiserver; here its rules are evaluated by kube-cel, and its types by ours.
+//! Which specs are refused, by what and with which message; which are accepted. kube-cel evaluates the rules here; the
+//! cluster suite sends the same specs to a real apiserver.
 
 use kube_cel::Validator;
 use operator_api::{DesktopStream, HostAgent, crds};
@@ -40,12 +40,12 @@ fn object(name: &str, spec: &Value) -> Value {
     })
 }
 
-/// With defaults, as the apiserver would store it.
+/// The object with defaults, as the apiserver stores it.
 fn typed(object: &Value) -> Option<DesktopStream> {
     serde_json::from_value(object.clone()).ok()
 }
 
-fn rules_say(at: usize, object: &Value, old: Option<&Value>) -> Vec<String> {
+fn violations(at: usize, object: &Value, old: Option<&Value>) -> Vec<String> {
     let crd = serde_json::to_value(&crds::all().expect("prints")[at]).expect("JSON");
     let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     match Validator::new().validate(schema, object, old) {
@@ -55,36 +55,36 @@ fn rules_say(at: usize, object: &Value, old: Option<&Value>) -> Vec<String> {
 }
 
 #[test]
-fn bad_specs_are_refused_with_a_word_on_what_to_write() {
+fn invalid_spec_is_refused_with_a_remedy() {
     let all = bad_specs();
     assert!(all.len() >= 25);
     for Bad { case, by, says, name, old, spec } in all {
         let new = object(name.as_deref().unwrap_or("x"), &spec);
         let stored = typed(&new);
-        let stored_old = old.as_ref().map(|old| typed(&object("x", old)).expect("the old one is good"));
+        let stored_old = old.as_ref().map(|old| typed(&object("x", old)).expect("the old spec is valid"));
         let json = |stream: &DesktopStream| serde_json::to_value(stream).expect("JSON");
         match (by.as_str(), stored) {
-            // Limits are the real apiserver's to check; what isn't even of our types can't be more refused.
+            // kube-cel does not check limits. A spec that our types cannot hold is refused already.
             ("schema", _) => {}
             ("cel", Some(stored)) => {
                 let old = stored_old.as_ref().map(json);
-                let said = rules_say(0, &json(&stored), old.as_ref());
+                let said = violations(0, &json(&stored), old.as_ref());
                 assert!(said.iter().any(|line| line.contains(&says)), "{case}: rules say {said:?}");
             }
             ("webhook", Some(stored)) => {
-                let said = rules_say(0, &json(&stored), None);
-                assert!(said.is_empty(), "{case}: refused by rules already: {said:?}");
+                let said = violations(0, &json(&stored), None);
+                assert!(said.is_empty(), "{case}: refused by the rules: {said:?}");
             }
-            (by, stored) => panic!("{case}: by {by}, of our types: {}", stored.is_some()),
+            (by, stored) => panic!("{case}: by {by}, readable: {}", stored.is_some()),
         }
-        // Whoever says it first in a cluster: the validator says it, too, as Docker mode has nobody else.
+        // The validator refuses it too, because Docker mode has no apiserver.
         let Some(stored) = typed(&new) else { continue };
         let said = validate(&stored).and_then(|_| match &stored_old {
             Some(old) => validate_update(old, &stored),
             None => Ok(()),
         });
         match said {
-            Ok(()) => assert!(by == "schema", "{case}: the validator says nothing"),
+            Ok(()) => assert!(by == "schema", "{case}: the validator accepts it"),
             Err(said) if by == "webhook" => assert!(said.to_string().contains(&says), "{case}: {said}"),
             Err(_) => {}
         }
@@ -92,7 +92,7 @@ fn bad_specs_are_refused_with_a_word_on_what_to_write() {
 }
 
 #[test]
-fn samples_are_good() {
+fn sample_is_accepted_and_read_without_loss() {
     for (file, sample) in samples() {
         let (at, back) = if sample["kind"] == "HostAgent" {
             let agent: HostAgent = serde_json::from_value(sample.clone()).expect(&file);
@@ -102,22 +102,22 @@ fn samples_are_good() {
             validate(&stream).expect(&file);
             (0, serde_json::to_value(stream).expect("JSON"))
         };
-        let said = rules_say(at, &back, None);
+        let said = violations(at, &back, None);
         assert!(said.is_empty(), "{file}: {said:?}");
-        written_is_kept(&file, &sample["spec"], &back["spec"]);
+        assert_kept(&file, &sample["spec"], &back["spec"]);
     }
 }
 
-/// Nothing that a sample says is lost on the way through our types: a typo would be.
-fn written_is_kept(file: &str, written: &Value, kept: &Value) {
+/// Asserts that every field of a sample survives reading: a misspelled field would not.
+fn assert_kept(file: &str, written: &Value, kept: &Value) {
     match (written, kept) {
         (Value::Object(written), Value::Object(kept)) => {
             for (key, value) in written {
                 let kept = kept
                     .get(key)
-                    .map_or_else(|| Err(format!("{file}: {key} is not ours")), Ok)
-                    .expect("ours");
-                written_is_kept(file, value, kept);
+                    .map_or_else(|| Err(format!("{file}: unknown field {key}")), Ok)
+                    .expect("a known field");
+                assert_kept(file, value, kept);
             }
         }
         (written, kept) => assert_eq!(written, kept, "{file}"),

@@ -1,8 +1,16 @@
-//! Asks a sidecar how it does. It runs beside a user's desktop: what it says is bounded in time and size, and
-//! is words in a status at most.
+//! HTTP client for the `/status` of sidecars and host-agents, and what its users share: the viewer URL, the browser, the
+//! doctor's options.
+//!
+//! Both are untrusted: a request is bounded in time and size, and error texts of a peer are bounded before they are
+//! passed on.
+
+mod doctor;
+mod viewer;
 
 use std::time::Duration;
 
+use contract::names::VIEWER_PORT;
+use contract::{HostAgentStatus, SidecarStatus, sidecar_status};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::Request;
 use hyper::body::Bytes;
@@ -11,68 +19,113 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
-use operator_plan::status::report::Report;
+pub use doctor::doctor_options;
+pub use hyper::StatusCode;
+pub use viewer::{open_browser, viewer_url};
 
-/// What an answer may take.
+/// Bounds of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// How long it may take.
-    pub patience: Duration,
-    /// How long it may be.
-    pub longest: usize,
+    /// Maximum duration of the whole request.
+    pub timeout: Duration,
+    /// Maximum size of the body, bytes.
+    pub max_bytes: usize,
 }
 
-/// Of a status: ours have 2 KB.
-const STATUS: Limits = Limits { patience: Duration::from_secs(2), longest: 64 * 1024 };
+/// Bounds of a status request.
+const STATUS: Limits = Limits { timeout: Duration::from_secs(2), max_bytes: sidecar_status::MAX_BYTES };
 
-/// `http://IP:PORT/status`.
-pub async fn ask(address: &str, token: Option<&str>) -> Result<Report, String> {
-    let body = get(&format!("http://{address}/status"), token).await?;
-    serde_json::from_slice(&body).map_err(|error| format!("its status makes no sense: {error}"))
+/// Maximum length of an error text of a peer, bytes.
+const MAX_REASON: usize = 160;
+
+/// Error of a request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// The URL or the token cannot be sent.
+    #[error("invalid request: {0}")]
+    Request(String),
+    /// The peer cannot be reached, or the connection broke.
+    #[error("{0}")]
+    Connection(String),
+    /// The peer did not answer in time.
+    #[error("no answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// The peer answered with an HTTP error.
+    #[error("HTTP {}{}{reason}", status.as_u16(), if reason.is_empty() { "" } else { ": " })]
+    Status {
+        /// HTTP status.
+        status: StatusCode,
+        /// First line of the body, if it is short plain text; otherwise empty.
+        reason: String,
+    },
+    /// The body is not the JSON of a status.
+    #[error("the status is not readable: {0}")]
+    Json(String),
 }
 
-/// The body at a URL, within the limits of a status.
-pub async fn get(url: &str, token: Option<&str>) -> Result<Bytes, String> {
-    fetch(url, token, STATUS).await
+/// Reads the status of the sidecar at `address` (`IP:PORT`).
+///
+/// # Errors
+/// If the sidecar does not answer with a status within 2 s.
+pub async fn sidecar_status(address: &str, token: Option<&str>) -> Result<SidecarStatus, RequestError> {
+    let body = get(&format!("http://{address}/status"), token, STATUS).await?;
+    serde_json::from_slice(&body).map_err(|error| RequestError::Json(error.to_string()))
 }
 
-/// The body at a URL, if it is there in time.
-pub async fn fetch(url: &str, token: Option<&str>, limits: Limits) -> Result<Bytes, String> {
-    let Limits { patience, longest } = limits;
+/// Reads the status of the host-agent whose admin listener has the URL `base`.
+///
+/// # Errors
+/// If the host-agent does not answer with a status within 2 s.
+pub async fn host_agent_status(base: &str) -> Result<HostAgentStatus, RequestError> {
+    let body = get(&format!("{}/status", base.trim_end_matches('/')), None, STATUS).await?;
+    serde_json::from_slice(&body).map_err(|error| RequestError::Json(error.to_string()))
+}
+
+/// Reads the body at `url` with an optional bearer token.
+///
+/// # Errors
+/// If the answer is not a success within `limits`.
+pub async fn get(url: &str, token: Option<&str>, limits: Limits) -> Result<Bytes, RequestError> {
+    let Limits { timeout, max_bytes } = limits;
     let mut request = Request::get(url);
     if let Some(token) = token {
         request = request.header(AUTHORIZATION, format!("Bearer {token}"));
     }
-    let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
+    let request =
+        request.body(Empty::<Bytes>::new()).map_err(|error| RequestError::Request(error.to_string()))?;
     let mut connector = HttpConnector::new();
-    connector.set_connect_timeout(Some(patience));
+    connector.set_connect_timeout(Some(timeout));
     let client: Client<_, Empty<Bytes>> =
         Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
     let answer = async {
-        let response = client.request(request).await.map_err(|error| reason(&error))?;
+        let connection = |error: &dyn std::error::Error| RequestError::Connection(innermost(error));
+        let response = client.request(request).await.map_err(|error| connection(&error))?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), longest).collect().await;
+        let body = Limited::new(response.into_body(), max_bytes).collect().await;
         if !status.is_success() {
-            let text = body.map(|body| words(&body.to_bytes())).unwrap_or_default();
-            return Err(format!("HTTP {}{text}", status.as_u16()));
+            let reason = body.map(|body| first_line(&body.to_bytes())).unwrap_or_default();
+            return Err(RequestError::Status { status, reason });
         }
-        body.map(http_body_util::Collected::to_bytes).map_err(|error| error.to_string())
+        body.map(http_body_util::Collected::to_bytes).map_err(|error| connection(&*error))
     };
-    tokio::time::timeout(patience, answer)
-        .await
-        .unwrap_or_else(|_| Err(format!("no answer in {} s", patience.as_secs())))
+    tokio::time::timeout(timeout, answer).await.unwrap_or(Err(RequestError::Timeout(timeout)))
 }
 
-/// Why it says that it refuses: its first line, if that is a short one.
-fn words(body: &[u8]) -> String {
+/// Address of the viewers' port at `ip`.
+pub fn viewer_address(ip: std::net::IpAddr) -> String {
+    std::net::SocketAddr::new(ip, VIEWER_PORT).to_string()
+}
+
+/// First line of a body, if it is short plain text; otherwise empty.
+fn first_line(body: &[u8]) -> String {
     let line = body.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let text = String::from_utf8_lossy(line);
-    let plain = (1..=160).contains(&text.len()) && !text.contains(|c: char| c.is_control() || c == '<');
-    if plain { format!(": {text}") } else { String::new() }
+    let is_plain = text.len() <= MAX_REASON && !text.contains(|c: char| c.is_control() || c == '<');
+    if is_plain { text.into_owned() } else { String::new() }
 }
 
-/// The innermost cause: the outer ones say "client error".
-fn reason(error: &dyn std::error::Error) -> String {
+/// The innermost cause: the outer ones of hyper say "client error".
+fn innermost(error: &dyn std::error::Error) -> String {
     let mut inner = error;
     while let Some(source) = inner.source() {
         inner = source;
@@ -83,7 +136,7 @@ fn reason(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use axum::Router;
-    use axum::http::{HeaderMap, StatusCode};
+    use axum::http::{HeaderMap, HeaderValue};
     use axum::routing::get;
 
     use super::*;
@@ -96,28 +149,40 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_are_read_and_bounded() {
+    async fn status_request_sends_the_token_and_reads_the_answer() {
         let checked = |headers: HeaderMap| async move {
-            match headers.get("authorization").map(axum::http::HeaderValue::as_bytes) {
+            match headers.get("authorization").map(HeaderValue::as_bytes) {
                 Some(b"Bearer secret") => {
-                    (StatusCode::OK, r#"{"rung":"Local","frames":{"encoded":3}}"#.to_owned())
+                    (StatusCode::OK, r#"{"frame_path":"Local","frames":{"encoded":3}}"#.to_owned())
                 }
                 _ => (StatusCode::UNAUTHORIZED, String::new()),
             }
         };
-        let good = serve(Router::new().route("/status", get(checked))).await;
-        assert_eq!(ask(&good, Some("secret")).await.expect("answers").frames.encoded, 3);
-        assert_eq!(ask(&good, None).await, Err("HTTP 401".to_owned()));
+        let address = serve(Router::new().route("/status", get(checked))).await;
+        let status = sidecar_status(&address, Some("secret")).await.expect("answers");
+        assert_eq!(status.frames.encoded, 3);
+        let error = sidecar_status(&address, None).await.expect_err("refused");
+        assert_eq!(error.to_string(), "HTTP 401");
+    }
 
+    #[tokio::test]
+    async fn status_request_is_bounded_in_size_and_time() {
         let huge =
-            serve(Router::new().route("/status", get(|| async { " ".repeat(STATUS.longest + 1) }))).await;
-        assert!(ask(&huge, None).await.is_err());
-        let why = || async { (StatusCode::SERVICE_UNAVAILABLE, "no picture yet\nand more") };
-        let refuses = serve(Router::new().route("/status", get(why))).await;
-        assert_eq!(ask(&refuses, None).await, Err("HTTP 503: no picture yet".to_owned()));
+            serve(Router::new().route("/status", get(|| async { " ".repeat(STATUS.max_bytes + 1) }))).await;
+        assert!(sidecar_status(&huge, None).await.is_err());
         let slow =
             serve(Router::new().route("/status", get(|| tokio::time::sleep(Duration::from_secs(60))))).await;
-        assert!(ask(&slow, None).await.expect_err("in time").contains("no answer"));
-        assert!(ask("127.0.0.1:1", None).await.expect_err("nobody").contains("refused"));
+        let error = sidecar_status(&slow, None).await.expect_err("too slow");
+        assert_eq!(error, RequestError::Timeout(STATUS.timeout));
+    }
+
+    #[tokio::test]
+    async fn status_request_error_names_the_first_line_of_the_answer() {
+        let reason = || async { (StatusCode::SERVICE_UNAVAILABLE, "no video yet\nand more") };
+        let address = serve(Router::new().route("/status", get(reason))).await;
+        let error = sidecar_status(&address, None).await.expect_err("refused");
+        assert_eq!(error.to_string(), "HTTP 503: no video yet");
+        let error = sidecar_status("127.0.0.1:1", None).await.expect_err("unreachable");
+        assert!(error.to_string().contains("refused"), "{error}");
     }
 }

@@ -7,9 +7,9 @@ fn options() -> Options {
         sidecar_image: "sidecar:1".to_owned(),
         pull_policy: Some("Never".to_owned()),
         replicas: 2,
-        operator_args: vec!["--lease=6s".to_owned()],
-        node_args: Vec::new(),
-        dev: "/dev".to_owned(),
+        operator_args: vec!["--lease=6s".to_owned(), "--poll=2s".to_owned()],
+        node_args: vec!["--driver=vgem".to_owned(), "--driver=evdi".to_owned()],
+        dev: "/run/fake/dev/".to_owned(),
         sys: "/sys".to_owned(),
     }
 }
@@ -18,16 +18,20 @@ fn kinds<'o>(objects: &'o [Value], kind: &str) -> Vec<&'o Value> {
     objects.iter().filter(|object| object["kind"] == kind).collect()
 }
 
+fn command_line(workload: &Value) -> Vec<&str> {
+    let container = &workload["spec"]["template"]["spec"]["containers"][0];
+    let words = [&container["command"], &container["args"]].map(|it| it.as_array().expect("words"));
+    words.into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
 #[test]
-fn arguments_are_those_of_our_own_command_line() {
+fn manifest_arguments_are_accepted_by_the_command_line() {
     use clap::Parser as _;
-    let objects = objects(&options()).expect("prints");
+    let objects = objects(&options()).expect("generates");
     for kind in ["Deployment", "DaemonSet"] {
-        let container = &kinds(&objects, kind)[0]["spec"]["template"]["spec"]["containers"][0];
-        let words = [&container["command"], &container["args"]].map(|it| it.as_array().expect("words"));
-        let mut words: Vec<&str> = words.into_iter().flatten().filter_map(Value::as_str).collect();
+        let mut words = command_line(kinds(&objects, kind)[0]);
         if kind == "DaemonSet" {
-            // As its environment says.
+            // The pod has it in its environment.
             words.push("--node=n1");
         }
         crate::cli::Cli::try_parse_from(words).expect(kind);
@@ -35,14 +39,42 @@ fn arguments_are_those_of_our_own_command_line() {
 }
 
 #[test]
-fn nobody_may_all() {
-    let objects = objects(&options()).expect("prints");
+fn manifest_options_replace_the_placeholders_and_the_chart_values() {
+    let objects = objects(&options()).expect("generates");
+    let text = serde_json::to_string(&objects).expect("JSON");
+    assert!(!text.contains("placeholder"), "{text}");
+    let operator = kinds(&objects, "Deployment")[0];
+    let words = command_line(operator);
+    for word in ["--sidecar-image=sidecar:1", "--sidecar-pull-policy=Never", "--lease=6s", "--poll=2s"] {
+        assert_eq!(words.iter().filter(|it| **it == word).count(), 1, "{word} in {words:?}");
+    }
+    assert!(!words.contains(&"--poll=15s"), "{words:?}");
+    assert_eq!(operator["spec"]["replicas"], 2);
+    let container = &operator["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!((&container["image"], &container["imagePullPolicy"]), (&json!("operator:1"), &json!("Never")));
+    let node = command_line(kinds(&objects, "DaemonSet")[0]);
+    for word in ["--dev=/run/fake/dev", "--sys=/sys", "--driver=vgem", "--driver=evdi"] {
+        assert!(node.contains(&word), "{word} in {node:?}");
+    }
+}
+
+#[test]
+fn manifest_disruption_budget_exists_only_for_several_replicas() {
+    assert_eq!(kinds(&objects(&options()).expect("generates"), "PodDisruptionBudget").len(), 1);
+    let one = Options { replicas: 1, ..options() };
+    assert!(kinds(&objects(&one).expect("generates"), "PodDisruptionBudget").is_empty());
+}
+
+#[test]
+fn manifest_roles_have_no_wildcards_and_do_not_list_secrets() {
+    let objects = objects(&options()).expect("generates");
     for role in kinds(&objects, "ClusterRole").into_iter().chain(kinds(&objects, "Role")) {
         assert!(!role["rules"].to_string().contains('*'), "{role}");
     }
     for kind in ["ServiceAccount", "Deployment", "DaemonSet", "Service", "Role", "RoleBinding"] {
+        let objects = kinds(&objects, kind);
         assert!(
-            kinds(&objects, kind).iter().all(|object| object["metadata"]["namespace"] == "there"),
+            !objects.is_empty() && objects.iter().all(|it| it["metadata"]["namespace"] == "there"),
             "{kind}"
         );
     }
@@ -56,25 +88,18 @@ fn nobody_may_all() {
 }
 
 #[test]
-fn what_it_says_is_yaml() {
-    use serde::Deserialize as _;
-    let text = stream(&options()).expect("prints");
+fn manifest_stream_is_yaml_of_the_objects() {
+    let text = stream(&options()).expect("generates");
     let documents: Vec<Value> = serde_yaml_ng::Deserializer::from_str(&text)
         .map(|it| Value::deserialize(it).expect("YAML"))
         .collect();
-    assert_eq!(documents, objects(&options()).expect("prints"));
+    assert_eq!(documents, objects(&options()).expect("generates"));
 }
 
 #[test]
-fn a_category_is_no_kinds_name() {
-    // kubectl takes a word for a category first: `kubectl get desktopstream x` would ask for all kinds in it.
-    for crd in crds::all().expect("prints") {
-        let names = crd.spec.names;
-        let own = [Some(names.plural), names.singular]
-            .into_iter()
-            .flatten()
-            .chain(names.short_names.unwrap_or_default());
-        let own: Vec<String> = own.collect();
-        assert!(names.categories.unwrap_or_default().iter().all(|category| !own.contains(category)));
+fn manifest_labels_do_not_claim_helm() {
+    let objects = objects(&options()).expect("generates");
+    for object in objects.iter().filter(|it| it["kind"] != "CustomResourceDefinition") {
+        assert_eq!(object["metadata"]["labels"][names::MANAGED_BY], MANAGER, "{object}");
     }
 }

@@ -1,5 +1,5 @@
-//! The chart without a cluster: it lints, what it renders are objects that Kubernetes and our command line know, its
-//! values are judged, and its rights are the ones that the documentation lists. tests/harness/cluster installs it for real.
+//! The chart without a cluster: linting, rendered objects, their command lines, validation of values, and the documented
+//! rights. The cluster suite installs it.
 
 mod manifests;
 mod objects;
@@ -15,7 +15,8 @@ use objects::{Rendered, containers};
 use operator::cli::Cli;
 use serde_json::Value;
 
-const NEEDS_HELM: &str = "no helm: `./x cluster build` makes one, or have it in PATH, or name it in HELM";
+/// Remedy if helm is missing.
+const NEEDS_HELM: &str = "helm not found: run ./x cluster build, install helm, or set HELM to its path";
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -25,7 +26,7 @@ fn chart() -> PathBuf {
     repository().join("charts/desktopstream")
 }
 
-/// The one that is named, the one in PATH, or the one that the test cluster has built.
+/// helm from the environment variable HELM, from PATH, or as built for the test cluster.
 fn helm_program() -> PathBuf {
     if let Some(named) = std::env::var_os("HELM") {
         return named.into();
@@ -54,7 +55,7 @@ fn must(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// The value sets that the chart carries.
+/// The value files in the chart's `ci` folder.
 fn sets() -> Vec<PathBuf> {
     let mut sets: Vec<_> =
         fs::read_dir(chart().join("ci")).expect("a folder").map(|it| it.expect("a file").path()).collect();
@@ -77,7 +78,7 @@ fn rendered_with(set: &str) -> Rendered {
 
 #[test]
 #[ignore = "needs helm; run by ./x test cluster"]
-fn what_it_renders_is_whole() {
+fn rendered_objects_are_known_connected_and_unprivileged() {
     for set in sets() {
         let rendered = rendered(&set);
         println!("{}: {} objects", set.display(), rendered.objects.len());
@@ -89,7 +90,7 @@ fn what_it_renders_is_whole() {
 
 #[test]
 #[ignore = "needs helm; run by ./x test cluster"]
-fn its_flags_are_the_programs() {
+fn rendered_command_lines_are_accepted_by_the_program() {
     for set in sets() {
         let mut commands = BTreeSet::new();
         for object in rendered(&set).objects {
@@ -99,7 +100,7 @@ fn its_flags_are_the_programs() {
                 let mut line = vec!["operator"];
                 line.extend(args.iter().map(|it| it.as_str().expect("a string")));
                 if line[1] == "node" {
-                    // The pod has it from its environment.
+                    // The pod has it in its environment.
                     line.push("--node=n1");
                 }
                 Cli::try_parse_from(&line).unwrap_or_else(|error| panic_with(&line, &error.to_string()));
@@ -110,14 +111,14 @@ fn its_flags_are_the_programs() {
     }
 }
 
-#[expect(clippy::panic, reason = "a test's way to fail")]
+#[expect(clippy::panic, reason = "fails a test")]
 fn panic_with(line: &[&str], error: &str) -> ! {
     panic!("{line:?}: {error}");
 }
 
 #[test]
 #[ignore = "needs helm; run by ./x test cluster"]
-fn one_namespace_is_enough_for_one_team() {
+fn watch_namespace_limits_rights_and_webhooks_to_it() {
     let all = rendered_with("default");
     assert!(all.find("ClusterRoleBinding", "desktopstream-operator-streams").is_some());
     let one = rendered_with("one-namespace");
@@ -135,7 +136,7 @@ fn one_namespace_is_enough_for_one_team() {
 
 #[test]
 #[ignore = "needs helm; run by ./x test cluster"]
-fn injection_is_fail_open_and_never_its_own_namespace() {
+fn injection_fails_open_and_excludes_the_operators_namespace() {
     let rendered = rendered_with("default");
     let hooks = &rendered.find("MutatingWebhookConfiguration", "desktopstream").expect("hooks")["webhooks"];
     for hook in hooks.as_array().expect("a list") {
@@ -149,17 +150,21 @@ fn injection_is_fail_open_and_never_its_own_namespace() {
     }
     let hooks = &rendered.find("ValidatingWebhookConfiguration", "desktopstream").expect("hooks")["webhooks"];
     assert_eq!(hooks[0]["failurePolicy"], "Fail");
-    assert_eq!(hooks[0]["rules"][0]["apiGroups"], serde_json::json!(["desktopstream.dev"]), "our kinds only");
+    assert_eq!(
+        hooks[0]["rules"][0]["apiGroups"],
+        serde_json::json!(["desktopstream.dev"]),
+        "its own kinds only"
+    );
     assert!(rendered_with("no-injection").find("MutatingWebhookConfiguration", "desktopstream").is_none());
     assert!(rendered_with("small").find("ValidatingWebhookConfiguration", "desktopstream").is_none());
 }
 
-/// Who may do what on which resource, all roles together.
+/// Rights as (component, resource, verb) of all roles.
 fn rights(objects: &[Value]) -> BTreeSet<(String, String, String)> {
     let mut given = BTreeSet::new();
     for object in objects.iter().filter(|it| matches!(it["kind"].as_str(), Some("Role" | "ClusterRole"))) {
         let name = object["metadata"]["name"].as_str().expect("a name").trim_start_matches("desktopstream-");
-        let who = match name.split('-').next() {
+        let component = match name.split('-').next() {
             Some("node") => "node-agent",
             Some("check") => "helm test",
             _ => "operator",
@@ -173,7 +178,7 @@ fn rights(objects: &[Value]) -> BTreeSet<(String, String, String)> {
                 for verb in list("verbs") {
                     assert!(verb != "*" && resource != "*");
                     assert!(resource != "secrets" || !["list", "watch", "delete"].contains(&verb.as_str()));
-                    given.insert((who.to_owned(), resource.clone(), verb));
+                    given.insert((component.to_owned(), resource.clone(), verb));
                 }
             }
         }
@@ -181,37 +186,38 @@ fn rights(objects: &[Value]) -> BTreeSet<(String, String, String)> {
     given
 }
 
-/// The table under "Rights" has a line for each resource of each role.
+/// The table under "Permissions" in docs/kubernetes.md lists each right.
 #[test]
 #[ignore = "needs helm; run by ./x test cluster"]
-fn every_right_is_documented() {
+fn rights_are_those_in_the_documentation() {
     let text = fs::read_to_string(repository().join("docs/kubernetes.md")).expect("docs");
-    let table = text.split("## Rights").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a table");
-    let mut who = String::new();
+    let table =
+        text.split("## Permissions").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a table");
+    let mut component = String::new();
     let mut documented: BTreeSet<(String, String, String)> = BTreeSet::new();
     for row in table.lines().filter(|line| line.starts_with('|')) {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
         let [name, verbs, resources, _why] = cells[..] else { panic_with(&[row], "four columns") };
         if !name.is_empty() {
-            name.clone_into(&mut who);
+            name.clone_into(&mut component);
         }
         for resource in resources.split(", ") {
             for verb in verbs.split(", ") {
-                documented.insert((who.clone(), resource.to_owned(), verb.to_owned()));
+                documented.insert((component.clone(), resource.to_owned(), verb.to_owned()));
             }
         }
     }
     let given = rights(&rendered_with("default").objects);
     let undocumented: Vec<_> = given.difference(&documented).collect();
     assert!(undocumented.is_empty(), "not in docs/kubernetes.md: {undocumented:#?}");
-    documented.retain(|(who, ..)| ["operator", "node-agent", "helm test"].contains(&who.as_str()));
+    documented.retain(|(it, ..)| ["operator", "node-agent", "helm test"].contains(&it.as_str()));
     let unused: Vec<_> = documented.difference(&given).collect();
-    assert!(unused.is_empty(), "in docs/kubernetes.md and not given: {unused:#?}");
+    assert!(unused.is_empty(), "in docs/kubernetes.md only: {unused:#?}");
 }
 
 #[test]
 #[ignore = "needs helm; run by ./x test cluster"]
-fn notes_name_what_is_there() {
+fn notes_name_existing_files_and_hosts() {
     let chart = chart().display().to_string();
     let set = chart.clone() + "/ci/all-values.yaml";
     let notes = must(&[
@@ -235,21 +241,21 @@ fn notes_name_what_is_there() {
     }
 }
 
-/// A dashboard of names that nobody exports stays empty.
 #[test]
-fn the_dashboard_shows_what_the_operator_counts() {
+fn dashboard_metrics_are_registered_by_the_operator() {
     let text = fs::read_to_string(chart().join("files/dashboard.json")).expect("a dashboard");
     let dashboard: Value = serde_json::from_str(&text).expect("JSON");
-    let source = fs::read_to_string(repository().join("operator/src/kube/metrics.rs")).expect("a source");
+    let source =
+        fs::read_to_string(repository().join("operator/controller/src/metrics.rs")).expect("a source");
     let mut shown = 0;
     for panel in dashboard["panels"].as_array().expect("panels") {
         for target in panel["targets"].as_array().expect("targets") {
             let expression = target["expr"].as_str().expect("an expression");
             let names = expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
             for name in names.filter_map(|word| word.strip_prefix("desktopstream_operator_")) {
-                let name = name.trim_end_matches("_bucket");
-                let named = [format!("\"{name}\""), format!("\"desktopstream_operator_{name}\"")];
-                assert!(named.iter().any(|name| source.contains(name)), "nothing counts {name}");
+                let suffixes = ["_bucket", "_sum", "_count", "_total"];
+                let name = suffixes.iter().fold(name, |name, suffix| name.trim_end_matches(suffix));
+                assert!(source.contains(&format!("\"{name}\"")), "the operator has no metric {name}");
                 shown += 1;
             }
         }

@@ -1,4 +1,4 @@
-//! Rendered objects, and what holds for all of them.
+//! Rendered objects and their invariants.
 
 use std::collections::BTreeSet;
 
@@ -33,7 +33,7 @@ impl Rendered {
         self.objects.iter().find(|it| it["kind"] == kind && it["metadata"]["name"] == name)
     }
 
-    /// Each is of a kind that we know, has no field that the kind has not, and is there once.
+    /// Asserts that every object is unique, of a known kind and without unknown fields.
     pub fn is_known_to_kubernetes(&self) {
         let mut seen = BTreeSet::new();
         for object in &self.objects {
@@ -42,33 +42,37 @@ impl Rendered {
             assert!(seen.insert(key.clone()), "twice: {key:?}");
             assert_eq!(metadata["labels"]["app.kubernetes.io/managed-by"], "Helm", "{key:?}");
             match kind.as_str() {
-                "ServiceAccount" => same::<ServiceAccount>(object),
-                "ClusterRole" => same::<ClusterRole>(object),
-                "ClusterRoleBinding" => same::<ClusterRoleBinding>(object),
-                "Role" => same::<Role>(object),
-                "RoleBinding" => same::<RoleBinding>(object),
-                "Deployment" => same::<Deployment>(object),
-                "DaemonSet" => same::<DaemonSet>(object),
-                "Pod" => same::<Pod>(object),
-                "Service" => same::<Service>(object),
-                "ConfigMap" => same::<ConfigMap>(object),
-                "PodDisruptionBudget" => same::<PodDisruptionBudget>(object),
-                "ValidatingWebhookConfiguration" => same::<ValidatingWebhookConfiguration>(object),
-                "MutatingWebhookConfiguration" => same::<MutatingWebhookConfiguration>(object),
-                "ValidatingAdmissionPolicy" => same::<ValidatingAdmissionPolicy>(object),
-                "ValidatingAdmissionPolicyBinding" => same::<ValidatingAdmissionPolicyBinding>(object),
+                "ServiceAccount" => assert_known_fields::<ServiceAccount>(object),
+                "ClusterRole" => assert_known_fields::<ClusterRole>(object),
+                "ClusterRoleBinding" => assert_known_fields::<ClusterRoleBinding>(object),
+                "Role" => assert_known_fields::<Role>(object),
+                "RoleBinding" => assert_known_fields::<RoleBinding>(object),
+                "Deployment" => assert_known_fields::<Deployment>(object),
+                "DaemonSet" => assert_known_fields::<DaemonSet>(object),
+                "Pod" => assert_known_fields::<Pod>(object),
+                "Service" => assert_known_fields::<Service>(object),
+                "ConfigMap" => assert_known_fields::<ConfigMap>(object),
+                "PodDisruptionBudget" => assert_known_fields::<PodDisruptionBudget>(object),
+                "ValidatingWebhookConfiguration" => {
+                    assert_known_fields::<ValidatingWebhookConfiguration>(object)
+                }
+                "MutatingWebhookConfiguration" => assert_known_fields::<MutatingWebhookConfiguration>(object),
+                "ValidatingAdmissionPolicy" => assert_known_fields::<ValidatingAdmissionPolicy>(object),
+                "ValidatingAdmissionPolicyBinding" => {
+                    assert_known_fields::<ValidatingAdmissionPolicyBinding>(object)
+                }
                 "HostAgent" => {
                     drop(serde_json::from_value::<HostAgent>(object.clone()).expect("a HostAgent"));
                 }
-                // Of others; whoever asks for them has their kinds.
+                // Kinds of other projects, which are rendered on request only.
                 "ServiceMonitor" => assert!(object["spec"]["endpoints"][0]["port"] == "metrics"),
                 "Certificate" => assert!(object["spec"]["issuerRef"]["name"].is_string()),
-                other => assert_eq!(other, "", "a kind that nobody checks"),
+                other => assert_eq!(other, "", "a kind without a check"),
             }
         }
     }
 
-    /// Who is named is there: accounts, roles, pods behind Services, ports of pods, Secrets of certificates.
+    /// Asserts that referenced objects exist: accounts, roles, pods and ports of Services, Secrets of certificates.
     pub fn is_connected(&self) {
         let templates: Vec<&Value> =
             self.objects.iter().map(|it| &it["spec"]["template"]).filter(|it| it.is_object()).collect();
@@ -120,8 +124,8 @@ impl Rendered {
         }
     }
 
-    /// Nobody is privileged. The node-agent alone is root and sees the node's folders: the kubelet's device-plugin
-    /// folder is root's, and so are its sockets. Not even it may open a device.
+    /// Asserts that no container is privileged. Only the node-agent runs as root and mounts folders of the node, because the
+    /// kubelet's folder for device plugins belongs to root; it opens no devices.
     pub fn is_unprivileged(&self) {
         for object in &self.objects {
             let Some(spec) = pod_spec(object) else { continue };
@@ -147,7 +151,7 @@ impl Rendered {
     }
 }
 
-/// The pod that an object is or makes.
+/// Pod spec of an object.
 pub fn pod_spec(object: &Value) -> Option<&Value> {
     match object["kind"].as_str()? {
         "Pod" => Some(&object["spec"]),
@@ -170,8 +174,8 @@ fn text(value: &Value) -> String {
     value.as_str().expect("a string").to_owned()
 }
 
-/// Reads it as that kind and writes it again: what the kind doesn't know is lost on the way.
-fn same<K: DeserializeOwned + Serialize>(object: &Value) {
+/// Asserts that reading and writing the object as its kind loses no field.
+fn assert_known_fields<K: DeserializeOwned + Serialize>(object: &Value) {
     let typed: K = serde_json::from_value(object.clone())
         .unwrap_or_else(|error| super::panic_with(&[&object.to_string()], &error.to_string()));
     let again = serde_json::to_value(&typed).expect("JSON");
@@ -190,8 +194,8 @@ fn kept(before: &Value, after: &Value, at: &str) {
             assert_eq!(before.len(), after.len(), "{at}");
             before.iter().zip(after).for_each(|(before, after)| kept(before, after, at));
         }
-        // An empty list or null says nothing.
+        // An empty list is written as null.
         (Value::Array(empty), Value::Null) if empty.is_empty() => {}
-        _ => assert_eq!(before, after, "{at}: Kubernetes knows no such field, or reads it otherwise"),
+        _ => assert_eq!(before, after, "{at}: unknown field, or another type"),
     }
 }

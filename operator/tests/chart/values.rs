@@ -1,4 +1,4 @@
-//! Values that are wrong are refused before anything is rendered, by a message that says where and what.
+//! Invalid values are refused with a message that names the value and the rule.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{chart, helm};
 
-/// What is set, where the message points, and a word of it.
+/// Value, path in the message, and part of the message.
 const WRONG: [(&str, &str, &str); 24] = [
     ("operators.replicas=2", "''", "'operators' not allowed"),
     ("operator.replica=2", "/operator", "'replica' not allowed"),
@@ -40,22 +40,21 @@ const WRONG: [(&str, &str, &str); 24] = [
 
 #[test]
 #[ignore = "needs helm; run by ./x test cluster"]
-fn wrong_values_are_refused_with_reasons() {
+fn invalid_value_is_refused_with_its_path() {
     let chart = chart().display().to_string();
     for (set, place, word) in WRONG {
         let output = helm(&["template", "x", &chart, "--set", set]);
         let says = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success(), "{set} was taken");
+        assert!(!output.status.success(), "{set} was accepted");
         assert!(says.contains(&format!("{place}'")) || says.contains(place), "{set}: {says}");
         assert!(says.contains(word), "{set}: {says}");
         println!("{set}: {}", says.lines().last().unwrap_or_default());
     }
 }
 
-/// Every value has a rule, and every rule a value: a default that the schema doesn't know can't be set, and one that only
-/// the schema knows does nothing.
+/// A value that is only in values.yaml cannot be set; one that is only in the schema has no effect.
 #[test]
-fn the_schema_knows_the_values_and_no_more() {
+fn schema_and_values_have_the_same_fields() {
     let read = |name: &str| fs::read_to_string(chart().join(name)).expect("a file");
     let schema: Value = serde_json::from_str(&read("values.schema.json")).expect("JSON");
     let values: Value = serde_yaml_ng::from_str(&read("values.yaml")).expect("YAML");
@@ -70,7 +69,7 @@ fn the_schema_knows_the_values_and_no_more() {
 
 fn compare(schema: &Value, values: &Value, at: &str, templates: &str) {
     let (Some(rules), Some(values)) = (schema["properties"].as_object(), values.as_object()) else { return };
-    assert_eq!(schema["additionalProperties"], false, "{at}: anything may be written there");
+    assert_eq!(schema["additionalProperties"], false, "{at}: unknown fields are accepted");
     for (name, value) in values {
         let at = format!("{at}.{name}");
         assert!(rules.contains_key(name), "the schema has no {at}");

@@ -1,7 +1,7 @@
-//! The webhook's certificate, made by ourselves and renewed in time.
+//! The webhook's self-signed certificate.
 //!
-//! A new CA with each certificate; the bundle that the apiserver trusts holds the old one, too, so that both
-//! certificates are good while replicas change over. Nobody keeps a CA's key. All of it lies in one Secret.
+//! Every certificate has a CA of its own, whose key is discarded. The CA bundle that the apiserver trusts contains the
+//! previous CA too, so that both certificates are valid while replicas change over. One Secret holds all of it.
 
 use std::time::Duration;
 
@@ -14,30 +14,33 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-use operator_api::names::{self, WEBHOOK_CERT_SECRET as SECRET};
+use operator_api::names;
 
-/// Annotation: when it expires, Unix seconds.
+/// Annotation on the Secret: expiry, Unix seconds.
 const EXPIRES: &str = "desktopstream.dev/cert-expires";
-/// How long a certificate is good.
+/// Lifetime of a certificate.
 pub const LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
-/// It is renewed this long before it expires.
-const EARLY: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Time before its expiry at which a certificate is renewed.
+const RENEW_BEFORE: Duration = Duration::from_secs(90 * 24 * 3600);
 
-/// A certificate, its key, and what vouches for it; all PEM.
+/// A certificate with its key and CA bundle, in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cert {
-    /// The chain to serve.
-    pub cert: String,
-    /// Its key.
+    /// Certificate.
+    pub chain: String,
+    /// Private key.
     pub key: String,
-    /// CAs that vouch for it and for its predecessor.
+    /// CA of this certificate and of the previous one.
     pub bundle: String,
-    /// When it expires, Unix seconds.
+    /// Expiry, Unix seconds.
     pub expires: u64,
 }
 
 impl Cert {
-    /// A new one for these names, made `now`; the apiserver goes on trusting what `before` was signed by.
+    /// Makes a certificate for `hosts`, valid from `now` (Unix seconds) for `life`. The bundle includes the CA of `before`.
+    ///
+    /// # Errors
+    /// If a key cannot be generated or a host name is invalid.
     pub fn make(
         hosts: Vec<String>,
         now: u64,
@@ -46,7 +49,7 @@ impl Cert {
     ) -> Result<Self, rcgen::Error> {
         let at = |seconds: u64| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
         let expires = now + life.as_secs();
-        // Clocks of apiserver and operator may differ.
+        // The clocks of apiserver and operator can differ.
         let begin = now.saturating_sub(3600);
         let mut authority = CertificateParams::default();
         authority.distinguished_name.push(DnType::CommonName, "desktopstream webhook CA");
@@ -63,20 +66,20 @@ impl Cert {
         let cert = leaf.signed_by(&key, &authority)?;
         let own = authority.pem();
         let old = before.map(|before| first(&before.bundle)).unwrap_or_default();
-        Ok(Self { cert: cert.pem(), key: key.serialize_pem(), bundle: format!("{own}{old}"), expires })
+        Ok(Self { chain: cert.pem(), key: key.serialize_pem(), bundle: format!("{own}{old}"), expires })
     }
 
-    /// Whether it should be renewed.
+    /// True if the certificate must be renewed.
     pub fn is_due(&self, now: u64) -> bool {
-        now + EARLY.as_secs() >= self.expires
+        now + RENEW_BEFORE.as_secs() >= self.expires
     }
 
-    /// As a Secret.
+    /// Renders the Secret.
     pub fn secret(&self) -> Secret {
-        let data = [("tls.crt", &self.cert), ("tls.key", &self.key), ("ca.crt", &self.bundle)];
+        let data = [("tls.crt", &self.chain), ("tls.key", &self.key), ("ca.crt", &self.bundle)];
         Secret {
             metadata: ObjectMeta {
-                name: Some(SECRET.to_owned()),
+                name: Some(names::WEBHOOK_CERT_SECRET.to_owned()),
                 labels: Some([(names::MANAGED_BY.to_owned(), names::MANAGER.to_owned())].into()),
                 annotations: Some([(EXPIRES.to_owned(), self.expires.to_string())].into()),
                 ..ObjectMeta::default()
@@ -89,11 +92,11 @@ impl Cert {
         }
     }
 
-    /// From a Secret; `None` if it isn't one of ours.
+    /// Reads the Secret; `None` if it is not one that [`Self::secret`] renders.
     pub fn read(secret: &Secret) -> Option<Self> {
         let text = |key: &str| String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone()).ok();
         Some(Self {
-            cert: text("tls.crt")?,
+            chain: text("tls.crt")?,
             key: text("tls.key")?,
             bundle: text("ca.crt")?,
             expires: secret.annotations().get(EXPIRES)?.parse().ok()?,
@@ -101,7 +104,7 @@ impl Cert {
     }
 }
 
-/// The first certificate of a bundle: the newest.
+/// The first certificate of a bundle, which is the newest.
 fn first(bundle: &str) -> String {
     const END: &str = "-----END CERTIFICATE-----\n";
     bundle.split_inclusive(END).next().unwrap_or_default().to_owned()
@@ -112,15 +115,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_renewal_keeps_the_last_authority_and_no_more() {
+    fn renewed_bundle_keeps_the_previous_ca_only() {
         let hosts = || vec!["webhook.ns.svc".to_owned()];
         let count = |cert: &Cert| cert.bundle.matches("BEGIN CERTIFICATE").count();
-        let first = Cert::make(hosts(), 1_000_000, LIFE, None).expect("makes");
+        let first = Cert::make(hosts(), 1_000_000, LIFE, None).expect("a certificate");
         assert_eq!(count(&first), 1);
         assert!(!first.is_due(1_000_000));
         assert!(first.is_due(first.expires - 24 * 3600));
-        let second = Cert::make(hosts(), 2_000_000, LIFE, Some(&first)).expect("makes");
-        let third = Cert::make(hosts(), 3_000_000, LIFE, Some(&second)).expect("makes");
+        let second = Cert::make(hosts(), 2_000_000, LIFE, Some(&first)).expect("a certificate");
+        let third = Cert::make(hosts(), 3_000_000, LIFE, Some(&second)).expect("a certificate");
         assert_eq!((count(&second), count(&third)), (2, 2));
         assert!(second.bundle.contains(&first.bundle));
         assert!(!third.bundle.contains(&first.bundle));

@@ -1,4 +1,4 @@
-//! Puts the sidecar into a pod of somebody else. What to put is `plan`'s; here is whether, and into which.
+//! Decides which stream's sidecar a pod gets, and adds it.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -10,53 +10,56 @@ use operator_plan::pair::Pairing;
 use operator_plan::validate::{Validated, validate};
 use operator_plan::workload::{render_gid, workload};
 
-/// What a pod asks for.
+/// Stream that a pod requests the sidecar of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wish {
-    /// Nothing, or it has it already.
+pub enum Request {
+    /// None, or the pod has the sidecar already.
     Nothing,
-    /// This stream, by label.
+    /// The stream that a label names.
     Named(String),
-    /// Whatever stream names its owner.
+    /// The stream that attaches to the pod's workload.
     Owned(WorkloadKind, String),
 }
 
-/// What a pod asks for, by its label and its owner.
-pub fn wish(pod: &Pod) -> Wish {
+/// Request of a pod, from its label and its owner.
+pub fn request(pod: &Pod) -> Request {
     if pod.annotations().contains_key(names::INJECTED) || pod.labels().contains_key(names::STREAM) {
-        return Wish::Nothing;
+        return Request::Nothing;
     }
     if let Some(name) = pod.labels().get(names::INJECT) {
-        return Wish::Named(name.clone());
+        return Request::Named(name.clone());
     }
     let Some(owner) = pod.owner_references().iter().find(|owner| owner.controller == Some(true)) else {
-        return Wish::Nothing;
+        return Request::Nothing;
     };
     match owner.kind.as_str() {
-        "StatefulSet" => Wish::Owned(WorkloadKind::StatefulSet, owner.name.clone()),
-        "Job" => Wish::Owned(WorkloadKind::Job, owner.name.clone()),
+        "StatefulSet" => Request::Owned(WorkloadKind::StatefulSet, owner.name.clone()),
+        "Job" => Request::Owned(WorkloadKind::Job, owner.name.clone()),
         "ReplicaSet" => {
-            // A Deployment's ReplicaSet is named after it and the template's hash.
+            // A ReplicaSet of a Deployment has the Deployment's name and the template's hash.
             let hash = pod.labels().get("pod-template-hash").map(|hash| format!("-{hash}"));
             match hash.and_then(|hash| owner.name.strip_suffix(&hash).map(ToOwned::to_owned)) {
-                Some(deployment) => Wish::Owned(WorkloadKind::Deployment, deployment),
-                None => Wish::Nothing,
+                Some(deployment) => Request::Owned(WorkloadKind::Deployment, deployment),
+                None => Request::Nothing,
             }
         }
-        _ => Wish::Nothing,
+        _ => Request::Nothing,
     }
 }
 
-/// The stream that a wish is for.
-pub fn choose<'s>(wish: &Wish, streams: &'s [DesktopStream]) -> Option<&'s DesktopStream> {
-    streams.iter().find(|stream| match (wish, &stream.spec.attach) {
-        (Wish::Named(name), Some(_)) => stream.name_any() == *name,
-        (Wish::Owned(kind, name), Some(attach)) => attach.kind == *kind && attach.name == *name,
+/// The stream that a request is for.
+pub fn choose<'s>(request: &Request, streams: &'s [DesktopStream]) -> Option<&'s DesktopStream> {
+    streams.iter().find(|stream| match (request, &stream.spec.attach) {
+        (Request::Named(name), Some(_)) => stream.name_any() == *name,
+        (Request::Owned(kind, name), Some(attach)) => attach.kind == *kind && attach.name == *name,
         _ => false,
     })
 }
 
-/// The pod with the sidecar; the error is for the user to read, and the pod stays as it is.
+/// The pod with the sidecar.
+///
+/// # Errors
+/// A message for the user if the stream is invalid or does not fit the pod.
 pub fn injected(
     pod: &Pod,
     stream: &DesktopStream,
@@ -72,7 +75,7 @@ pub fn injected(
         && !spec.containers.iter().any(|it| it.name == name)
     {
         return Err(format!(
-            "the pod has no container {name:?}; correct spec.attach.container of {}",
+            "the pod has no container {name:?}: correct spec.attach.container of {}",
             valid.names.stream
         ));
     }
@@ -96,8 +99,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use operator_plan::testing::node;
-    use operator_plan::testing::stream;
+    use operator_plan::testing::{node, stream};
 
     fn pod(metadata: &Value) -> Pod {
         serde_json::from_value(
@@ -116,36 +118,42 @@ mod tests {
     }
 
     #[test]
-    fn pods_ask_by_label_or_by_owner() {
-        assert_eq!(wish(&pod(&json!({"labels": {names::INJECT: "desk"}}))), Wish::Named("desk".to_owned()));
-        assert_eq!(wish(&pod(&json!({}))), Wish::Nothing);
-        assert_eq!(wish(&owned("Job", "j", &json!({}))), Wish::Owned(WorkloadKind::Job, "j".to_owned()));
+    fn request_follows_the_label_or_the_owner() {
+        assert_eq!(
+            request(&pod(&json!({"labels": {names::INJECT: "desk"}}))),
+            Request::Named("desk".to_owned())
+        );
+        assert_eq!(request(&pod(&json!({}))), Request::Nothing);
+        assert_eq!(
+            request(&owned("Job", "j", &json!({}))),
+            Request::Owned(WorkloadKind::Job, "j".to_owned())
+        );
         let deployment = owned("ReplicaSet", "kiosk-5d8f", &json!({"pod-template-hash": "5d8f"}));
-        assert_eq!(wish(&deployment), Wish::Owned(WorkloadKind::Deployment, "kiosk".to_owned()));
-        assert_eq!(wish(&owned("ReplicaSet", "by-hand", &json!({}))), Wish::Nothing);
+        assert_eq!(request(&deployment), Request::Owned(WorkloadKind::Deployment, "kiosk".to_owned()));
+        assert_eq!(request(&owned("ReplicaSet", "by-hand", &json!({}))), Request::Nothing);
         let streams = [attached(&json!({"kind": "Deployment", "name": "kiosk"}))];
-        assert!(choose(&wish(&deployment), &streams).is_some());
-        assert!(choose(&Wish::Owned(WorkloadKind::Job, "kiosk".to_owned()), &streams).is_none());
+        assert!(choose(&request(&deployment), &streams).is_some());
+        assert!(choose(&Request::Owned(WorkloadKind::Job, "kiosk".to_owned()), &streams).is_none());
         assert!(
-            choose(&Wish::Named("desk".to_owned()), &[stream(&json!({}))]).is_none(),
-            "no stream of a desktop of ours"
+            choose(&Request::Named("desk".to_owned()), &[stream(&json!({}))]).is_none(),
+            "a stream without attach"
         );
     }
 
     #[test]
-    fn an_injected_pod_is_the_streams_and_is_not_injected_again() {
+    fn injected_pod_is_selected_by_the_service_and_not_injected_again() {
         let stream = attached(&json!({"kind": "Pod", "name": "any", "container": "b"}));
         let nodes = [node("n1", 105, &[])];
         let image = SidecarImage::default();
         let before = pod(&json!({"labels": {names::INJECT: "desk"}}));
         let after = injected(&before, &stream, &nodes, &image).expect("injects");
-        assert_eq!(wish(&after), Wish::Nothing);
+        assert_eq!(request(&after), Request::Nothing);
         let valid = validate(&stream).expect("valid");
         let selector =
             kubernetes::objects(&valid).service.spec.and_then(|spec| spec.selector).expect("a selector");
         assert!(
             selector.iter().all(|(key, value)| after.labels().get(key) == Some(value)),
-            "viewers reach it"
+            "the Service selects it"
         );
         let spec = after.spec.expect("a spec");
         assert_eq!(spec.init_containers.expect("inits")[0].name, names::SIDECAR_CONTAINER);

@@ -1,13 +1,15 @@
-//! What the apiserver asks us before it stores something.
+//! Admission webhook.
 //!
-//! - `/validate`: does a DesktopStream make sense? The controller's own validator, so that what is admitted can
-//!   be reconciled. Fail-closed.
-//! - `/inject`: puts the sidecar into pods of others that ask for it. Fail-open: a pod that we can't help is
-//!   admitted as it is, with a warning, whatever goes wrong.
+//! - `/validate` refuses invalid DesktopStreams with the controller's own validator, so that every admitted stream can be
+//!   reconciled. It fails closed.
+//! - `/inject` adds the sidecar to pods that request it. It fails open: a pod that cannot be injected is admitted unchanged,
+//!   with a warning.
 
-pub mod cert;
-pub mod inject;
+mod admission;
+mod cert;
+mod certificate;
+mod inject;
 mod serve;
-pub mod validate;
+mod validate;
 
 pub use serve::{Options, run};

@@ -1,57 +1,64 @@
-//! The desktop's container, from the short form of a stream's spec.
+//! Renders the desktop's container from the short form in `spec.desktop`.
+
+use std::collections::BTreeMap;
 
 use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountTmpfsOptions, MountType};
 use k8s_openapi::api::core::v1::{ResourceRequirements, SecurityContext, Volume, VolumeMount};
-
-use super::{Setting, Shared, confined, digest, label, mount, networked, quantity, user};
-use crate::names::Role;
-use crate::refuse::cpus;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use operator_api::Desktop;
 use operator_api::names::RUNTIME_DIR;
-use operator_plan::validate::{Validated, bytes};
+use operator_plan::quantity::amount;
+use operator_plan::validate::Validated;
 use operator_plan::workload::Workload;
+
+use super::{Settings, Source, bytes, confined, digest, label, mount, networked, user};
+use crate::archive::Owner;
+use crate::names::Role;
 
 pub(super) fn container(
     stream: &Validated,
     desktop: &Desktop,
     workload: &Workload,
-    setting: Setting<'_>,
+    settings: Settings<'_>,
 ) -> ContainerCreateBody {
-    let place = setting.place;
-    let (user, group) = user(stream);
+    let key = settings.key;
+    let Owner { uid, gid } = user(stream);
     let list = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
-    let mut host = confined(setting);
-    host.mounts = Some(mounts(desktop, setting));
+    let mut host = confined(settings);
+    host.mounts = Some(mounts(desktop, settings));
     if let Some(resources) = &desktop.resources {
-        limit(&mut host, resources);
+        set_resources(&mut host, resources);
     }
     if let Some(context) = &desktop.security_context {
-        allow(&mut host, context);
+        set_security(&mut host, context);
     }
     let mut body = ContainerCreateBody {
         image: desktop.image.clone(),
-        hostname: Some(place.stream.clone()),
+        hostname: Some(key.stream.clone()),
         entrypoint: list(&desktop.command),
         cmd: list(&desktop.args),
         env: Some(env(desktop, workload)),
-        user: Some(format!("{user}:{group}")),
+        user: Some(format!("{uid}:{gid}")),
         host_config: Some(host),
-        ..networked(place, "desktop")
+        ..networked(key, "desktop")
     };
-    // Of the spec and the devices alone: a newer operator, and settings of the sidecar's, restart no desktop.
+    // The hash covers the spec's parts and the devices, not the body: a newer operator, and settings of the sidecar, must
+    // not restart desktops.
     let empty = String::new();
     let part = |name: &str| workload.shape.get(name).unwrap_or(&empty).as_str();
     let size = workload.desktop_env.get("DESKTOP_SIZE").unwrap_or(&empty);
-    let devices = format!("{:?}", setting.devices);
+    let devices = format!("{:?}", settings.devices);
     let hash = digest(&[part("desktop"), part("gpu"), size, &devices]);
-    label(&mut body, place, Role::Desktop, &hash);
+    label(&mut body, key, Role::Desktop, &hash);
     body
 }
 
+/// Environment: the user's, then ours where the user sets nothing.
 fn env(desktop: &Desktop, workload: &Workload) -> Vec<String> {
-    let said = |name: &str| desktop.env.iter().any(|env| env.name == name);
-    let home = desktop.home.iter().filter(|_| !said("HOME")).map(|home| format!("HOME={}", home.mount_path));
-    let ours = workload.desktop_env.iter().filter(|(name, _)| !said(name));
+    let is_set = |name: &str| desktop.env.iter().any(|env| env.name == name);
+    let home =
+        desktop.home.iter().filter(|_| !is_set("HOME")).map(|home| format!("HOME={}", home.mount_path));
+    let ours = workload.desktop_env.iter().filter(|(name, _)| !is_set(name));
     desktop
         .env
         .iter()
@@ -61,11 +68,11 @@ fn env(desktop: &Desktop, workload: &Workload) -> Vec<String> {
         .collect()
 }
 
-fn mounts(desktop: &Desktop, setting: Setting<'_>) -> Vec<Mount> {
-    let mut mounts = vec![mount(Shared::Volume(setting.place.object(Role::Runtime)), RUNTIME_DIR)];
+fn mounts(desktop: &Desktop, settings: Settings<'_>) -> Vec<Mount> {
+    let mut mounts = vec![mount(Source::Volume(settings.key.object(Role::Runtime)), RUNTIME_DIR)];
     if let Some(home) = &desktop.home {
-        let mut home = mount(Shared::Volume(setting.place.object(Role::Home)), &home.mount_path);
-        // What the image has in its home is a new home's first content.
+        let mut home = mount(Source::Volume(settings.key.object(Role::Home)), &home.mount_path);
+        // The image's content of the home folder is copied into a new volume.
         home.volume_options = None;
         mounts.push(home);
     }
@@ -79,59 +86,55 @@ fn mounts(desktop: &Desktop, setting: Setting<'_>) -> Vec<Mount> {
 fn volume_mount(volume: &Volume, wanted: &VolumeMount) -> Mount {
     let target = &wanted.mount_path;
     let mut mount = if let Some(path) = &volume.host_path {
-        mount(Shared::Folder(path.path.clone()), target)
+        mount(Source::Folder(path.path.clone()), target)
     } else if let Some(claim) = &volume.persistent_volume_claim {
-        mount(Shared::Volume(claim.claim_name.clone()), target)
-    } else if let Some(memory) = in_memory(volume) {
+        mount(Source::Volume(claim.claim_name.clone()), target)
+    } else if let Some(tmpfs) = tmpfs(volume) {
         Mount {
             target: Some(target.clone()),
             typ: Some(MountType::TMPFS),
-            tmpfs_options: Some(memory),
+            tmpfs_options: Some(tmpfs),
             ..Mount::default()
         }
     } else {
-        // One without a name goes with its container.
+        // An anonymous volume, removed with its container.
         Mount { target: Some(target.clone()), typ: Some(MountType::VOLUME), ..Mount::default() }
     };
     mount.read_only = wanted.read_only.filter(|read_only| *read_only);
     mount
 }
 
-fn in_memory(volume: &Volume) -> Option<MountTmpfsOptions> {
+/// Options of the tmpfs that an `emptyDir` with `medium: Memory` becomes.
+fn tmpfs(volume: &Volume) -> Option<MountTmpfsOptions> {
     let dir = volume.empty_dir.as_ref().filter(|dir| dir.medium.as_deref() == Some("Memory"))?;
     Some(MountTmpfsOptions {
-        size_bytes: dir.size_limit.as_ref().and_then(bytes).map(|bytes| bytes as i64),
+        size_bytes: dir.size_limit.as_ref().and_then(bytes),
         mode: Some(0o1777),
         ..MountTmpfsOptions::default()
     })
 }
 
-/// Home and scratch folders.
-pub(super) fn owned(desktop: &Desktop) -> Vec<String> {
-    let scratch = |mount: &&VolumeMount| {
-        let of = desktop.volumes.iter().find(|volume| volume.name == mount.name);
-        of.is_some_and(|volume| volume.empty_dir.is_some() && in_memory(volume).is_none())
+/// Folders on new volumes: the home folder and each `emptyDir` on disk.
+pub(super) fn owned_folders(desktop: &Desktop) -> Vec<String> {
+    let on_disk = |mount: &&VolumeMount| {
+        let volume = desktop.volumes.iter().find(|volume| volume.name == mount.name);
+        volume.is_some_and(|volume| volume.empty_dir.is_some() && tmpfs(volume).is_none())
     };
     let home = desktop.home.iter().map(|home| home.mount_path.clone());
-    home.chain(desktop.volume_mounts.iter().filter(scratch).map(|mount| mount.mount_path.clone())).collect()
+    home.chain(desktop.volume_mounts.iter().filter(on_disk).map(|mount| mount.mount_path.clone())).collect()
 }
 
-fn limit(host: &mut HostConfig, resources: &ResourceRequirements) {
-    let find = |list: &Option<std::collections::BTreeMap<String, _>>, name: &str| {
-        let found: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity> =
-            list.as_ref()?.get(name);
-        found.map(|quantity| quantity.0.clone())
-    };
-    let memory = |list| find(list, "memory").and_then(|text| quantity(&text));
-    let cores = |list| find(list, "cpu").and_then(|text| cpus(&text));
+fn set_resources(host: &mut HostConfig, resources: &ResourceRequirements) {
+    let memory = |list: &Option<BTreeMap<String, Quantity>>| bytes(list.as_ref()?.get("memory")?);
+    let cpu = |list: &Option<BTreeMap<String, Quantity>>| Some(amount(list.as_ref()?.get("cpu")?)?.as_f64());
     host.memory = memory(&resources.limits);
     host.memory_reservation = memory(&resources.requests);
-    host.nano_cpus = cores(&resources.limits).map(|cores| (cores * 1e9) as i64);
-    // As the kubelet does it: 1024 a core, 2 at least.
-    host.cpu_shares = cores(&resources.requests).map(|cores| ((cores * 1024.0) as i64).max(2));
+    host.nano_cpus = cpu(&resources.limits).map(|cores| (cores * 1e9) as i64);
+    // The kubelet's conversion: 1024 shares per core, at least 2.
+    host.cpu_shares = cpu(&resources.requests).map(|cores| ((cores * 1024.0) as i64).max(2));
 }
 
-fn allow(host: &mut HostConfig, context: &SecurityContext) {
+fn set_security(host: &mut HostConfig, context: &SecurityContext) {
     host.privileged = context.privileged.filter(|privileged| *privileged);
     host.readonly_rootfs = context.read_only_root_filesystem;
     if let Some(capabilities) = &context.capabilities {

@@ -1,26 +1,26 @@
+use operator_plan::testing::stream;
+use operator_plan::workload::workload;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::refuse::check;
-use operator_plan::testing::stream;
-use operator_plan::workload::workload;
+use crate::unsupported::validate;
 
 fn gpu(number: u32) -> Device {
     Device { render: format!("/dev/dri/renderD{number}"), card: None, gids: vec![105] }
 }
 
-fn rendered_on(changes: &Value, devices: &[Device], pairing: &Pairing) -> Objects {
-    let stream = check(&stream(changes), "team").expect("valid");
-    let place = Place::new("team", "desk");
+fn rendered_with(changes: &Value, devices: &[Device], pairing: &Pairing) -> Objects {
+    let stream = validate(&stream(changes), "team").expect("valid");
+    let key = StreamKey::new("team", "desk");
     let sidecar = SidecarImage::default();
     let publish = Publish::LOCAL;
-    let setting =
-        Setting { place: &place, sidecar: &sidecar, devices, publish: &publish, pairing, attached: None };
-    objects(&stream, &workload(&stream, Some(105)), setting)
+    let settings =
+        Settings { key: &key, sidecar: &sidecar, devices, publish: &publish, pairing, attached: None };
+    objects(&stream, &workload(&stream, Some(105)), settings)
 }
 
 fn rendered(changes: &Value) -> Objects {
-    rendered_on(changes, &[gpu(128)], &Pairing::NotNeeded)
+    rendered_with(changes, &[gpu(128)], &Pairing::NotNeeded)
 }
 
 fn host(body: &ContainerCreateBody) -> &HostConfig {
@@ -28,18 +28,14 @@ fn host(body: &ContainerCreateBody) -> &HostConfig {
 }
 
 #[test]
-fn both_containers_have_the_device_the_group_and_no_right() {
+fn containers_get_the_device_and_its_group_without_capabilities() {
     let objects = rendered(&json!({}));
     for body in [&objects.sidecar, objects.desktop.as_ref().expect("a desktop")] {
         let host = host(body);
         let devices = host.devices.as_ref().expect("devices");
         assert_eq!(devices.len(), 1);
         assert_eq!(devices[0].path_on_host.as_deref(), Some("/dev/dri/renderD128"));
-        assert_eq!(
-            devices[0].cgroup_permissions.as_deref(),
-            Some("rw"),
-            "nobody makes it under another name"
-        );
+        assert_eq!(devices[0].cgroup_permissions.as_deref(), Some("rw"), "without mknod");
         assert_eq!(host.group_add, Some(vec!["105".to_owned()]));
         assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));
         assert_eq!(host.security_opt, Some(vec!["no-new-privileges:true".to_owned()]));
@@ -48,47 +44,55 @@ fn both_containers_have_the_device_the_group_and_no_right() {
         let mounts = host.mounts.as_ref().expect("mounts");
         assert!(mounts.iter().any(|it| it.target.as_deref() == Some("/run/desktop")));
     }
+}
+
+#[test]
+fn sidecar_is_read_only_and_published_on_loopback() {
+    let objects = rendered(&json!({}));
     assert_eq!(host(&objects.sidecar).readonly_rootfs, Some(true));
     let ports = host(&objects.sidecar).port_bindings.as_ref().expect("ports");
     let bindings = ports["8080/tcp"].as_ref().expect("bindings");
-    assert_eq!(bindings[0].host_ip.as_deref(), Some("127.0.0.1"), "of this machine only");
+    assert_eq!(bindings[0].host_ip.as_deref(), Some("127.0.0.1"));
 }
 
 #[test]
-fn a_desktop_is_made_anew_for_its_own_changes_only() {
+fn spec_hash_changes_with_the_container_own_settings_only() {
     let hashes = |objects: Objects| {
-        let of = |body: &ContainerCreateBody| hash(body).expect("a hash").to_owned();
+        let of = |body: &ContainerCreateBody| spec_hash(body).expect("a hash").to_owned();
         (of(objects.desktop.as_ref().expect("a desktop")), of(&objects.sidecar))
     };
     let before = hashes(rendered(&json!({})));
-    let bitrate = hashes(rendered(&json!({"spec": {"encode": {"bitrate": 9000}}})));
-    assert!(before.0 == bitrate.0 && before.1 != bitrate.1, "the sidecar's own");
+    let bitrate = hashes(rendered(&json!({"spec": {"encode": {"bitrateKbps": 9000}}})));
+    assert!(before.0 == bitrate.0 && before.1 != bitrate.1, "only the sidecar's");
     let image = hashes(rendered(&json!({"spec": {"desktop": {"image": "other"}}})));
-    assert!(before.0 != image.0 && before.1 == image.1, "the desktop's own");
-    let moved = hashes(rendered_on(&json!({}), &[gpu(129)], &Pairing::NotNeeded));
-    assert!(before.0 != moved.0 && before.1 != moved.1, "another device is both's");
-    let grown = hashes(rendered(&json!({"spec": {"lifecycle": {"idleTimeout": "5m"}}})));
-    assert_eq!(before, grown);
-    assert_eq!(before, hashes(rendered(&json!({}))), "twice the same");
+    assert!(before.0 != image.0 && before.1 == image.1, "only the desktop's");
+    let moved = hashes(rendered_with(&json!({}), &[gpu(129)], &Pairing::NotNeeded));
+    assert!(before.0 != moved.0 && before.1 != moved.1, "both have the device");
+    let idle = hashes(rendered(&json!({"spec": {"lifecycle": {"idleTimeoutSeconds": 300}}})));
+    assert_eq!(before, idle);
+    assert_eq!(before, hashes(rendered(&json!({}))), "deterministic");
 }
 
 #[test]
-fn a_host_agent_here_is_the_gateway_there() {
-    let at = |text: &str| endpoint(text, Some("172.18.0.1"));
-    assert_eq!(at("tcp://127.0.0.1:15937"), "tcp://172.18.0.1:15937");
-    assert_eq!(at("tcp://192.168.64.1:15937"), "tcp://192.168.64.1:15937");
-    assert_eq!(at("vsock://2:15937"), "vsock://2:15937");
-    assert_eq!(at("unix:/run/host-agent/agent.sock"), "unix:/run/desktopstream-host/agent.sock");
-    assert_eq!(endpoint("tcp://127.0.0.1:1", None), "tcp://127.0.0.1:1");
-    let paired =
-        Pairing::Paired { host_agent: "h".to_owned(), endpoint: Some("unix:/run/h/a.sock".to_owned()) };
-    let objects = rendered_on(&json!({}), &[], &paired);
+fn host_agent_endpoint_is_translated_for_the_container() {
+    let translate =
+        |text: &str, gateway| endpoint_in_container(&text.parse().expect("an endpoint"), gateway).to_string();
+    let translated = |text: &str| translate(text, Some("172.18.0.1"));
+    assert_eq!(translated("tcp://127.0.0.1:15937"), "tcp://172.18.0.1:15937");
+    assert_eq!(translated("tcp://192.168.64.1:15937"), "tcp://192.168.64.1:15937");
+    assert_eq!(translated("vsock://2:15937"), "vsock://2:15937");
+    assert_eq!(translated("unix:/run/host-agent/agent.sock"), "unix:/run/desktopstream-host/agent.sock");
+    assert_eq!(translated("tcp://[::1]:15937"), "tcp://172.18.0.1:15937");
+    assert_eq!(translate("tcp://127.0.0.1:1", None), "tcp://127.0.0.1:1");
+    let endpoint = "unix:/run/h/a.sock".parse().expect("an endpoint");
+    let paired = Pairing::Paired { host_agent: "h".to_owned(), endpoint: Some(endpoint) };
+    let objects = rendered_with(&json!({}), &[], &paired);
     let mounts = host(&objects.sidecar).mounts.clone().expect("mounts");
     assert!(mounts.iter().any(|it| it.source.as_deref() == Some("/run/h")));
 }
 
 #[test]
-fn what_the_user_allows_is_allowed_to_the_desktop_only() {
+fn desktop_settings_do_not_extend_to_the_sidecar() {
     let objects = rendered(&json!({"spec": {"desktop": {
         "securityContext": {"runAsUser": 1001, "capabilities": {"drop": ["ALL"], "add": ["SYS_NICE"]}},
         "resources": {"requests": {"cpu": "500m"}, "limits": {"cpu": "2", "memory": "1Gi"}},
@@ -101,8 +105,8 @@ fn what_the_user_allows_is_allowed_to_the_desktop_only() {
     assert_eq!((desktop.nano_cpus, desktop.memory), (Some(2_000_000_000), Some(1 << 30)));
     assert_eq!(desktop.cpu_shares, Some(512));
     assert_eq!(host(&objects.sidecar).cap_add, None);
-    assert_eq!(objects.sidecar.user.as_deref(), Some("1001:1001"), "the sockets let in their own user only");
-    assert_eq!(objects.owned, ["/home/desktop", "/scratch"]);
+    assert_eq!(objects.sidecar.user.as_deref(), Some("1001:1001"), "the user that the sockets admit");
+    assert_eq!(objects.owned_folders, ["/home/desktop", "/scratch"]);
     let home =
         objects.volumes.iter().find(|it| it.name.as_deref() == Some("team_desk_home")).expect("a home");
     assert!(home.labels.as_ref().is_some_and(|it| it.contains_key(names::KEEP)));

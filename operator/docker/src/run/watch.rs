@@ -1,47 +1,50 @@
-//! What wakes the operator: files, the Engine's events, and host-agents that come and go.
+//! Triggers of a pass: changed files, events of the Engine, host-agents that become reachable or unreachable.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::models::EventMessage;
+use contract::Endpoint;
 use futures_util::StreamExt;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use operator_api::HostAgent;
+use operator_discovery::reach::Reach;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::engine::Engine;
 use crate::names;
-use operator_api::HostAgent;
-use operator_discovery::reach::Reach;
 
-/// How often host-agents are tried.
-const REACH_EVERY: Duration = Duration::from_secs(10);
-/// How often a lost connection is tried again.
-const AGAIN: Duration = Duration::from_secs(2);
+/// Interval at which host-agents are probed.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// Delay before the event stream is opened again.
+const RECONNECT_DELAY: Duration = Duration::from_secs(2);
 
-/// Wakes at changes in these folders, as long as it is kept. Without it, the clock does.
-pub fn files(folders: &[PathBuf], wake: &Arc<Notify>) -> Option<RecommendedWatcher> {
+/// Notifies `wake` when a file in these folders changes, until the watcher is dropped. `None` if files cannot be watched;
+/// then the periodic pass finds the changes.
+pub(super) fn files(folders: &[PathBuf], wake: &Arc<Notify>) -> Option<RecommendedWatcher> {
     let wake = Arc::clone(wake);
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Reading them is no change: it would wake us again and again.
+        // Our own reads are access events.
         if event.is_ok_and(|event| !event.kind.is_access()) {
             wake.notify_one();
         }
     });
     let mut watcher = watcher
-        .inspect_err(|error| tracing::warn!(%error, "can't watch files: looking now and then"))
+        .inspect_err(|error| tracing::warn!(%error, "cannot watch files, reading them periodically"))
         .ok()?;
     for folder in folders {
         if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
-            tracing::warn!(folder = %folder.display(), %error, "can't be watched: looking now and then");
+            tracing::warn!(folder = %folder.display(), %error, "cannot watch folder, reading it periodically");
         }
     }
     Some(watcher)
 }
 
-/// Wakes at what happens to things of this project, or to containers that want to be attached to.
-pub async fn events(engine: Arc<Engine>, project: String, wake: Arc<Notify>) {
+/// Notifies `wake` on events of the project's objects and of containers that ask for a sidecar.
+pub(super) async fn events(engine: Arc<Engine>, project: String, wake: Arc<Notify>) {
     loop {
         if let Ok(mut events) = engine.events().await {
             while let Some(Ok(event)) = events.next().await {
@@ -50,68 +53,66 @@ pub async fn events(engine: Arc<Engine>, project: String, wake: Arc<Notify>) {
                 }
             }
         }
-        // Whatever happened meanwhile, a look at all of it finds it.
+        // Events of the gap are lost; a pass reads the whole state.
         wake.notify_one();
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RECONNECT_DELAY).await;
     }
 }
 
 fn concerns(event: &EventMessage, project: &str) -> bool {
     let Some(actor) = &event.actor else { return false };
     let attributes = actor.attributes.as_ref();
-    let has = |key: &str| attributes.and_then(|all| all.get(key));
-    let ours = |name: &String| name.strip_prefix(project).is_some_and(|rest| rest.starts_with('_'));
-    has(names::PROJECT).is_some_and(|it| it == project)
-        || has(names::ATTACH).is_some()
-        // Networks' and volumes' events have no labels.
-        || has("name").or(actor.id.as_ref()).is_some_and(ours)
+    let attribute = |key: &str| attributes.and_then(|all| all.get(key));
+    let is_ours = |name: &String| name.strip_prefix(project).is_some_and(|rest| rest.starts_with('_'));
+    attribute(names::PROJECT).is_some_and(|it| it == project)
+        || attribute(names::ATTACH).is_some()
+        // Events of networks and volumes have no labels.
+        || attribute("name").or(actor.id.as_ref()).is_some_and(is_ours)
 }
 
-/// Host-agents that are reached.
+/// Probes host-agents and keeps the reachable endpoints.
 #[derive(Debug, Clone, Default)]
-pub struct Reached(Arc<Mutex<Found>>, Arc<tokio::sync::Mutex<Reach>>);
+pub(super) struct Discovery {
+    found: Arc<Mutex<Found>>,
+    reach: Arc<tokio::sync::Mutex<Reach>>,
+}
 
 #[derive(Debug, Default)]
 struct Found {
-    agents: Vec<HostAgent>,
-    reached: BTreeMap<String, Vec<String>>,
+    host_agents: Vec<HostAgent>,
+    reached: BTreeMap<String, Vec<Endpoint>>,
 }
 
-impl Reached {
-    fn lock(&self) -> MutexGuard<'_, Found> {
-        // Every change is one assignment: whoever panicked left whole values.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl Discovery {
+    /// Reachable endpoints by host-agent.
+    pub(super) fn reached(&self) -> BTreeMap<String, Vec<Endpoint>> {
+        self.found.lock().reached.clone()
     }
 
-    /// By name, where.
-    pub fn get(&self) -> BTreeMap<String, Vec<String>> {
-        self.lock().reached.clone()
+    /// Replaces the host-agents to probe.
+    pub(super) fn set_host_agents(&self, host_agents: Vec<HostAgent>) {
+        self.found.lock().host_agents = host_agents;
     }
 
-    /// Those to try.
-    pub fn set(&self, agents: Vec<HostAgent>) {
-        self.lock().agents = agents;
-    }
-
-    /// Tries them. `true` if anything is new.
-    pub async fn look(&self, agents: &[HostAgent], proc: &std::path::Path) -> bool {
-        let mut reached = self.1.lock().await.look(agents, &BTreeMap::new(), proc).await;
-        // Docker's seccomp profile refuses containers what it lets us: vsock is the last resort there.
+    /// Probes all endpoints. True if the result differs from the last one.
+    pub(super) async fn probe(&self, host_agents: &[HostAgent], proc: &Path) -> bool {
+        let mut reached = self.reach.lock().await.probe(host_agents, &BTreeMap::new(), proc).await;
+        // Docker's default seccomp profile denies vsock to the sidecar, so vsock endpoints come last.
         for endpoints in reached.values_mut() {
-            endpoints.sort_by_key(|endpoint| endpoint.starts_with("vsock:"));
+            endpoints.sort_by_key(|endpoint| matches!(endpoint, Endpoint::Vsock { .. }));
         }
-        let mut found = self.lock();
-        let new = found.reached != reached;
+        let mut found = self.found.lock();
+        let changed = found.reached != reached;
         found.reached = reached;
-        new
+        changed
     }
 
-    /// Tries them again and again.
-    pub async fn keep(self, proc: PathBuf, wake: Arc<Notify>) {
+    /// Probes periodically, and notifies `wake` on a change.
+    pub(super) async fn probe_periodically(self, proc: PathBuf, wake: Arc<Notify>) {
         loop {
-            tokio::time::sleep(REACH_EVERY).await;
-            let agents = self.lock().agents.clone();
-            if self.look(&agents, &proc).await {
+            tokio::time::sleep(PROBE_INTERVAL).await;
+            let host_agents = self.found.lock().host_agents.clone();
+            if self.probe(&host_agents, &proc).await {
                 wake.notify_one();
             }
         }
@@ -125,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_happens_to_others_wakes_nobody() {
+    fn events_of_other_projects_are_ignored() {
         let event = |attributes: &[(&str, &str)]| EventMessage {
             actor: Some(EventActor {
                 id: None,

@@ -1,4 +1,4 @@
-//! Service, Ingress, NetworkPolicy.
+//! Service, Ingress and NetworkPolicy of a stream.
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::networking::v1::{
@@ -13,6 +13,7 @@ use super::metadata;
 use crate::validate::Validated;
 use operator_api::{ServiceType, names};
 
+/// Name of the viewers' port.
 const PORT: &str = "viewers";
 
 pub(super) fn service(stream: &Validated) -> Service {
@@ -77,7 +78,7 @@ pub(super) fn ingress(stream: &Validated) -> Option<Ingress> {
     })
 }
 
-/// Only for pods of ours: those of others have ports that we don't know.
+/// `None` with `attach`: the ports of an existing workload are not known.
 pub(super) fn network_policy(stream: &Validated) -> Option<NetworkPolicy> {
     stream.spec.desktop.as_ref()?;
     let port = NetworkPolicyPort {

@@ -1,13 +1,13 @@
-//! Kubernetes' nodes as `plan` sees them.
+//! Reads a Kubernetes node.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Node as KubeNode;
-
-use crate::facts::{Node, NodeFacts};
+use k8s_openapi::api::core::v1::{Node as KubeNode, NodeCondition};
 use operator_api::names;
 
-/// The facts that the node-agent wrote; default if there are none. Unknown fields are ignored.
+use crate::facts::{Node, NodeFacts};
+
+/// Facts that the node-agent wrote; empty without a node-agent.
 ///
 /// # Errors
 /// If the annotation is not the JSON of [`NodeFacts`].
@@ -18,7 +18,7 @@ pub fn facts(node: &KubeNode) -> Result<NodeFacts, serde_json::Error> {
         .map_or_else(|| Ok(NodeFacts::default()), |text| serde_json::from_str(text))
 }
 
-/// Reads a Kubernetes node.
+/// Reads a node. Facts that cannot be read count as absent.
 pub fn node(node: &KubeNode) -> Node {
     let metadata = &node.metadata;
     let status = node.status.as_ref();
@@ -43,7 +43,7 @@ pub fn node(node: &KubeNode) -> Node {
     }
 }
 
-/// Takes off what we never read: a node's images alone are larger than all the rest.
+/// Removes the fields that [`node`] does not read, before the node is cached: its images alone are larger than the rest.
 pub fn slim(node: &mut KubeNode) {
     node.metadata.managed_fields = None;
     if let Some(status) = &mut node.status {
@@ -51,9 +51,8 @@ pub fn slim(node: &mut KubeNode) {
         status.volumes_attached = None;
         status.volumes_in_use = None;
         status.node_info = None;
-        let ready = |condition: &k8s_openapi::api::core::v1::NodeCondition| condition.type_ == "Ready";
-        status.conditions.iter_mut().for_each(|all| all.retain(ready));
-        // Heartbeats are no news.
+        let is_ready = |condition: &NodeCondition| condition.type_ == "Ready";
+        status.conditions.iter_mut().for_each(|all| all.retain(is_ready));
         status.conditions.iter_mut().flatten().for_each(|condition| condition.last_heartbeat_time = None);
     }
 }

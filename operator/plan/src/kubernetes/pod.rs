@@ -1,9 +1,9 @@
-//! The pod: desktop, sidecar, what they share, and where they may run. The same sidecar is put into pods of
-//! others by [`inject`].
+//! The pod of a stream, and the injection of the sidecar into existing pods.
 //!
-//! It fits the Pod Security Standard `restricted` unless the user's own fields don't.
+//! The pod meets the Pod Security Standard `restricted` unless fields of the spec violate it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, HTTPGetAction,
@@ -15,10 +15,11 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{labels, metadata};
+use super::{is_over, labels, metadata};
 use crate::pair::{self, Pairing};
 use crate::validate::Validated;
-use crate::workload::{HOST_AGENT_DIR, VIEWER_DIR, Workload};
+use crate::workload::Workload;
+use contract::names::{HOST_AGENT_DIR, VIEWER_DIR};
 use operator_api::{AuthKind, Desktop, names};
 
 const HOST_AGENT_VOLUME: &str = "desktopstream-host-agent";
@@ -26,18 +27,18 @@ const VIEWER_VOLUME: &str = "desktopstream-viewer";
 const TMP_VOLUME: &str = "desktopstream-tmp";
 const HOME_VOLUME: &str = "desktopstream-home";
 
-/// The sidecar's image, whose entrypoint is the sidecar.
+/// Image and resources of the sidecar. The image's entrypoint is the sidecar.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SidecarImage {
-    /// Its reference.
+    /// Image reference.
     pub image: String,
-    /// When it is pulled.
+    /// Pull policy; the default of Kubernetes if `None`.
     pub pull_policy: Option<String>,
-    /// CPU that it asks for.
+    /// CPU request.
     pub cpu: String,
-    /// Memory that it asks for.
+    /// Memory request.
     pub memory: String,
-    /// Memory that it may use.
+    /// Memory limit.
     pub memory_limit: String,
 }
 
@@ -53,7 +54,7 @@ impl Default for SidecarImage {
     }
 }
 
-/// The pod of a stream that has a desktop; `None` with `attach`, where others make pods.
+/// Renders the pod of a stream; `None` with `attach`, whose pods exist already.
 pub fn pod(stream: &Validated, workload: &Workload, pairing: &Pairing, image: &SidecarImage) -> Option<Pod> {
     let desktop = stream.spec.desktop.as_ref()?;
     let template = stream.template.clone().unwrap_or_else(|| simple(desktop));
@@ -70,6 +71,14 @@ pub fn pod(stream: &Validated, workload: &Workload, pairing: &Pairing, image: &S
     })
 }
 
+/// The pod that counts among those with the stream's label: the newest one that is neither over nor being deleted.
+pub fn choose_pod(pods: &[Arc<Pod>]) -> Option<&Arc<Pod>> {
+    pods.iter().max_by_key(|pod| {
+        let is_alive = !is_over(pod) && pod.metadata.deletion_timestamp.is_none();
+        (is_alive, pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
+    })
+}
+
 fn pod_metadata(stream: &Validated, workload: &Workload, template: Option<ObjectMeta>) -> ObjectMeta {
     let mut metadata = metadata(stream, stream.names.pod());
     let template = template.unwrap_or_default();
@@ -82,18 +91,18 @@ fn pod_metadata(stream: &Validated, workload: &Workload, template: Option<Object
     metadata
 }
 
-/// A shape as an annotation.
+/// Value of the annotation [`names::SHAPE`].
 fn shape_text(shape: &BTreeMap<String, String>) -> String {
     shape.iter().map(|(part, digest)| format!("{part}={digest}")).collect::<Vec<_>>().join(",")
 }
 
-/// A shape from an annotation.
+/// Parses the annotation [`names::SHAPE`].
 pub fn read_shape(text: &str) -> BTreeMap<String, String> {
     let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
     pairs.map(|(part, digest)| (part.to_owned(), digest.to_owned())).collect()
 }
 
-/// A template from the short form.
+/// Pod template from the fields of a desktop.
 fn simple(desktop: &Desktop) -> PodTemplateSpec {
     let list = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
     let container = Container {
@@ -120,7 +129,7 @@ fn simple(desktop: &Desktop) -> PodTemplateSpec {
     PodTemplateSpec { spec: Some(spec), ..PodTemplateSpec::default() }
 }
 
-/// What `restricted` asks for, where the user says nothing.
+/// Sets the fields that `restricted` requires, unless they are set.
 fn harden(spec: &mut PodSpec) {
     let pod = spec.security_context.get_or_insert_default();
     pod.run_as_non_root.get_or_insert(true);
@@ -168,15 +177,16 @@ fn add_home(stream: &Validated, desktop: &Desktop, spec: &mut PodSpec) {
     }
 }
 
-/// Nodes whose render group is the pod's; nodes that reach the host-agent: only those where a stream without
-/// one is worth nothing, else those first.
+/// Adds node affinity: to nodes with the pod's render group, and to nodes that reach the host-agent. The latter is
+/// required if the stream needs a host-agent, otherwise preferred.
 pub fn place(stream: &Validated, workload: &Workload, pairing: &Pairing, spec: &mut PodSpec) {
     let expression = |key: String, value: String| NodeSelectorRequirement {
         key,
         operator: "In".to_owned(),
         values: Some(vec![value]),
     };
-    // Where a group is known, a pod without it could not open its GPU: ours waits, and is made anew with the group.
+    // A pod without the group of its node's GPU could not open it. While no group is known, the pod may only run where
+    // none is reported; `replace` recreates it once a group is known.
     let groupless =
         workload.device.is_some() && workload.render_gid.is_none() && stream.spec.attach.is_none();
     let mut required = Vec::new();
@@ -210,7 +220,7 @@ pub fn place(stream: &Validated, workload: &Workload, pairing: &Pairing, spec: &
         let selector = node
             .required_during_scheduling_ignored_during_execution
             .get_or_insert_with(|| NodeSelector { node_selector_terms: vec![NodeSelectorTerm::default()] });
-        // Terms are alternatives: what we ask for is asked in each.
+        // Terms are alternatives, so each gets the requirements.
         for term in &mut selector.node_selector_terms {
             term.match_expressions.get_or_insert_default().extend(required.iter().cloned());
         }
@@ -228,8 +238,8 @@ pub fn place(stream: &Validated, workload: &Workload, pairing: &Pairing, spec: &
     }
 }
 
-/// Puts the sidecar, what it shares with the desktop, and the device into a pod. `container` is the
-/// desktop's; the first one if it is absent.
+/// Adds the sidecar, the shared volumes and the device to a pod. `container` is the desktop's container; the first one if
+/// it is absent. Injecting twice is the same as injecting once.
 pub fn inject(
     stream: &Validated,
     workload: &Workload,
@@ -250,7 +260,7 @@ pub fn inject(
     let mut sidecar = sidecar(workload, image);
     if let Some(desktop) = spec.containers.get_mut(position) {
         join_desktop(workload, desktop);
-        // The runtime folder's sockets let in their own user only.
+        // Sockets in the runtime directory accept connections of their own user only.
         let own = desktop.security_context.as_ref().and_then(|security| security.run_as_user);
         if let Some(security) = sidecar.security_context.as_mut() {
             security.run_as_user =
@@ -259,7 +269,7 @@ pub fn inject(
     }
     let inits = spec.init_containers.get_or_insert_default();
     inits.retain(|container| container.name != names::SIDECAR_CONTAINER);
-    // First, so that it is there before anything that the user's own init containers start.
+    // First, so that the sidecar runs before the other init containers.
     inits.insert(0, sidecar);
     let volumes = spec.volumes.get_or_insert_default();
     volumes.retain(|volume| volume.name == HOME_VOLUME || !volume.name.starts_with("desktopstream-"));
@@ -279,12 +289,12 @@ fn join_desktop(workload: &Workload, desktop: &mut Container) {
     let mounts = desktop.volume_mounts.get_or_insert_default();
     mounts.retain(|mount| mount.name != names::RUNTIME_VOLUME);
     mounts.push(mount(names::RUNTIME_VOLUME, names::RUNTIME_DIR));
-    ask_for_device(workload, desktop.resources.get_or_insert_default());
+    request_device(workload, desktop.resources.get_or_insert_default());
 }
 
-/// Extended resources can't be shared by containers: each asks for its own share of the same GPU, and the
-/// device plugin deals shares in pairs.
-fn ask_for_device(workload: &Workload, resources: &mut ResourceRequirements) {
+/// Requests the device. Containers cannot share an extended resource, so each requests a share of the same GPU; the device
+/// plugin allocates shares in pairs.
+fn request_device(workload: &Workload, resources: &mut ResourceRequirements) {
     let Some(device) = &workload.device else { return };
     let resource = names::resource(device.class, device.card);
     let count = Quantity(device.count.to_string());
@@ -308,7 +318,7 @@ fn sidecar(workload: &Workload, image: &SidecarImage) -> Container {
         limits: Some([("memory".to_owned(), quantity(&image.memory_limit))].into()),
         ..ResourceRequirements::default()
     };
-    ask_for_device(workload, &mut resources);
+    request_device(workload, &mut resources);
     Container {
         name: names::SIDECAR_CONTAINER.to_owned(),
         image: Some(image.image.clone()),
@@ -323,9 +333,9 @@ fn sidecar(workload: &Workload, image: &SidecarImage) -> Container {
         }]),
         resources: Some(resources),
         volume_mounts: Some(mounts),
-        // The desktop starts once the sidecar answers.
+        // The desktop is started after the startup probe succeeds.
         startup_probe: Some(http_probe("/healthz", 1, 120)),
-        // No readiness probe: viewers may come before there is a picture, and are told so.
+        // No readiness probe: viewers can connect before there is video, and the page shows the reason.
         liveness_probe: Some(http_probe("/healthz", 10, 6)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
@@ -366,7 +376,7 @@ fn shared_volumes(stream: &Validated, workload: &Workload) -> Vec<Volume> {
         name: name.to_owned(),
         secret: Some(SecretVolumeSource {
             secret_name: Some(secret),
-            // Whoever the sidecar runs as; only its container mounts this.
+            // Readable by any user, because only the sidecar's container mounts it.
             default_mode: Some(0o444),
             ..SecretVolumeSource::default()
         }),

@@ -1,4 +1,4 @@
-//! The home folder and the Secrets.
+//! Home volume and Secrets of a stream.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,9 @@ use k8s_openapi::api::core::v1::{
 
 use super::metadata;
 use crate::validate::Validated;
-use crate::workload::{ENDPOINT_FILE, TOKEN_FILE};
+
+use contract::Endpoint;
+use contract::names::{ENDPOINT_FILE, TOKEN_FILE};
 use operator_api::{OnDelete, names};
 
 pub(super) fn home(stream: &Validated) -> Option<PersistentVolumeClaim> {
@@ -33,23 +35,23 @@ pub(super) fn home(stream: &Validated) -> Option<PersistentVolumeClaim> {
     })
 }
 
-/// What the sidecar needs for the host-agent. With nobody to talk to it is empty, and still there: the pod
-/// waits for it, so that the sidecar never starts before the choice was made.
+/// Endpoint of a host-agent and the token for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostAgentSecret {
-    /// Whom the token is for.
+    /// Name of the HostAgent, the audience of the token.
     pub host_agent: String,
-    /// Where that is from the pod's node.
-    pub endpoint: String,
-    /// The token.
+    /// Endpoint at which the pod's node reaches it.
+    pub endpoint: Endpoint,
+    /// Signed token.
     pub token: String,
-    /// When it was made, Unix seconds.
+    /// Time of issue, Unix seconds.
     pub issued: u64,
-    /// When it expires, Unix seconds.
+    /// Expiry, Unix seconds.
     pub expires: u64,
 }
 
-/// The Secret that is mounted at [`crate::workload::HOST_AGENT_DIR`].
+/// Renders the Secret that is mounted at [`contract::names::HOST_AGENT_DIR`]. Without a host-agent it is empty but exists:
+/// the pod waits for it, so the sidecar never starts before the choice is made.
 pub fn host_agent_secret(stream: &Validated, content: Option<&HostAgentSecret>) -> Secret {
     let mut metadata = metadata(stream, stream.names.host_agent_secret());
     let mut data = BTreeMap::new();
@@ -62,13 +64,13 @@ pub fn host_agent_secret(stream: &Validated, content: Option<&HostAgentSecret>) 
             ]
             .into(),
         );
-        data.insert(ENDPOINT_FILE.to_owned(), ByteString(endpoint.clone().into_bytes()));
+        data.insert(ENDPOINT_FILE.to_owned(), ByteString(endpoint.to_string().into_bytes()));
         data.insert(TOKEN_FILE.to_owned(), ByteString(token.clone().into_bytes()));
     }
     Secret { metadata, data: Some(data), type_: Some("Opaque".to_owned()), ..Secret::default() }
 }
 
-/// The viewers' token.
+/// Renders the Secret with the viewers' token.
 pub fn viewer_secret(stream: &Validated, token: &str) -> Secret {
     Secret {
         metadata: metadata(stream, stream.names.viewer_secret()),

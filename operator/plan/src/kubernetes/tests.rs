@@ -12,7 +12,7 @@ fn rendered(changes: &serde_json::Value, pairing: &Pairing) -> PodSpec {
     pod(&stream, &workload, pairing, &SidecarImage::default()).expect("a pod").spec.expect("a spec")
 }
 
-/// The Pod Security Standard `restricted`, as its page lists it.
+/// Checks the Pod Security Standard `restricted`, as its documentation lists it.
 fn restricted(spec: &PodSpec) -> Result<(), String> {
     let pod = spec.security_context.clone().unwrap_or_default();
     let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
@@ -30,10 +30,10 @@ fn restricted(spec: &PodSpec) -> Result<(), String> {
         must(seccomp.is_some_and(|it| it == "RuntimeDefault" || it == "Localhost"), "seccompProfile")?;
     }
     if spec.volumes.iter().flatten().any(|volume| volume.host_path.is_some()) {
-        return Err("a hostPath".to_owned());
+        return Err("hostPath".to_owned());
     }
     let host = [spec.host_network, spec.host_pid, spec.host_ipc];
-    if host.contains(&Some(true)) { Err("a namespace of the host".to_owned()) } else { Ok(()) }
+    if host.contains(&Some(true)) { Err("host namespace".to_owned()) } else { Ok(()) }
 }
 
 fn named<'p>(spec: &'p PodSpec, name: &str) -> &'p Container {
@@ -42,7 +42,7 @@ fn named<'p>(spec: &'p PodSpec, name: &str) -> &'p Container {
 }
 
 #[test]
-fn every_pod_of_ours_is_restricted() {
+fn pod_meets_pod_security_restricted() {
     for changes in [
         json!({}),
         json!({"spec": {"desktop": {"home": {"size": "1Gi"}}}}),
@@ -56,7 +56,7 @@ fn every_pod_of_ours_is_restricted() {
 }
 
 #[test]
-fn both_containers_share_the_folder_the_device_and_the_group() {
+fn both_containers_have_the_runtime_directory_the_device_and_the_group() {
     let spec = rendered(&json!({}), &Pairing::NotNeeded);
     for name in [names::DESKTOP_CONTAINER, names::SIDECAR_CONTAINER] {
         let container = named(&spec, name);
@@ -75,7 +75,7 @@ fn both_containers_share_the_folder_the_device_and_the_group() {
 }
 
 #[test]
-fn a_stream_that_needs_its_host_agent_goes_nowhere_else() {
+fn host_agent_affinity_is_required_only_if_the_stream_needs_it() {
     let paired = Pairing::Paired { host_agent: "mac".to_owned(), endpoint: None };
     let affinity = |spec: PodSpec| spec.affinity.and_then(|it| it.node_affinity).expect("an affinity");
     let free = affinity(rendered(&json!({}), &paired));
@@ -95,7 +95,7 @@ fn a_stream_that_needs_its_host_agent_goes_nowhere_else() {
 }
 
 #[test]
-fn injecting_twice_is_injecting_once() {
+fn inject_twice_is_the_same_as_once() {
     let stream = validated(&json!({"spec": {"desktop": null, "attach": {"kind": "Job", "name": "j"}}}));
     let workload = workload(&stream, Some(105));
     let theirs: PodSpec = serde_json::from_value(json!({
@@ -109,12 +109,12 @@ fn injecting_twice_is_injecting_once() {
     inject(&stream, &workload, &SidecarImage::default(), &mut twice, Some("shell"));
     assert_eq!(once, twice);
     let user = named(&once, names::SIDECAR_CONTAINER).security_context.as_ref().and_then(|it| it.run_as_user);
-    assert_eq!(user, Some(4711), "the sockets let in their own user only");
-    assert!(named(&once, "web").volume_mounts.is_none(), "other containers are left alone");
+    assert_eq!(user, Some(4711), "the sidecar runs as the desktop's user");
+    assert!(named(&once, "web").volume_mounts.is_none(), "other containers are unchanged");
 }
 
 #[test]
-fn a_kept_home_has_no_owner() {
+fn home_claim_has_an_owner_unless_it_is_kept() {
     let home = |on_delete: &str| {
         let changes = json!({"spec": {"desktop": {"home": {"size": "1Gi", "onDelete": on_delete}}}});
         objects(&validated(&changes)).home.expect("a claim").metadata.owner_references

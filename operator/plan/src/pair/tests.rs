@@ -13,14 +13,14 @@ fn wants(spec: Value) -> Validated {
     validated(&json!({"spec": spec}))
 }
 
-fn chosen(pairing: &Pairing) -> (&str, Option<&str>) {
+fn chosen(pairing: &Pairing) -> (&str, Option<String>) {
     match pairing {
-        Pairing::Paired { host_agent, endpoint } => (host_agent, endpoint.as_deref()),
+        Pairing::Paired { host_agent, endpoint } => (host_agent, endpoint.as_ref().map(ToString::to_string)),
         other => panic!("{other:?}"),
     }
 }
 
-fn why(pairing: &Pairing) -> (Reason, &str) {
+fn reason(pairing: &Pairing) -> (Reason, &str) {
     match pairing {
         Pairing::None { reason, text } => (*reason, text),
         other => panic!("{other:?}"),
@@ -28,22 +28,26 @@ fn why(pairing: &Pairing) -> (Reason, &str) {
 }
 
 #[test]
-fn the_least_loaded_that_is_reached_and_has_room() {
+fn pair_chooses_the_least_loaded_reachable_host_agent_with_capacity() {
     let nodes = [
         node("n1", 105, &[("a", "tcp://10.0.0.1:1"), ("b", "vsock://2:1")]),
         node("n2", 105, &[("c", "vsock://2:1")]),
     ];
     let all = [candidate("a", 3, 4), candidate("b", 5, 10), candidate("c", 0, 10)];
     let stream = wants(json!({}));
-    assert_eq!(chosen(&pair(&stream, &all, &nodes, None, None)), ("c", None), "anywhere");
-    assert_eq!(chosen(&pair(&stream, &all, &nodes, Some("n1"), None)), ("b", Some("vsock://2:1")), "there");
-    assert_eq!(chosen(&pair(&stream, &all, &nodes, Some("n1"), Some("a"))).0, "a", "the one that it has");
+    assert_eq!(chosen(&pair(&stream, &all, &nodes, None, None)), ("c", None), "without a node");
+    assert_eq!(
+        chosen(&pair(&stream, &all, &nodes, Some("n1"), None)),
+        ("b", Some("vsock://2:1".to_owned())),
+        "on n1"
+    );
+    assert_eq!(chosen(&pair(&stream, &all, &nodes, Some("n1"), Some("a"))).0, "a", "the current one");
     let full = [candidate("a", 4, 4), candidate("b", 9, 10)];
-    assert_eq!(chosen(&pair(&stream, &full, &nodes, Some("n1"), Some("a"))).0, "b", "unless that is full");
+    assert_eq!(chosen(&pair(&stream, &full, &nodes, Some("n1"), Some("a"))).0, "b", "unless it is full");
 }
 
 #[test]
-fn names_selectors_and_transports_are_heeded() {
+fn pair_respects_name_selector_transport_and_node_selector() {
     let nodes = [node("n1", 105, &[("a", "tcp://10.0.0.1:1"), ("b", "vsock://2:1")])];
     let mut all = [candidate("a", 0, 4), candidate("b", 1, 4)];
     all[1].labels.insert("room".to_owned(), "lab".to_owned());
@@ -51,36 +55,39 @@ fn names_selectors_and_transports_are_heeded() {
     assert_eq!(chosen(&pick(json!({"name": "b"}))).0, "b");
     assert_eq!(chosen(&pick(json!({"selector": {"matchLabels": {"room": "lab"}}}))).0, "b");
     assert_eq!(chosen(&pick(json!({"transport": "Vsock"}))).0, "b");
-    assert_eq!(why(&pick(json!({"transport": "Unix"}))).0, reasons::HOST_AGENT_UNREACHABLE);
-    assert_eq!(why(&pick(json!({"name": "z"}))), (reasons::NO_HOST_AGENT, "there is no HostAgent \"z\""));
+    assert_eq!(reason(&pick(json!({"transport": "Unix"}))).0, reasons::HOST_AGENT_UNREACHABLE);
+    assert_eq!(
+        reason(&pick(json!({"name": "z"}))),
+        (reasons::NO_HOST_AGENT, "HostAgent \"z\" does not exist")
+    );
     all[1].node_selector.insert("zone".to_owned(), "x".to_owned());
     let pick = pair(&wants(json!({"hostAgent": {"name": "b"}})), &all, &nodes, Some("n1"), None);
-    assert_eq!(why(&pick).0, reasons::HOST_AGENT_UNREACHABLE, "nodes that may use it");
+    assert_eq!(reason(&pick).0, reasons::HOST_AGENT_UNREACHABLE, "nodes that may not use it");
 }
 
 #[test]
-fn why_there_is_none() {
+fn pair_without_a_choice_gives_the_reason() {
     let stream = wants(json!({}));
-    let deaf = [node("n1", 105, &[])];
+    let isolated = [node("n1", 105, &[])];
     let all = [candidate("a", 0, 1)];
-    assert_eq!(why(&pair(&stream, &[], &deaf, None, None)).0, reasons::NO_HOST_AGENT);
-    let unreachable = pair(&stream, &all, &deaf, None, None);
-    assert_eq!(why(&unreachable), (reasons::HOST_AGENT_UNREACHABLE, "no node that has the device reaches a"));
-    let gone = pair(&stream, &all, &deaf, Some("n1"), Some("a"));
-    assert_eq!(why(&gone), (reasons::HOST_AGENT_GONE, "node n1 does not reach a"));
+    assert_eq!(reason(&pair(&stream, &[], &isolated, None, None)).0, reasons::NO_HOST_AGENT);
+    let unreachable = pair(&stream, &all, &isolated, None, None);
+    assert_eq!(reason(&unreachable), (reasons::HOST_AGENT_UNREACHABLE, "no node with the device reaches a"));
+    let gone = pair(&stream, &all, &isolated, Some("n1"), Some("a"));
+    assert_eq!(reason(&gone), (reasons::HOST_AGENT_GONE, "node n1 does not reach a"));
     let nodes = [node("n1", 105, &[("a", "vsock://2:1")])];
     let full = pair(&stream, &[candidate("a", 1, 1)], &nodes, None, None);
-    assert_eq!(why(&full), (reasons::HOST_AGENT_FULL, "a has 1 of 1 streams"));
-    let own = wants(json!({"encode": {"where": "Sidecar"}}));
+    assert_eq!(reason(&full), (reasons::HOST_AGENT_FULL, "a has 1 of 1 streams"));
+    let own = wants(json!({"encode": {"placement": "Sidecar"}}));
     assert_eq!(pair(&own, &all, &nodes, None, None), Pairing::NotNeeded);
 }
 
 #[test]
-fn a_node_without_the_device_or_cordoned_is_no_place() {
+fn pair_ignores_nodes_without_the_device_and_cordoned_nodes() {
     let all = [candidate("a", 0, 9)];
     let mut nodes = [node("n1", 105, &[("a", "vsock://2:1")])];
     let stream = wants(json!({"gpu": {"class": "Amd"}}));
-    assert_eq!(why(&pair(&stream, &all, &nodes, None, None)).0, reasons::HOST_AGENT_UNREACHABLE);
+    assert_eq!(reason(&pair(&stream, &all, &nodes, None, None)).0, reasons::HOST_AGENT_UNREACHABLE);
     nodes[0].unschedulable = true;
-    assert_eq!(why(&pair(&wants(json!({})), &all, &nodes, None, None)).0, reasons::HOST_AGENT_UNREACHABLE);
+    assert_eq!(reason(&pair(&wants(json!({})), &all, &nodes, None, None)).0, reasons::HOST_AGENT_UNREACHABLE);
 }

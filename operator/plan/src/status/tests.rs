@@ -1,14 +1,15 @@
 #![expect(clippy::needless_pass_by_value, reason = "json! makes values")]
 
-use k8s_openapi::api::core::v1::Pod;
+use contract::Endpoint;
+use contract::sidecar_status::{CaptureState, FrameCounts};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use operator_api::names;
 use serde_json::{Value, json};
 
-use super::report::{Capture, Frames};
 use super::*;
-use crate::testing::node;
-use crate::testing::validated;
+use crate::testing::{node, validated};
 
-/// Everything that there is to see, as it is when all is well.
+/// Inputs of a status, as they are when the stream works.
 struct World {
     stream: Validated,
     pod: Option<Pod>,
@@ -16,21 +17,24 @@ struct World {
     claim: Option<PersistentVolumeClaim>,
     nodes: Vec<Node>,
     pairing: Pairing,
-    report: Option<Result<Report, String>>,
+    report: Option<Result<SidecarStatus, String>>,
     life: Life,
-    before: DesktopStreamStatus,
+    previous: DesktopStreamStatus,
 }
 
 impl World {
     fn new(spec: Value) -> Self {
-        let report = Report {
-            rung: Some(Rung::ResourceId),
-            frames: Frames { captured: 9, encoded: 9 },
-            capture: Capture { taken: "DMA-BUF XR24".to_owned(), error: String::new() },
-            host_agent: "connected to host-agent".to_owned(),
+        let report = SidecarStatus {
+            frame_path: Some(FramePath::ResourceId),
+            frames: FrameCounts { captured: 9, encoded: 9, ..FrameCounts::default() },
+            capture: CaptureState { negotiated: "DMA-BUF XR24".to_owned(), ..CaptureState::default() },
+            host_agent: HostAgentConnection::Connected {
+                endpoint: endpoint(),
+                server: "host-agent".to_owned(),
+            },
             width: 640,
             height: 480,
-            ..Report::default()
+            ..SidecarStatus::default()
         };
         Self {
             stream: validated(&json!({"spec": spec})),
@@ -38,42 +42,47 @@ impl World {
             obstacle: None,
             claim: None,
             nodes: vec![node("n1", 105, &[("a", "vsock://2:1")])],
-            pairing: Pairing::Paired { host_agent: "a".to_owned(), endpoint: Some("vsock://2:1".to_owned()) },
+            pairing: Pairing::Paired { host_agent: "a".to_owned(), endpoint: Some(endpoint()) },
             report: Some(Ok(report)),
             life: Life::Run,
-            before: DesktopStreamStatus::default(),
+            previous: DesktopStreamStatus::default(),
         }
     }
 
     fn status(&self) -> DesktopStreamStatus {
         let outcome = Outcome {
-            life: self.life.clone(),
+            life: self.life,
             unwatched_since: None,
             idle_since: None,
             woken_by: None,
-            look_again: None,
+            requeue_after: None,
         };
+        let observation = self.pod.as_ref().map(|pod| kubernetes::observe(pod, self.claim.as_ref()));
         status(
             &self.stream,
-            Seen {
-                pod: self.pod.as_ref(),
+            Input {
+                engine: Engine::Kubernetes,
+                observation: observation.as_ref(),
                 obstacle: self.obstacle.as_ref(),
-                claim: self.claim.as_ref(),
                 nodes: &self.nodes,
                 pairing: &self.pairing,
                 report: self.report.as_ref().map(|it| it.as_ref().map_err(String::as_str)),
                 outcome: &outcome,
-                before: &self.before,
+                previous: &self.previous,
                 now: Timestamp::UNIX_EPOCH,
             },
         )
     }
 
-    fn report(&mut self, change: impl FnOnce(&mut Report)) {
+    fn report(&mut self, change: impl FnOnce(&mut SidecarStatus)) {
         if let Some(Ok(report)) = &mut self.report {
             change(report);
         }
     }
+}
+
+fn endpoint() -> Endpoint {
+    "vsock://2:1".parse().expect("an endpoint")
 }
 
 fn pod(status: Value) -> Pod {
@@ -96,47 +105,49 @@ fn container(name: &str, state: Value) -> Pod {
     pod(json!({"phase": "Pending", list: [status]}))
 }
 
-/// The condition's status, reason and message.
-fn told<'s>(status: &'s DesktopStreamStatus, kind: &str) -> (&'s str, &'s str, &'s str) {
-    let condition = status.conditions.iter().find(|it| it.type_ == kind).expect("all are always there");
+/// Status, reason and message of a condition.
+fn of<'s>(status: &'s DesktopStreamStatus, kind: &str) -> (&'s str, &'s str, &'s str) {
+    let condition =
+        status.conditions.iter().find(|it| it.type_ == kind).expect("every status has all conditions");
     (&condition.status, &condition.reason, &condition.message)
 }
 
 #[test]
-fn all_well() {
+fn status_of_a_working_stream_is_true_in_all_conditions() {
     let status = World::new(json!({})).status();
     assert_eq!(status.phase, Some(Phase::Streaming));
     for kind in conditions::STREAM_TYPES {
-        assert_eq!(told(&status, kind).0, "True", "{kind}");
+        assert_eq!(of(&status, kind).0, "True", "{kind}");
     }
-    assert_eq!(told(&status, "Streaming").1, "ByResourceId");
-    assert_eq!((status.node.as_deref(), status.host_agent.as_deref()), (Some("n1"), Some("a")));
-    assert_eq!(status.capture.expect("known").size, "640x480");
+    assert_eq!(of(&status, "Streaming").1, "ByResourceId");
+    assert_eq!((status.node_name.as_deref(), status.host_agent_name.as_deref()), (Some("n1"), Some("a")));
+    let capture = status.capture.expect("a capture status");
+    assert_eq!((capture.width, capture.height), (Some(640), Some(480)));
     assert_eq!(status.viewer_url.as_deref(), Some("http://desk-viewers.team.svc/"));
 }
 
 #[test]
-fn why_there_is_no_place() {
+fn unscheduled_pod_reason_is_the_resource_that_is_missing() {
     let mut world = World::new(json!({"desktop": {"home": {"size": "1Gi"}}}));
     world.report = None;
     world.pod = Some(unscheduled("0/1 nodes are available: 1 Insufficient desktopstream.dev/dri."));
-    assert_eq!(told(&world.status(), "DevicesReady").1, "Unschedulable");
+    assert_eq!(of(&world.status(), "DevicesReady").1, "Unschedulable");
     world.nodes[0].devices.clear();
     let status = world.status();
-    let (holds, reason, message) = told(&status, "DevicesReady");
+    let (holds, reason, message) = of(&status, "DevicesReady");
     assert_eq!((holds, reason), ("False", "NoDeviceOnAnyNode"));
-    assert!(message.contains("node-agent"), "names the fix: {message}");
-    assert_eq!(told(&status, "Ready").1, "NoDeviceOnAnyNode", "the first obstacle is Ready's reason");
+    assert!(message.contains("node-agent"), "{message}");
+    assert_eq!(of(&status, "Ready").1, "NoDeviceOnAnyNode", "the first obstacle is the reason of Ready");
     assert_eq!(status.phase, Some(Phase::Pending));
     world.claim = Some(
         serde_json::from_value(json!({"metadata": {}, "status": {"phase": "Pending"}})).expect("a claim"),
     );
     world.pod = Some(unscheduled("pod has unbound immediate PersistentVolumeClaims"));
-    assert_eq!(told(&world.status(), "DevicesReady").1, "VolumePending");
+    assert_eq!(of(&world.status(), "DevicesReady").1, "VolumePending");
 }
 
 #[test]
-fn containers_that_do_not_start() {
+fn container_that_does_not_start_degrades_the_stream() {
     let waiting = |reason: &str| json!({"state": {"waiting": {"reason": reason, "message": "because"}}});
     for (name, reason, kind, expected) in [
         ("desktop", "ImagePullBackOff", "DevicesReady", "ImageCannotBePulled"),
@@ -149,87 +160,165 @@ fn containers_that_do_not_start() {
         world.report = None;
         world.pod = Some(container(name, waiting(reason)));
         let status = world.status();
-        assert_eq!((told(&status, kind).0, told(&status, kind).1), ("False", expected), "{name} {reason}");
+        assert_eq!((of(&status, kind).0, of(&status, kind).1), ("False", expected), "{name} {reason}");
         assert_eq!(status.phase, Some(Phase::Degraded), "{name} {reason}");
-        assert_eq!(told(&status, "Ready").1, expected);
+        assert_eq!(of(&status, "Ready").1, expected);
     }
 }
 
 #[test]
-fn a_quota_a_name_and_a_drain() {
+fn obstacle_and_eviction_are_the_reason_of_devices_ready() {
     let mut world = World::new(json!({}));
     (world.pod, world.report) = (None, None);
     world.obstacle = Some(Obstacle { reason: reasons::QUOTA, text: "exceeded quota: q".to_owned() });
-    assert_eq!(told(&world.status(), "DevicesReady").1, "QuotaExceeded");
+    assert_eq!(of(&world.status(), "DevicesReady").1, "QuotaExceeded");
     assert_eq!(world.status().phase, Some(Phase::Pending));
     world.obstacle = Some(Obstacle { reason: reasons::NAME_TAKEN, text: "x".to_owned() });
     assert_eq!(world.status().phase, Some(Phase::Failed));
     world.obstacle = None;
     let target = json!({"type": "DisruptionTarget", "status": "True", "message": "eviction"});
     world.pod = Some(pod(json!({"phase": "Running", "conditions": [target]})));
-    assert_eq!(told(&world.status(), "DevicesReady").1, "NodeGone");
+    assert_eq!(of(&world.status(), "DevicesReady").1, "NodeGone");
+}
+
+/// A connection that does not work, with `message` as the text for people.
+fn broken_connections(message: &str) -> [(HostAgentConnection, &'static str); 6] {
+    let message = || message.to_owned();
+    let refused = |code| HostAgentConnection::Refused { code, message: message() };
+    [
+        (HostAgentConnection::TokenExpired { message: message() }, "TokenExpired"),
+        (refused(RefusalCode::BadToken), "TokenRefused"),
+        (refused(RefusalCode::Capacity), "HostAgentFull"),
+        (refused(RefusalCode::ShuttingDown), "HostAgentGone"),
+        (refused(RefusalCode::Encoder), "HostAgentRefused"),
+        (HostAgentConnection::Unreachable { message: message() }, "HostAgentGone"),
+    ]
 }
 
 #[test]
-fn tokens_and_host_agents() {
+fn broken_connection_is_the_reason_of_paired_and_of_ready_if_required() {
     let mut world = World::new(json!({"hostAgent": {"name": "a"}}));
-    for (words, reason) in [
-        ("the host-agent refuses: the token has expired; read it", "TokenExpired"),
-        ("the host-agent refuses: no public key here verifies the token", "TokenRefused"),
-        ("cannot connect", "HostAgentGone"),
-    ] {
-        world.report(|report| report.host_agent = words.to_owned());
+    for (connection, reason) in broken_connections("why") {
+        world.report(|report| report.host_agent = connection);
         let status = world.status();
-        assert_eq!((told(&status, "Paired").0, told(&status, "Paired").1), ("False", reason));
-        assert_eq!(told(&status, "Ready").1, reason, "it was asked for by name");
+        assert_eq!((of(&status, "Paired").0, of(&status, "Paired").1), ("False", reason));
+        assert_eq!(of(&status, "Ready").1, reason, "spec.hostAgent.name requires it");
         assert_eq!(status.phase, Some(Phase::Degraded));
     }
-    let mut free = World::new(json!({}));
-    free.pairing = Pairing::None { reason: reasons::NO_HOST_AGENT, text: "there is none".to_owned() };
-    free.report(|report| report.rung = Some(Rung::Local));
-    let status = free.status();
-    assert_eq!(told(&status, "Paired").0, "False");
-    assert_eq!((told(&status, "Streaming").1, status.phase), ("ByLocalEncoder", Some(Phase::Streaming)));
+    for works in [
+        HostAgentConnection::Connecting,
+        HostAgentConnection::OtherVm { endpoint: endpoint(), server: String::new() },
+        HostAgentConnection::Unknown,
+    ] {
+        world.report(|report| report.host_agent = works);
+        assert_eq!(of(&world.status(), "Paired").0, "True");
+    }
 }
 
 #[test]
-fn a_lower_rung_than_asked_for_is_a_failure() {
+fn rewording_every_message_changes_no_decision() {
+    let spec = json!({"hostAgent": {"name": "a"}});
+    // Texts that used to decide, and others.
+    let texts =
+        ["", "connected", "the token has expired", "refuses", "not configured", "DMA-BUF", "ça alors"];
+    let decisions = |text: &str| {
+        let mut decisions = Vec::new();
+        let mut decide = |world: &World| {
+            let status = world.status();
+            let conditions = status.conditions.iter();
+            let all: Vec<_> =
+                conditions.map(|it| (it.type_.clone(), it.status.clone(), it.reason.clone())).collect();
+            decisions.push((status.phase, all, status.host_agent_name));
+        };
+        for (connection, _) in broken_connections(text) {
+            let mut world = World::new(spec.clone());
+            world.report(|report| report.host_agent = connection);
+            decide(&world);
+        }
+        for path in FramePath::ALL {
+            let mut world = World::new(spec.clone());
+            world.report(|report| {
+                report.frame_path = Some(path);
+                report.frame_path_reason = text.to_owned();
+                report.encoder = text.to_owned();
+                report.capture = CaptureState {
+                    source: text.to_owned(),
+                    negotiated: text.to_owned(),
+                    shm_reason: text.to_owned(),
+                    ..CaptureState::default()
+                };
+            });
+            decide(&world);
+        }
+        let mut world = World::new(spec.clone());
+        world.report(|report| report.capture.error = format!("error {text}"));
+        decide(&world);
+        world.report = Some(Err(text.to_owned()));
+        decide(&world);
+        world.obstacle = Some(Obstacle { reason: reasons::QUOTA, text: text.to_owned() });
+        decide(&world);
+        world.obstacle = None;
+        world.pairing = Pairing::None { reason: reasons::HOST_AGENT_FULL, text: text.to_owned() };
+        decide(&world);
+        decisions
+    };
+    for text in texts {
+        assert_eq!(decisions(text), decisions("x"), "{text:?}");
+    }
+}
+
+#[test]
+fn missing_host_agent_that_is_not_required_leaves_the_stream_ready() {
+    let mut free = World::new(json!({}));
+    free.pairing = Pairing::None { reason: reasons::NO_HOST_AGENT, text: "no HostAgent exists".to_owned() };
+    free.report(|report| report.frame_path = Some(FramePath::Local));
+    let status = free.status();
+    assert_eq!(of(&status, "Paired").0, "False");
+    assert_eq!((of(&status, "Streaming").1, status.phase), ("ByLocalEncoder", Some(Phase::Streaming)));
+}
+
+#[test]
+fn frame_path_below_the_required_one_degrades_the_stream() {
     let mut world = World::new(json!({"capture": {"require": "ZeroCopy"}}));
     world.report(|report| {
-        report.rung = Some(Rung::Pixels);
-        report.rung_reason = "no tap".to_owned();
+        report.frame_path = Some(FramePath::Pixels);
+        report.frame_path_reason = "no tap".to_owned();
     });
     let status = world.status();
-    assert_eq!(told(&status, "Streaming").1, "NotZeroCopy");
-    assert!(told(&status, "Streaming").2.contains("no tap"));
+    assert_eq!(of(&status, "Streaming").1, "NotZeroCopy");
+    assert!(of(&status, "Streaming").2.contains("no tap"));
     assert_eq!(status.phase, Some(Phase::Degraded));
-    let mut world = World::new(json!({"encode": {"where": "HostAgent"}}));
-    world.report(|report| report.rung = Some(Rung::Local));
-    assert_eq!(told(&world.status(), "Streaming").1, "NotByHostAgent");
+    let mut world = World::new(json!({"encode": {"placement": "HostAgent"}}));
+    world.report(|report| report.frame_path = Some(FramePath::Local));
+    assert_eq!(of(&world.status(), "Streaming").1, "NotByHostAgent");
 }
 
 #[test]
-fn a_sidecar_without_frames_and_one_that_is_silent() {
+fn capturing_is_false_without_frames_and_unknown_without_an_answer() {
     let mut world = World::new(json!({}));
     world.report(|report| {
-        report.frames = Frames::default();
+        report.frames = FrameCounts::default();
         report.capture.error = "no compositor".to_owned();
     });
-    assert_eq!(told(&world.status(), "Capturing").1, "NoFrames");
+    assert_eq!(of(&world.status(), "Capturing").1, "NoFrames");
     world.report(|report| report.capture.error = String::new());
     assert_eq!(world.status().phase, Some(Phase::Starting));
     world.report = Some(Err("timed out".to_owned()));
     let status = world.status();
-    assert_eq!((told(&status, "Capturing").0, told(&status, "Capturing").1), ("Unknown", "SidecarSilent"));
+    assert_eq!((of(&status, "Capturing").0, of(&status, "Capturing").1), ("Unknown", "SidecarSilent"));
 }
 
 #[test]
-fn rest_and_end() {
+fn stopped_stream_has_the_phase_of_its_cause() {
     let mut world = World::new(json!({}));
     let mut ended = pod(json!({"phase": "Succeeded"}));
     world.pod = Some(ended.clone());
     world.report = None;
-    assert_ne!(world.status().phase, Some(Phase::Ended), "a pod that is always restarted was taken down");
+    assert_ne!(
+        world.status().phase,
+        Some(Phase::Ended),
+        "a pod with restart policy Always did not end by itself"
+    );
     ended.spec.as_mut().expect("a spec").restart_policy = Some("Never".to_owned());
     world.pod = Some(ended);
     assert_eq!(world.status().phase, Some(Phase::Ended));
@@ -239,35 +328,36 @@ fn rest_and_end() {
     {
         world.life = life;
         let status = world.status();
-        assert_eq!((status.phase, told(&status, "Ready").1), (Some(phase), reason));
+        assert_eq!((status.phase, of(&status, "Ready").1), (Some(phase), reason));
         assert!(status.capture.is_none() && status.stats.is_none());
     }
 }
 
 #[test]
-fn the_message_of_a_choice_stays() {
+fn paired_message_keeps_the_reason_of_the_choice() {
     let mut world = World::new(json!({}));
     let first = world.status();
-    assert!(told(&first, "Paired").2.contains("least loaded"));
-    world.before = first.clone();
-    assert_eq!(told(&world.status(), "Paired"), told(&first, "Paired"));
+    assert!(of(&first, "Paired").2.contains("least loaded"));
+    world.previous = first.clone();
+    assert_eq!(of(&world.status(), "Paired"), of(&first, "Paired"));
 }
 
 #[test]
-fn an_invalid_spec_keeps_what_is_known() {
+fn invalid_spec_fails_the_stream_and_keeps_the_node() {
     let before = World::new(json!({})).status();
-    let bad = crate::testing::stream(&json!({"spec": {"gpu": {"count": 0, "nodes": "RenderAndCard"}}}));
+    let bad = crate::testing::stream(&json!({"spec": {"gpu": {"count": 0, "deviceNodes": "RenderAndCard"}}}));
     let problems = crate::validate::validate(&bad).expect_err("bad");
-    let status = invalid(&before, Some(4), &problems, Timestamp::UNIX_EPOCH);
-    assert_eq!((status.phase, status.node.as_deref()), (Some(Phase::Failed), Some("n1")));
-    assert!(told(&status, "Ready").2.contains("spec.gpu: count 0"));
+    let subject = Subject { engine: Engine::Kubernetes, name: "desk", generation: Some(4) };
+    let status = invalid(subject, &before, &problems, Timestamp::UNIX_EPOCH);
+    assert_eq!((status.phase, status.node_name.as_deref()), (Some(Phase::Failed), Some("n1")));
+    assert!(of(&status, "Ready").2.contains("spec.gpu: count 0"));
 }
 
 #[test]
-fn a_desktop_that_starts_has_time() {
+fn capture_error_within_30_seconds_of_the_start_is_waiting() {
     let mut world = World::new(json!({}));
     world.report(|report| {
-        report.frames = Frames::default();
+        report.frames = FrameCounts::default();
         report.capture.error = "no desktop yet".to_owned();
     });
     let at = |started: &str| {
@@ -277,11 +367,11 @@ fn a_desktop_that_starts_has_time() {
     };
     world.pod = at("1969-12-31T23:59:31Z");
     assert_eq!(
-        told(&world.status(), "Capturing"),
-        ("Unknown", "Waiting", "the desktop starts: no desktop yet")
+        of(&world.status(), "Capturing"),
+        ("Unknown", "Waiting", "the desktop is starting: no desktop yet")
     );
     assert_eq!(world.status().phase, Some(Phase::Starting));
     world.pod = at("1969-12-31T23:59:30Z");
-    assert_eq!(told(&world.status(), "Capturing").1, "NoFrames");
+    assert_eq!(of(&world.status(), "Capturing").1, "NoFrames");
     assert_eq!(world.status().phase, Some(Phase::Degraded));
 }

@@ -216,6 +216,7 @@ fn ended_desktop_is_reported(bed: &Installed) -> Result<()> {
     bed.apply_stream("ends", &spec)?;
     let message = bed.await_reason("ends", "DevicesReady", "DesktopEnded")?;
     println!("         DesktopEnded: {message}");
+    ensure!(message.contains("ended by itself"), "{message}");
     bed.delete_streams(&["ends"])
 }
 
@@ -245,6 +246,7 @@ fn silent_sidecar_is_reported_until_it_answers(bed: &Installed) -> Result<()> {
     pods::signal(pid, Signal::STOP)?;
     let message = bed.await_reason("silent", "Streaming", "SidecarSilent")?;
     println!("         SidecarSilent: {message}");
+    ensure!(message.contains("does not answer"), "{message}");
     pods::signal(pid, Signal::CONT)?;
     bed.await_ready("silent")?;
     bed.delete_streams(&["silent"])

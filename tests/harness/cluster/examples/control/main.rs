@@ -185,14 +185,17 @@ impl Counts {
     fn of(operator: &Operator) -> Result<Self> {
         let (_, body) = http::get(operator.metrics, "/metrics", None)?;
         let text = String::from_utf8(body)?;
-        let number = |name: &str| -> Result<f64> {
-            let line =
-                text.lines().find_map(|line| line.strip_prefix(&format!("desktopstream_operator_{name} ")));
-            Ok(line.with_context(|| format!("no metric {name}"))?.parse()?)
+        let number = |name: &str| -> Result<Option<f64>> {
+            let prefix = format!("desktopstream_operator_{name} ");
+            let value = text.lines().find_map(|line| line.strip_prefix(&prefix));
+            value.map(str::parse).transpose().with_context(|| format!("metric {name} is not a number"))
         };
-        let calls = |kind: &str| number(&format!("api_requests_total{{kind=\"{kind}\"}}"));
+        // A label appears with its first request.
+        let calls = |kind: &str| -> Result<f64> {
+            Ok(number(&format!("api_requests_total{{kind=\"{kind}\"}}"))?.unwrap_or_default())
+        };
         Ok(Self {
-            reconciles: number("reconcile_seconds_count")?,
+            reconciles: number("reconcile_seconds_count")?.context("no metric reconcile_seconds_count")?,
             lease: calls("lease")?,
             watch: calls("watch")?,
             read: calls("read")?,

@@ -1,4 +1,5 @@
-//! What we make for ourselves goes when our Deployment goes: an uninstallation knows only what it installed.
+//! Makes the operator's Deployment the owner of the objects that the operator creates for itself, so that uninstalling it
+//! deletes them.
 
 use std::time::Duration;
 
@@ -8,27 +9,26 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
+use operator_api::names;
 use serde_json::json;
 
-use operator_api::names;
+/// First interval between attempts; it doubles.
+const FIRST_INTERVAL: Duration = Duration::from_secs(5);
+/// Longest interval between attempts. Without a webhook the certificate never exists.
+const MAX_INTERVAL: Duration = Duration::from_secs(600);
 
-/// First wait for what isn't made yet; it doubles.
-const SOON: Duration = Duration::from_secs(5);
-/// Longest wait: without a webhook there is never a certificate.
-const LATE: Duration = Duration::from_secs(600);
-
-/// Has key, certificate and Lease owned by this Deployment of ours; never returns.
-pub async fn hold(client: Client, namespace: String, deployment: String) {
-    let mut wait = SOON;
-    while let Err(error) = once(&client, &namespace, &deployment).await {
-        tracing::debug!(%error, deployment, "what is ours has not all the Deployment as its owner yet");
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(LATE);
+/// Sets the owner of key, certificate and Lease, as soon as they exist. Never returns.
+pub async fn keep(client: Client, namespace: String, deployment: String) {
+    let mut interval = FIRST_INTERVAL;
+    while let Err(error) = set_owner(&client, &namespace, &deployment).await {
+        tracing::debug!(%error, deployment, "owner of the operator's objects not set yet");
+        tokio::time::sleep(interval).await;
+        interval = (interval * 2).min(MAX_INTERVAL);
     }
     std::future::pending::<()>().await;
 }
 
-async fn once(client: &Client, namespace: &str, deployment: &str) -> Result<(), kube::Error> {
+async fn set_owner(client: &Client, namespace: &str, deployment: &str) -> Result<(), kube::Error> {
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
     let found = deployments.get_metadata(deployment).await?;
     let owner = OwnerReference {

@@ -1,49 +1,49 @@
-//! The files with streams and host-agents. A file that can't be read keeps what it said last, and says so.
+//! Reads DesktopStreams and HostAgents from YAML files. A file that becomes unreadable or invalid keeps its last good
+//! content, and the problem is reported.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
+use operator_api::{DesktopStream, GROUP, HostAgent, VERSION};
 use serde::Deserialize;
 use serde_json::Value;
 
-use operator_api::{DesktopStream, GROUP, HostAgent, VERSION};
+/// Largest accepted file, bytes. A stream takes about one kilobyte.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// Longest file; a stream has a kilobyte.
-const LONGEST: u64 = 1 << 20;
-
-/// Where to look, and what was found last.
+/// Files and folders to read, with the last good content of each file.
 #[derive(Debug, Default)]
-pub struct Files {
+pub struct StreamFiles {
     sources: Vec<PathBuf>,
-    good: BTreeMap<PathBuf, Content>,
+    last_good: BTreeMap<PathBuf, Content>,
 }
 
-/// What a file says.
+/// Content of one file.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Content {
     streams: Vec<DesktopStream>,
     host_agents: Vec<HostAgent>,
 }
 
-/// What all files say.
+/// Content of all files.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Found {
-    /// Streams, by name.
+pub struct Desired {
+    /// Streams by name.
     pub streams: BTreeMap<String, DesktopStream>,
-    /// Host-agents, by name.
+    /// Host-agents by name.
     pub host_agents: BTreeMap<String, HostAgent>,
-    /// What is wrong, by file.
+    /// Problems by file.
     pub problems: BTreeMap<PathBuf, String>,
 }
 
-impl Files {
-    /// In these files and folders.
+impl StreamFiles {
+    /// Reads from these files and folders. Nothing is read before [`Self::read`].
     pub fn new(sources: Vec<PathBuf>) -> Self {
-        Self { sources, good: BTreeMap::new() }
+        Self { sources, last_good: BTreeMap::new() }
     }
 
-    /// Folders to watch.
+    /// Folders in which a change may concern us.
     pub fn folders(&self) -> Vec<PathBuf> {
         let folder = |path: &PathBuf| {
             if path.is_dir() {
@@ -58,68 +58,71 @@ impl Files {
         folders
     }
 
-    /// Reads all of them.
-    pub fn read(&mut self) -> Found {
-        let mut found = Found::default();
+    /// Reads all files.
+    pub fn read(&mut self) -> Desired {
+        let mut desired = Desired::default();
         let mut paths = Vec::new();
-        let mut unknown = Vec::new();
+        let mut unlisted = Vec::new();
         for source in &self.sources {
             match list(source) {
                 Ok(list) => paths.extend(list),
                 Err(error) => {
-                    found.problems.insert(source.clone(), format!("can't be read: {error}"));
-                    unknown.push(source.clone());
+                    desired.problems.insert(source.clone(), format!("cannot be read: {error}"));
+                    unlisted.push(source.clone());
                 }
             }
         }
-        // What lies in a folder that can't be listed has not been removed.
-        self.good.retain(|path, _| {
-            paths.contains(path) || unknown.iter().any(|source| path == source || path.starts_with(source))
+        // Files in a folder that cannot be listed have not been removed.
+        self.last_good.retain(|path, _| {
+            paths.contains(path) || unlisted.iter().any(|source| path == source || path.starts_with(source))
         });
         for path in paths {
             match parse(&path) {
                 Ok(content) => {
-                    self.good.insert(path, content);
+                    self.last_good.insert(path, content);
                 }
-                Err(why) => {
-                    let kept = self.good.get(&path).map_or(0, |content| content.streams.len());
-                    let text =
-                        if kept > 0 { format!("{why}; its {kept} streams stay as they were") } else { why };
-                    found.problems.insert(path, text);
+                Err(error) => {
+                    let kept = self.last_good.get(&path).map_or(0, |content| content.streams.len());
+                    let text = if kept > 0 {
+                        format!("{error}; its {kept} streams stay as they were")
+                    } else {
+                        error
+                    };
+                    desired.problems.insert(path, text);
                 }
             }
         }
-        for (path, content) in &self.good {
-            gather(&mut found, path, content);
+        for (path, content) in &self.last_good {
+            add(&mut desired, path, content);
         }
-        found
+        desired
     }
 }
 
-fn gather(found: &mut Found, path: &Path, content: &Content) {
-    let mut twice = Vec::new();
+/// Adds a file's content. Of several streams with one name, the first file's counts.
+fn add(desired: &mut Desired, path: &Path, content: &Content) {
+    let mut duplicates = Vec::new();
     for stream in &content.streams {
         let name = stream.metadata.name.clone().unwrap_or_default();
-        match found.streams.entry(name) {
-            Entry::Occupied(taken) => twice.push(taken.key().clone()),
+        match desired.streams.entry(name) {
+            Entry::Occupied(taken) => duplicates.push(taken.key().clone()),
             Entry::Vacant(free) => {
                 free.insert(stream.clone());
             }
         }
     }
     for agent in &content.host_agents {
-        found.host_agents.insert(agent.metadata.name.clone().unwrap_or_default(), agent.clone());
+        desired.host_agents.insert(agent.metadata.name.clone().unwrap_or_default(), agent.clone());
     }
-    if !twice.is_empty() {
-        let text =
-            format!("another file has a stream of that name already: {}; rename one", twice.join(", "));
-        found.problems.insert(path.to_owned(), text);
+    if !duplicates.is_empty() {
+        let text = format!("stream names already in use: {}; rename these streams", duplicates.join(", "));
+        desired.problems.insert(path.to_owned(), text);
     }
 }
 
+/// The files of a source. A named file must exist; a folder may be empty.
 fn list(source: &Path) -> std::io::Result<Vec<PathBuf>> {
     if !source.is_dir() {
-        // A file that was named is missed when it isn't there; in a folder, it has been removed.
         return std::fs::metadata(source).map(|_| vec![source.to_owned()]);
     }
     let mut paths = Vec::new();
@@ -136,47 +139,50 @@ fn list(source: &Path) -> std::io::Result<Vec<PathBuf>> {
 }
 
 fn parse(path: &Path) -> Result<Content, String> {
-    let size = std::fs::metadata(path).map_err(|error| format!("can't be read: {error}"))?.len();
-    if size > LONGEST {
-        return Err(format!("has {size} bytes; streams have a kilobyte: split it"));
+    let size = std::fs::metadata(path).map_err(|error| format!("cannot be read: {error}"))?.len();
+    if size > MAX_FILE_BYTES {
+        return Err(format!("has {size} bytes, at most {MAX_FILE_BYTES} are accepted; split it"));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| format!("can't be read: {error}"))?;
+    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
     let mut content = Content::default();
     for document in serde_yaml_ng::Deserializer::from_str(&text) {
-        let value = Value::deserialize(document).map_err(|error| format!("is no YAML: {error}"))?;
+        let value = Value::deserialize(document).map_err(|error| format!("is not valid YAML: {error}"))?;
         if !value.is_null() {
-            take(&mut content, &value)?;
+            push(&mut content, &value)?;
         }
     }
     Ok(content)
 }
 
-fn take(content: &mut Content, value: &Value) -> Result<(), String> {
+fn push(content: &mut Content, value: &Value) -> Result<(), String> {
     let text = |key: &str| value[key].as_str().unwrap_or_default();
-    let of = format!("{GROUP}/{VERSION}");
-    if text("apiVersion") != of {
-        return Err(format!("apiVersion is {:?}: streams and host-agents have {of}", text("apiVersion")));
+    let version = format!("{GROUP}/{VERSION}");
+    if text("apiVersion") != version {
+        return Err(format!("apiVersion is {:?}; set it to {version}", text("apiVersion")));
     }
     let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     match text("kind") {
         "DesktopStream" => content.streams.push(typed(value, &name)?),
         "HostAgent" => content.host_agents.push(typed(value, &name)?),
-        other => return Err(format!("kind {other:?}: here are DesktopStream and HostAgent")),
+        other => return Err(format!("kind is {other:?}; set it to DesktopStream or HostAgent")),
     }
     Ok(())
 }
 
-/// With nothing lost: a field that our types don't have is a typo, and nobody else would say so.
+/// Deserializes an object strictly: an unknown field of `spec` is an error, as there is no API server to report it.
 fn typed<T: serde::Serialize + serde::de::DeserializeOwned>(value: &Value, name: &str) -> Result<T, String> {
     let object: T = serde_json::from_value(value.clone()).map_err(|error| format!("{name}: {error}"))?;
     let kept = serde_json::to_value(&object).unwrap_or_default();
-    match lost("spec", &value["spec"], &kept["spec"]) {
-        Some(field) => Err(format!("{name}: there is no {field}; see docs/samples for what there is")),
+    match unknown_field("spec", &value["spec"], &kept["spec"]) {
+        Some(field) => {
+            Err(format!("{name}: unknown field {field}; see docs/samples for the fields that exist"))
+        }
         None => Ok(object),
     }
 }
 
-fn lost(path: &str, written: &Value, kept: &Value) -> Option<String> {
+/// The first field of `written` that deserialization dropped. Empty values may be dropped.
+fn unknown_field(path: &str, written: &Value, kept: &Value) -> Option<String> {
     let empty = |value: &Value| match value {
         Value::Null => true,
         Value::Array(list) => list.is_empty(),
@@ -187,12 +193,12 @@ fn lost(path: &str, written: &Value, kept: &Value) -> Option<String> {
         (Value::Object(written), Value::Object(kept)) => written.iter().find_map(|(key, value)| {
             let path = format!("{path}.{key}");
             match kept.get(key) {
-                Some(kept) => lost(&path, value, kept),
+                Some(kept) => unknown_field(&path, value, kept),
                 None => (!empty(value)).then_some(path),
             }
         }),
         (Value::Array(written), Value::Array(kept)) => {
-            written.iter().zip(kept).find_map(|(written, kept)| lost(path, written, kept))
+            written.iter().zip(kept).find_map(|(written, kept)| unknown_field(path, written, kept))
         }
         _ => None,
     }
@@ -208,14 +214,14 @@ mod tests {
         std::fs::write(folder.join(file), text).expect("writes");
     }
 
-    fn names(found: &Found) -> Vec<&str> {
-        found.streams.keys().map(String::as_str).collect()
+    fn names(desired: &Desired) -> Vec<&str> {
+        desired.streams.keys().map(String::as_str).collect()
     }
 
     #[test]
-    fn a_broken_file_keeps_what_it_said_and_a_removed_one_does_not() {
+    fn broken_file_keeps_its_streams_and_removed_file_drops_them() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut files = Files::new(vec![folder.path().to_owned()]);
+        let mut files = StreamFiles::new(vec![folder.path().to_owned()]);
         write(
             folder.path(),
             "a.yaml",
@@ -233,37 +239,38 @@ mod tests {
             &GOOD.replace("NAME", "a1").replace("v1alpha1", "v2"),
         ] {
             write(folder.path(), "a.yaml", broken);
-            let found = files.read();
-            assert_eq!(names(&found), ["a1", "a2", "b"], "{broken}");
-            let said = found.problems.values().next().expect("a problem");
-            assert!(said.contains("2 streams stay"), "{said}");
+            let desired = files.read();
+            assert_eq!(names(&desired), ["a1", "a2", "b"], "{broken}");
+            let problem = desired.problems.values().next().expect("a problem");
+            assert!(problem.contains("2 streams stay"), "{problem}");
         }
         assert!(files.read().problems.len() == 1);
         std::fs::remove_file(folder.path().join("a.yaml")).expect("removes");
-        let found = files.read();
-        assert_eq!((names(&found), found.problems.len()), (vec!["b"], 0));
+        let desired = files.read();
+        assert_eq!((names(&desired), desired.problems.len()), (vec!["b"], 0));
     }
 
     #[test]
-    fn a_folder_that_vanishes_takes_nothing_with_it() {
+    fn missing_folder_keeps_its_streams() {
         let root = tempfile::tempdir().expect("a folder");
         let folder = root.path().join("streams");
         std::fs::create_dir(&folder).expect("a folder");
         write(&folder, "a.yaml", &GOOD.replace("NAME", "a"));
-        let mut files = Files::new(vec![folder.clone()]);
+        let mut files = StreamFiles::new(vec![folder.clone()]);
         assert_eq!(names(&files.read()), ["a"]);
         std::fs::remove_dir_all(&folder).expect("removes");
-        let found = files.read();
-        assert_eq!((names(&found), found.problems.len()), (vec!["a"], 1));
+        let desired = files.read();
+        assert_eq!((names(&desired), desired.problems.len()), (vec!["a"], 1));
     }
 
     #[test]
-    fn one_name_is_one_stream() {
+    fn duplicate_stream_name_is_a_problem_of_the_second_file() {
         let folder = tempfile::tempdir().expect("a folder");
         write(folder.path(), "a.yaml", &GOOD.replace("NAME", "a"));
         write(folder.path(), "b.yaml", &GOOD.replace("NAME", "a"));
-        let found = Files::new(vec![folder.path().to_owned()]).read();
-        assert_eq!(names(&found), ["a"]);
-        assert!(found.problems.values().any(|said| said.contains("rename one")));
+        let desired = StreamFiles::new(vec![folder.path().to_owned()]).read();
+        assert_eq!(names(&desired), ["a"]);
+        let problem = &desired.problems[&folder.path().join("b.yaml")];
+        assert!(problem.contains("rename"), "{problem}");
     }
 }

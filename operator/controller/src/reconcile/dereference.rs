@@ -1,0 +1,137 @@
+//! Reads the inputs of a reconciliation: pod, nodes, previous status, and the sidecar's status.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use operator_api::{DesktopStream, DesktopStreamStatus, names};
+use operator_plan::facts::Node;
+use operator_plan::{kubernetes, status};
+
+use crate::apply::{self, Owner};
+use crate::context::Context;
+use crate::memory::TimedReport;
+
+/// Time after a write during which the written status overrides the watch's.
+const WRITTEN_STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval between status requests to a sidecar that does not stream yet.
+const STARTING_POLL: Duration = Duration::from_secs(1);
+
+/// Inputs of a reconciliation.
+pub struct Dereferenced {
+    /// Identity of the stream.
+    pub owner: Owner,
+    /// Previous status.
+    pub previous: DesktopStreamStatus,
+    /// The stream's pod.
+    pub pod: Option<Arc<Pod>>,
+    /// All nodes.
+    pub nodes: Vec<Node>,
+    /// Answer of the sidecar; `None` if it does not run.
+    pub report: Option<TimedReport>,
+}
+
+impl Dereferenced {
+    /// Node of the pod.
+    pub fn node(&self) -> Option<&str> {
+        self.pod.as_ref()?.spec.as_ref()?.node_name.as_deref()
+    }
+
+    /// Answer of the sidecar.
+    pub fn report(&self) -> Option<status::Report<'_>> {
+        self.report.as_ref().map(|report| report.result.as_ref().map_err(String::as_str))
+    }
+}
+
+/// Reads the inputs of the reconciliation of `stream`. Cannot fail: it reads caches, and the sidecar's failure is an
+/// answer.
+pub async fn dereference(context: &Context, stream: &DesktopStream) -> Dereferenced {
+    let owner = Owner {
+        namespace: stream.namespace().unwrap_or_default(),
+        name: stream.name_any(),
+        uid: stream.uid().unwrap_or_default(),
+    };
+    let pods = pods(context, &owner, stream.spec.attach.is_some());
+    let pod = kubernetes::choose_pod(&pods).cloned();
+    let report = report(context, &owner.uid, pod.as_deref()).await;
+    Dereferenced {
+        previous: previous(context, stream, &owner.uid),
+        nodes: context.stores.nodes(),
+        owner,
+        pod,
+        report,
+    }
+}
+
+/// Pods of the stream: its own, or with `attach` those with its injected sidecar.
+fn pods(context: &Context, owner: &Owner, is_attached: bool) -> Vec<Arc<Pod>> {
+    context.stores.pods.state_filter(|pod| {
+        pod.namespace().as_deref() == Some(&owner.namespace)
+            && pod.labels().get(names::STREAM) == Some(&owner.name)
+            && (is_attached || apply::is_owned(pod, owner))
+    })
+}
+
+/// Previous status: the written one until the watch has had time to report it.
+fn previous(context: &Context, stream: &DesktopStream, uid: &str) -> DesktopStreamStatus {
+    match context.memory.get(uid).status {
+        Some(written) if written.at.elapsed() < WRITTEN_STATUS_TIMEOUT => written.status,
+        _ => stream.status.clone().unwrap_or_default(),
+    }
+}
+
+/// Answer of the pod's sidecar, requested again after the poll interval.
+async fn report(context: &Context, uid: &str, pod: Option<&Pod>) -> Option<TimedReport> {
+    let address = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none()).and_then(running_sidecar_ip);
+    let Some(ip) = address else {
+        context.memory.update(uid, |known| known.report = None);
+        return None;
+    };
+    let known = context.memory.get(uid);
+    if let Some(report) = known.report {
+        let interval = if report.is_streaming() { context.settings.poll } else { STARTING_POLL };
+        if report.at.elapsed() < interval {
+            return Some(report);
+        }
+    }
+    context.metrics.polls.inc();
+    let address = operator_sidecar_client::viewer_address(ip);
+    let result = operator_sidecar_client::sidecar_status(&address, known.viewer_token.as_deref()).await;
+    let report = TimedReport { at: Instant::now(), result: result.map_err(|error| error.to_string()) };
+    context.memory.update(uid, |known| known.report = Some(report.clone()));
+    Some(report)
+}
+
+/// IP address of the pod, if its sidecar runs.
+fn running_sidecar_ip(pod: &Pod) -> Option<IpAddr> {
+    let status = pod.status.as_ref()?;
+    let statuses = status.init_container_statuses.as_ref()?;
+    let sidecar = statuses.iter().find(|it| it.name == names::SIDECAR_CONTAINER)?;
+    sidecar.state.as_ref()?.running.as_ref()?;
+    status.pod_ip.as_ref()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn sidecar_has_an_address_only_while_it_runs() {
+        let pod = |state: serde_json::Value| -> Pod {
+            let sidecar = json!({
+                "name": names::SIDECAR_CONTAINER, "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+                "state": state,
+            });
+            let status = json!({"podIP": "10.0.0.7", "initContainerStatuses": [sidecar]});
+            serde_json::from_value(json!({"metadata": {}, "status": status})).expect("a pod")
+        };
+        let running = pod(json!({"running": {}}));
+        assert_eq!(running_sidecar_ip(&running), Some(IpAddr::from([10, 0, 0, 7])));
+        assert_eq!(running_sidecar_ip(&pod(json!({"waiting": {}}))), None);
+        assert_eq!(running_sidecar_ip(&Pod::default()), None);
+    }
+}

@@ -1,0 +1,225 @@
+//! `operator docker status|logs|open|doctor|rm`. They read the state folder and the Engine; the operator need not run.
+
+mod doctor;
+
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, anyhow};
+use bollard::container::LogOutput;
+use bollard::query_parameters;
+use clap::Args;
+use futures_util::{Stream, StreamExt};
+use operator_api::summary::{Summary, table};
+use operator_api::{DesktopStream, Phase};
+use operator_sidecar_client::{open_browser, viewer_url};
+use serde_json::json;
+
+use crate::container::Container;
+use crate::engine::{Engine, EngineError};
+use crate::names::{self, Role, StreamKey};
+use crate::state::StateFolder;
+use crate::teardown::{Home, remove_network, teardown};
+use crate::view::View;
+
+/// Attempts of `rm` while a running operator creates objects again.
+const MAX_ATTEMPTS: u32 = 3;
+
+/// Options of `logs`.
+#[derive(Debug, Args)]
+pub struct LogsOptions {
+    /// Name of the DesktopStream
+    name: String,
+    /// Keep printing new lines
+    #[arg(short, long)]
+    follow: bool,
+    /// Print the desktop's log instead
+    #[arg(long)]
+    desktop: bool,
+    /// Number of lines to print, from the end
+    #[arg(long, value_name = "LINES")]
+    tail: Option<u32>,
+}
+
+/// Commands on one project.
+#[derive(Debug)]
+pub struct Commands {
+    project: String,
+    folder: StateFolder,
+    engine: Engine,
+}
+
+impl Commands {
+    /// Opens the project's state. `engine` is the Engine's address, by default `DOCKER_HOST`.
+    pub fn new(project: String, state: &Path, engine: Option<String>) -> Result<Self> {
+        let folder = StateFolder::open(state, &project)?;
+        Ok(Self { project, folder, engine: Engine::new(engine) })
+    }
+
+    /// The streams as objects, with the status that the operator wrote last.
+    fn streams(&self, name: Option<&str>) -> Result<Vec<DesktopStream>> {
+        let names = self.folder.streams();
+        if let Some(name) = name
+            && !names.iter().any(|it| it == name)
+        {
+            return Err(self.unknown(name));
+        }
+        let read = |name: &String| {
+            let record = self.folder.record(name)?;
+            let object = json!({
+                "apiVersion": format!("{}/{}", operator_api::GROUP, operator_api::VERSION),
+                "kind": "DesktopStream",
+                "metadata": {
+                    "name": name, "namespace": self.project, "uid": record.uid, "generation": record.generation,
+                    "creationTimestamp": record.created,
+                },
+                "spec": record.spec,
+                "status": record.status,
+            });
+            serde_json::from_value(object).ok()
+        };
+        Ok(names.iter().filter(|it| name.is_none_or(|name| *it == name)).filter_map(read).collect())
+    }
+
+    fn unknown(&self, name: &str) -> anyhow::Error {
+        let names = self.folder.streams();
+        let existing = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        anyhow!("no stream {name:?} in project {}; existing streams: {existing}", self.project)
+    }
+
+    /// `status`.
+    pub fn status(&self, name: Option<&str>, json: bool) -> Result<()> {
+        let streams = self.streams(name)?;
+        if json {
+            println!("{}", serde_json::to_string_pretty(&streams)?);
+        } else if streams.is_empty() {
+            eprintln!(
+                "no streams in project {}; start some with `operator docker --dir FOLDER`",
+                self.project
+            );
+        } else {
+            let rows: Vec<Summary> = streams.iter().map(Summary::of).collect();
+            print!("{}", table(&rows, false));
+        }
+        if !self.folder.is_locked() && !streams.is_empty() {
+            eprintln!("no operator runs for project {}; this is the last status that it wrote", self.project);
+        }
+        Ok(())
+    }
+
+    async fn container(&self, name: &str, role: Role) -> Result<Container> {
+        let view = self.view().await?;
+        let found = view.container(&StreamKey::new(&self.project, name), role).cloned();
+        found.with_context(|| match self.folder.record(name).map(|it| it.status.phase) {
+            Some(Some(Phase::Suspended)) => {
+                anyhow!("{name} is suspended; set spec.operatingMode to Running to resume")
+            }
+            Some(_) => {
+                anyhow!("{name} has no {} now; see `operator docker status {name}`", role.as_str())
+            }
+            None => self.unknown(name),
+        })
+    }
+
+    async fn view(&self) -> Result<View> {
+        let label = format!("{}={}", names::PROJECT, self.project);
+        Ok(View::from(self.engine.list(&label).await?))
+    }
+
+    /// `logs`.
+    pub async fn logs(&self, options: &LogsOptions) -> Result<()> {
+        let LogsOptions { name, follow, desktop, tail } = options;
+        let role = if *desktop { Role::Desktop } else { Role::Sidecar };
+        let container = self.container(name, role).await?;
+        let options = query_parameters::LogsOptions {
+            follow: *follow,
+            stdout: true,
+            stderr: true,
+            tail: tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string()),
+            ..query_parameters::LogsOptions::default()
+        };
+        let docker = self.engine.client().await?;
+        print_output(docker.logs(&container.id, Some(options))).await
+    }
+
+    /// `open`.
+    pub async fn open(&self, name: &str, no_browser: bool, json: bool) -> Result<()> {
+        let sidecar = self.container(name, Role::Sidecar).await?;
+        let base = sidecar.local_url();
+        let base = base
+            .with_context(|| format!("{name}'s sidecar does not run; see `operator docker logs {name}`"))?;
+        let url = viewer_url(&base, self.folder.viewer_token(name).as_deref());
+        if json {
+            println!("{}", json!({"url": url}));
+            return Ok(());
+        }
+        println!("{url}");
+        if !no_browser && !open_browser(&url) {
+            eprintln!("cannot start a browser; open the URL yourself");
+        }
+        Ok(())
+    }
+
+    /// `rm`.
+    pub async fn rm(&self, names: &[String], remove_home: bool) -> Result<()> {
+        let known = self.folder.streams();
+        let home = if remove_home { Home::Remove } else { Home::KeepIfLabelled };
+        for name in names {
+            let removed = self.remove(name, home).await?;
+            if !removed && !known.contains(name) {
+                return Err(self.unknown(name));
+            }
+            println!("{name}");
+        }
+        let view = self.view().await?;
+        if view.is_empty() {
+            remove_network(&self.engine, &view, &self.project).await?;
+        }
+        if self.folder.is_locked() {
+            eprintln!("an operator runs and creates the streams in its files again; remove them there, too");
+        }
+        Ok(())
+    }
+
+    /// Removes a stream's objects; true if there were any. A running operator may create them again at the same time: then
+    /// the Engine refuses a removal, and the objects that we saw first have been removed.
+    async fn remove(&self, name: &str, home: Home) -> Result<bool> {
+        let key = StreamKey::new(&self.project, name);
+        let mut attempts = 0;
+        loop {
+            match teardown(&self.engine, &self.view().await?, &key, home).await {
+                Err(EngineError::Refused { .. }) if self.folder.is_locked() && attempts < MAX_ATTEMPTS => {
+                    attempts += 1;
+                }
+                Err(EngineError::Refused { .. }) if self.folder.is_locked() => return Ok(true),
+                Err(error) => return Err(error.into()),
+                // The running operator removes its own state.
+                Ok(removed) if self.folder.is_locked() => return Ok(removed),
+                Ok(removed) => {
+                    self.folder.remove(name);
+                    return Ok(removed);
+                }
+            }
+        }
+    }
+}
+
+/// Copies a container's output to ours, until it ends or ours is closed.
+async fn print_output(
+    output: impl Stream<Item = std::result::Result<LogOutput, bollard::errors::Error>>,
+) -> Result<()> {
+    let mut output = std::pin::pin!(output);
+    while let Some(part) = output.next().await {
+        let written = match part.context("the Engine closed the stream")? {
+            LogOutput::StdErr { message } => std::io::stderr().write_all(&message),
+            LogOutput::StdOut { message } | LogOutput::Console { message } => {
+                std::io::stdout().write_all(&message)
+            }
+            LogOutput::StdIn { .. } => Ok(()),
+        };
+        if written.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}

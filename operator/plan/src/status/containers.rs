@@ -1,0 +1,111 @@
+//! The part of a status that follows from the containers.
+
+use k8s_openapi::jiff::SignedDuration;
+use operator_api::conditions::reasons;
+use operator_api::{DeviceNodes, names};
+
+use super::{Input, Verdict};
+use crate::observation::{BlockedCause, Container, ContainerState, Exit, UnplacedCause};
+use crate::pair;
+use crate::validate::Validated;
+
+/// Time from a desktop's start during which a missing frame is not an error.
+const START_TIMEOUT: SignedDuration = SignedDuration::from_secs(30);
+
+/// Verdict on DevicesReady.
+pub(super) fn devices(stream: &Validated, input: Input<'_>) -> Verdict {
+    if let Some(obstacle) = input.obstacle {
+        return Verdict::no(obstacle.reason, obstacle.text.clone());
+    }
+    let Some(observation) = input.observation else {
+        return if stream.spec.attach.is_some() {
+            Verdict::no(reasons::NOT_INJECTED, "no pod has this stream's sidecar")
+        } else {
+            Verdict::unknown(reasons::POD_CREATED, "the pod is being created")
+        };
+    };
+    // An evicted pod is terminating too; the eviction is the more useful reason.
+    if let Some(message) = &observation.evicted {
+        return Verdict::no(reasons::NODE_GONE, format!("the pod is evicted from its node: {message}"));
+    }
+    if observation.is_terminating {
+        return Verdict::no(reasons::REPLACING, "the pod is being deleted");
+    }
+    if observation.has_ended {
+        return Verdict::no(reasons::ENDED, "the desktop ended by itself");
+    }
+    if let Some(unplaced) = &observation.unplaced {
+        return match unplaced.cause {
+            UnplacedCause::Volume => {
+                let text = format!("claim {}: {}", stream.names.home(), unplaced.message);
+                Verdict::no(reasons::VOLUME_PENDING, text)
+            }
+            UnplacedCause::Resources => unschedulable(stream, input, &unplaced.message),
+        };
+    }
+    if observation.node.is_none() {
+        return Verdict::waiting("waiting for the scheduler");
+    }
+    if let Some(blocked) = observation.containers.iter().find_map(blocked) {
+        return blocked;
+    }
+    Verdict::yes(reasons::DEVICES_ALLOCATED, "")
+}
+
+fn unschedulable(stream: &Validated, input: Input<'_>, message: &str) -> Verdict {
+    let gpu = &stream.spec.gpu;
+    if gpu.count == 0 {
+        return Verdict::no(reasons::UNSCHEDULABLE, message);
+    }
+    if !input.nodes.iter().any(|node| node.offers(gpu.class, gpu.device_nodes, gpu.count)) {
+        let resource = names::resource(gpu.class, gpu.device_nodes == DeviceNodes::RenderAndCard);
+        return Verdict::no(reasons::NO_DEVICE, format!("no node offers {} of {resource}", gpu.count));
+    }
+    let capable = input.nodes.iter().filter(|node| pair::can_run(stream, node)).count();
+    let text = format!("{capable} nodes offer the device; scheduler: {message}");
+    Verdict::no(reasons::UNSCHEDULABLE, text)
+}
+
+fn blocked(container: &Container) -> Option<Verdict> {
+    let ContainerState::Blocked { cause, message } = &container.state else { return None };
+    let reason = match cause {
+        BlockedCause::Image => reasons::IMAGE,
+        BlockedCause::Config => reasons::CONFIG,
+        BlockedCause::DiskFull => reasons::DISK_FULL,
+    };
+    let Container { name, image, .. } = container;
+    Some(Verdict::no(reason, format!("container {name}, image {image}: {message}")))
+}
+
+/// Verdict on Capturing and Streaming if a container crashes.
+pub(super) fn crash(input: Input<'_>) -> Option<Verdict> {
+    let containers = &input.observation?.containers;
+    containers.iter().find_map(|container| {
+        let ContainerState::Crashing { last } = &container.state else { return None };
+        let reason = if container.is_sidecar { reasons::SIDECAR_CRASHING } else { reasons::DESKTOP_CRASHING };
+        let last = last.as_ref().map_or_else(|| "the exit code is not known yet".to_owned(), describe);
+        let text = format!("container {} restarted {} times; {last}", container.name, container.restarts);
+        Some(Verdict::no(reason, text))
+    })
+}
+
+fn describe(Exit { reason, code, message }: &Exit) -> String {
+    let message = message.trim();
+    let separator = if message.is_empty() { "" } else { ": " };
+    format!("last exit: {reason}, code {code}{separator}{message}")
+}
+
+/// True if the desktop was started within [`START_TIMEOUT`], or is about to be started.
+pub(super) fn is_starting(input: Input<'_>) -> bool {
+    let Some(observation) = input.observation else { return false };
+    observation.containers.iter().filter(|container| !container.is_sidecar).any(|container| match &container
+        .state
+    {
+        ContainerState::Running { since: Some(since) } => input.now.duration_since(*since) < START_TIMEOUT,
+        ContainerState::Crashing { .. } => false,
+        ContainerState::Running { since: None }
+        | ContainerState::Starting
+        | ContainerState::Blocked { .. }
+        | ContainerState::Exited(_) => true,
+    })
+}
