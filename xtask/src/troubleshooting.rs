@@ -13,7 +13,8 @@ fn cell(text: &str) -> String {
 
 #[test]
 fn reasons_are_listed_in_troubleshooting() {
-    let mut table = "| reason | meaning | remedy on Kubernetes | remedy on Docker |\n|---|---|---|---|\n".to_owned();
+    let mut table =
+        "| reason | meaning | remedy on Kubernetes | remedy on Docker |\n|---|---|---|---|\n".to_owned();
     for reason in reasons::ALL {
         let (meaning, kubernetes) = (cell(reason.meaning), cell(reason.remedy(Engine::Kubernetes)));
         let docker = cell(reason.remedy(Engine::Docker));
@@ -28,7 +29,8 @@ fn doctor_checks_are_listed_in_troubleshooting() {
     let mut table = "| check | passes if | run by | remedy |\n|---|---|---|---|\n".to_owned();
     for check in checks::ALL {
         let (passes_if, remedy) = (cell(check.passes_if), cell(check.remedy));
-        writeln!(table, "| `{}` | {passes_if} | {} | {remedy} |", check.name, check.run_by).expect("a String");
+        writeln!(table, "| `{}` | {passes_if} | {} | {remedy} |", check.name, check.run_by)
+            .expect("a String");
     }
     crate::generated::check("docs/troubleshooting.md", "checks", &table);
 }
