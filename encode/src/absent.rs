@@ -1,15 +1,15 @@
-//! What stands in for the GStreamer backend where it is not built: the same names, no elements.
+//! Replacement for the GStreamer backend on systems without it: the same items, and no elements.
 
 use crate::encoder::{EncodeError, Encoder, Picture, Settings, Sink};
 
-/// The elements, of which there are none.
+/// The empty list of elements.
 pub mod elements {
-    /// Never exists.
+    /// An element; has no values.
     #[derive(Debug)]
     pub struct Element {
-        /// Its name.
+        /// Factory name.
         pub name: &'static str,
-        /// Whether it is a chip.
+        /// True for a hardware encoder.
         pub hardware: bool,
         never: std::convert::Infallible,
     }
@@ -20,21 +20,21 @@ pub mod elements {
         }
     }
 
-    /// None.
+    /// All supported elements.
     pub static ELEMENTS: [Element; 0] = [];
 
-    /// None.
+    /// The supported element with this name.
     pub fn find(_name: &str) -> Option<&'static Element> {
         None
     }
 }
 
-/// Never exists.
+/// A GStreamer encoder; has no values.
 #[derive(Debug)]
 pub struct Gst(std::convert::Infallible);
 
 impl Gst {
-    /// Can't be called: there is no element.
+    /// Cannot be called, because there is no element.
     pub fn new(
         element: &'static elements::Element,
         _settings: Settings,

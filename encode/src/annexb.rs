@@ -1,13 +1,13 @@
-//! The H.264 byte stream format (Rec. ITU-T H.264, annex B): where NAL units begin and what kind they are.
+//! The H.264 byte stream format (Rec. ITU-T H.264, annex B): NAL units and their types.
 //!
-//! Works on any bytes without allocating or failing: what is no NAL unit is simply not found. It does not
-//! decode slices. What a parameter set says is [`sps`](crate::sps)'s.
+//! The functions accept any bytes, do not allocate and do not fail: bytes that are not NAL units are
+//! skipped. Slices are not decoded; [`sps`](crate::sps) parses parameter sets.
 
 use crate::sps::Sps;
 
-/// `nal_unit_type` values that we look at (table 7-1).
+/// Values of `nal_unit_type` (table 7-1).
 pub mod nal_type {
-    /// Slice of a picture that is no IDR.
+    /// Slice of a picture that is not an IDR.
     pub const SLICE: u8 = 1;
     /// Slice of an IDR picture.
     pub const IDR: u8 = 5;
@@ -21,20 +21,20 @@ pub mod nal_type {
     pub const AUD: u8 = 9;
 }
 
-/// The NAL units of a byte stream, without start codes and trailing zeros, header byte first.
+/// The NAL units of a byte stream, from header byte to the last byte that is not zero.
 pub fn nal_units(stream: &[u8]) -> NalUnits<'_> {
     NalUnits { rest: after_start_code(stream) }
 }
 
-/// See [`nal_units`].
+/// Iterator of [`nal_units`].
 #[derive(Debug, Clone)]
 pub struct NalUnits<'a> {
     rest: Option<&'a [u8]>,
 }
 
-/// Where the three bytes 0, 0, 1 begin.
+/// Offset of the first start code: the bytes 0, 0, 1.
 fn start_code(bytes: &[u8]) -> Option<usize> {
-    // A 1 is rarer than a 0 in a slice: look for it and check what is before it.
+    // In a slice a 1 is rarer than a 0, so the search is for the 1.
     let mut from = 2;
     while let Some(found) = bytes.get(from..)?.iter().position(|byte| *byte == 1) {
         let at = from + found;
@@ -69,23 +69,23 @@ impl<'a> Iterator for NalUnits<'a> {
     }
 }
 
-/// The `nal_unit_type` of a NAL unit; `None` for an empty one or one with the forbidden bit.
+/// The `nal_unit_type` of a NAL unit; `None` if it is empty or has the forbidden bit set.
 pub fn kind(unit: &[u8]) -> Option<u8> {
     unit.first().filter(|byte| **byte & 0x80 == 0).map(|byte| byte & 0x1F)
 }
 
-/// The first NAL unit of a kind.
+/// The first NAL unit of a type.
 pub fn find(stream: &[u8], wanted: u8) -> Option<&[u8]> {
     nal_units(stream).find(|unit| kind(unit) == Some(wanted))
 }
 
-/// Whether an access unit is an IDR picture. Stops at its first slice.
+/// True if the first slice of an access unit is an IDR slice.
 pub fn is_idr(stream: &[u8]) -> bool {
     nal_units(stream).filter_map(kind).find(|kind| matches!(*kind, nal_type::SLICE..=nal_type::IDR))
         == Some(nal_type::IDR)
 }
 
-/// Whether a decoder can begin with this access unit: parameter sets, then an IDR picture.
+/// True if a decoder can start at this access unit: SPS and PPS before an IDR slice.
 pub fn is_entry_point(stream: &[u8]) -> bool {
     let (mut sps, mut pps) = (false, false);
     for kind in nal_units(stream).filter_map(kind) {
@@ -100,8 +100,7 @@ pub fn is_entry_point(stream: &[u8]) -> bool {
     false
 }
 
-/// The codec string of an access unit that has an SPS: `avc1.PPCCLL` (RFC 6381, section 3.3), as
-/// WebCodecs and MSE take it.
+/// The codec string `avc1.PPCCLL` (RFC 6381, section 3.3) for WebCodecs and MSE; `None` without an SPS.
 pub fn codec_string(stream: &[u8]) -> Option<String> {
     match find(stream, nal_type::SPS)? {
         [_, profile, constraints, level, ..] => {
@@ -111,7 +110,7 @@ pub fn codec_string(stream: &[u8]) -> Option<String> {
     }
 }
 
-/// The first sequence parameter set of an access unit, if it has one that makes sense.
+/// The first sequence parameter set of an access unit, if it is valid.
 pub fn sps(stream: &[u8]) -> Option<Sps> {
     Sps::parse(find(stream, nal_type::SPS)?).ok()
 }
@@ -127,12 +126,12 @@ mod tests {
     }
 
     #[test]
-    fn splits_at_short_and_long_start_codes() {
+    fn units_are_split_at_short_and_long_start_codes() {
         assert_eq!(split(&[0, 0, 0, 1, 7, 9, 0, 0, 1, 8, 0, 0, 0, 0, 1, 5, 1]), [&[7, 9][..], &[8], &[5, 1]]);
     }
 
     #[test]
-    fn what_comes_before_the_first_start_code_is_skipped() {
+    fn bytes_before_the_first_start_code_are_skipped() {
         assert_eq!(split(&[1, 2, 3, 0, 0, 1, 0x65]), [&[0x65]]);
         assert!(split(&[1, 2, 3]).is_empty());
         assert!(split(&[]).is_empty());
@@ -141,21 +140,21 @@ mod tests {
     }
 
     #[test]
-    fn idr_is_told_by_the_first_slice() {
+    fn first_slice_decides_about_idr() {
         assert!(is_idr(&[0, 0, 1, 0x09, 0xF0, 0, 0, 1, 0x67, 1, 0, 0, 1, 0x65]));
         assert!(!is_idr(&[0, 0, 1, 0x41, 0, 0, 1, 0x65]));
         assert!(!is_idr(&[0, 0, 1, 0xE5]), "the forbidden bit is set");
     }
 
     #[test]
-    fn an_entry_point_needs_both_parameter_sets_first() {
+    fn entry_point_needs_both_parameter_sets_first() {
         assert!(is_entry_point(&[0, 0, 1, 0x67, 1, 0, 0, 1, 0x68, 1, 0, 0, 1, 0x65]));
         assert!(!is_entry_point(&[0, 0, 1, 0x67, 1, 0, 0, 1, 0x65]));
         assert!(!is_entry_point(&[0, 0, 1, 0x65, 1, 0, 0, 1, 0x67, 1, 0, 0, 1, 0x68]));
     }
 
     #[test]
-    fn codec_string_is_hex_of_three_bytes() {
+    fn codec_string_is_three_bytes_in_hexadecimal() {
         assert_eq!(codec_string(&[0, 0, 1, 0x67, 0x64, 0x00, 0x0A, 0xFF]).as_deref(), Some("avc1.64000A"));
         assert_eq!(codec_string(&[0, 0, 1, 0x67, 0x64, 0x01]), None);
         assert_eq!(codec_string(&[0, 0, 1, 0x65, 0x64, 0x01, 1, 1]), None);
@@ -163,7 +162,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(bytes in proptest::collection::vec(prop_oneof![Just(0u8), Just(1), any::<u8>()], 0..200)) {
+        fn any_bytes_are_parsed_without_panic(bytes in proptest::collection::vec(prop_oneof![Just(0u8), Just(1), any::<u8>()], 0..200)) {
             for unit in nal_units(&bytes) {
                 prop_assert!(!unit.is_empty());
                 prop_assert!(start_code(unit).is_none());
@@ -172,7 +171,7 @@ mod tests {
         }
 
         #[test]
-        fn joined_units_split_again(units in proptest::collection::vec(proptest::collection::vec(2u8..=255, 1..20), 0..10)) {
+        fn joined_units_are_split_again(units in proptest::collection::vec(proptest::collection::vec(2u8..=255, 1..20), 0..10)) {
             let joined: Vec<u8> = units.iter().flat_map(|unit| [&[0, 0, 0, 1][..], unit].concat()).collect();
             prop_assert_eq!(split(&joined), units.iter().map(Vec::as_slice).collect::<Vec<_>>());
         }

@@ -1,8 +1,7 @@
-//! From what compositors draw to what encoders take: the one place that knows matrix and range.
+//! Conversion of pictures to the YUV formats of encoders: BT.709, limited range, 4:2:0.
 //!
-//! Everything becomes BT.709, limited range; an encoder says so in its bit stream. 4:2:0 needs even
-//! sides, and H.264 can't crop by one pixel of it, so an odd picture is padded to even by repeating its
-//! last column and row; who shows it knows the real size. It knows no encoder.
+//! 4:2:0 needs even sides and H.264 cannot crop it by one pixel, so a picture with an odd side is padded by
+//! repeating its last column or row.
 
 use yuv::{
     BufferStoreMut, YuvBiPlanarImageMut, YuvConversionMode, YuvError, YuvPlanarImageMut, YuvRange,
@@ -11,40 +10,40 @@ use yuv::{
 
 use crate::encoder::{EncodeError, Picture, PixelFormat};
 
-/// A plane to write, and its bytes from row to row.
+/// A plane to write.
 #[derive(Debug)]
 pub struct Plane<'a> {
-    /// The samples.
+    /// Samples of the plane.
     pub data: &'a mut [u8],
-    /// Bytes from row to row.
+    /// Distance between rows in bytes.
     pub stride: u32,
 }
 
 impl Plane<'_> {
-    /// The first `count` rows and nothing after them: the converter takes what follows for an odd last row.
+    /// The first `count` rows only: the converter would treat more bytes as an odd last row.
     fn rows(&mut self, count: u32) -> &mut [u8] {
         let end = (self.stride as usize * count as usize).min(self.data.len());
         &mut self.data[..end]
     }
 }
 
-/// An RGB picture on loan.
+/// A borrowed RGB picture.
 #[derive(Debug, Clone, Copy)]
 pub struct Rgb<'a> {
-    /// One of the layouts with four bytes a pixel.
+    /// Memory layout; one with four bytes per pixel.
     pub format: PixelFormat,
     /// Width in pixels.
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// Bytes from row to row.
+    /// Distance between rows in bytes.
     pub stride: u32,
-    /// The pixels: whole rows, the last one's padding included; may be longer.
+    /// Whole rows, including the padding of the last one; may be longer.
     pub data: &'a [u8],
 }
 
 impl Rgb<'_> {
-    /// The rows and nothing after them; see [`Plane::rows`].
+    /// The rows only; see [`Plane::rows`].
     fn rows(&self) -> &[u8] {
         let end = self.stride as usize * self.height as usize;
         &self.data[..end.min(self.data.len())]
@@ -58,7 +57,7 @@ impl<'a> From<&'a Picture> for Rgb<'a> {
     }
 }
 
-/// What to write: sides are those of the picture, rounded up to even.
+/// Planes to write, with the picture's sides rounded up to even.
 #[derive(Debug)]
 pub enum Planes<'a> {
     /// Y, then interleaved Cb and Cr.
@@ -67,12 +66,15 @@ pub enum Planes<'a> {
     I420(Plane<'a>, Plane<'a>, Plane<'a>),
 }
 
-/// The size that is encoded for a picture of this size.
+/// The encoded length of a side: rounded up to even.
 pub const fn coded_side(side: u32) -> u32 {
     side.next_multiple_of(2)
 }
 
-/// Writes `picture`, which was [checked](crate::picture::check), as YUV.
+/// Converts a picture that was [checked](crate::picture::check), and pads it to even sides.
+///
+/// # Errors
+/// [`EncodeError::BadPicture`] if rows or planes are too short.
 pub fn convert(picture: &Picture, into: &mut Planes<'_>) -> Result<(), EncodeError> {
     let (width, height) = (picture.width, picture.height);
     if picture.format == PixelFormat::Nv12 {
@@ -89,11 +91,14 @@ pub fn convert(picture: &Picture, into: &mut Planes<'_>) -> Result<(), EncodeErr
 }
 
 fn refused(error: &YuvError) -> EncodeError {
-    tracing::debug!(%error, "conversion refused a picture");
-    EncodeError::BadPicture("it can't be converted: its rows or planes are too short")
+    tracing::debug!(%error, "picture refused by the converter");
+    EncodeError::BadPicture("rows or planes are too short for the conversion")
 }
 
-/// Writes `picture` as NV12 of its own size, odd sides too: nothing is padded.
+/// Converts a picture to NV12 of the same size, without padding.
+///
+/// # Errors
+/// [`EncodeError::BadPicture`] if rows or planes are too short.
 pub fn rgb_to_nv12(picture: Rgb<'_>, y: &mut Plane<'_>, uv: &mut Plane<'_>) -> Result<(), EncodeError> {
     let (height, half) = (picture.height, picture.height.div_ceil(2));
     let mut image = YuvBiPlanarImageMut {
@@ -171,7 +176,7 @@ fn copy_rows(from: &[u8], stride: usize, to: &mut Plane<'_>, width: usize) {
     }
 }
 
-/// Repeats the last luma column and row of an odd picture. Chroma covers them already.
+/// Repeats the last luma column and row of a picture with odd sides. Chroma samples cover them already.
 fn pad_to_even(y: &mut Plane<'_>, width: usize, height: usize) {
     let stride = y.stride as usize;
     if width % 2 == 1 {
@@ -191,7 +196,7 @@ mod tests {
 
     use super::*;
 
-    /// Colours and their BT.709 limited-range values, computed by the standard's equations:
+    /// RGB colours and their Y, Cb, Cr values in BT.709, limited range, by the standard's equations:
     /// Y = 16 + 219 (0.2126 R + 0.7152 G + 0.0722 B), Cb = 128 + 224 (B - Y) / 1.8556,
     /// Cr = 128 + 224 (R - Y) / 1.5748.
     const COLOURS: [([u8; 3], [u8; 3]); 6] = [
@@ -211,7 +216,7 @@ mod tests {
         let mut row: Vec<u8> = pixel.repeat(width as usize);
         row.extend(std::iter::repeat_n(0xAA, padding as usize));
         let stride = row.len() as u32;
-        // A slot may be larger than its picture.
+        // A ring slot may be larger than its picture.
         let data = [row.repeat(height as usize), vec![0x55; 77]].concat();
         Picture { format, width, height, stride, data: Bytes::from(data) }
     }
@@ -231,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_bt709_limited_in_every_layout_and_odd_size() {
+    fn every_layout_and_size_converts_to_bt709_limited_range() {
         let formats = [PixelFormat::Bgrx, PixelFormat::Bgra, PixelFormat::Rgbx, PixelFormat::Rgba];
         for (rgb, [y, cb, cr]) in COLOURS {
             for format in formats {
@@ -247,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn nv12_is_copied_by_rows_and_split_for_i420() {
+    fn nv12_is_copied_by_row_and_split_for_i420() {
         // 3 x 3, stride 6: luma rows 1, 2, 3; chroma pairs (10 + row, 20 + row).
         let data = [
             [1, 1, 1, 0, 0, 0],
@@ -274,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn i420_has_the_same_colours_as_nv12() {
+    fn i420_has_the_same_chroma_as_nv12() {
         for (rgb, [_, cb, cr]) in COLOURS {
             let picture = flat(rgb, PixelFormat::Bgrx, 34, 18, 0);
             let (mut y, mut u, mut v) = (vec![0; 34 * 18], vec![0; 17 * 9], vec![0; 17 * 9]);

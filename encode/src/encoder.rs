@@ -1,92 +1,104 @@
-//! The encoder trait.
+//! The encoder trait and its types.
 
 use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-/// A picture's memory layout, as the wire names it.
+/// Memory layout of a picture, as in the wire formats.
 pub use protocol::PixelFormat;
-/// The codec, as the wire names it.
+/// Video codec, as in the wire formats.
 pub use protocol::stream::Codec;
 
-/// How long an encoder may take for one picture: a thousand times what a slow one needs at 4K.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest time that an encoder may take for one picture. Software encoders need some 100 ms at 4K; one
+/// that takes longer than this hangs.
+pub const ENCODE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Former name of [`ENCODE_TIMEOUT`].
+#[doc(hidden)]
+pub const PATIENCE: Duration = ENCODE_TIMEOUT;
 
-/// A picture to encode. Its memory may belong to a ring slot or a compositor: whoever holds the last
-/// clone of `data` holds the slot.
+/// A picture to encode. `data` may be a ring slot or a compositor's buffer, which is released with the
+/// last clone of it.
 #[derive(Debug, Clone)]
 pub struct Picture {
-    /// Layout.
+    /// Memory layout.
     pub format: PixelFormat,
     /// Width in pixels.
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// Bytes from row to row; for NV12 of both planes, and the second plane begins at `stride * height`.
+    /// Distance between rows in bytes. For NV12 it is that of both planes, and the second plane begins at
+    /// `stride * height`.
     pub stride: u32,
-    /// The pixels: whole rows, the last one's padding included; may be longer.
+    /// Whole rows, including the padding of the last one; may be longer.
     pub data: Bytes,
 }
 
-/// What to make of the pictures.
+/// Encoder settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// Width in pixels.
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// Codec.
+    /// Video codec.
     pub codec: Codec,
     /// Bit rate, kbit/s.
     pub bitrate_kbps: u32,
-    /// Frame rate that the rate control should expect.
+    /// Frame rate limit, frames per second; rate control assumes this rate.
     pub max_fps: u32,
-    /// Longest time between keyframes, ms; 0 means only on demand.
+    /// Longest time between keyframes, ms; 0: on request only.
     pub keyframe_ms: u32,
 }
 
-/// One access unit.
+/// An access unit.
 #[derive(Debug, Clone)]
 pub struct Output {
-    /// The number given to [`Encoder::submit`].
+    /// Ticket that was passed to [`Encoder::submit`].
     pub ticket: u64,
-    /// An IDR, with its parameter sets before it.
+    /// The picture is an IDR, preceded by its parameter sets.
     pub idr: bool,
-    /// Annex B bytes.
+    /// Annex B byte stream.
     pub data: Bytes,
 }
 
-/// Takes access units, and failures of single pictures, on any thread.
+/// Receives access units, and errors of single pictures with their tickets. Called on any thread.
 pub type Sink = Box<dyn Fn(Result<Output, (u64, EncodeError)>) + Send + Sync>;
 
-/// Why an encoder can't.
+/// An encoder could not be opened, or a picture not be encoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
-    /// No encoder of that kind on this machine; the text names what to install.
-    #[error("no encoder: {0}")]
+    /// The encoder is not installed; the text names the package to install.
+    #[error("encoder not available: {0}")]
     Unavailable(String),
-    /// The settings are beyond what it can do.
-    #[error("the encoder can't do this: {0}")]
+    /// The encoder does not support the settings.
+    #[error("not supported by the encoder: {0}")]
     Unsupported(String),
-    /// The picture contradicts the settings or itself.
-    #[error("bad picture: {0}")]
+    /// The picture contradicts the settings or itself. The encoder still works.
+    #[error("invalid picture: {0}")]
     BadPicture(&'static str),
-    /// The encoder broke; make a new one.
+    /// The encoder failed and must be replaced.
     #[error("the encoder failed: {0}")]
     Broken(String),
 }
 
-/// Takes pictures, gives one access unit for each to its [`Sink`], in order.
+/// A video encoder. It passes one access unit per picture to its [`Sink`], in order.
 pub trait Encoder: Send + fmt::Debug {
-    /// What people call it, e.g. `x264enc`.
+    /// Name for people, such as `x264enc`.
     fn name(&self) -> &str;
 
-    /// Encodes `picture`; the access unit goes to the sink with the same `ticket`, before or after this
-    /// returns. `pts_us` rises strictly. With `idr` it is an IDR. Holds on to `picture.data` until the
-    /// encoder has read it.
+    /// Encodes `picture`, as an IDR if `idr` is set. The access unit is given to the sink with the same
+    /// `ticket`, before or after this function returns. `pts_us` must rise from picture to picture. The
+    /// encoder keeps a clone of `picture.data` until it has read it.
+    ///
+    /// # Errors
+    /// [`EncodeError::BadPicture`] has no effect on later pictures; after any other error the encoder must
+    /// be replaced.
     fn submit(&mut self, picture: &Picture, ticket: u64, pts_us: u64, idr: bool) -> Result<(), EncodeError>;
 
-    /// New rate limits for what comes next, without an IDR where the encoder can.
+    /// Changes the rate limits for later pictures, without an IDR if the encoder supports that.
+    ///
+    /// # Errors
+    /// [`EncodeError::Unsupported`] if a limit is out of range; the limits stay unchanged.
     fn set_rate(&mut self, bitrate_kbps: u32, max_fps: u32) -> Result<(), EncodeError>;
 }

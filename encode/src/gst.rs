@@ -1,15 +1,15 @@
-//! The GStreamer backend: `appsrc ! ENCODER ! h264parse ! appsink`, used as a function.
+//! The GStreamer backend: `appsrc ! ENCODER ! h264parse ! appsink`, called synchronously.
 //!
-//! [`Gst::submit`] converts a picture straight into a buffer of the pipeline's, pushes it, and waits for
-//! its access unit, so at most one picture is under way and order, matching and back-pressure need no
-//! bookkeeping. An encoder that keeps a picture to itself for [`PATIENCE`] is broken.
+//! [`Gst::submit`] converts a picture into a pipeline buffer, pushes it and waits for its access unit. At
+//! most one picture is in flight, which ensures order, matching and back-pressure. An encoder that takes
+//! longer than [`ENCODE_TIMEOUT`] counts as failed.
 //!
-//! Keyframes are ours, not the element's: its own interval is off, and an IDR is asked for when the
-//! caller wants one or the interval has passed *in time*. What differs from element to element is in
-//! [`elements`]; this file does not know their names.
+//! The elements' own keyframe intervals are off, because they count frames: an IDR is requested when the
+//! caller asks for one or the interval has passed in time. [`elements`] has the differences between
+//! elements.
 
+mod completion;
 pub mod elements;
-mod output;
 
 use std::sync::{Arc, OnceLock};
 
@@ -23,32 +23,36 @@ use gstreamer_video::{
 };
 
 use crate::convert::{self, Plane, Planes, coded_side};
-use crate::encoder::{Codec, EncodeError, Encoder, Output, PATIENCE, Picture, PixelFormat, Settings, Sink};
+use crate::encoder::{
+    Codec, ENCODE_TIMEOUT, EncodeError, Encoder, Output, Picture, PixelFormat, Settings, Sink,
+};
 use crate::null::keyframe_due;
 use crate::picture;
+use completion::Completion;
 use elements::Element;
-use output::Pending;
 
-/// Starts GStreamer once per process.
+/// Initialises GStreamer, once per process.
 pub(crate) fn init() -> Result<(), EncodeError> {
     static INIT: OnceLock<Result<(), String>> = OnceLock::new();
     INIT.get_or_init(|| gst::init().map_err(|error| error.to_string())).clone().map_err(|error| {
-        EncodeError::Unavailable(format!("GStreamer does not start ({error}); install libgstreamer1.0-0"))
+        EncodeError::Unavailable(format!(
+            "GStreamer failed to initialise ({error}); install libgstreamer1.0-0"
+        ))
     })
 }
 
-/// An encoder element in a pipeline of its own.
+/// An encoder element and its pipeline.
 pub struct Gst {
     element: &'static Element,
     settings: Settings,
-    /// The frame rate that the pipeline was made for: changing it would make a new stream with an IDR.
+    /// Frame rate in the pipeline's caps; changing it would start a new stream with an IDR.
     caps_fps: u32,
     pipeline: gst::Pipeline,
     source: AppSrc,
     encoder: gst::Element,
     pool: VideoBufferPool,
     info: VideoInfo,
-    pending: Arc<Pending>,
+    completion: Arc<Completion>,
     last_idr_us: Option<u64>,
     last_pts_us: Option<u64>,
 }
@@ -68,11 +72,15 @@ fn broken(what: &str) -> impl FnOnce(gst::glib::BoolError) -> EncodeError {
 
 impl Gst {
     /// Makes the pipeline and waits until it plays.
+    ///
+    /// # Errors
+    /// If GStreamer or the element is not installed, the settings are not supported, or the pipeline does not
+    /// start.
     pub fn new(element: &'static Element, settings: Settings, sink: Sink) -> Result<Self, EncodeError> {
         init()?;
         picture::check_settings(&settings)?;
         if settings.codec != Codec::H264 {
-            return Err(EncodeError::Unsupported(format!("{} makes H.264 only", element.name)));
+            return Err(EncodeError::Unsupported(format!("{} encodes H.264 only", element.name)));
         }
         let encoder = make(element.name, element.package)?;
         let parse = make("h264parse", "gstreamer1.0-plugins-bad")?;
@@ -80,21 +88,21 @@ impl Gst {
         (element.configure)(&encoder, &settings);
 
         let info = video_info(element.format, &settings)?;
-        let caps = info.to_caps().map_err(broken("making caps"))?;
+        let caps = info.to_caps().map_err(broken("failed to make caps"))?;
         let source =
             AppSrc::builder().caps(&caps).format(gst::Format::Time).is_live(true).block(false).build();
-        let pending = Arc::new(Pending::new(sink));
-        let appsink = appsink(Arc::clone(&pending));
+        let completion = Arc::new(Completion::new(sink));
+        let appsink = appsink(Arc::clone(&completion));
         let pipeline = gst::Pipeline::new();
         let chain = [source.upcast_ref(), &encoder, &parse, appsink.upcast_ref()];
-        pipeline.add_many(chain).map_err(broken("building the pipeline"))?;
-        gst::Element::link_many(chain).map_err(broken("linking the pipeline"))?;
+        pipeline.add_many(chain).map_err(broken("failed to build the pipeline"))?;
+        gst::Element::link_many(chain).map_err(broken("failed to link the pipeline"))?;
         if let Some(bus) = pipeline.bus() {
-            let pending = Arc::clone(&pending);
+            let completion = Arc::clone(&completion);
             bus.set_sync_handler(move |_, message| {
                 if let gst::MessageView::Error(error) = message.view() {
                     tracing::debug!(error = %error.error(), debug = ?error.debug(), "encoder pipeline error");
-                    pending.fail(error.error().to_string());
+                    completion.fail(error.error().to_string());
                 }
                 gst::BusSyncReply::Drop
             });
@@ -109,7 +117,7 @@ impl Gst {
             encoder,
             pool,
             info,
-            pending,
+            completion,
             last_idr_us: None,
             last_pts_us: None,
         };
@@ -118,20 +126,21 @@ impl Gst {
     }
 
     fn play(&self) -> Result<(), EncodeError> {
-        let patience = gst::ClockTime::try_from(PATIENCE).ok();
+        let timeout = gst::ClockTime::try_from(ENCODE_TIMEOUT).ok();
         let reached =
-            self.pipeline.set_state(gst::State::Playing).and_then(|_| self.pipeline.state(patience).0);
-        match (reached, self.pending.failure()) {
-            (Ok(gst::StateChangeSuccess::Async), None) => {
-                Err(EncodeError::Broken(format!("{} did not start within {PATIENCE:?}", self.element.name)))
-            }
+            self.pipeline.set_state(gst::State::Playing).and_then(|_| self.pipeline.state(timeout).0);
+        match (reached, self.completion.failure()) {
+            (Ok(gst::StateChangeSuccess::Async), None) => Err(EncodeError::Broken(format!(
+                "{} did not start within {ENCODE_TIMEOUT:?}",
+                self.element.name
+            ))),
             (Ok(_), None) => Ok(()),
             (_, Some(failure)) => Err(EncodeError::Broken(failure)),
-            (Err(_), None) => Err(EncodeError::Broken(format!("{} does not start", self.element.name))),
+            (Err(_), None) => Err(EncodeError::Broken(format!("{} did not start", self.element.name))),
         }
     }
 
-    /// The picture as a buffer of the pipeline's: converted, or for NV12 of even size just wrapped.
+    /// The picture as a pipeline buffer: converted, or wrapped if it is NV12 of even size.
     fn buffer(&self, picture: &Picture, pts_us: u64) -> Result<gst::Buffer, EncodeError> {
         let pts = gst::ClockTime::from_useconds(pts_us);
         if let Some(mut buffer) = self.wrapped(picture)? {
@@ -143,12 +152,12 @@ impl Gst {
         let mut buffer = self
             .pool
             .acquire_buffer(None)
-            .map_err(|error| EncodeError::Broken(format!("no buffer for the picture: {error}")))?;
+            .map_err(|error| EncodeError::Broken(format!("failed to get a buffer: {error}")))?;
         if let Some(buffer) = buffer.get_mut() {
             buffer.set_pts(pts);
         }
         let mut frame = VideoFrame::from_buffer_writable(buffer, &self.info)
-            .map_err(|_| EncodeError::Broken("a buffer can't be mapped".to_owned()))?;
+            .map_err(|_| EncodeError::Broken("failed to map a buffer".to_owned()))?;
         let [first, second, third, ..] =
             [0, 1, 2].map(|plane| frame.plane_stride().get(plane).copied().unwrap_or(0));
         let plane = |data, stride: i32| Plane { data, stride: stride.unsigned_abs() };
@@ -161,7 +170,7 @@ impl Gst {
         Ok(frame.into_buffer())
     }
 
-    /// Wraps a picture that needs no conversion, no padding and no copy.
+    /// Wraps a picture that needs neither conversion nor padding, without a copy.
     fn wrapped(&self, picture: &Picture) -> Result<Option<gst::Buffer>, EncodeError> {
         let (width, height, stride) = (picture.width, picture.height, picture.stride as usize);
         let even = width.is_multiple_of(2) && height.is_multiple_of(2);
@@ -174,7 +183,7 @@ impl Gst {
             let offsets = [0, stride * height as usize];
             let flags = VideoFrameFlags::empty();
             VideoMeta::add_full(buffer, flags, VideoFormat::Nv12, width, height, &offsets, &[signed, signed])
-                .map_err(broken("describing the picture"))?;
+                .map_err(broken("failed to describe the picture"))?;
         }
         Ok(Some(buffer))
     }
@@ -188,22 +197,22 @@ impl Encoder for Gst {
     fn submit(&mut self, picture: &Picture, ticket: u64, pts_us: u64, idr: bool) -> Result<(), EncodeError> {
         picture::check(picture, &self.settings)?;
         if self.last_pts_us.is_some_and(|last| pts_us <= last) {
-            return Err(EncodeError::BadPicture("its time does not rise"));
+            return Err(EncodeError::BadPicture("the time stamp does not rise"));
         }
         let idr = idr || keyframe_due(self.last_idr_us, pts_us, self.settings.keyframe_ms);
         let buffer = self.buffer(picture, pts_us)?;
         if idr && self.last_idr_us.is_some() {
             let event = UpstreamForceKeyUnitEvent::builder().all_headers(true).build();
             if !self.encoder.send_event(event) {
-                return Err(EncodeError::Broken(format!("{} takes no keyframe request", self.element.name)));
+                return Err(EncodeError::Broken(format!("{} refused a keyframe request", self.element.name)));
             }
         }
         self.last_pts_us = Some(pts_us);
-        self.pending.begin(ticket);
+        self.completion.begin(ticket);
         if let Err(error) = self.source.push_buffer(buffer) {
-            self.pending.fail(format!("the pipeline takes no picture: {error}"));
+            self.completion.fail(format!("the pipeline refused a picture: {error}"));
         }
-        let was_idr = self.pending.wait(PATIENCE).map_err(EncodeError::Broken)?;
+        let was_idr = self.completion.wait(ENCODE_TIMEOUT).map_err(EncodeError::Broken)?;
         if was_idr {
             self.last_idr_us = Some(pts_us);
         }
@@ -212,8 +221,8 @@ impl Encoder for Gst {
 
     fn set_rate(&mut self, bitrate_kbps: u32, max_fps: u32) -> Result<(), EncodeError> {
         picture::check_rate(bitrate_kbps, max_fps)?;
-        // The element reckons with the frame rate in its caps: what it should spend on one picture stays
-        // right if the bit rate is scaled instead.
+        // The element's rate control assumes the frame rate in the caps. Scaling the bit rate instead keeps
+        // the bits per picture right.
         let scaled = u64::from(bitrate_kbps) * u64::from(self.caps_fps) / u64::from(max_fps);
         (self.element.set_bitrate)(&self.encoder, scaled.clamp(1, picture::MAX_BITRATE_KBPS.into()) as u32);
         (self.settings.bitrate_kbps, self.settings.max_fps) = (bitrate_kbps, max_fps);
@@ -226,12 +235,12 @@ impl Drop for Gst {
         if let Some(bus) = self.pipeline.bus() {
             bus.unset_sync_handler();
         }
-        // Joins the streaming thread, so the sink is not called after this.
+        // Joins the streaming thread, so the sink is not called afterwards.
         if self.pipeline.set_state(gst::State::Null).is_err() {
-            tracing::warn!(element = self.element.name, "the encoder did not stop cleanly");
+            tracing::warn!(element = self.element.name, "encoder pipeline did not stop");
         }
         if let Err(error) = self.pool.set_active(false) {
-            tracing::debug!(%error, "the buffer pool did not stop");
+            tracing::debug!(%error, "buffer pool did not stop");
         }
     }
 }
@@ -243,24 +252,24 @@ fn make(name: &str, package: &str) -> Result<gst::Element, EncodeError> {
 }
 
 fn video_info(format: VideoFormat, settings: &Settings) -> Result<VideoInfo, EncodeError> {
-    let colorimetry: VideoColorimetry = "bt709".parse().map_err(broken("naming BT.709"))?;
+    let colorimetry: VideoColorimetry = "bt709".parse().map_err(broken("failed to parse the colorimetry"))?;
     VideoInfo::builder(format, coded_side(settings.width), coded_side(settings.height))
         .fps(gst::Fraction::new(settings.max_fps as i32, 1))
         .colorimetry(&colorimetry)
         .build()
-        .map_err(broken("describing the video"))
+        .map_err(broken("failed to describe the video"))
 }
 
 fn pool(caps: &gst::Caps, info: &VideoInfo) -> Result<VideoBufferPool, EncodeError> {
     let pool = VideoBufferPool::new();
     let mut config = pool.config();
     config.set_params(Some(caps), info.size() as u32, 2, 0);
-    pool.set_config(config).map_err(broken("configuring the buffer pool"))?;
-    pool.set_active(true).map_err(broken("starting the buffer pool"))?;
+    pool.set_config(config).map_err(broken("failed to configure the buffer pool"))?;
+    pool.set_active(true).map_err(broken("failed to start the buffer pool"))?;
     Ok(pool)
 }
 
-fn appsink(pending: Arc<Pending>) -> AppSink {
+fn appsink(completion: Arc<Completion>) -> AppSink {
     let caps = gst::Caps::builder("video/x-h264")
         .field("stream-format", "byte-stream")
         .field("alignment", "au")
@@ -271,12 +280,12 @@ fn appsink(pending: Arc<Pending>) -> AppSink {
         let sample = appsink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
         let mapped = sample.buffer_owned().map(gst::Buffer::into_mapped_buffer_readable);
         let Some(Ok(mapped)) = mapped else {
-            pending.fail("an access unit can't be mapped".to_owned());
+            completion.fail("failed to map an access unit".to_owned());
             return Err(gst::FlowError::Error);
         };
         let data = Bytes::from_owner(mapped);
         let idr = crate::annexb::is_idr(&data);
-        pending.complete(|ticket| Output { ticket, idr, data });
+        completion.complete(|ticket| Output { ticket, idr, data });
         Ok(gst::FlowSuccess::Ok)
     };
     appsink.set_callbacks(AppSinkCallbacks::builder().new_sample(take).build());

@@ -19,7 +19,7 @@ pub struct Entry<T> {
     pub value: T,
 }
 
-/// The list holds as many frames as it may; gives the new frame's data back.
+/// The list is full; returns the new frame's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many frames in flight")]
 pub struct Full<T>(pub T);
@@ -99,7 +99,7 @@ impl<T> InFlight<T> {
         self.entries.front()
     }
 
-    /// How long the oldest frame has been in flight; `None` if there is none.
+    /// Time for which the oldest frame has been in flight; `None` if there is none.
     pub fn oldest_age(&self, now: Instant) -> Option<Duration> {
         self.oldest().map(|entry| now.saturating_duration_since(entry.since))
     }

@@ -1,16 +1,19 @@
-//! Video encoders behind one trait, and what both programs need of the H.264 byte stream.
+//! Video encoders behind one trait, and the parts of the H.264 byte stream that both programs need.
 //!
-//! host-agent encodes what the tap read; the sidecar encodes on rung `Local`. An encoder takes pictures
-//! and gives access units, one for one, in order. It knows nothing of sessions, sockets or VMs.
+//! The host-agent encodes frames that the tap read; the sidecar encodes on the local frame path. An
+//! encoder takes pictures and returns one access unit for each, in order. It is independent of sessions,
+//! sockets and VMs.
 //!
-//! | module      | what                                                                      |
-//! |-------------|---------------------------------------------------------------------------|
-//! | [`encoder`] | the trait                                                                 |
-//! | [`null`]    | no encoder at all, for benchmarks of everything around it                 |
-//! | [`gst`]     | every H.264 encoder that GStreamer has: x264, OpenH264, VA-API, NVENC, …; none on a Mac |
-//! | [`open`]    | choosing one by name, or the best that works here                         |
-//! | [`convert`] | RGB to YUV, the one place that knows matrix and range                     |
-//! | [`annexb`], [`sps`] | reading the byte stream back: IDR or not, codec string, size      |
+//! | module      | content                                                                          |
+//! |-------------|----------------------------------------------------------------------------------|
+//! | [`encoder`] | the trait                                                                        |
+//! | [`gst`]     | GStreamer's H.264 encoders: x264, OpenH264, VA-API, NVENC, Quick Sync; not on macOS |
+//! | [`null`]    | a stub, for benchmarks of the path around an encoder                             |
+//! | [`open`]    | selection by name, or of the best one that works                                 |
+//! | [`picture`] | checks of pictures and settings before they reach an encoder                     |
+//! | [`convert`] | RGB to YUV                                                                       |
+//! | [`annexb`], [`sps`] | parsing of the byte stream: IDR, codec string, size                      |
+//! | [`in_flight`] | frames that were submitted and have not completed                              |
 
 #![forbid(unsafe_code)]
 
@@ -24,7 +27,7 @@ pub mod open;
 pub mod picture;
 pub mod sps;
 
-// The only cfg site of this crate: a Mac has VideoToolbox, which is no crate of GStreamer's.
+// The only cfg site of this crate. On macOS the encoder is the crate `videotoolbox`.
 #[cfg(target_os = "macos")]
 pub mod absent;
 #[cfg(target_os = "macos")]

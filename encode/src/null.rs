@@ -1,16 +1,15 @@
-//! The null encoder: an access unit of constant size at once, whatever the picture.
+//! The null encoder: returns an access unit of constant size immediately, for any picture.
 //!
-//! For benchmarks of the path around an encoder (capture, mailbox, ring, sockets) and for tests that
-//! need no video. What it gives is framed like H.264, with the start codes and NAL unit types that the
-//! rest of the path looks at, but it decodes to nothing: never offer it to a viewer as video. It is
-//! therefore not among what `auto` chooses from.
+//! It is for benchmarks of the path around an encoder (capture, mailbox, ring, sockets) and for tests that
+//! need no video. Its output has the start codes and NAL unit types that the path inspects, but does not
+//! decode, so `auto` never selects it.
 
 use bytes::Bytes;
 
 use crate::encoder::{Codec, EncodeError, Encoder, Output, Picture, Settings, Sink};
 use crate::picture;
 
-/// What it is called.
+/// Name of the encoder.
 pub const NAME: &str = "null";
 
 /// SPS (constrained baseline, level 3.0, 320 x 240), PPS, and a slice NAL unit of type 5 without a slice.
@@ -25,7 +24,7 @@ const DELTA: &[u8] = &[
     0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF,
 ];
 
-/// See the module.
+/// The null encoder.
 pub struct Null {
     settings: Settings,
     sink: Sink,
@@ -33,11 +32,14 @@ pub struct Null {
 }
 
 impl Null {
-    /// Never fails for H.264.
+    /// Opens the encoder.
+    ///
+    /// # Errors
+    /// [`EncodeError::Unsupported`] if a setting is out of range or the codec is not H.264.
     pub fn new(settings: Settings, sink: Sink) -> Result<Self, EncodeError> {
         picture::check_settings(&settings)?;
         if settings.codec != Codec::H264 {
-            return Err(EncodeError::Unsupported("only H.264".to_owned()));
+            return Err(EncodeError::Unsupported("the null encoder has H.264 only".to_owned()));
         }
         Ok(Self { settings, sink, last_idr_us: None })
     }
@@ -71,8 +73,8 @@ impl Encoder for Null {
     }
 }
 
-/// Whether the picture at `pts_us` must be an IDR for the keyframe interval's sake. Counted in time and
-/// not in frames: a still desktop sends few frames, a busy one many.
+/// True if the keyframe interval requires an IDR at `pts_us`. The interval is measured in time, because
+/// the frame rate of a desktop varies.
 pub fn keyframe_due(last_idr_us: Option<u64>, pts_us: u64, keyframe_ms: u32) -> bool {
     match last_idr_us {
         None => true,
@@ -85,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_units_have_one_size_and_their_kinds() {
+    fn units_have_equal_size_and_the_right_types() {
         assert_eq!(IDR.len(), DELTA.len());
         assert!(crate::annexb::is_idr(IDR));
         assert!(!crate::annexb::is_idr(DELTA));
@@ -93,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn keyframes_are_due_by_time() {
+    fn keyframe_is_due_after_the_interval_in_time() {
         assert!(keyframe_due(None, 0, 0));
         assert!(!keyframe_due(Some(0), u64::MAX, 0));
         assert!(!keyframe_due(Some(1_000), 1_999_999, 2_000));

@@ -1,7 +1,7 @@
-//! Choosing an encoder: by name, or the best that works on this machine.
+//! Selection of an encoder: by name, or the best one that works on this machine.
 //!
-//! An element being installed says little (a driver without a chip has its plugin, too), so "works" means
-//! that it encoded [`TRIAL_PICTURES`] small pictures. Hardware is tried once per process and remembered.
+//! An installed element need not work (a driver without its hardware has a plugin, too). An element counts
+//! as working if it encodes [`TRIAL_PICTURES`] small pictures; the result is remembered per process.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,15 +17,15 @@ use crate::gst::Gst;
 use crate::gst::elements::{self, ELEMENTS, Element};
 use crate::null::{self, Null};
 
-/// Which encoder to take.
+/// Selection of an encoder.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Choice {
-    /// The first that works, hardware before software.
+    /// The first one that works, hardware before software.
     #[default]
     Auto,
-    /// [`Null`]: for benchmarks, it makes no video.
+    /// [`Null`], for benchmarks; makes no video.
     Null,
-    /// A GStreamer element.
+    /// A GStreamer element by name.
     Element(&'static str),
 }
 
@@ -49,7 +49,7 @@ impl FromStr for Choice {
             _ => elements::find(name).map(|element| Self::Element(element.name)).ok_or_else(|| {
                 let known: Vec<_> = ELEMENTS.iter().map(|element| element.name).collect();
                 EncodeError::Unavailable(format!(
-                    "`{name}` is none of auto, {}, {}",
+                    "`{name}` is not one of auto, {}, {}",
                     null::NAME,
                     known.join(", ")
                 ))
@@ -58,13 +58,18 @@ impl FromStr for Choice {
     }
 }
 
-/// Makes the chosen encoder.
+/// Opens an encoder.
+///
+/// # Errors
+/// If the encoder is not installed, fails, or does not support the settings; for [`Choice::Auto`] the error
+/// of an installed one is preferred.
 pub fn open(choice: &Choice, settings: Settings, sink: Sink) -> Result<Box<dyn Encoder>, EncodeError> {
     match choice {
         Choice::Null => Ok(Box::new(Null::new(settings, sink)?)),
         Choice::Element(name) => {
-            let element = elements::find(name)
-                .ok_or_else(|| EncodeError::Unavailable(format!("`{name}` is not known here")))?;
+            let element = elements::find(name).ok_or_else(|| {
+                EncodeError::Unavailable(format!("`{name}` is not supported on this system"))
+            })?;
             Ok(Box::new(Gst::new(element, settings, sink)?))
         }
         Choice::Auto => auto(settings, sink),
@@ -80,12 +85,12 @@ fn auto(settings: Settings, sink: Sink) -> Result<Box<dyn Encoder>, EncodeError>
             .and_then(|()| Gst::new(element, settings, Box::new(move |output| shared(output))));
         match made {
             Ok(encoder) => return Ok(Box::new(encoder)),
-            // What is not installed says less than what is and fails.
+            // The error of an installed encoder is more useful than that of a missing one.
             Err(error @ EncodeError::Unavailable(_)) => {
-                tracing::debug!(element = element.name, %error, "not taken");
+                tracing::debug!(element = element.name, %error, "encoder skipped");
             }
             Err(error) => {
-                tracing::debug!(element = element.name, %error, "not taken");
+                tracing::debug!(element = element.name, %error, "encoder skipped");
                 last = error;
             }
         }
@@ -93,18 +98,18 @@ fn auto(settings: Settings, sink: Sink) -> Result<Box<dyn Encoder>, EncodeError>
     Err(last)
 }
 
-/// How an encoder fared.
+/// Result of trying an encoder.
 #[derive(Debug, Clone)]
 pub struct Found {
-    /// Its name.
+    /// Encoder name.
     pub name: &'static str,
-    /// Whether it is a chip.
+    /// True for a hardware encoder.
     pub hardware: bool,
-    /// How long [`TRIAL_PICTURES`] pictures took, start included, or why it can't.
+    /// Time for [`TRIAL_PICTURES`] pictures including start-up, or the error.
     pub trial: Result<Duration, EncodeError>,
 }
 
-/// Tries every encoder that we know with a few pictures.
+/// Tries every supported encoder with a few pictures.
 pub fn available() -> Vec<Found> {
     ELEMENTS
         .iter()
@@ -112,7 +117,7 @@ pub fn available() -> Vec<Found> {
         .collect()
 }
 
-/// Pictures that an encoder must encode to count as working.
+/// Number of pictures that an encoder must encode to count as working.
 pub const TRIAL_PICTURES: u64 = 3;
 
 fn remembered_trial(element: &'static Element) -> Result<(), EncodeError> {
@@ -125,7 +130,10 @@ fn trial(element: &'static Element) -> Result<Duration, EncodeError> {
     try_out(element.name, |settings, sink| Ok(Box::new(Gst::new(element, settings, sink)?)))
 }
 
-/// Has an encoder encode [`TRIAL_PICTURES`] pictures; how long that took, start included.
+/// Encodes [`TRIAL_PICTURES`] pictures; returns the time including start-up.
+///
+/// # Errors
+/// If the encoder does not open, fails, or its output does not start with an IDR.
 pub fn try_out(
     name: &str,
     open: impl FnOnce(Settings, Sink) -> Result<Box<dyn Encoder>, EncodeError>,
@@ -163,7 +171,7 @@ pub fn try_out(
         Some(first) if outputs.len() as u64 == TRIAL_PICTURES && annexb::is_entry_point(&first.data) => {
             Ok(start.elapsed())
         }
-        _ => Err(EncodeError::Broken(format!("{name} gave no usable video in a trial"))),
+        _ => Err(EncodeError::Broken(format!("{name} produced no usable video in a trial"))),
     }
 }
 
@@ -172,12 +180,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn choices_round_trip_as_text() {
+    fn choice_round_trips_as_text() {
         let named = ELEMENTS.iter().map(|element| Choice::Element(element.name));
         for choice in named.chain([Choice::Auto, Choice::Null]) {
             assert_eq!(choice.to_string().parse::<Choice>(), Ok(choice));
         }
-        let error = "x265enc".parse::<Choice>().expect_err("not H.264");
-        assert!(error.to_string().contains("x264enc"), "{error} lists what there is");
+        let error = "x265enc".parse::<Choice>().expect_err("not supported");
+        assert!(error.to_string().contains("x264enc"), "{error} lists the encoders");
     }
 }

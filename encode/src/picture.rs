@@ -1,21 +1,20 @@
-//! What a picture must satisfy before an encoder touches it.
+//! Checks of pictures and settings before they reach an encoder.
 //!
-//! Pictures come from other processes: a ring that a VMM writes, a socket that a guest writes. Their
-//! sizes are numbers that somebody claims. This file is where the claims are held against the bytes, so
-//! that nothing behind it indexes past an end. It does not know where a picture came from.
+//! Sizes of pictures come from other processes: a ring that a VMM writes, or a socket that a guest writes.
+//! They are compared with the length of the data here, so that no later code indexes out of bounds.
 
 use protocol::pixel::MAX_SIDE;
 
 use crate::encoder::{EncodeError, Picture, PixelFormat, Settings};
 
-/// Highest bit rate that settings may ask for, kbit/s: the limit of H.264 level 6.2, High profile, is 800 Mbit/s
-/// (Rec. ITU-T H.264, table A-1), and no rate control below has a 32-bit overflow there.
+/// Highest bit rate, kbit/s: the limit of H.264 level 6.2, High profile (Rec. ITU-T H.264, table A-1). Below
+/// it no rate control overflows 32 bits.
 pub const MAX_BITRATE_KBPS: u32 = 800_000;
-/// Highest frame rate that settings may ask for: what the wire allows.
+/// Highest frame rate limit, frames per second; the wire format's.
 pub const MAX_FPS: u32 = 240;
 
-/// Bytes that a picture of this layout occupies, the last row's padding included, or `None` if the stride
-/// can't hold a row.
+/// Size of a picture in bytes, including the padding of the last row; `None` if a side is 0 or the stride
+/// is shorter than a row.
 pub fn occupied(format: PixelFormat, width: u32, height: u32, stride: u32) -> Option<usize> {
     let (width, height, stride) = (width as usize, height as usize, stride as usize);
     if width == 0 || height == 0 {
@@ -31,43 +30,54 @@ pub fn occupied(format: PixelFormat, width: u32, height: u32, stride: u32) -> Op
     }
 }
 
-/// Holds a picture against its own claims and the encoder's settings.
+/// Checks that a picture has the size in the settings and enough data.
+///
+/// # Errors
+/// [`EncodeError::BadPicture`].
 pub fn check(picture: &Picture, settings: &Settings) -> Result<(), EncodeError> {
     if (picture.width, picture.height) != (settings.width, settings.height) {
         return Err(EncodeError::BadPicture(
-            "its size is not the configured one; configure the new size first",
+            "the size differs from the configured one; configure the new size first",
         ));
     }
     let Some(need) = occupied(picture.format, picture.width, picture.height, picture.stride) else {
-        return Err(EncodeError::BadPicture("its stride is smaller than a row"));
+        return Err(EncodeError::BadPicture("the stride is shorter than a row"));
     };
     if picture.data.len() < need {
-        return Err(EncodeError::BadPicture("it has fewer bytes than its size and stride need"));
+        return Err(EncodeError::BadPicture("the data is shorter than size and stride need"));
     }
     Ok(())
 }
 
-/// Holds settings against what any encoder here can be asked.
+/// Checks that settings are in range for all encoders.
+///
+/// # Errors
+/// [`EncodeError::Unsupported`].
 pub fn check_settings(settings: &Settings) -> Result<(), EncodeError> {
     let side = 1..=MAX_SIDE;
     if !side.contains(&settings.width) || !side.contains(&settings.height) {
         return Err(EncodeError::Unsupported(format!(
-            "a picture of {} x {}; sides are 1 to {MAX_SIDE} pixels",
+            "the size is {} x {} pixels, but sides must be between 1 and {MAX_SIDE}",
             settings.width, settings.height
         )));
     }
     check_rate(settings.bitrate_kbps, settings.max_fps)
 }
 
-/// Holds rate limits against what any encoder here can be asked.
+/// Checks that rate limits are in range for all encoders.
+///
+/// # Errors
+/// [`EncodeError::Unsupported`].
 pub fn check_rate(bitrate_kbps: u32, max_fps: u32) -> Result<(), EncodeError> {
     if !(1..=MAX_BITRATE_KBPS).contains(&bitrate_kbps) {
         return Err(EncodeError::Unsupported(format!(
-            "{bitrate_kbps} kbit/s; bit rates are 1 to {MAX_BITRATE_KBPS} kbit/s"
+            "the bit rate is {bitrate_kbps} kbit/s, but must be between 1 and {MAX_BITRATE_KBPS}"
         )));
     }
     if !(1..=MAX_FPS).contains(&max_fps) {
-        return Err(EncodeError::Unsupported(format!("{max_fps} fps; frame rates are 1 to {MAX_FPS}")));
+        return Err(EncodeError::Unsupported(format!(
+            "the frame rate limit is {max_fps}, but must be between 1 and {MAX_FPS}"
+        )));
     }
     Ok(())
 }
@@ -77,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn occupied_counts_whole_rows() {
+    fn size_includes_the_padding_of_the_last_row() {
         assert_eq!(occupied(PixelFormat::Bgrx, 3, 2, 16), Some(32));
         assert_eq!(occupied(PixelFormat::Bgrx, 3, 2, 11), None);
         // 3 x 3 NV12: three rows of Y and two of CbCr, each of stride 8.
@@ -87,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn largest_strides_do_not_overflow() {
+    fn largest_stride_does_not_overflow() {
         assert!(occupied(PixelFormat::Nv12, MAX_SIDE, MAX_SIDE, u32::MAX).is_some());
         assert!(occupied(PixelFormat::Rgba, MAX_SIDE, MAX_SIDE, u32::MAX).is_some());
     }

@@ -1,15 +1,14 @@
-//! What a sequence parameter set says (Rec. ITU-T H.264, 7.3.2.1.1 and annex E): profile, level, the size
-//! that is shown, colours, and whether a decoder may show each picture at once.
+//! Parser of sequence parameter sets (Rec. ITU-T H.264, 7.3.2.1.1 and annex E).
 //!
-//! Bounded: it reads a NAL unit once, front to back; every count in it is checked against the standard's
-//! limit before a loop runs over it. It keeps nothing but what is listed in [`Sps`].
+//! It reads a NAL unit once from front to back, and checks every count against the standard's limit before
+//! it loops over it.
 
-/// The parts of a sequence parameter set that we use.
+/// The used fields of a sequence parameter set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sps {
-    /// `profile_idc`.
+    /// `profile_idc`: 66 Baseline, 77 Main, 100 High.
     pub profile: u8,
-    /// The constraint flags, as the byte has them.
+    /// Byte with the constraint flags.
     pub constraints: u8,
     /// `level_idc`, ten times the level.
     pub level: u8,
@@ -17,26 +16,26 @@ pub struct Sps {
     pub width: u32,
     /// Height after cropping, pixels.
     pub height: u32,
-    /// Whether the samples span 0 to 255.
+    /// Samples have the range 0 to 255 (`video_full_range_flag`).
     pub full_range: bool,
     /// `matrix_coefficients`; 1 is BT.709, 2 is unspecified (table E-5).
     pub matrix: u8,
-    /// `max_num_reorder_frames`; `None` if the stream doesn't say, and a decoder may hold pictures back.
+    /// `max_num_reorder_frames`; `None` if absent: then a decoder may delay pictures.
     pub max_reorder: Option<u32>,
-    /// `pic_order_cnt_type`; with 2 there is no reordering whatever `max_reorder` says.
+    /// `pic_order_cnt_type`; 2 excludes reordering, whatever `max_reorder` is.
     pub order_type: u32,
 }
 
-/// Why a sequence parameter set makes no sense.
+/// A sequence parameter set is malformed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SpsError {
-    /// It ended early.
+    /// It ends inside a field.
     #[error("the sequence parameter set ends inside a field")]
     Truncated,
-    /// It is another kind of NAL unit.
+    /// The NAL unit has another type.
     #[error("not a sequence parameter set")]
     NotSps,
-    /// A field is outside what the standard allows.
+    /// A field is outside the range that the standard allows.
     #[error("{0} is outside the standard's range")]
     Range(&'static str),
 }
@@ -93,18 +92,21 @@ impl<'a> Bits<'a> {
         if value > max { Err(SpsError::Range(what)) } else { Ok(value) }
     }
 
-    /// `se(v)`, whose value nobody here needs.
+    /// Reads `se(v)`.
     fn se(&mut self, what: &'static str) -> Result<i64, SpsError> {
         let code = i64::from(self.ue(what, u32::MAX - 1)?);
         Ok(if code % 2 == 1 { code.div_euclid(2) + 1 } else { -(code / 2) })
     }
 }
 
-/// Largest side in macroblocks: 16,384 pixels, twice what we encode.
+/// Largest width or height in macroblocks: 16,384 pixels, twice the largest encoded size.
 const MAX_MACROBLOCKS: u32 = 1024;
 
 impl Sps {
-    /// Parses a NAL unit, header byte first, without start code.
+    /// Parses a NAL unit that begins with its header byte.
+    ///
+    /// # Errors
+    /// If it is truncated, of another type, or has a field out of range.
     pub fn parse(unit: &[u8]) -> Result<Self, SpsError> {
         let [header, profile, constraints, level, rest @ ..] = unit else { return Err(SpsError::Truncated) };
         if header & 0x9F != crate::annexb::nal_type::SPS {
@@ -168,7 +170,7 @@ impl Sps {
             height =
                 height.checked_sub(down * unit_y).filter(|h| *h > 0).ok_or(SpsError::Range("frame_crop"))?;
         }
-        let vui = if bits.flag()? { usability(&mut bits)? } else { Usability::UNSAID };
+        let vui = if bits.flag()? { usability(&mut bits)? } else { Usability::ABSENT };
         Ok(Self {
             profile: *profile,
             constraints: *constraints,
@@ -182,8 +184,8 @@ impl Sps {
         })
     }
 
-    /// Whether a decoder may show each picture as soon as it has it.
-    pub fn shows_at_once(&self) -> bool {
+    /// True if a decoder may output each picture immediately.
+    pub fn has_no_reordering(&self) -> bool {
         self.order_type == 2 || self.max_reorder == Some(0)
     }
 }
@@ -206,7 +208,7 @@ fn scaling_matrix(bits: &mut Bits<'_>, lists: u32) -> Result<(), SpsError> {
     Ok(())
 }
 
-/// What we use of the video usability information (E.1.1).
+/// The used fields of the video usability information (E.1.1).
 struct Usability {
     full_range: bool,
     matrix: u8,
@@ -214,12 +216,12 @@ struct Usability {
 }
 
 impl Usability {
-    const UNSAID: Self = Self { full_range: false, matrix: 2, max_reorder: None };
+    const ABSENT: Self = Self { full_range: false, matrix: 2, max_reorder: None };
 }
 
 fn usability(bits: &mut Bits<'_>) -> Result<Usability, SpsError> {
     const EXTENDED_SAR: u32 = 255;
-    let mut vui = Usability::UNSAID;
+    let mut vui = Usability::ABSENT;
     if bits.flag()? && bits.bits(8)? == EXTENDED_SAR {
         bits.bits(32)?;
     }
@@ -284,11 +286,11 @@ mod tests {
 
     use super::*;
 
-    /// The SPS of the null encoder, written by hand from the standard: 320 x 240, baseline.
+    /// The null encoder's SPS, written by hand from the standard: 320 x 240, baseline profile.
     const SMALL: &[u8] = &[0x67, 0x42, 0xC0, 0x1E, 0xDA, 0x05, 0x07, 0xE4];
 
     #[test]
-    fn size_of_a_small_one() {
+    fn small_parameter_set_is_parsed() {
         let sps = Sps::parse(SMALL).expect("valid");
         assert_eq!((sps.profile, sps.constraints, sps.level), (0x42, 0xC0, 0x1E));
         assert_eq!((sps.width, sps.height), (320, 240));
@@ -296,26 +298,26 @@ mod tests {
     }
 
     #[test]
-    fn every_prefix_is_truncated_not_accepted() {
+    fn every_prefix_is_refused_as_truncated() {
         for len in 0..SMALL.len() {
             assert_eq!(Sps::parse(&SMALL[..len]), Err(SpsError::Truncated), "{len} bytes");
         }
     }
 
     #[test]
-    fn other_units_are_refused() {
+    fn unit_of_another_type_is_refused() {
         assert_eq!(Sps::parse(&[0x68, 1, 2, 3, 4]), Err(SpsError::NotSps));
     }
 
     #[test]
-    fn emulation_prevention_is_skipped() {
+    fn emulation_prevention_byte_is_skipped() {
         let mut bits = Bits::new(&[0, 0, 3, 1, 0xFF]);
         assert_eq!(bits.bits(32), Ok(0x0000_01FF));
     }
 
     #[test]
-    fn exp_golomb_codes() {
-        // 1, 010, 011, 00100 and a code of 32 leading zeros, which no field has.
+    fn exp_golomb_codes_are_decoded_within_limits() {
+        // 1, 010, 011, 00100; a code with 32 leading zeros is longer than any field.
         let mut bits = Bits::new(&[0b1010_0110, 0b0100_0000]);
         let mut next = || bits.ue("test", u32::MAX - 1);
         assert_eq!([next(), next(), next(), next()], [Ok(0), Ok(1), Ok(2), Ok(3)]);
@@ -325,7 +327,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(tail in proptest::collection::vec(any::<u8>(), 0..120), profile in prop_oneof![Just(66u8), Just(100), any::<u8>()]) {
+        fn any_bytes_are_parsed_within_limits(tail in proptest::collection::vec(any::<u8>(), 0..120), profile in prop_oneof![Just(66u8), Just(100), any::<u8>()]) {
             let unit = [&[0x67, profile, 0, 30][..], &tail].concat();
             if let Ok(sps) = Sps::parse(&unit) {
                 prop_assert!(sps.width > 0 && sps.width <= 16 * MAX_MACROBLOCKS);

@@ -19,7 +19,7 @@ use crate::wire::DecodeError;
 /// Length of a header in bytes.
 pub const HEADER_BYTES: usize = 8;
 
-/// Room that a [`Decoder`] makes for a read while it does not know how long the next message is, bytes.
+/// Room that a [`Decoder`] makes for a read before it has the next message's header, bytes.
 const READ_BYTES: usize = 16 << 10;
 
 /// A decoded header.

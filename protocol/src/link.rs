@@ -31,7 +31,7 @@ use crate::frame::{Encoded, Header, message};
 use crate::mailbox::Status;
 use crate::wire::{DecodeError, Reader, put_text};
 
-/// `DSLK`.
+/// Magic number: `DSLK`.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"DSLK");
 /// Version of the protocol.
 pub const VERSION: u16 = 1;
@@ -56,11 +56,11 @@ pub struct Context {
 pub struct Quantiles {
     /// Number of samples.
     pub count: u64,
-    /// Median.
+    /// Median, ns.
     pub p50: u64,
     /// 99th percentile.
     pub p99: u64,
-    /// Maximum.
+    /// Maximum, ns.
     pub max: u64,
 }
 
@@ -134,7 +134,7 @@ pub enum ToTap {
     Attach {
         /// Session number of the host-agent.
         session: u64,
-        /// Context.
+        /// Context to bind.
         context: Context,
     },
     /// Stop writing to the session's ring.

@@ -48,7 +48,7 @@
 use crate::pixel::{MAX_SIDE, PixelFormat, Rect};
 use crate::wire::DecodeError;
 
-/// `DSMB`.
+/// Magic number: `DSMB`.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"DSMB");
 /// Version of the format.
 pub const VERSION: u8 = 1;
@@ -123,7 +123,7 @@ pub enum Operation {
 pub struct Request {
     /// Sequence number, not 0; the answer repeats it.
     pub seq: u64,
-    /// Operation.
+    /// Requested operation.
     pub operation: Operation,
 }
 
@@ -198,7 +198,7 @@ impl Status {
 pub struct Answer {
     /// Sequence number of the request.
     pub seq: u64,
-    /// Result.
+    /// Result of the operation.
     pub status: Status,
     /// Time spent on the VMM's thread, ns.
     pub spent_ns: u32,

@@ -72,9 +72,9 @@ pub struct Rect {
     pub x: u32,
     /// Top edge.
     pub y: u32,
-    /// Width.
+    /// Width in pixels.
     pub width: u32,
-    /// Height.
+    /// Height in pixels.
     pub height: u32,
 }
 

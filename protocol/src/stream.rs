@@ -44,7 +44,7 @@ use crate::frame::message;
 use crate::pixel::{MAX_SIDE, PixelFormat, Rect};
 use crate::wire::{DecodeError, Reader};
 
-/// `DSST`.
+/// Magic number: `DSST`.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"DSST");
 /// Version of the protocol.
 pub const VERSION: u16 = 1;
@@ -70,7 +70,7 @@ const PIXELS_FIXED: usize = 25;
 /// Length of a rectangle, bytes.
 const RECT_BYTES: usize = 8;
 
-/// How frames reach the host-agent.
+/// Path of frames to the host-agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Path {
     /// By resource ID: the tap reads them.
@@ -103,9 +103,9 @@ pub struct Config {
     pub bitrate_kbps: u32,
     /// Longest time between keyframes, ms; 0: on request only.
     pub keyframe_ms: u32,
-    /// Codec.
+    /// Video codec.
     pub codec: Codec,
-    /// How frames reach the host-agent.
+    /// Path of frames to the host-agent.
     pub path: Path,
 }
 
@@ -250,7 +250,7 @@ pub enum ServerMessage {
     /// An operation failed. The host-agent closes the connection after it, except for the codes `Encoder` and
     /// `RateLimited`.
     Error {
-        /// Reason.
+        /// Reason of the error.
         code: ErrorCode,
         /// Message for people, with a remedy.
         message: String,

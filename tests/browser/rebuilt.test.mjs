@@ -1,5 +1,5 @@
 // Decodes a stream whose encoder session was rebuilt several times in Chromium: every picture has its number, none is
-// torn, and the decoder delays none. host-agent/videotoolbox/tests/rebuilt.rs writes the stream; `./x test browser` runs
+// torn, and the decoder delays none. host-agent/videotoolbox/tests/replaced_session.rs writes the stream; `./x test browser` runs
 // both.
 
 import assert from "node:assert/strict";

@@ -1,74 +1,71 @@
-//! The definition of the picture: what each pixel of frame `n` is, and how to read `n` back.
+//! Test pattern that encodes its frame number: drawing frame `n`, and reading `n` back.
 //!
-//! The picture is a grid of 16 x 9 cells. Cell (i, j) reaches from `x = width * i / 16` to
-//! `width * (i + 1) / 16` and from `y = height * j / 9` to `height * (j + 1) / 9` (integer division), so
-//! every size from 16 x 9 pixels up works, odd ones too. Each cell has one flat colour:
+//! The picture is a grid of 16 x 9 cells. Cell (i, j) covers `x` from `width * i / 16` to
+//! `width * (i + 1) / 16` and `y` from `height * j / 9` to `height * (j + 1) / 9` (integer division), so
+//! every size from 16 x 9 pixels works, also an odd one. Each cell has one colour:
 //!
-//! | rows | what                                                                           |
-//! |------|--------------------------------------------------------------------------------|
-//! | 0    | bits 31..16 of the frame's number from left to right, white for 1, black for 0 |
-//! | 1    | bits 15..0                                                                     |
-//! | 2–6  | [`colour`]: differs from frame to frame in every cell and channel              |
-//! | 7    | the complement of row 0                                                        |
-//! | 8    | the complement of row 1                                                        |
+//! | rows | colour                                                                       |
+//! |------|------------------------------------------------------------------------------|
+//! | 0    | bits 31..16 of the frame number from left to right, white for 1, black for 0 |
+//! | 1    | bits 15..0                                                                   |
+//! | 2–6  | [`colour`]: changes with every frame in every cell and channel               |
+//! | 7    | complement of row 0                                                          |
+//! | 8    | complement of row 1                                                          |
 //!
-//! The number at the top and its complement at the bottom are drawn at different times, so a picture
-//! that is half of one frame and half of another is told from a whole one, and so is a buffer that
-//! nobody drew to.
-//!
-//! Nothing here knows how a picture got to where it is: GL, Wayland and encoders are elsewhere.
+//! The number is at the top and its complement at the bottom, so a picture with halves of two frames is
+//! detected as torn, and so is a buffer that was not drawn to.
 
 #![forbid(unsafe_code)]
 
 use protocol::{PixelFormat, Rect};
 
-/// Cells from left to right.
+/// Number of columns of cells.
 pub const COLUMNS: u32 = 16;
-/// Cells from top to bottom.
+/// Number of rows of cells.
 pub const ROWS: u32 = 9;
-/// Cells in all.
+/// Number of cells.
 pub const CELLS: usize = (COLUMNS * ROWS) as usize;
 
-/// How far a byte of an NV12 picture may be off in [`verify_exact`]: converters round differently.
+/// Largest difference of an NV12 byte in [`verify_exact`]: converters round differently.
 const NV12_TOLERANCE: u8 = 2;
-/// Darkest grey that still counts as neither black nor white, of 255; the brightest is its complement.
+/// Luma, 0 to 255, below which a cell counts as black. Above its complement it counts as white.
 const DARK: u32 = 96;
 
-/// Why no number could be read: the picture is torn, or is none of ours.
+/// No frame number could be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Torn {
-    /// Top and bottom are of different frames.
+    /// Top and bottom have different numbers.
     #[error("torn: the top is of frame {top}, the bottom of frame {bottom}")]
     Disagree {
         /// Number in the top rows.
         top: u32,
-        /// Number that the bottom rows are the complement of.
+        /// Complement of the number in the bottom rows.
         bottom: u32,
     },
-    /// A cell that must be black or white is neither.
+    /// A cell of the number is neither black nor white.
     #[error("cell {column},{row} is neither black nor white: its luma is {luma} of 255")]
     Grey {
         /// Column of the cell.
         column: u32,
         /// Row of the cell.
         row: u32,
-        /// What was there, 0..=255.
+        /// Mean luma of the cell, 0 to 255.
         luma: u32,
     },
-    /// Fewer pixels than cells.
-    #[error("{width}x{height} is too small: at least 16x9 pixels are needed")]
+    /// The picture has fewer pixels than cells.
+    #[error("the picture has {width}x{height} pixels, but must have at least 16x9")]
     TooSmall {
         /// Width in pixels.
         width: u32,
         /// Height in pixels.
         height: u32,
     },
-    /// The bytes end before the picture does, or rows overlap.
-    #[error("the picture needs {need} bytes, {have} are there")]
+    /// The data is too short, or the stride is shorter than a row.
+    #[error("the picture needs {need} bytes, but has {have}")]
     Short {
-        /// Bytes that size, stride and format ask for.
+        /// Number of bytes that size, stride and format need.
         need: usize,
-        /// Bytes given.
+        /// Number of bytes.
         have: usize,
     },
 }
@@ -85,8 +82,8 @@ pub const fn colour(column: u32, row: u32, frame: u32) -> [u8; 3] {
         0 | 7 => 31 - column,
         1 | 8 => 15 - column,
         _ => {
-            // Odd factors of the frame's number: no channel is the same twice in a row. The shifted
-            // terms keep it from repeating after 256 frames.
+            // With odd factors every channel changes from frame to frame; the shifted terms prevent a
+            // repetition after 256 frames.
             let cell = row * COLUMNS + column;
             let red = frame.wrapping_mul(37).wrapping_add(cell * 29);
             let green =
@@ -100,15 +97,18 @@ pub const fn colour(column: u32, row: u32, frame: u32) -> [u8; 3] {
     if number >> bit & 1 == 1 { [255; 3] } else { [0; 3] }
 }
 
-/// All cells of frame `frame`, row by row, with their red, green and blue.
+/// All cells of frame `frame`, row by row, with red, green and blue.
 pub fn cells(frame: u32, width: u32, height: u32) -> impl Iterator<Item = (Rect, [u8; 3])> {
     (0..ROWS).flat_map(move |row| {
         (0..COLUMNS).map(move |column| (cell(column, row, width, height), colour(column, row, frame)))
     })
 }
 
-/// Draws frame `frame` on the CPU. `stride` is bytes from row to row, for NV12 of both planes, the second
-/// of which begins at `stride * height`. The fourth byte of a pixel, where there is one, becomes 255.
+/// Draws frame `frame`. `stride` is the distance between rows in bytes; for NV12 it is that of both planes,
+/// and the second plane begins at `stride * height`. The fourth byte of a pixel is set to 255.
+///
+/// # Errors
+/// If the picture is smaller than the grid, or `bytes` too short.
 pub fn draw(
     frame: u32,
     bytes: &mut [u8],
@@ -146,8 +146,11 @@ pub fn draw(
     Ok(())
 }
 
-/// Reads the frame's number out of the centres of its cells; stands lossy coding. Of an NV12 picture only
-/// the Y plane is looked at, so the Y plane of any 4:2:0 picture may be given as NV12.
+/// Reads the frame number from the centres of the cells, so that it works after lossy coding. For NV12 only
+/// the Y plane is read, so the Y plane of any 4:2:0 picture may be passed.
+///
+/// # Errors
+/// If the picture is torn, not of this pattern, or too short.
 pub fn read_number(
     bytes: &[u8],
     width: u32,
@@ -155,7 +158,7 @@ pub fn read_number(
     stride: u32,
     format: PixelFormat,
 ) -> Result<u32, Torn> {
-    // Only the first plane has to be there.
+    // Only the first plane is needed.
     let plane = if format == PixelFormat::Nv12 { 1 } else { 4 };
     check_plane(bytes.len(), width, height, stride, plane)?;
     let read = |first_row: u32| {
@@ -175,9 +178,12 @@ pub fn read_number(
     if top == bottom { Ok(top) } else { Err(Torn::Disagree { top, bottom }) }
 }
 
-/// Counts the pixels that are not exactly those of frame `frame`: 0 for a lossless path. The fourth byte
-/// of a pixel doesn't count. NV12 is BT.709, limited range, and may be off by 2 a byte; its Cb, Cr pairs
-/// count as pixels, but for those that straddle cells, where the filter is anybody's choice.
+/// Counts the pixels that differ from frame `frame`: 0 for a lossless path. The fourth byte of a pixel is
+/// ignored. NV12 is BT.709, limited range; a byte may differ by 2. Its Cb, Cr pairs count as pixels, except
+/// those on the edge of a cell, which depend on the converter's filter.
+///
+/// # Errors
+/// If the picture is smaller than the grid, or `bytes` too short.
 pub fn verify_exact(
     frame: u32,
     bytes: &[u8],
@@ -283,7 +289,7 @@ fn centre_luma(bytes: &[u8], cell: Rect, stride: u32, format: PixelFormat) -> u3
     sum / count
 }
 
-/// Which cell a pixel is in, for the chroma of NV12.
+/// Maps pixels to cells, for the chroma of NV12.
 struct Map {
     colours: Vec<[u8; 3]>,
     width: u32,
@@ -295,8 +301,8 @@ impl Map {
         Self { colours: cells(frame, width, height).map(|(_, rgb)| rgb).collect(), width, height }
     }
 
-    /// The cell of pixel x, y; beyond the right and bottom edge, of the last pixel. It is the largest
-    /// column whose left edge `width * column / 16` is not right of `x`.
+    /// Index of the cell with pixel x, y; beyond the right and bottom edge that of the last pixel. Its column
+    /// is the largest one whose left edge `width * column / 16` is at most `x`.
     fn cell_at(&self, x: u32, y: u32) -> usize {
         let (x, y) = (x.min(self.width - 1), y.min(self.height - 1));
         let column = (COLUMNS * (x + 1) - 1) / self.width;
@@ -308,13 +314,13 @@ impl Map {
         [(0, 0), (1, 0), (0, 1), (1, 1)].map(|(dx, dy)| self.cell_at(x + dx, y + dy))
     }
 
-    /// Whether the 2 x 2 block at x, y is of one cell.
+    /// True if the 2 x 2 block at x, y lies in one cell.
     fn is_flat(&self, x: u32, y: u32) -> bool {
         let [first, rest @ ..] = self.block(x, y);
         rest.iter().all(|cell| *cell == first)
     }
 
-    /// Cb and Cr of the 2 x 2 block at x, y: of its mean colour, BT.709, limited range.
+    /// Cb and Cr of the mean colour of the 2 x 2 block at x, y; BT.709, limited range.
     fn chroma(&self, x: u32, y: u32) -> [u8; 2] {
         let mut sum = [0; 3];
         for cell in self.block(x, y) {
@@ -324,7 +330,7 @@ impl Map {
         }
         let mean = sum.map(|sum| (sum + 2) / 4);
         let ([red, _, blue], luma) = (mean, luma(mean));
-        // (B - Y) / 1.8556 and (R - Y) / 1.5748, of 255, to a range of 224 around 128.
+        // (B - Y) / 1.8556 and (R - Y) / 1.5748, scaled from 255 to a range of 224 around 128.
         let cb = 128 + rounded((10_000 * blue - luma) / 100 * 224, 255 * 18_556 / 100);
         let cr = 128 + rounded((10_000 * red - luma) / 100 * 224, 255 * 15_748 / 100);
         [cb as u8, cr as u8]

@@ -1,4 +1,4 @@
-//! The layout against itself: what is drawn is read, what is torn is seen.
+//! Drawing, reading and verifying frames.
 
 use proptest::prelude::*;
 
@@ -9,13 +9,13 @@ const RGB: [PixelFormat; 4] = [PixelFormat::Bgrx, PixelFormat::Bgra, PixelFormat
 fn picture(frame: u32, width: u32, height: u32, padding: u32, format: PixelFormat) -> (Vec<u8>, u32) {
     let stride = if format == PixelFormat::Nv12 { width.next_multiple_of(2) } else { 4 * width } + padding;
     let mut bytes = vec![0x5a; stride as usize * 2 * height.next_multiple_of(2) as usize];
-    draw(frame, &mut bytes, width, height, stride, format).expect("big enough");
+    draw(frame, &mut bytes, width, height, stride, format).expect("large enough");
     (bytes, stride)
 }
 
 proptest! {
     #[test]
-    fn what_is_drawn_is_read(
+    fn drawn_frame_is_read_back(
         frame: u32, width in 16u32..200, height in 9u32..120, padding in 0u32..9,
         format in prop::sample::select(&PixelFormat::ALL[..]),
     ) {
@@ -41,7 +41,7 @@ proptest! {
     }
 
     #[test]
-    fn halves_of_two_frames_are_torn(a: u32, b: u32, width in 16u32..200, height in 18u32..120) {
+    fn halves_of_two_frames_are_reported_as_torn(a: u32, b: u32, width in 16u32..200, height in 18u32..120) {
         prop_assume!(a != b);
         let (mut bytes, stride) = picture(a, width, height, 0, PixelFormat::Bgrx);
         let (other, _) = picture(b, width, height, 0, PixelFormat::Bgrx);
@@ -52,7 +52,7 @@ proptest! {
     }
 
     #[test]
-    fn every_colour_changes_with_every_frame(frame: u32, column in 0u32..16, row in 2u32..7) {
+    fn every_colour_changes_with_the_frame(frame: u32, column in 0u32..16, row in 2u32..7) {
         let (now, next) = (colour(column, row, frame), colour(column, row, frame.wrapping_add(1)));
         prop_assert!(now.iter().zip(next).any(|(a, b)| *a != b));
         prop_assert_ne!(now, colour(column, row, frame ^ 0x100));
@@ -60,7 +60,7 @@ proptest! {
     }
 
     #[test]
-    fn one_wrong_byte_is_one_wrong_pixel(
+    fn wrong_byte_counts_as_one_wrong_pixel(
         frame: u32, x in 0u32..33, y in 0u32..19, channel in 0usize..3, format in prop::sample::select(&RGB[..]),
     ) {
         let (mut bytes, stride) = picture(frame, 33, 19, 0, format);
@@ -71,7 +71,7 @@ proptest! {
 }
 
 #[test]
-fn untouched_memory_is_no_picture() {
+fn memory_of_one_colour_is_refused() {
     for fill in [0, 255] {
         let bytes = vec![fill; 4 * 64 * 36];
         let read = read_number(&bytes, 64, 36, 256, PixelFormat::Bgrx);
@@ -85,23 +85,23 @@ fn untouched_memory_is_no_picture() {
 }
 
 #[test]
-fn red_and_blue_swapped_is_wrong() {
+fn swapped_red_and_blue_are_detected() {
     let (bytes, stride) = picture(7, 64, 36, 0, PixelFormat::Bgrx);
-    assert_eq!(read_number(&bytes, 64, 36, stride, PixelFormat::Rgbx), Ok(7), "black and white don't care");
+    assert_eq!(read_number(&bytes, 64, 36, stride, PixelFormat::Rgbx), Ok(7), "black and white are the same");
     let wrong = verify_exact(7, &bytes, 64, 36, stride, PixelFormat::Rgbx).expect("readable");
     assert!(wrong > 64 * 36 / 3, "{wrong}");
 }
 
 #[test]
-fn number_rows_hold_the_bits() {
+fn number_rows_hold_the_bits_of_the_number() {
     let bit = |column, row| colour(column, row, 0x8001_4002)[0] / 255;
     let row = |row| (0..COLUMNS).fold(0u32, |number, column| number << 1 | u32::from(bit(column, row)));
     assert_eq!([row(0), row(1), row(7), row(8)], [0x8001, 0x4002, 0x7ffe, 0xbffd]);
 }
 
 #[test]
-fn nv12_is_bt709_limited() {
-    // Primaries by BT.709 in 8 bits.
+fn nv12_colours_are_bt709_limited_range() {
+    // Primaries in BT.709, 8 bits.
     for (rgb, want) in [
         ([0, 0, 0], [16, 128, 128]),
         ([255, 255, 255], [235, 128, 128]),
@@ -116,7 +116,7 @@ fn nv12_is_bt709_limited() {
 }
 
 #[test]
-fn bad_sizes_are_refused() {
+fn invalid_size_is_refused() {
     let bytes = vec![0; 4 * 16 * 9];
     assert_eq!(
         read_number(&bytes, 15, 9, 60, PixelFormat::Bgrx),

@@ -1,8 +1,8 @@
-//! The H.264 encoder elements that we know how to drive: one access unit out for each picture in, no
-//! B-frames, no lookahead, no keyframes of their own accord.
+//! Supported H.264 encoder elements and their configuration: one access unit per picture, no B-frames, no
+//! lookahead, no automatic keyframes.
 //!
-//! A property that an older or newer element lacks is skipped: the ones that matter for correctness are
-//! held by the contract tests, the others only tune. To teach it another element, add a row.
+//! A property that an installed version lacks is skipped. The conformance tests fail if one was needed for
+//! correctness. To support another element, add a row to [`ELEMENTS`] and run those tests with it.
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
@@ -10,22 +10,22 @@ use gstreamer_video::VideoFormat;
 
 use crate::encoder::Settings;
 
-/// One element.
+/// A supported element.
 #[derive(Debug)]
 pub struct Element {
-    /// GStreamer's name for it.
+    /// Factory name.
     pub name: &'static str,
-    /// Whether it is a chip; those come first in `auto`.
+    /// True for a hardware encoder.
     pub hardware: bool,
-    /// What to install to have it.
+    /// Packages to install.
     pub package: &'static str,
-    /// What it takes.
+    /// Input format.
     pub(super) format: VideoFormat,
     pub(super) configure: fn(&gst::Element, &Settings),
     pub(super) set_bitrate: fn(&gst::Element, u32),
 }
 
-/// In the order in which `auto` tries them.
+/// All supported elements, in the order in which `auto` tries them: hardware first.
 pub static ELEMENTS: [Element; 6] = [
     Element {
         name: "nvh264enc",
@@ -77,25 +77,25 @@ pub static ELEMENTS: [Element; 6] = [
     },
 ];
 
-/// The element of that name, if we know it.
+/// The supported element with this name.
 pub fn find(name: &str) -> Option<&'static Element> {
     ELEMENTS.iter().find(|element| element.name == name)
 }
 
-/// Never, for elements that count keyframe intervals in frames.
+/// Keyframe interval in frames that is never reached.
 const NEVER: &str = "2147483647";
 
-/// Sets what the element has of these properties.
+/// Sets properties; skips those that the element lacks.
 fn set(element: &gst::Element, properties: &[(&str, &str)]) {
     for (name, value) in properties {
         let Some(spec) = element.find_property(name) else {
-            tracing::debug!(element = %element.name(), name, "no such property");
+            tracing::debug!(element = %element.name(), name, "encoder property missing");
             continue;
         };
         match gst::glib::Value::deserialize_with_pspec(value, &spec) {
             Ok(value) => element.set_property_from_value(name, &value),
             Err(error) => {
-                tracing::debug!(element = %element.name(), name, value, %error, "property not taken");
+                tracing::debug!(element = %element.name(), name, value, %error, "encoder property refused");
             }
         }
     }
@@ -110,8 +110,8 @@ fn bits(element: &gst::Element, kbps: u32) {
     set(element, &[("bitrate", &bits.to_string())]);
 }
 
-/// Pixels a second from which one thread may not be enough: 720p60 takes x264's fastest preset 0.17 of
-/// a core.
+/// Pixels per second above which x264 uses several threads. 720p60 takes 0.17 of a core with its fastest
+/// preset.
 const MANY_PIXELS: u64 = 1280 * 720 * 60;
 
 fn x264(element: &gst::Element, settings: &Settings) {
@@ -135,7 +135,7 @@ fn x264(element: &gst::Element, settings: &Settings) {
             ("aud", "false"),
             ("key-int-max", NEVER),
             ("option-string", "scenecut=0"),
-            // Room for 0.3 s at the bit rate: an IDR may be that large, and no queue longer.
+            // In ms at the bit rate: bounds the size of an IDR.
             ("vbv-buf-capacity", "300"),
         ],
     );

@@ -1,4 +1,4 @@
-//! Decodes what an encoder gave and says what one sees: the mean of each plane.
+//! Decoding of access units, to check what was encoded.
 
 use encode::{Codec, Output};
 use gstreamer as gst;
@@ -6,18 +6,18 @@ use gstreamer::prelude::*;
 use gstreamer_app::{AppSink, AppSrc};
 use gstreamer_video::{VideoFormat, VideoFrame, VideoFrameExt, VideoInfo};
 
-/// A decoded picture.
+/// Size and mean colour of a decoded picture.
 #[derive(Debug)]
-pub struct Seen {
-    /// In pixels.
+pub struct Mean {
+    /// Width in pixels.
     pub width: u32,
-    /// In pixels.
+    /// Height in pixels.
     pub height: u32,
-    /// Means of Y, Cb and Cr.
+    /// Mean Y, Cb and Cr.
     pub yuv: [f64; 3],
 }
 
-/// BT.709, limited range (Rec. ITU-R BT.709-6, 3.2 to 3.5).
+/// Y, Cb and Cr of a colour in BT.709, limited range (Rec. ITU-R BT.709-6, 3.2 to 3.5).
 pub fn bt709([r, g, b]: [u8; 3]) -> [f64; 3] {
     let [r, g, b] = [r, g, b].map(|value| f64::from(value) / 255.0);
     let y = 0.2126 * r + 0.7152 * g + 0.0722 * b;
@@ -32,22 +32,22 @@ fn decoder(codec: Codec) -> gst::Element {
     names
         .into_iter()
         .find_map(|name| gst::ElementFactory::make(name).build().ok())
-        .expect("a decoder: install gstreamer1.0-libav")
+        .expect("a decoder; install gstreamer1.0-libav")
 }
 
-/// A decoded picture's brightness, row after row without padding.
+/// The luma plane of a decoded picture.
 #[derive(Debug)]
 pub struct Luma {
-    /// In pixels.
+    /// Width in pixels.
     pub width: u32,
-    /// In pixels.
+    /// Height in pixels.
     pub height: u32,
-    /// A byte for each pixel.
+    /// Rows without padding, one byte per pixel.
     pub bytes: Vec<u8>,
 }
 
-/// The means of all pictures.
-pub fn means(codec: Codec, outputs: &[Output]) -> Vec<Seen> {
+/// Decodes access units to mean colours.
+pub fn means(codec: Codec, outputs: &[Output]) -> Vec<Mean> {
     each(codec, outputs, |frame| {
         let mean = |plane: u32, width: u32, height: u32| {
             let sum: u64 = rows(frame, plane, width, height).flatten().map(|byte| u64::from(*byte)).sum();
@@ -55,11 +55,11 @@ pub fn means(codec: Codec, outputs: &[Output]) -> Vec<Seen> {
         };
         let (width, height) = (frame.info().width(), frame.info().height());
         let (half, low) = (width / 2, height / 2);
-        Seen { width, height, yuv: [mean(0, width, height), mean(1, half, low), mean(2, half, low)] }
+        Mean { width, height, yuv: [mean(0, width, height), mean(1, half, low), mean(2, half, low)] }
     })
 }
 
-/// The brightness of all pictures, pixel by pixel.
+/// Decodes H.264 access units to luma planes.
 pub fn lumas(outputs: &[Output]) -> Vec<Luma> {
     each(Codec::H264, outputs, |frame| {
         let (width, height) = (frame.info().width(), frame.info().height());
@@ -75,8 +75,8 @@ fn rows(frame: &Frame, plane: u32, width: u32, height: u32) -> impl Iterator<Ite
     rows.map(move |row| &row[..width as usize])
 }
 
-/// Decodes all of it.
-fn each<T>(codec: Codec, outputs: &[Output], see: impl Fn(&Frame) -> T) -> Vec<T> {
+/// Decodes access units and maps each decoded picture.
+fn each<T>(codec: Codec, outputs: &[Output], map: impl Fn(&Frame) -> T) -> Vec<T> {
     gst::init().expect("GStreamer starts");
     let (media, parser) = match codec {
         Codec::H264 => ("video/x-h264", "h264parse"),
@@ -97,17 +97,17 @@ fn each<T>(codec: Codec, outputs: &[Output], see: impl Fn(&Frame) -> T) -> Vec<T
         let mut buffer = gst::Buffer::from_slice(output.data.clone());
         let unique = buffer.get_mut().expect("unique");
         unique.set_pts(gst::ClockTime::from_mseconds(16 * number as u64));
-        source.push_buffer(buffer).expect("takes it");
+        source.push_buffer(buffer).expect("pushed");
     }
     source.end_of_stream().expect("ends");
-    let mut seen = Vec::new();
+    let mut decoded = Vec::new();
     while let Some(sample) = sink.try_pull_sample(gst::ClockTime::from_seconds(20)) {
         let info = VideoInfo::from_caps(sample.caps().expect("caps")).expect("video");
         assert_eq!(info.format(), VideoFormat::I420);
         let buffer = sample.buffer_owned().expect("a buffer");
-        seen.push(see(&VideoFrame::from_buffer_readable(buffer, &info).expect("maps")));
+        decoded.push(map(&VideoFrame::from_buffer_readable(buffer, &info).expect("maps")));
     }
-    assert!(sink.is_eos(), "decoding ended by itself");
+    assert!(sink.is_eos(), "decoding reached the end of the stream");
     pipeline.set_state(gst::State::Null).expect("stops");
-    seen
+    decoded
 }

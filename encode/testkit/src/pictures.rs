@@ -1,9 +1,9 @@
-//! Pictures to encode: flat, moving, and some that cost bits.
+//! Pictures to encode.
 
 use bytes::Bytes;
 use encode::{Picture, PixelFormat};
 
-/// A flat picture whose rows are followed by `padding` bytes of another colour.
+/// A picture of one colour. Each row is followed by `padding` bytes of other values.
 pub fn flat([r, g, b]: [u8; 3], format: PixelFormat, (width, height): (u32, u32), padding: u32) -> Picture {
     let pixel = match format {
         PixelFormat::Rgba | PixelFormat::Rgbx => [r, g, b, 0xFF],
@@ -15,7 +15,7 @@ pub fn flat([r, g, b]: [u8; 3], format: PixelFormat, (width, height): (u32, u32)
     Picture { format, width, height, stride, data: Bytes::from(row.repeat(height as usize)) }
 }
 
-/// A picture with something moving in it.
+/// A moving gradient; `number` is the time.
 pub fn moving(number: u64, (width, height): (u32, u32)) -> Picture {
     let mut data = Vec::with_capacity(PixelFormat::Bgrx.bytes(width, height));
     for y in 0..height {
@@ -27,7 +27,7 @@ pub fn moving(number: u64, (width, height): (u32, u32)) -> Picture {
     Picture { format: PixelFormat::Bgrx, width, height, stride: 4 * width, data: data.into() }
 }
 
-/// Blocks of changing brightness: costs bits at any rate.
+/// Blocks of random brightness, which need bits at any rate; `number` is the seed.
 pub fn noise(number: u64, (width, height): (u32, u32)) -> Picture {
     let mut data = Vec::with_capacity(PixelFormat::Bgrx.bytes(width, height));
     for y in 0..height {

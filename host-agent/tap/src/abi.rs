@@ -14,11 +14,11 @@ use protocol::PixelFormat;
 pub const PIPE_TEXTURE_2D: u32 = 2;
 /// `VIRGL_FORMAT_B8G8R8A8_UNORM` (`virgl_hw.h`, `enum virgl_formats`).
 pub const FORMAT_B8G8R8A8: u32 = 1;
-/// `VIRGL_FORMAT_B8G8R8X8_UNORM`.
+/// `VIRGL_FORMAT_B8G8R8X8_UNORM` (`virgl_hw.h`).
 pub const FORMAT_B8G8R8X8: u32 = 2;
-/// `VIRGL_FORMAT_R8G8B8A8_UNORM`.
+/// `VIRGL_FORMAT_R8G8B8A8_UNORM` (`virgl_hw.h`).
 pub const FORMAT_R8G8B8A8: u32 = 67;
-/// `VIRGL_FORMAT_R8G8B8X8_UNORM`.
+/// `VIRGL_FORMAT_R8G8B8X8_UNORM` (`virgl_hw.h`).
 pub const FORMAT_R8G8B8X8: u32 = 134;
 
 /// `struct virgl_renderer_resource_create_args`.

@@ -75,7 +75,7 @@ struct Link {
     shared: Arc<Shared>,
     settings: Settings,
     wake_fd: WakeFd,
-    /// Random; lets the host-agent tell a reconnect of this tap from a new VM.
+    /// Random number; distinguishes a reconnect of this tap from a new VM.
     instance: [u8; 16],
 }
 

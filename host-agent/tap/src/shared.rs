@@ -23,7 +23,7 @@ const MAX_RETIRED: usize = 256;
 /// An event from the VMM's thread to the link thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A context asked to be bound to the session with this nonce.
+    /// A context requested to be bound to the session with this nonce.
     Bind {
         /// The context.
         context: Context,
@@ -39,7 +39,7 @@ pub enum Event {
 /// The shared state.
 #[derive(Debug)]
 pub struct Shared {
-    /// Counters.
+    /// Counters since the tap was loaded.
     pub counters: Counters,
     /// `virgl_renderer_callbacks.version` of the VMM.
     pub abi: AtomicU32,

@@ -129,7 +129,7 @@ pub struct ContextEntry {
     pub generation: u64,
     /// Debug name, from the guest.
     pub name: String,
-    /// Link epoch in which the context sent a bind; the host-agent of that epoch knows the context.
+    /// Link epoch in which the context sent a bind; the host-agent of that epoch was notified of it.
     pub announced: Option<u64>,
     /// The session that its frames go to.
     pub binding: Option<Box<Binding>>,

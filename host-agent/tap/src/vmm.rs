@@ -151,7 +151,7 @@ impl<R: Reader> Vmm<R> {
         counters.resources.store(self.resources.len() as u32, Ordering::Relaxed);
     }
 
-    /// Releases a removed context: retires its binding, and notifies the host-agent if that knows it.
+    /// Releases a removed context: retires its binding, and notifies the host-agent if it received a bind.
     fn release(&self, id: u32, entry: ContextEntry) {
         if let Some(binding) = entry.binding {
             self.shared.retire(binding);

@@ -286,7 +286,7 @@ fn session_ends_with_its_context() {
     vm.vmm.attach(SIDECAR, SCREEN);
     assert_eq!(vm.frame(frame(SCREEN)), Status::NotBound);
     vm.vmm.context_destroy(SIDECAR);
-    assert_eq!(vm.shared.next_event(vm.shared.epoch()), None, "the host-agent does not know it");
+    assert_eq!(vm.shared.next_event(vm.shared.epoch()), None, "the host-agent received no bind");
 }
 
 #[test]

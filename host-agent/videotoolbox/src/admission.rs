@@ -1,51 +1,53 @@
-//! How many streams a Mac's encoder takes. VideoToolbox can't be asked, and answers too many with its service's death,
-//! which ends all of them: so it is reckoned here, and the one too many is refused with words.
+//! Admission control: estimates the capacity of a Mac's encoder and refuses streams beyond it.
 //!
-//! Time: a 1080p picture takes 5.8 ms and a 2160p one 18.9 ms of the encoder, so a picture takes
-//! [`PICTURE_US`] and [`MEGAPIXEL_US`] for each million of its pixels. Desktops stand still most of the time, so the
-//! encoder's time is given away [`Limits::overbooking`] times; when all move at once, frames are dropped.
-//! Memory: the service is killed at 1 GB. A session has about [`PICTURES`] pictures in it, and [`SESSION_BYTES`].
+//! VideoToolbox does not report its capacity, and too many sessions kill its service, which ends all of
+//! them. The estimate:
+//! - time: a 1080p picture takes 5.8 ms of the encoder and a 2160p picture 18.9 ms, which gives
+//!   [`PICTURE_US`] per picture and [`MEGAPIXEL_US`] per million pixels. Desktops are still most of the time,
+//!   so the encoder's time is overbooked by [`Limits::overbooking`]; when all move at once, frames are
+//!   dropped.
+//! - memory: the service is killed at 1 GB. A session has about [`PICTURES`] pictures and [`SESSION_BYTES`].
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use encode::{EncodeError, Settings};
 
-/// Time of the encoder for a picture of no pixels, us.
+/// Encoder time per picture, us.
 const PICTURE_US: u64 = 1_430;
-/// Time for a million pixels, us.
+/// Encoder time per million pixels, us.
 const MEGAPIXEL_US: u64 = 2_110;
-/// Pictures that a session keeps: references, input, reconstruction.
+/// Number of pictures in a session's memory: references, input and reconstruction.
 const PICTURES: u64 = 6;
-/// What a session has besides pictures.
+/// Memory of a session besides pictures, bytes.
 const SESSION_BYTES: u64 = 24 << 20;
 
-/// What the encoder may be asked for.
+/// Limits of the total load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// How many times the encoder's time is given away.
+    /// Factor by which the encoder's time is overbooked.
     pub overbooking: u64,
-    /// Memory of the encoder's service.
+    /// Memory of the encoder service, bytes.
     pub bytes: u64,
 }
 
 impl Default for Limits {
-    /// A tenth below what the service dies of.
+    /// Memory is 10 % below the size at which the service is killed.
     fn default() -> Self {
         Self { overbooking: 4, bytes: 900 << 20 }
     }
 }
 
-/// What a stream takes.
+/// Load of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Load {
-    /// Time of the encoder in each second, us.
+    /// Encoder time per second, us.
     pub us: u64,
-    /// Memory of its service.
+    /// Memory of the encoder service, bytes.
     pub bytes: u64,
 }
 
 impl Load {
-    /// Of a stream at its full rate.
+    /// Load of a stream at its frame rate limit.
     pub fn of(settings: &Settings) -> Self {
         let pixels = u64::from(settings.width) * u64::from(settings.height);
         Self {
@@ -55,65 +57,80 @@ impl Load {
     }
 }
 
-/// What all streams of this process take.
+/// The load of all streams of this process.
 #[derive(Debug)]
 pub struct Admission {
     limits: Limits,
-    taken: Mutex<(usize, Load)>,
+    total: Mutex<Total>,
 }
 
-/// A stream's place; given back when dropped.
+/// Number of streams and their total load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Total {
+    /// Number of streams.
+    pub streams: usize,
+    /// Total load.
+    pub load: Load,
+}
+
+/// A stream's share of the load, released when dropped.
 #[derive(Debug)]
-pub struct Seat {
+pub struct Reservation {
     admission: Arc<Admission>,
     load: Load,
 }
 
 impl Admission {
-    /// Nothing is taken yet.
+    /// Without streams.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, taken: Mutex::default() }
+        Self { limits, total: Mutex::default() }
     }
 
-    /// Streams, and what they take.
-    pub fn taken(&self) -> (usize, Load) {
-        *self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The current total.
+    pub fn total(&self) -> Total {
+        *self.total.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for one more, or why not.
-    pub fn admit(self: &Arc<Self>, settings: &Settings) -> Result<Seat, EncodeError> {
-        let mut seat = Seat { admission: Arc::clone(self), load: Load::default() };
+    /// Reserves capacity for a stream.
+    ///
+    /// # Errors
+    /// [`EncodeError::Unsupported`] if time or memory does not suffice.
+    pub fn reserve(self: &Arc<Self>, settings: &Settings) -> Result<Reservation, EncodeError> {
+        let mut reservation = Reservation { admission: Arc::clone(self), load: Load::default() };
         self.change(Load::default(), Load::of(settings), settings, true)?;
-        seat.load = Load::of(settings);
-        Ok(seat)
+        reservation.load = Load::of(settings);
+        Ok(reservation)
     }
 
     fn change(&self, from: Load, to: Load, settings: &Settings, new: bool) -> Result<(), EncodeError> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let others = Load { us: taken.1.us - from.us, bytes: taken.1.bytes - from.bytes };
+        let mut total = self.total.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = Load { us: total.load.us - from.us, bytes: total.load.bytes - from.bytes };
         let all = Load { us: others.us + to.us, bytes: others.bytes + to.bytes };
-        let full = if all.us > self.limits.overbooking * 1_000_000 {
+        let exhausted = if all.us > self.limits.overbooking * 1_000_000 {
             Some("time")
         } else if all.bytes > self.limits.bytes {
             Some("memory")
         } else {
             None
         };
-        if let Some(what) = full {
+        if let Some(resource) = exhausted {
             return Err(EncodeError::Unsupported(format!(
-                "this Mac's encoder has no {what} left for {} x {} at {} fps beside the {} streams that it has; \
-                 end one, or ask for fewer pixels or a lower frame rate",
-                settings.width, settings.height, settings.max_fps, taken.0
+                "the encoder has no {resource} left for {} x {} at {} fps, with {} streams running; \
+                 end a stream, or use a smaller size or frame rate limit",
+                settings.width, settings.height, settings.max_fps, total.streams
             )));
         }
-        taken.0 += usize::from(new);
-        taken.1 = all;
+        total.streams += usize::from(new);
+        total.load = all;
         Ok(())
     }
 }
 
-impl Seat {
-    /// The stream's rate is another now.
+impl Reservation {
+    /// Changes the reservation to new settings of the stream.
+    ///
+    /// # Errors
+    /// [`EncodeError::Unsupported`] if time or memory does not suffice; then nothing changes.
     pub fn change(&mut self, settings: &Settings) -> Result<(), EncodeError> {
         let load = Load::of(settings);
         self.admission.change(self.load, load, settings, false)?;
@@ -122,15 +139,15 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for Reservation {
     fn drop(&mut self) {
         if self.load == Load::default() {
             return;
         }
-        let mut taken = self.admission.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.0 -= 1;
-        taken.1.us -= self.load.us;
-        taken.1.bytes -= self.load.bytes;
+        let mut total = self.admission.total.lock().unwrap_or_else(PoisonError::into_inner);
+        total.streams -= 1;
+        total.load.us -= self.load.us;
+        total.load.bytes -= self.load.bytes;
     }
 }
 
@@ -145,47 +162,47 @@ mod tests {
     }
 
     #[test]
-    fn measured_times_are_met() {
+    fn load_agrees_with_measured_times() {
         assert!((5_700..5_900).contains(&Load::of(&settings(1920, 1080, 1)).us));
         assert!((18_700..19_100).contains(&Load::of(&settings(3840, 2160, 1)).us));
     }
 
     #[test]
-    fn time_runs_out_and_comes_back() {
+    fn time_is_exhausted_and_released() {
         let admission = Arc::new(Admission::new(Limits { overbooking: 1, ..Limits::default() }));
         let hd = settings(1920, 1080, 60);
-        let first = admission.admit(&hd).expect("room");
-        let _second = admission.admit(&hd).expect("room");
-        let refused = admission.admit(&hd).expect_err("1.04 s in each second");
+        let first = admission.reserve(&hd).expect("room");
+        let _second = admission.reserve(&hd).expect("room");
+        let refused = admission.reserve(&hd).expect_err("1.04 s per second");
         assert!(refused.to_string().contains("no time left") && refused.to_string().contains("2 streams"));
         drop(first);
-        assert_eq!(admission.taken().0, 1);
-        admission.admit(&hd).expect("room again");
+        assert_eq!(admission.total().streams, 1);
+        admission.reserve(&hd).expect("there is room again");
     }
 
     #[test]
-    fn several_5k_sessions_are_too_many() {
+    fn memory_is_exhausted_by_5k_streams() {
         let admission = Arc::new(Admission::new(Limits { overbooking: 1000, ..Limits::default() }));
-        let mut seats = Vec::new();
+        let mut reservations = Vec::new();
         let refused = loop {
-            match admission.admit(&settings(5120, 2880, 30)) {
-                Ok(seat) => seats.push(seat),
+            match admission.reserve(&settings(5120, 2880, 30)) {
+                Ok(reservation) => reservations.push(reservation),
                 Err(refused) => break refused,
             }
         };
         assert!(refused.to_string().contains("no memory left"));
-        assert_eq!(seats.len(), 5);
-        drop(seats);
-        assert_eq!(admission.taken(), (0, Load::default()));
+        assert_eq!(reservations.len(), 5);
+        drop(reservations);
+        assert_eq!(admission.total(), Total::default());
     }
 
     #[test]
-    fn a_changed_rate_is_reckoned_anew() {
+    fn changed_rate_changes_the_reservation() {
         let admission = Arc::new(Admission::new(Limits { overbooking: 1, ..Limits::default() }));
-        let mut seat = admission.admit(&settings(1920, 1080, 120)).expect("room");
-        assert!(seat.change(&settings(1920, 1080, 240)).is_err());
-        assert_eq!(admission.taken().1, Load::of(&settings(1920, 1080, 120)), "a refusal changes nothing");
-        seat.change(&settings(1920, 1080, 30)).expect("less");
-        admission.admit(&settings(1920, 1080, 120)).expect("room");
+        let mut reservation = admission.reserve(&settings(1920, 1080, 120)).expect("room");
+        assert!(reservation.change(&settings(1920, 1080, 240)).is_err());
+        assert_eq!(admission.total().load, Load::of(&settings(1920, 1080, 120)), "a refusal has no effect");
+        reservation.change(&settings(1920, 1080, 30)).expect("less");
+        admission.reserve(&settings(1920, 1080, 120)).expect("room");
     }
 }

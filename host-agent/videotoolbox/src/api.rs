@@ -1,5 +1,5 @@
-//! The seam: what we use of VideoToolbox. On its one side VTCompressionSession and the simulator, on the other
-//! everything that we have to think about.
+//! The used part of the VideoToolbox API as traits, with two implementations: `VTCompressionSession`
+//! (`sys/macos.rs`) and the simulator.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,19 +12,19 @@ use encode::Codec;
 pub struct Status(pub i32);
 
 impl Status {
-    /// The session is gone: sleep, a GPU that was reset, an encoder service that was killed
+    /// The session was invalidated by sleep, a GPU reset or the end of the encoder service
     /// (`kVTInvalidSessionErr`).
     pub const INVALID_SESSION: Self = Self(-12903);
-    /// There is no such property (`kVTPropertyNotSupportedErr`).
+    /// The property does not exist (`kVTPropertyNotSupportedErr`).
     pub const PROPERTY_NOT_SUPPORTED: Self = Self(-12900);
-    /// No encoder for that (`kVTCouldNotFindVideoEncoderErr`).
+    /// No encoder supports codec and size (`kVTCouldNotFindVideoEncoderErr`).
     pub const NO_ENCODER: Self = Self(-12908);
-    /// The encoder service is out of something (`kVTVideoEncoderMalfunctionErr`).
+    /// The encoder service failed (`kVTVideoEncoderMalfunctionErr`).
     pub const MALFUNCTION: Self = Self(-12911);
     /// The encoder is in use elsewhere (`kVTVideoEncoderNotAvailableNowErr`).
     pub const NOT_NOW: Self = Self(-12915);
 
-    /// Whether a session that says so is of no more use.
+    /// True if the session is unusable after this status.
     pub fn ends_the_session(self) -> bool {
         matches!(self, Self::INVALID_SESSION | Self::MALFUNCTION)
     }
@@ -33,11 +33,13 @@ impl Status {
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match *self {
-            Self::INVALID_SESSION => " (the session was invalidated: sleep, GPU reset, or its service died)",
-            Self::PROPERTY_NOT_SUPPORTED => " (no such property)",
+            Self::INVALID_SESSION => {
+                " (the session was invalidated by sleep, a GPU reset or the end of the encoder service)"
+            }
+            Self::PROPERTY_NOT_SUPPORTED => " (property not supported)",
             Self::NO_ENCODER => " (no encoder for this codec and size)",
             Self::MALFUNCTION => " (the encoder service failed)",
-            Self::NOT_NOW => " (the encoder is taken)",
+            Self::NOT_NOW => " (the encoder is in use)",
             _ => "",
         };
         write!(f, "VideoToolbox status {}{name}", self.0)
@@ -50,103 +52,107 @@ impl fmt::Debug for Status {
     }
 }
 
-/// What a session is made for; it can't be changed.
+/// Fixed parameters of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// Even.
+    /// Width in pixels, even.
     pub width: u32,
-    /// Even.
+    /// Height in pixels, even.
     pub height: u32,
-    /// Codec.
+    /// Video codec.
     pub codec: Codec,
 }
 
-/// What a session is told, before or while it encodes.
+/// A property of a session, set before or while it encodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Property {
-    /// Encode as the pictures come.
+    /// Encode in real time.
     RealTime(bool),
-    /// May access units come in another order than pictures?
+    /// Access units may have another order than pictures.
     AllowFrameReordering(bool),
-    /// Pictures that may be kept before the first comes out.
+    /// Largest number of pictures that are delayed before the first access unit.
     MaxFrameDelayCount(i32),
-    /// Pictures from keyframe to keyframe.
+    /// Largest number of pictures between keyframes.
     MaxKeyFrameInterval(i32),
-    /// High for H.264, Main for HEVC; the level follows from the size.
+    /// Profile: High for H.264, Main for HEVC; the level follows from the size.
     Profile(Codec),
-    /// Primaries, transfer function and matrix of BT.709.
+    /// BT.709 colour primaries, transfer function and matrix.
     Bt709,
-    /// bit/s.
+    /// Average bit rate, bit/s.
     AverageBitRate(i64),
-    /// Pictures per second that the rate control reckons with.
+    /// Pictures per second that rate control assumes.
     ExpectedFrameRate(i32),
 }
 
 impl Property {
-    /// Whether an encoder that lacks it is none for us. The others tune.
+    /// True if an encoder without this property cannot be used. The other properties tune.
     pub fn is_required(self) -> bool {
         matches!(self, Self::AllowFrameReordering(_) | Self::AverageBitRate(_))
     }
 }
 
-/// A picture to encode: NV12, even sides, limited range. Its memory is held until VideoToolbox lets go of it.
+/// A picture to encode: NV12, even sides, limited range. VideoToolbox releases its memory.
 #[derive(Debug, Clone)]
 pub struct Frame {
-    /// Comes back with the access unit.
+    /// Number that the callback for this picture has.
     pub number: u64,
     /// Presentation time, us.
     pub pts_us: u64,
-    /// Force a keyframe.
+    /// Encode as a keyframe.
     pub idr: bool,
     /// Width in pixels.
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// Bytes from row to row of both planes; the second begins at `stride * height`.
+    /// Distance between rows of both planes in bytes; the second plane begins at `stride * height`.
     pub stride: u32,
-    /// Both planes.
+    /// Y plane, then CbCr plane.
     pub data: Bytes,
 }
 
-/// An access unit as it comes: NAL units with lengths before them, parameter sets apart.
+/// An access unit in AVCC/HVCC format: NAL units with length prefixes, and parameter sets apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
-    /// A sync sample.
+    /// It is a sync sample.
     pub keyframe: bool,
-    /// Bytes of the length before each NAL unit.
+    /// Size of the length prefixes in bytes.
     pub length_bytes: usize,
-    /// The format description's, in its order.
+    /// Parameter sets of the format description, in its order.
     pub parameter_sets: Vec<Bytes>,
-    /// The NAL units.
+    /// NAL units with length prefixes.
     pub data: Bytes,
 }
 
-/// What became of a picture.
+/// Result of a picture in a callback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Delivery {
-    /// Encoded.
+    /// Encoded to an access unit.
     Sample(Sample),
-    /// Left out by the encoder.
+    /// Skipped by the encoder.
     Dropped,
-    /// Failed.
+    /// Failed with this status.
     Failed(Status),
 }
 
-/// Where access units go, with the picture's number: on any thread, at any time, even after the session's end.
+/// Callback with a picture's number and result. Called on any thread and at any time, even after the end of
+/// the session.
 pub type Deliver = Arc<dyn Fn(u64, Delivery) + Send + Sync>;
 
-/// Makes sessions.
+/// Creates compression sessions.
 pub trait Api: Send + Sync + fmt::Debug {
-    /// A session that delivers there.
+    /// Creates a session whose results are passed to `deliver`.
+    ///
+    /// # Errors
+    /// VideoToolbox's status.
     fn create(&self, shape: Shape, deliver: Deliver) -> Result<Box<dyn Session>, Status>;
 }
 
-/// A compression session. Dropped, it is invalidated.
+/// A compression session; invalidated when dropped. All functions fail with VideoToolbox's status.
 pub trait Session: Send + fmt::Debug {
     /// Sets a property.
     fn set(&mut self, property: Property) -> Result<(), Status>;
-    /// Takes a picture.
+    /// Submits a picture.
     fn encode(&mut self, frame: &Frame) -> Result<(), Status>;
-    /// Blocks until everything under way was delivered.
+    /// Blocks until all pictures in flight were delivered.
     fn complete(&mut self) -> Result<(), Status>;
 }

@@ -1,30 +1,33 @@
-//! Apple's encoder, VideoToolbox, as an [`Encoder`](encode::Encoder).
+//! Apple's VideoToolbox as an [`Encoder`](encode::Encoder).
 //!
 //! ```text
-//!   submit ─▶ encoder ─▶ api::Session::encode ─▶ VideoToolbox
-//!   sink ◀── flow ◀──── api::Deliver ◀────────── its thread
+//!   submit ─▶ encoder ───────────▶ api::Session::encode ─▶ VideoToolbox
+//!   sink ◀── completion_queue ◀── api::Deliver ◀────────── its threads
 //! ```
 //!
-//! | module        | what                                                                        |
-//! |---------------|-----------------------------------------------------------------------------|
-//! | [`api`]       | the seam: the few calls of VideoToolbox that we make, in our words          |
-//! | [`encoder`]   | sessions made, set up, lost and made anew                                   |
-//! | [`flow`]      | what is under way: matching, order, failures; where the callbacks arrive    |
-//! | [`avcc`]      | lengths to start codes, parameter sets before every IDR                     |
-//! | [`admission`] | how many pixels a Mac's encoder may be asked for at once                    |
-//! | [`registry`]  | numbers instead of pointers for C to keep, so that no late call is a danger |
-//! | `sys`         | VideoToolbox itself: the only lines that need a Mac to run                  |
-//! | `simulator`   | the seam's other side for tests: x264, and it misbehaves on command         |
+//! | module               | content                                                              |
+//! |----------------------|----------------------------------------------------------------------|
+//! | [`api`]              | the used part of VideoToolbox as traits                              |
+//! | [`encoder`]          | creation, configuration and replacement of sessions                  |
+//! | [`completion_queue`] | pictures in flight: matching of callbacks, order, failures           |
+//! | [`avcc`]             | length-prefixed NAL units to Annex B                                 |
+//! | [`admission`]        | limits on the load of a Mac's encoder                                |
+//! | [`registry`]         | handles for C instead of pointers, so that a late callback is safe   |
+//! | `sys`                | VideoToolbox itself                                                  |
+//! | `simulator`          | an implementation of [`api`] for tests, with faults on request       |
 //!
-//! Everything but `sys/macos.rs` runs and is tested on any system.
+//! Everything except `sys/macos.rs` runs and is tested on any system.
 
-#![cfg_attr(target_os = "macos", expect(unsafe_code, reason = "VideoToolbox is C; fenced into sys/macos.rs"))]
+#![cfg_attr(
+    target_os = "macos",
+    expect(unsafe_code, reason = "VideoToolbox is a C API; confined to sys/macos.rs")
+)]
 
 pub mod admission;
 pub mod api;
 pub mod avcc;
+pub mod completion_queue;
 pub mod encoder;
-pub mod flow;
 pub mod registry;
 #[cfg(feature = "simulator")]
 pub mod simulator;
@@ -38,10 +41,13 @@ use encode::{EncodeError, Settings, Sink};
 pub use admission::{Admission, Limits};
 pub use encoder::VideoToolbox;
 
-/// What people call it.
+/// Name of the encoder.
 pub const NAME: &str = "videotoolbox";
 
-/// Makes an encoder of this Mac's; elsewhere says that there is none.
+/// Opens an encoder.
+///
+/// # Errors
+/// [`EncodeError::Unavailable`] on systems other than macOS; otherwise as [`VideoToolbox::new`].
 pub fn open(settings: Settings, sink: Sink) -> Result<VideoToolbox, EncodeError> {
     static ADMISSION: OnceLock<Arc<Admission>> = OnceLock::new();
     let admission = ADMISSION.get_or_init(|| Arc::new(Admission::new(Limits::default())));

@@ -1,10 +1,10 @@
-//! Numbers for C to keep instead of pointers. C hands a number back; what it stood for is found, or it is gone: a late
-//! or repeated call finds nothing, and nothing is freed twice.
+//! Handles for C instead of pointers. A callback passes a handle back, which is looked up: a late or
+//! repeated callback finds nothing, and nothing is freed twice.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// See the module. Numbers are never used twice.
+/// Values by handle. A handle is never reused.
 #[derive(Debug)]
 pub struct Registry<T> {
     entries: Mutex<Option<(usize, HashMap<usize, T>)>>,
@@ -17,7 +17,7 @@ impl<T> Default for Registry<T> {
 }
 
 impl<T> Registry<T> {
-    /// An empty one.
+    /// An empty registry.
     pub const fn new() -> Self {
         Self { entries: Mutex::new(None) }
     }
@@ -26,7 +26,7 @@ impl<T> Registry<T> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps something; its number is not 0.
+    /// Adds a value; returns its handle, which is not 0.
     pub fn add(&self, entry: T) -> usize {
         let mut entries = self.lock();
         let (last, map) = entries.get_or_insert_with(|| (0, HashMap::new()));
@@ -35,26 +35,26 @@ impl<T> Registry<T> {
         *last
     }
 
-    /// Gives it back, once.
-    pub fn remove(&self, number: usize) -> Option<T> {
-        self.lock().as_mut()?.1.remove(&number)
+    /// Removes and returns a value.
+    pub fn remove(&self, handle: usize) -> Option<T> {
+        self.lock().as_mut()?.1.remove(&handle)
     }
 
-    /// How many there are.
+    /// Number of values.
     pub fn len(&self) -> usize {
         self.lock().as_ref().map_or(0, |entries| entries.1.len())
     }
 
-    /// Whether there are none.
+    /// True if there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
 impl<T: Clone> Registry<T> {
-    /// What a number stands for, if it still does.
-    pub fn get(&self, number: usize) -> Option<T> {
-        self.lock().as_ref()?.1.get(&number).cloned()
+    /// A clone of a value.
+    pub fn get(&self, handle: usize) -> Option<T> {
+        self.lock().as_ref()?.1.get(&handle).cloned()
     }
 }
 
@@ -63,12 +63,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn late_and_repeated_calls_find_nothing() {
+    fn removed_handle_finds_nothing_and_is_not_reused() {
         let registry = Registry::new();
         let (a, b) = (registry.add("a"), registry.add("b"));
         assert_eq!((registry.get(a), registry.get(b), registry.get(0)), (Some("a"), Some("b"), None));
         assert_eq!((registry.remove(a), registry.remove(a), registry.get(a)), (Some("a"), None, None));
-        assert!(![a, b].contains(&registry.add("c")), "a number is used once");
+        assert!(![a, b].contains(&registry.add("c")), "a handle is not reused");
         assert_eq!(registry.len(), 2);
     }
 }

@@ -1,9 +1,9 @@
-//! VideoToolbox without a Mac: x264, or another encoder, in a thread of its own, its access units taken apart as VideoToolbox has them, and
-//! misbehaviour on command.
+//! A simulator of VideoToolbox for tests on any system: an encoder on a separate thread, whose access units
+//! are converted to VideoToolbox's format, with faults on request.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -13,49 +13,65 @@ use encode::{Choice, Codec, EncodeError, Encoder, Output, Picture, PixelFormat, 
 
 use crate::api::{Api, Deliver, Delivery, Frame, Property, Sample, Session, Shape, Status};
 
-/// What goes wrong with a picture.
+/// A fault of one picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Its access unit takes that much longer.
+    /// Delivery is delayed.
     Late(Duration),
-    /// It comes after the next one.
-    Overtaken,
-    /// It is left out.
+    /// The session's thread stops before delivery until [`Simulator::release`], or until the session is
+    /// invalidated.
+    Held,
+    /// Delivered after the next picture.
+    Reordered,
+    /// Skipped by the encoder.
     Dropped,
-    /// It fails.
+    /// Encoding fails.
     Failed(Status),
-    /// Submitting it fails, and the session is of no more use; what is under way fails, too.
+    /// Submission fails and invalidates the session; pictures in flight fail, too.
     Invalidated,
-    /// Its access unit comes with an empty format description.
+    /// The format description is empty.
     NoParameterSets,
-    /// Its access unit comes twice.
-    Twice,
-    /// Its access unit comes a second time when its session is long gone.
-    Haunting,
-    /// Its access unit is cut off.
-    Cut,
-    /// It comes as a delta although an IDR was asked for.
-    NoIdr,
+    /// Delivered twice.
+    DeliveredTwice,
+    /// Delivered again by [`Simulator::redeliver`], after the end of the session.
+    DeliveredLater,
+    /// The access unit is truncated.
+    Truncated,
+    /// Encoded as a delta although an IDR was requested.
+    IdrIgnored,
 }
 
-/// Makes the encoder behind the curtain.
+/// Opens the encoder that does the work.
 pub type Open = fn(Settings, Sink) -> Result<Box<dyn Encoder>, EncodeError>;
 
-/// See the module.
+/// The simulator: makes sessions, and has the faults of their pictures by number.
 #[derive(Debug)]
 pub struct Simulator {
-    coder: Open,
+    open: Open,
     script: Mutex<HashMap<u64, Fault>>,
     refuse: Mutex<Option<Status>>,
     shared: Arc<Shared>,
 }
 
+/// State shared with the sessions' threads.
 #[derive(Default)]
 struct Shared {
-    /// Delivered again after the end of their sessions.
-    haunting: Mutex<Vec<(Deliver, u64, Delivery)>>,
+    /// Deliveries to repeat.
+    repeated: Mutex<Vec<(Deliver, u64, Delivery)>>,
     sessions: AtomicUsize,
-    made: AtomicUsize,
+    created: AtomicUsize,
+    hold: Mutex<Hold>,
+    hold_changed: Condvar,
+}
+
+/// State of [`Fault::Held`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Hold {
+    #[default]
+    None,
+    /// A session's thread waits.
+    Waiting,
+    Released,
 }
 
 impl std::fmt::Debug for Shared {
@@ -69,37 +85,49 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Simulator {
-    /// One that does these things to the pictures of these numbers; the first is 1.
+    /// A simulator with x264 and these faults by picture number; the first picture has number 1.
     pub fn new(script: impl IntoIterator<Item = (u64, Fault)>) -> Arc<Self> {
         Self::with(|settings, sink| encode::open(&Choice::Element("x264enc"), settings, sink), script)
     }
 
-    /// The same with another encoder; with [`Choice::Null`] nothing but our own code runs, and nothing can be looked at.
-    pub fn with(coder: Open, script: impl IntoIterator<Item = (u64, Fault)>) -> Arc<Self> {
+    /// A simulator with another encoder. With [`Choice::Null`] no third-party code runs, but nothing decodes.
+    pub fn with(open: Open, script: impl IntoIterator<Item = (u64, Fault)>) -> Arc<Self> {
         let script = Mutex::new(script.into_iter().collect());
-        Arc::new(Self { coder, script, refuse: Mutex::default(), shared: Arc::default() })
+        Arc::new(Self { open, script, refuse: Mutex::default(), shared: Arc::default() })
     }
 
-    /// From now on sessions can't be made, or can be again.
-    pub fn refuse(&self, status: Option<Status>) {
+    /// Lets the creation of sessions fail with `status`, or succeed again.
+    pub fn refuse_sessions(&self, status: Option<Status>) {
         *lock(&self.refuse) = status;
     }
 
-    /// Sessions that there are.
+    /// Number of existing sessions.
     pub fn sessions(&self) -> usize {
         self.shared.sessions.load(Ordering::Acquire)
     }
 
-    /// Sessions that there ever were.
-    pub fn made(&self) -> usize {
-        self.shared.made.load(Ordering::Acquire)
+    /// Number of sessions created so far.
+    pub fn sessions_created(&self) -> usize {
+        self.shared.created.load(Ordering::Acquire)
     }
 
-    /// Delivers what haunts.
-    pub fn haunt(&self) -> usize {
-        let haunting = std::mem::take(&mut *lock(&self.shared.haunting));
-        let count = haunting.len();
-        for (deliver, number, delivery) in haunting {
+    /// Waits until a session's thread is stopped by [`Fault::Held`].
+    pub fn await_held(&self) {
+        let hold = lock(&self.shared.hold);
+        drop(self.shared.hold_changed.wait_while(hold, |hold| *hold != Hold::Waiting));
+    }
+
+    /// Lets a thread that [`Fault::Held`] stopped go on, now or when it gets there.
+    pub fn release(&self) {
+        *lock(&self.shared.hold) = Hold::Released;
+        self.shared.hold_changed.notify_all();
+    }
+
+    /// Repeats the deliveries of [`Fault::DeliveredLater`]; returns their number.
+    pub fn redeliver(&self) -> usize {
+        let repeated = std::mem::take(&mut *lock(&self.shared.repeated));
+        let count = repeated.len();
+        for (deliver, number, delivery) in repeated {
             deliver(number, delivery);
         }
         count
@@ -110,7 +138,6 @@ enum Job {
     Encode(Frame, Option<Fault>),
     Rate(u32, u32),
     Complete(mpsc::Sender<()>),
-    FailAll(Status),
 }
 
 #[derive(Debug)]
@@ -118,34 +145,37 @@ struct Simulated {
     simulator: Arc<Simulator>,
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
-    valid: bool,
+    /// Status of all further pictures, if the session is invalid.
+    invalid: Arc<Mutex<Option<Status>>>,
     bits: i64,
     fps: i32,
 }
 
-/// Makes [`Simulator`] an API: sessions keep it alive.
+/// The simulator as an [`Api`]; sessions keep it alive.
 #[derive(Debug, Clone)]
-pub struct Handle(pub Arc<Simulator>);
+pub struct SimulatorApi(pub Arc<Simulator>);
 
-impl Api for Handle {
+impl Api for SimulatorApi {
     fn create(&self, shape: Shape, deliver: Deliver) -> Result<Box<dyn Session>, Status> {
         if let Some(status) = *lock(&self.0.refuse) {
             return Err(status);
         }
         let (jobs, todo) = mpsc::channel();
         let shared = Arc::clone(&self.0.shared);
-        let coder = self.0.coder;
+        let open = self.0.open;
+        let invalid: Arc<Mutex<Option<Status>>> = Arc::default();
+        let invalidated = Arc::clone(&invalid);
         shared.sessions.fetch_add(1, Ordering::AcqRel);
-        shared.made.fetch_add(1, Ordering::AcqRel);
+        shared.created.fetch_add(1, Ordering::AcqRel);
         let thread = std::thread::Builder::new()
             .name("simulated-vt".to_owned())
-            .spawn(move || work(shape, coder, &todo, &deliver, &shared))
+            .spawn(move || run_session(shape, open, &todo, &deliver, &shared, &invalidated))
             .map_err(|_| Status::MALFUNCTION)?;
         Ok(Box::new(Simulated {
             simulator: Arc::clone(&self.0),
             jobs: Some(jobs),
             thread: Some(thread),
-            valid: true,
+            invalid,
             bits: 1_000_000,
             fps: 60,
         }))
@@ -160,13 +190,13 @@ impl Simulated {
 
 impl Session for Simulated {
     fn set(&mut self, property: Property) -> Result<(), Status> {
-        if !self.valid {
-            return Err(Status::INVALID_SESSION);
+        if let Some(status) = *lock(&self.invalid) {
+            return Err(status);
         }
         match property {
             Property::AverageBitRate(bits) => self.bits = bits,
             Property::ExpectedFrameRate(fps) => self.fps = fps,
-            // Lacking on some Macs.
+            // Some Macs lack it.
             Property::MaxFrameDelayCount(_) => return Err(Status::PROPERTY_NOT_SUPPORTED),
             _ => return Ok(()),
         }
@@ -174,13 +204,13 @@ impl Session for Simulated {
     }
 
     fn encode(&mut self, frame: &Frame) -> Result<(), Status> {
-        if !self.valid {
-            return Err(Status::INVALID_SESSION);
+        if let Some(status) = *lock(&self.invalid) {
+            return Err(status);
         }
         let fault = lock(&self.simulator.script).remove(&frame.number);
         if fault == Some(Fault::Invalidated) {
-            self.valid = false;
-            self.send(Job::FailAll(Status::INVALID_SESSION))?;
+            *lock(&self.invalid) = Some(Status::INVALID_SESSION);
+            self.simulator.release();
             return Err(Status::INVALID_SESSION);
         }
         self.send(Job::Encode(frame.clone(), fault))
@@ -197,40 +227,46 @@ impl Drop for Simulated {
     fn drop(&mut self) {
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
-            // A panic in there has failed the test already.
+            // A panic of the thread has failed the test.
             let _joined = thread.join();
         }
         self.simulator.shared.sessions.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// The session's thread: encodes, applies faults, delivers.
-fn work(shape: Shape, open: Open, todo: &mpsc::Receiver<Job>, deliver: &Deliver, shared: &Shared) {
+/// The session's thread: encodes, applies faults and delivers.
+fn run_session(
+    shape: Shape,
+    open: Open,
+    todo: &mpsc::Receiver<Job>,
+    deliver: &Deliver,
+    shared: &Shared,
+    invalid: &Mutex<Option<Status>>,
+) {
     let Shape { width, height, codec } = shape;
     let mut settings = Settings { width, height, codec, bitrate_kbps: 1000, max_fps: 60, keyframe_ms: 0 };
     let mut coder = None;
-    let mut overtaken: Option<(u64, Delivery)> = None;
-    let mut broken = None;
+    let mut reordered: Option<(u64, Delivery)> = None;
     while let Ok(job) = todo.recv() {
         match job {
             Job::Rate(kbps, fps) => {
                 (settings.bitrate_kbps, settings.max_fps) = (kbps.max(1), fps.clamp(1, 240));
                 if let Some(Coder { encoder, .. }) = &mut coder {
                     encoder.set_rate(settings.bitrate_kbps, settings.max_fps).unwrap_or_else(|error| {
-                        tracing::error!(%error, "the simulator's rate");
+                        tracing::error!(%error, "simulated encoder refused the rate");
                     });
                 }
             }
             Job::Complete(done) => {
-                if let Some((number, delivery)) = overtaken.take() {
+                if let Some((number, delivery)) = reordered.take() {
                     deliver(number, delivery);
                 }
-                let _waits = done.send(());
+                let _timed_out = done.send(());
             }
-            Job::FailAll(status) => broken = Some(status),
             Job::Encode(frame, fault) => {
                 let number = frame.number;
-                let delivery = match (broken, fault) {
+                let status = *lock(invalid);
+                let delivery = match (status, fault) {
                     (Some(status), _) | (None, Some(Fault::Failed(status))) => Delivery::Failed(status),
                     (None, Some(Fault::Dropped)) => Delivery::Dropped,
                     (None, fault) => {
@@ -240,18 +276,26 @@ fn work(shape: Shape, open: Open, todo: &mpsc::Receiver<Job>, deliver: &Deliver,
                 drop(frame);
                 match fault {
                     Some(Fault::Late(time)) => std::thread::sleep(time),
-                    Some(Fault::Twice) => deliver(number, delivery.clone()),
-                    Some(Fault::Haunting) => {
-                        lock(&shared.haunting).push((Arc::clone(deliver), number, delivery.clone()));
+                    Some(Fault::Held) => {
+                        let mut hold = lock(&shared.hold);
+                        if *hold == Hold::None {
+                            *hold = Hold::Waiting;
+                            shared.hold_changed.notify_all();
+                        }
+                        drop(shared.hold_changed.wait_while(hold, |hold| *hold != Hold::Released));
                     }
-                    Some(Fault::Overtaken) => {
-                        overtaken = Some((number, delivery));
+                    Some(Fault::DeliveredTwice) => deliver(number, delivery.clone()),
+                    Some(Fault::DeliveredLater) => {
+                        lock(&shared.repeated).push((Arc::clone(deliver), number, delivery.clone()));
+                    }
+                    Some(Fault::Reordered) => {
+                        reordered = Some((number, delivery));
                         continue;
                     }
                     _ => {}
                 }
                 deliver(number, delivery);
-                if let Some((number, delivery)) = overtaken.take() {
+                if let Some((number, delivery)) = reordered.take() {
                     deliver(number, delivery);
                 }
             }
@@ -259,6 +303,7 @@ fn work(shape: Shape, open: Open, todo: &mpsc::Receiver<Job>, deliver: &Deliver,
     }
 }
 
+/// The encoder of a session, and its last parameter sets.
 struct Coder {
     codec: Codec,
     encoder: Box<dyn Encoder>,
@@ -267,14 +312,14 @@ struct Coder {
 }
 
 impl Coder {
-    #[expect(clippy::panic, reason = "part of a test: without an encoder it can't run")]
+    #[expect(clippy::panic, reason = "a part of tests, which need the encoder")]
     fn new(open: Open, settings: Settings) -> Self {
         let output: Arc<Mutex<Option<Output>>> = Arc::default();
         let taken = Arc::clone(&output);
         let sink = move |outcome: Result<Output, _>| *lock(&taken) = outcome.ok();
         match open(settings, Box::new(sink)) {
             Ok(encoder) => Self { codec: settings.codec, encoder, output, sets: Vec::new() },
-            Err(error) => panic!("the simulator needs its encoder: {error}"),
+            Err(error) => panic!("the simulator needs an encoder: {error}"),
         }
     }
 
@@ -286,7 +331,7 @@ impl Coder {
             stride: frame.stride,
             data: frame.data.clone(),
         };
-        let idr = frame.idr && fault != Some(Fault::NoIdr);
+        let idr = frame.idr && fault != Some(Fault::IdrIgnored);
         if self.encoder.submit(&picture, frame.number, frame.pts_us, idr).is_err() {
             return Delivery::Failed(Status::MALFUNCTION);
         }
@@ -294,7 +339,7 @@ impl Coder {
         Delivery::Sample(self.sample(&output, fault))
     }
 
-    /// Annex B taken apart as VideoToolbox has it.
+    /// Converts an access unit to VideoToolbox's format.
     fn sample(&mut self, output: &Output, fault: Option<Fault>) -> Sample {
         let mut data = BytesMut::new();
         let mut sets = Vec::new();
@@ -314,7 +359,7 @@ impl Coder {
         if !sets.is_empty() {
             self.sets = sets;
         }
-        if fault == Some(Fault::Cut) {
+        if fault == Some(Fault::Truncated) {
             data.truncate(data.len() - 3);
         }
         let none = fault == Some(Fault::NoParameterSets);

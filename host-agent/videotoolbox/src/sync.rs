@@ -1,4 +1,4 @@
-//! What [`flow`](crate::flow) is locked by: std's, or loom's for tests/loom.rs, which tries every order of things.
+//! Locks of [`completion_queue`](crate::completion_queue): std's, or loom's for tests/loom.rs.
 
 #[cfg(feature = "loom")]
 pub(crate) use loom::sync::{Arc, Condvar, Mutex, MutexGuard};

@@ -1,4 +1,4 @@
-//! Whether this is a Mac. The only cfg site of this crate.
+//! VideoToolbox on macOS, and its absence elsewhere. The only cfg site of this crate.
 
 #[cfg(target_os = "macos")]
 mod macos;

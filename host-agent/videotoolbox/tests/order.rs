@@ -1,5 +1,5 @@
-//! What becomes of the pictures that were under way when one of them failed: who may refer to it fails with it, and one
-//! IDR is asked for, not one for each.
+//! Failures in the completion queue: pictures that may refer to a failed one fail too, and one IDR is
+//! requested for all of them.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,24 +7,24 @@ use std::time::Duration;
 use bytes::Bytes;
 use encode::{Codec, EncodeError, Output};
 use videotoolbox::api::{Delivery, Sample, Status};
-use videotoolbox::flow::Flow;
+use videotoolbox::completion_queue::{CompletionQueue, MAX_FAILURES};
 
 type Log = Arc<Mutex<Vec<(u64, bool)>>>;
 
-fn flow() -> (Flow, u64, Log) {
+fn queue() -> (CompletionQueue, u64, Log) {
     let log: Log = Arc::default();
     let kept = Arc::clone(&log);
     let sink = move |outcome: Result<Output, (u64, EncodeError)>| {
         let entry = outcome.map_or_else(|failed| (failed.0, false), |output| (output.ticket, true));
         kept.lock().expect("not poisoned").push(entry);
     };
-    let flow = Flow::new(Codec::Hevc, Box::new(sink));
-    let session = flow.begin_session();
-    (flow, session, log)
+    let queue = CompletionQueue::new(Codec::Hevc, Box::new(sink));
+    let session = queue.begin_session();
+    (queue, session, log)
 }
 
-fn board(flow: &Flow, number: u64, idr: bool) {
-    flow.board(number, number, idr, Duration::from_secs(1)).expect("room");
+fn begin(queue: &CompletionQueue, number: u64, idr: bool) {
+    queue.begin(number, number, idr, Duration::from_secs(1)).expect("room");
 }
 
 fn sample(keyframe: bool) -> Delivery {
@@ -37,46 +37,46 @@ fn sample(keyframe: bool) -> Delivery {
 }
 
 #[test]
-fn who_may_refer_to_a_failed_picture_fails_with_it() {
-    let (flow, session, log) = flow();
+fn pictures_after_a_failed_one_fail_until_the_next_idr() {
+    let (queue, session, log) = queue();
     for number in 1..=4 {
-        board(&flow, number, number == 1);
+        begin(&queue, number, number == 1);
     }
-    flow.deliver(session, 1, sample(true));
-    flow.deliver(session, 3, sample(false));
-    flow.deliver(session, 2, Delivery::Failed(Status(-12912)));
-    assert!(flow.wants_idr());
-    board(&flow, 5, true);
-    flow.deliver(session, 4, sample(false));
-    assert!(!flow.wants_idr(), "the IDR is under way");
-    flow.deliver(session, 5, sample(true));
-    board(&flow, 6, false);
-    flow.deliver(session, 6, sample(false));
+    queue.deliver(session, 1, sample(true));
+    queue.deliver(session, 3, sample(false));
+    queue.deliver(session, 2, Delivery::Failed(Status(-12912)));
+    assert!(queue.needs_idr());
+    begin(&queue, 5, true);
+    queue.deliver(session, 4, sample(false));
+    assert!(!queue.needs_idr(), "the IDR is in flight");
+    queue.deliver(session, 5, sample(true));
+    begin(&queue, 6, false);
+    queue.deliver(session, 6, sample(false));
     let want = [(1, true), (2, false), (3, false), (4, false), (5, true), (6, true)];
     assert_eq!(*log.lock().expect("not poisoned"), want);
 }
 
 #[test]
-fn nobody_refers_to_a_picture_that_was_left_out() {
-    let (flow, session, log) = flow();
+fn skipped_picture_does_not_affect_later_ones() {
+    let (queue, session, log) = queue();
     for number in 1..=3 {
-        board(&flow, number, number == 1);
+        begin(&queue, number, number == 1);
     }
-    flow.deliver(session, 1, sample(true));
-    flow.deliver(session, 2, Delivery::Dropped);
-    flow.deliver(session, 3, sample(false));
-    assert!(!flow.wants_idr());
+    queue.deliver(session, 1, sample(true));
+    queue.deliver(session, 2, Delivery::Dropped);
+    queue.deliver(session, 3, sample(false));
+    assert!(!queue.needs_idr());
     assert_eq!(*log.lock().expect("not poisoned"), [(1, true), (2, false), (3, true)]);
 }
 
 #[test]
-fn a_session_that_never_gives_an_idr_is_given_up() {
-    let (flow, session, log) = flow();
+fn session_without_an_idr_counts_as_failing() {
+    let (queue, session, log) = queue();
     for number in 1..=20 {
-        let idr = flow.wants_idr();
-        board(&flow, number, idr);
-        flow.deliver(session, number, sample(false));
+        let idr = queue.needs_idr();
+        begin(&queue, number, idr);
+        queue.deliver(session, number, sample(false));
     }
     assert!(log.lock().expect("not poisoned").iter().all(|entry| !entry.1));
-    assert!(flow.failures() >= videotoolbox::flow::MAX_FAILURES, "{} failures", flow.failures());
+    assert!(queue.failures() >= MAX_FAILURES, "{} failures", queue.failures());
 }

@@ -15,7 +15,7 @@ pub enum Source {
     Auto,
     /// PipeWire: [`CaptureOptions::pipewire_node`] if set, else a node created by Mutter.
     PipeWire,
-    /// wlr-screencopy.
+    /// A wlroots compositor, by wlr-screencopy.
     Wayland,
     /// A numbered pattern drawn by the CPU; needs no desktop.
     TestPattern,

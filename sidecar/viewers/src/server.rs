@@ -2,7 +2,7 @@
 //!
 //! | path                    | response                                             | token required |
 //! |-------------------------|------------------------------------------------------|----------------|
-//! | `/`                     | the page; it loads `viewer.js` and `viewer.css`      | yes            |
+//! | `/`                     | the page, with its scripts and style sheet           | yes            |
 //! | `/ws`                   | WebSocket with access units and messages, see [`wire`] | yes          |
 //! | `/stream.h264`          | live Annex B from the last IDR                       | yes            |
 //! | `/stream.mp4`           | live fragmented MP4                                  | yes            |
@@ -191,10 +191,7 @@ impl Server {
     }
 
     fn router(shared: Arc<Shared>) -> Router {
-        let authenticated = Router::new()
-            .route("/", get(page::index))
-            .route("/viewer.js", get(page::script))
-            .route("/viewer.css", get(page::style))
+        let authenticated = page::routes()
             .route("/ws", any(session::upgrade))
             .route("/stream.h264", get(streams::annexb))
             .route("/stream.mp4", get(streams::mp4))

@@ -10,9 +10,12 @@ use viewers::hub::Rejection;
 use viewers::server::{Server, ServerError, ServerOptions};
 use viewers::{Hub, HubOptions};
 
-const AUTHENTICATED: [&str; 9] = [
+const AUTHENTICATED: [&str; 12] = [
     "/",
     "/viewer.js",
+    "/connection.js",
+    "/player.js",
+    "/stats.js",
     "/viewer.css",
     "/ws",
     "/stream.h264",
@@ -112,6 +115,7 @@ async fn page_has_security_headers_and_loads_nothing_from_other_hosts() {
     ] {
         assert!(head.contains(header), "{header} is missing: {head}");
     }
+    assert!(head.contains("\r\ncontent-type: text/html; charset=utf-8\r\n"), "{head}");
     let page = String::from_utf8(body).expect("UTF-8");
     for part in page.split(['"', '\'']).filter(|part| part.contains("://")) {
         assert!(part.starts_with("http://www.w3.org/"), "the page refers to {part}");
@@ -120,6 +124,28 @@ async fn page_has_security_headers_and_loads_nothing_from_other_hosts() {
         !page.contains("style=") && !page.contains("<style") && !page.contains("onclick"),
         "the content security policy forbids inline styles and handlers"
     );
+}
+
+#[tokio::test]
+async fn page_files_have_their_content_type_and_are_revalidated() {
+    let served = Served::start(ServerOptions::default()).await;
+    for (path, content_type) in [
+        ("/", "text/html"),
+        ("/viewer.js", "text/javascript"),
+        ("/connection.js", "text/javascript"),
+        ("/player.js", "text/javascript"),
+        ("/stats.js", "text/javascript"),
+        ("/viewer.css", "text/css"),
+        ("/login.css", "text/css"),
+    ] {
+        let (head, _) = served.request(path, &[]).await;
+        assert!(head.starts_with("http/1.1 200 "), "{path}: {head}");
+        assert!(
+            head.contains(&format!("\r\ncontent-type: {content_type}; charset=utf-8\r\n")),
+            "{path}: {head}"
+        );
+        assert!(head.contains("\r\ncache-control: no-cache\r\n"), "{path}: {head}");
+    }
 }
 
 #[tokio::test]

@@ -8,14 +8,20 @@ use std::time::{Duration, Instant};
 
 use protocol::mailbox::Operation;
 use protocol::{PixelFormat, Rect};
-use virtgpu::{Device, Mailbox};
+use virtgpu::{CallError, Device, Mailbox};
+
+/// Exit status if everything works, but no tap answers in the mailbox.
+const NO_TAP: u8 = 3;
 
 fn main() -> ExitCode {
     match probe() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             println!("{error}");
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(CallError::NoTap { .. }) => ExitCode::from(NO_TAP),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -82,7 +82,7 @@ impl Suite {
                 Step::check("rebuilt-stream", rebuilt_stream_in_chromium),
             ],
             Self::Macos => vec![
-                Step::check("soak", || valgrind("without_an_encoder", &[])),
+                Step::check("soak", || valgrind("soak_without_encoder_loses_and_leaks_nothing", &[])),
                 Step::check("leak", valgrind_finds_a_leak),
                 Step::libtest("loom", || {
                     Ok(workspace_tests(&["--features", "videotoolbox/loom", "--test", "loom"], &[]))
@@ -185,7 +185,7 @@ fn e2e(files: &[&str], more: &[&str]) -> Command {
 
 /// Chromium's decoder on a stream whose encoder was replaced, which a test of crate `videotoolbox` writes.
 fn rebuilt_stream_in_chromium() -> Result<()> {
-    let written = libtest::run(&mut workspace_tests(&["--test", "rebuilt"], &[]))?;
+    let written = libtest::run(&mut workspace_tests(&["--test", "replaced_session"], &[]))?;
     ensure!(written.failures.is_empty() && written.passed > 0, "test `rebuilt` failed");
     e2e::browser::install()?;
     let stream = workspace::target()?.join("tmp/rebuilt.stream");
@@ -210,7 +210,7 @@ fn valgrind(test: &str, more: &[&str]) -> Result<()> {
 
 fn valgrind_finds_a_leak() -> Result<()> {
     println!("x: the next test leaks on purpose: valgrind must report it");
-    ensure!(valgrind("a_leak", &["--ignored"]).is_err(), "valgrind did not report the leak");
+    ensure!(valgrind("deliberate_leak_is_found_by_valgrind", &["--ignored"]).is_err(), "valgrind did not report the leak");
     Ok(())
 }
 

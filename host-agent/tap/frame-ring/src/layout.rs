@@ -33,7 +33,7 @@ const SLOT_ALIGN: usize = 16 << 10;
 /// Largest slot in bytes: a frame of the protocol's largest size.
 pub const MAX_SLOT_BYTES: usize =
     4 * (protocol::pixel::MAX_SIDE as usize) * (protocol::pixel::MAX_SIDE as usize);
-/// `DSRG`.
+/// Magic number: `DSRG`.
 const MAGIC: u32 = u32::from_le_bytes(*b"DSRG");
 const VERSION: u32 = 1;
 /// Number of overwritten frames whose sequence numbers are kept for the consumer.

@@ -7,7 +7,7 @@ use protocol::{PixelFormat, Rect};
 /// Description of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Meta {
-    /// The sidecar's sequence number. Comes from a guest: neither ordered nor unique.
+    /// Sequence number from the sidecar, so from a guest: neither ordered nor unique.
     pub seq: u64,
     /// Memory layout.
     pub format: PixelFormat,

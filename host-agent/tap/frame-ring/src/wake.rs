@@ -2,7 +2,7 @@
 //!
 //! A byte in the socket carries no information, and several wakes may arrive as one. After a wake the
 //! receiver must look for work until there is none. A socket and not an eventfd, because macOS has none
-//! and because a closed socket tells either end that the other one exited.
+//! and because either end can detect that the other one is closed.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -33,7 +33,7 @@ pub(crate) fn arguments() -> Vec<u8> {
 }
 
 /// The user's runtime directory, when the environment does not name it. It is in the home directory,
-/// which programs started by launchd and by a terminal both know.
+/// which is the same for programs started by launchd and by a terminal.
 pub(crate) fn default_folder(uid: u32) -> PathBuf {
     std::env::var_os("HOME").map_or_else(
         || format!("/tmp/desktopstream-{uid}").into(),

@@ -20,7 +20,7 @@ unsafe impl Send for Display {}
 // SAFETY: as for Send; EGL calls that take the handles are thread-safe.
 unsafe impl Sync for Display {}
 
-/// `EGL_PLATFORM_SURFACELESS_MESA`.
+/// `EGL_PLATFORM_SURFACELESS_MESA` (EGL_MESA_platform_surfaceless).
 const SURFACELESS: egl::Enum = 0x31DD;
 
 fn display() -> &'static Display {

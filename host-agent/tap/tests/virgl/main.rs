@@ -2,7 +2,7 @@
 //! preloaded, and as the host-agent at the other end of the link.
 //!
 //! virglrenderer and the tap are global to a process, and the tap must be preloaded, so every test runs an
-//! ignored test of this program (a scene) in a process of its own. GL is Mesa's software renderer without
+//! ignored test of this program (a scene) in a separate process. GL is Mesa's software renderer without
 //! a display; the packages libvirglrenderer1, libepoxy0 and libegl1 are needed.
 
 #![expect(unsafe_code, reason = "calls virglrenderer as a VMM does")]

@@ -1,4 +1,4 @@
-//! Scenes between VMM, guest and host-agent. `main.rs` runs each in a process of its own.
+//! Scenes between VMM, guest and host-agent. `main.rs` runs each in a separate process.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -267,7 +267,7 @@ fn hostile_host_agent_only_loses_its_connection() {
         link.send_raw(&[*byte]);
     }
     let _uninvited = link.attach(1, context, 4096);
-    // The attach must be processed before the bind, which takes another path.
+    // The attach must be processed before the bind, which arrives by another path.
     link.sync(&mut sidecar);
     sidecar.bind([9; 16]);
     let (context, _) = link.bound([9; 16]);

@@ -1,4 +1,4 @@
-//! No VideoToolbox here.
+//! Systems without VideoToolbox.
 
 use std::sync::Arc;
 
@@ -6,9 +6,10 @@ use encode::EncodeError;
 
 use crate::api::Api;
 
-/// Always says what to do instead.
+/// Always fails, with a remedy.
 pub(crate) fn api() -> Result<Arc<dyn Api>, EncodeError> {
     Err(EncodeError::Unavailable(
-        "VideoToolbox is a part of macOS; here install gstreamer1.0-plugins-ugly for x264enc".to_owned(),
+        "VideoToolbox is part of macOS; on this system install gstreamer1.0-plugins-ugly for x264enc"
+            .to_owned(),
     ))
 }

@@ -1,5 +1,4 @@
-//! VideoToolbox: every line that needs a Mac to run. No decisions here; those are on the other side of
-//! [`api`](crate::api).
+//! VideoToolbox by its C API. Contains no decisions: those are in the modules that use [`api`](crate::api).
 
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,22 +33,22 @@ use crate::api::{Api, Deliver, Delivery, Frame, Property, Sample, Session, Shape
 use crate::avcc::MAX_SETS;
 use crate::registry::Registry;
 
-/// Where each session's access units go.
+/// Callbacks of the sessions.
 static SESSIONS: Registry<Deliver> = Registry::new();
-/// Pictures that pixel buffers borrow.
+/// Memory that pixel buffers borrow.
 static PICTURES: Registry<Bytes> = Registry::new();
 
-/// `kVTParameterErr`: for what we find wrong ourselves.
+/// `kVTParameterErr`, for errors that this module detects.
 const BAD_PARAMETER: Status = Status(-12902);
-/// Units of a second in which times are given.
+/// Time scale of presentation times: us.
 const TIMESCALE: i32 = 1_000_000;
 
 fn ok(status: i32) -> Result<(), Status> {
     if status == 0 { Ok(()) } else { Err(Status(status)) }
 }
 
-/// This Mac's.
-#[expect(clippy::unnecessary_wraps, reason = "the same signature as where there is none")]
+/// The API of this Mac.
+#[expect(clippy::unnecessary_wraps, reason = "has the signature of the variant without VideoToolbox")]
 pub(crate) fn api() -> Result<Arc<dyn Api>, EncodeError> {
     Ok(Arc::new(Mac))
 }
@@ -68,8 +67,8 @@ impl Api for Mac {
         };
         let number = SESSIONS.add(deliver);
         let mut made: *mut VTCompressionSession = ptr::null_mut();
-        // SAFETY: optional arguments are none; the callback has the documented signature and takes the
-        // number, which is no pointer; `made` is valid for the call.
+        // SAFETY: all optional arguments are absent; the callback has the signature that the function needs, and
+        // treats its context as a number; `made` is a local that outlives the call.
         let status = unsafe {
             VTCompressionSession::create(
                 None,
@@ -91,8 +90,7 @@ impl Api for Mac {
                 return Err(failed.err().unwrap_or(BAD_PARAMETER));
             }
         };
-        // SAFETY: a create function's result, with the one reference that is ours (Core Foundation's
-        // create rule).
+        // SAFETY: not null (checked); by Core Foundation's create rule the caller owns one reference.
         let session = unsafe { CFRetained::from_raw(made) };
         Ok(Box::new(MacSession { session, number, shape }))
     }
@@ -101,19 +99,19 @@ impl Api for Mac {
 #[derive(Debug)]
 struct MacSession {
     session: CFRetained<VTCompressionSession>,
-    /// In `SESSIONS`.
+    /// Handle in `SESSIONS`.
     number: usize,
     shape: Shape,
 }
 
-// SAFETY: VTCompressionSession may be used from any thread, and is used from one at a time: `Session`'s methods take
+// SAFETY: VTCompressionSession may be used from any thread, one at a time; the functions of `Session` take
 // `&mut self`.
 unsafe impl Send for MacSession {}
 
 impl MacSession {
     fn put(&self, key: &CFString, value: &CFType) -> Result<(), Status> {
-        // SAFETY: a compression session, and a value of the type that the key's documentation names: the
-        // pairs are those of `set`.
+        // SAFETY: the session is valid, and the value has the type that the key's documentation names: all pairs
+        // are in `set`.
         ok(unsafe { VTSessionSetProperty(&self.session, key, Some(value)) })
     }
 }
@@ -121,8 +119,8 @@ impl MacSession {
 /// A constant of one of the frameworks.
 macro_rules! constant {
     ($name:ident) => {{
-        // SAFETY: a constant that the framework's loader sets before our code runs; older than the
-        // oldest macOS that we run on, never written.
+        // SAFETY: the loader initialises the constant before any code of this program runs, and it is never
+        // written; it exists in all supported versions of macOS.
         unsafe { $name }
     }};
 }
@@ -185,10 +183,10 @@ impl Session for MacSession {
             &[CFBoolean::new(true)],
         );
         let options = frame.idr.then(|| force.as_opaque());
-        // SAFETY: plain numbers in, a plain structure out.
+        // SAFETY: takes numbers and returns a structure; no preconditions.
         let pts = unsafe { CMTime::new(pts, TIMESCALE) };
-        // SAFETY: an image buffer of the session's size, which VideoToolbox retains; options of the
-        // documented type; the picture's number is no pointer; null for the flags is allowed.
+        // SAFETY: the image buffer has the session's size (checked), and VideoToolbox retains it; the options have
+        // the documented type; the callback treats its context as a number; the flags may be null.
         ok(unsafe {
             self.session.encode_frame(
                 &picture,
@@ -202,22 +200,22 @@ impl Session for MacSession {
     }
 
     fn complete(&mut self) -> Result<(), Status> {
-        // SAFETY: a constant of Core Media's, see `constant!`.
+        // SAFETY: as in `constant!`.
         let all = unsafe { kCMTimeInvalid };
-        // SAFETY: a session; no lock of ours is held that a callback could want.
+        // SAFETY: the session is valid; the caller holds no lock that a callback needs.
         ok(unsafe { self.session.complete_frames(all) })
     }
 }
 
 impl Drop for MacSession {
     fn drop(&mut self) {
-        // SAFETY: a session, not used again.
+        // SAFETY: the session is valid and is not used afterwards.
         unsafe { self.session.invalidate() };
         SESSIONS.remove(self.number);
     }
 }
 
-/// A pixel buffer over a picture's own memory, which it keeps until Core Video calls `release`.
+/// A pixel buffer that borrows a picture's memory until Core Video calls `release`.
 fn wrap(frame: &Frame) -> Result<CFRetained<CVPixelBuffer>, Status> {
     let (width, height, stride) = (frame.width as usize, frame.height as usize, frame.stride as usize);
     if stride < width || frame.data.len() < stride * height * 3 / 2 {
@@ -229,9 +227,12 @@ fn wrap(frame: &Frame) -> Result<CFRetained<CVPixelBuffer>, Status> {
     let mut strides = [stride, stride];
     let number = PICTURES.add(frame.data.clone());
     let mut made: *mut CVPixelBuffer = ptr::null_mut();
-    // SAFETY: two planes in each array, all inside the picture's memory (checked above), which `PICTURES`
-    // keeps in place until `release`; the encoder only reads them; the callback has the documented signature and
-    // takes the number, which is no pointer; `made` is valid for the call.
+    // SAFETY:
+    // - each array has two entries, and outlives the call.
+    // - both planes lie inside the picture's memory (checked), which `PICTURES` keeps until `release`; the
+    //   encoder only reads them.
+    // - the callback has the signature that the function needs, and treats its context as a number.
+    // - `made` is a local that outlives the call.
     let status = unsafe {
         CVPixelBufferCreateWithPlanarBytes(
             None,
@@ -252,7 +253,7 @@ fn wrap(frame: &Frame) -> Result<CFRetained<CVPixelBuffer>, Status> {
         )
     };
     match (ok(status), NonNull::new(made)) {
-        // SAFETY: a create function's result, as for the session.
+        // SAFETY: not null; by Core Foundation's create rule the caller owns one reference.
         (Ok(()), Some(made)) => Ok(unsafe { CFRetained::from_raw(made) }),
         (failed, _) => {
             PICTURES.remove(number);
@@ -261,7 +262,7 @@ fn wrap(frame: &Frame) -> Result<CFRetained<CVPixelBuffer>, Status> {
     }
 }
 
-/// Core Video is through with a picture.
+/// Core Video released a picture.
 unsafe extern "C-unwind" fn release(
     number: *mut c_void,
     _data: *const c_void,
@@ -269,11 +270,11 @@ unsafe extern "C-unwind" fn release(
     _planes: usize,
     _addresses: *mut *const c_void,
 ) {
-    // Dropping may call into the ring; a panic must not reach C.
+    // Dropping may free a ring slot; a panic must not unwind into C.
     let _panicked = catch_unwind(|| drop(PICTURES.remove(number.addr())));
 }
 
-/// VideoToolbox is through with a picture, on a thread of its own.
+/// VideoToolbox finished a picture; called on one of its threads.
 unsafe extern "C-unwind" fn output(
     session: *mut c_void,
     picture: *mut c_void,
@@ -282,7 +283,7 @@ unsafe extern "C-unwind" fn output(
     sample: *mut CMSampleBuffer,
 ) {
     let Some(deliver) = SESSIONS.get(session.addr()) else { return };
-    // SAFETY: null or a sample buffer that lives for the time of this call.
+    // SAFETY: null, or a sample buffer that VideoToolbox keeps valid during this call.
     let sample = unsafe { sample.as_ref() };
     let _panicked = catch_unwind(AssertUnwindSafe(|| {
         let delivery = match (ok(status), sample) {
@@ -297,35 +298,35 @@ unsafe extern "C-unwind" fn output(
 }
 
 fn read(sample: &CMSampleBuffer) -> Result<Sample, Status> {
-    // SAFETY: a valid sample buffer; what is returned is retained.
+    // SAFETY: the sample buffer is valid; the result is retained.
     let format = unsafe { sample.format_description() }.ok_or(BAD_PARAMETER)?;
-    // SAFETY: as above.
+    // SAFETY: the sample buffer is valid; the result is retained.
     let block = unsafe { sample.data_buffer() }.ok_or(BAD_PARAMETER)?;
-    // SAFETY: a valid block buffer.
+    // SAFETY: the block buffer is valid.
     let length = unsafe { block.data_length() };
     let mut data = BytesMut::zeroed(length);
     if let Some(start) = NonNull::new(data.as_mut_ptr()).filter(|_| length > 0) {
-        // SAFETY: `length` bytes of room, and that many in the block.
+        // SAFETY: the destination has `length` bytes, and so has the block buffer.
         ok(unsafe { block.copy_data_bytes(0, length, start.cast()) })?;
     }
     let (parameter_sets, length_bytes) = parameter_sets(&format)?;
     Ok(Sample { keyframe: is_sync(sample), length_bytes, parameter_sets, data: data.freeze() })
 }
 
-/// A sample is a keyframe unless its attachments say otherwise.
+/// True unless the sample's attachments mark it as not a sync sample.
 fn is_sync(sample: &CMSampleBuffer) -> bool {
-    // SAFETY: a valid sample buffer.
+    // SAFETY: the sample buffer is valid.
     let Some(attachments) = (unsafe { sample.sample_attachments_array(false) }) else { return true };
-    // SAFETY: documented as an array of dictionaries with string keys.
+    // SAFETY: Core Media documents the attachments as an array of dictionaries with string keys.
     let attachments = unsafe { attachments.cast_unchecked::<CFDictionary<CFString, CFType>>() };
     let Some(first) = CFArray::get(attachments, 0) else { return true };
     let not_sync = first.get(constant!(kCMSampleAttachmentKey_NotSync));
     !not_sync.is_some_and(|value| value.downcast_ref::<CFBoolean>().is_some_and(CFBoolean::as_bool))
 }
 
-/// The parameter sets, and how long the lengths before NAL units are.
+/// The parameter sets, and the size of length prefixes in bytes.
 fn parameter_sets(format: &CMFormatDescription) -> Result<(Vec<Bytes>, usize), Status> {
-    // SAFETY: a valid format description.
+    // SAFETY: the format description is valid.
     let codec = unsafe { format.media_sub_type() };
     let get = if codec == kCMVideoCodecType_HEVC {
         CMVideoFormatDescriptionGetHEVCParameterSetAtIndex
@@ -333,15 +334,17 @@ fn parameter_sets(format: &CMFormatDescription) -> Result<(Vec<Bytes>, usize), S
         CMVideoFormatDescriptionGetH264ParameterSetAtIndex
     };
     let (mut count, mut header) = (0, 0);
-    // SAFETY: a video format description of that codec; the last two are valid, the others may be null.
+    // SAFETY: the format description is valid and of this codec; `count` and `header` are locals that outlive the
+    // call; the other pointers may be null.
     ok(unsafe { get(format, 0, ptr::null_mut(), ptr::null_mut(), &raw mut count, &raw mut header) })?;
     let mut sets = Vec::new();
     for index in 0..count.min(MAX_SETS) {
         let (mut start, mut size) = (ptr::null(), 0);
-        // SAFETY: as above, with an index below the count.
+        // SAFETY: as above; `index` is less than the count.
         ok(unsafe { get(format, index, &raw mut start, &raw mut size, ptr::null_mut(), ptr::null_mut()) })?;
         if !start.is_null() {
-            // SAFETY: that many bytes of the format description's memory, which outlives this.
+            // SAFETY: the function returned `size` bytes of the format description's memory, which `format` keeps
+            // valid; they are copied here.
             sets.push(Bytes::copy_from_slice(unsafe { std::slice::from_raw_parts(start, size) }));
         }
     }

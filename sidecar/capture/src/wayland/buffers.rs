@@ -22,9 +22,9 @@ pub const COUNT: usize = 3;
 /// Kind and size of a buffer set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// DMA-BUF.
+    /// DMA-BUFs allocated on the render node.
     Gpu(DmabufOffer),
-    /// Shared memory.
+    /// Shared memory pools.
     Shm(ShmOffer),
 }
 

@@ -60,7 +60,7 @@ pub struct Output {
 /// Shared memory buffer requested by the compositor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShmOffer {
-    /// `wl_shm.format`.
+    /// Value of `wl_shm.format`.
     pub format: u32,
     /// Width in pixels.
     pub width: u32,

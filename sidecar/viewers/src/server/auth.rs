@@ -52,7 +52,7 @@ pub(super) enum Credential {
     Bearer,
     /// `token` parameter of the URL.
     Query,
-    /// Cookie.
+    /// Cookie set by the page's first visit.
     Cookie,
 }
 

@@ -1,15 +1,15 @@
-//! An encoder of HEVC for tests, by GStreamer's x265enc: slow, and as strict about one in, one out as the others.
+//! An HEVC encoder for tests: GStreamer's x265enc, with one access unit per picture.
 
-use encode::encoder::PATIENCE;
+use encode::encoder::ENCODE_TIMEOUT;
 use encode::{EncodeError, Encoder, Output, Picture, PixelFormat, Settings, Sink};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app::{AppSink, AppSrc};
 use gstreamer_video::{UpstreamForceKeyUnitEvent, VideoColorimetry, VideoFormat, VideoInfo};
 
-use crate::stream;
+use crate::byte_stream;
 
-/// See the module. Takes NV12 of even sides whose rows follow each other at `width` or later.
+/// The encoder. Accepts NV12 with even sides.
 pub struct X265 {
     pipeline: gst::Pipeline,
     source: AppSrc,
@@ -26,11 +26,18 @@ impl std::fmt::Debug for X265 {
 }
 
 fn make(name: &str) -> Result<gst::Element, EncodeError> {
-    let missing = |_| EncodeError::Unavailable(format!("{name}; install gstreamer1.0-plugins-bad"));
+    let missing = |_| {
+        EncodeError::Unavailable(format!(
+            "GStreamer has no element `{name}`; install gstreamer1.0-plugins-bad"
+        ))
+    };
     gst::ElementFactory::make(name).build().map_err(missing)
 }
 
-/// Opens one.
+/// Opens the encoder.
+///
+/// # Errors
+/// If an element is not installed or the pipeline does not start.
 pub fn open(settings: Settings, sink: Sink) -> Result<Box<dyn Encoder>, EncodeError> {
     gst::init().map_err(|error| EncodeError::Unavailable(error.to_string()))?;
     let info = VideoInfo::builder(VideoFormat::Nv12, settings.width, settings.height)
@@ -45,12 +52,12 @@ pub fn open(settings: Settings, sink: Sink) -> Result<Box<dyn Encoder>, EncodeEr
     encoder.set_property_from_str("speed-preset", "ultrafast");
     encoder.set_property_from_str("key-int-max", "2147483647");
     encoder.set_property("bitrate", settings.bitrate_kbps);
-    // No IDR of its own accord, and small pictures, too.
+    // No automatic IDRs; units small enough for small pictures.
     let options = "scenecut=0:ctu=16:min-cu-size=8:pools=none:frame-threads=1:keyint=-1";
     encoder.set_property_from_str("option-string", options);
     parse.set_property("config-interval", -1i32);
     let plain = make("capsfilter")?;
-    // Left to itself it would take 4:4:4.
+    // Without this, 4:4:4 would be negotiated.
     plain.set_property("caps", gst::Caps::builder("video/x-raw").field("format", "I420").build());
     let wanted = gst::Caps::builder("video/x-h265")
         .field("stream-format", "byte-stream")
@@ -71,7 +78,7 @@ impl Encoder for X265 {
     }
 
     fn submit(&mut self, picture: &Picture, ticket: u64, pts_us: u64, idr: bool) -> Result<(), EncodeError> {
-        assert_eq!(picture.format, PixelFormat::Nv12, "all that the simulator has");
+        assert_eq!(picture.format, PixelFormat::Nv12, "the simulator submits NV12 only");
         let (width, stride) = (picture.width as usize, picture.stride as usize);
         let rows = picture.height as usize * 3 / 2;
         let mut data = Vec::with_capacity(self.info.size());
@@ -93,15 +100,17 @@ impl Encoder for X265 {
         let mut buffer = gst::Buffer::from_mut_slice(data);
         buffer.get_mut().expect("unique").set_pts(gst::ClockTime::from_useconds(pts_us));
         self.source.push_buffer(buffer).map_err(|error| EncodeError::Broken(error.to_string()))?;
-        let sample = self.output.try_pull_sample(gst::ClockTime::try_from(PATIENCE).ok());
-        let Some(sample) = sample else { return Err(EncodeError::Broken("x265enc kept a picture".into())) };
+        let sample = self.output.try_pull_sample(gst::ClockTime::try_from(ENCODE_TIMEOUT).ok());
+        let Some(sample) = sample else {
+            return Err(EncodeError::Broken("no access unit from x265enc in time".into()));
+        };
         let unit = sample.buffer().expect("a buffer").map_readable().expect("maps").to_vec();
-        let idr = stream::is_entry_point(encode::Codec::Hevc, &unit);
+        let idr = byte_stream::is_entry_point(encode::Codec::Hevc, &unit);
         (self.sink)(Ok(Output { ticket, idr, data: unit.into() }));
         Ok(())
     }
 
-    /// Its own rate stays: how rates are told is not a codec's matter.
+    /// Ignored: rate changes do not depend on the codec and are tested with H.264.
     fn set_rate(&mut self, _bitrate_kbps: u32, _max_fps: u32) -> Result<(), EncodeError> {
         Ok(())
     }
@@ -109,7 +118,7 @@ impl Encoder for X265 {
 
 impl Drop for X265 {
     fn drop(&mut self) {
-        // Nobody waits for what is in it.
+        // Pictures in the pipeline are discarded.
         let _stopped = self.pipeline.set_state(gst::State::Null);
     }
 }

@@ -1,6 +1,6 @@
-//! Prints what conversion and encoding cost on this machine: milliseconds a picture, median and p99.
+//! Prints the time for conversion and encoding on this machine: ms per picture, median and p99.
 //!
-//! `cargo run --release -p encode --example time`
+//! `cargo run --release -p encode --example timings`
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use encode::{Choice, Codec, Picture, PixelFormat, Settings, open};
 
 const PICTURES: usize = 200;
 
-/// A desktop-like picture: flat areas, text-like detail, a part that moves.
+/// A picture like a desktop: flat areas, text-like detail and a moving block.
 fn desktop(number: usize, width: u32, height: u32) -> Picture {
     let mut data = Vec::with_capacity(PixelFormat::Bgrx.bytes(width, height));
     let moving = (number as u32 * 8) % width;

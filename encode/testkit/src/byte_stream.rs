@@ -1,4 +1,4 @@
-//! What there is in a byte stream of either codec: kinds of NAL units, and where a decoder can begin.
+//! NAL units of H.264 and HEVC byte streams.
 
 use encode::{Codec, annexb};
 
@@ -10,7 +10,7 @@ pub fn kind(codec: Codec, unit: &[u8]) -> Option<u8> {
     }
 }
 
-/// Its parameter sets' kinds, in the order in which they refer to each other.
+/// NAL unit types of the codec's parameter sets, in the order of their references.
 pub const fn parameter_sets(codec: Codec) -> &'static [u8] {
     match codec {
         Codec::H264 => &[annexb::nal_type::SPS, annexb::nal_type::PPS],
@@ -19,8 +19,8 @@ pub const fn parameter_sets(codec: Codec) -> &'static [u8] {
     }
 }
 
-/// Whether a decoder can begin with this access unit: all parameter sets, then a picture that refers to none before it
-/// (H.265: an IRAP, types 16 to 21).
+/// True if a decoder can start at this access unit: all parameter sets, then a picture without references to
+/// earlier ones (for HEVC an IRAP picture, types 16 to 21).
 pub fn is_entry_point(codec: Codec, data: &[u8]) -> bool {
     if codec == Codec::H264 {
         return annexb::is_entry_point(data);

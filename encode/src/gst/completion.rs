@@ -1,0 +1,88 @@
+//! Completion of the one picture in flight, between the thread that called the encoder and the
+//! pipeline's.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::encoder::{Output, Sink};
+use crate::in_flight::{Full, InFlight};
+
+/// The picture in flight, and the sink for its access unit.
+pub(super) struct Completion {
+    state: Mutex<State>,
+    changed: Condvar,
+    sink: Sink,
+}
+
+struct State {
+    in_flight: InFlight<()>,
+    /// The last picture's access unit was given to the sink; true if it is an IDR.
+    completed: Option<bool>,
+    /// First error of the pipeline, which makes it unusable.
+    failure: Option<String>,
+}
+
+impl Completion {
+    pub(super) fn new(sink: Sink) -> Self {
+        let state = State { in_flight: InFlight::new(1), completed: None, failure: None };
+        Self { state: Mutex::new(state), changed: Condvar::new(), sink }
+    }
+
+    /// No foreign code runs under the lock, so the state of a poisoned one is consistent.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A picture is about to be pushed.
+    pub(super) fn begin(&self, ticket: u64) {
+        let mut state = self.lock();
+        state.completed = None;
+        if let Err(Full(())) = state.in_flight.begin(ticket, (), Instant::now()) {
+            state.failure.get_or_insert_with(|| "the previous picture has not completed".to_owned());
+        }
+    }
+
+    /// The pipeline produced an access unit; called on its thread.
+    pub(super) fn complete(&self, output: impl FnOnce(u64) -> Output) {
+        let Some(entry) = self.lock().in_flight.complete_oldest() else {
+            return self.fail("an access unit without a picture".to_owned());
+        };
+        let output = output(entry.ticket);
+        let idr = output.idr;
+        (self.sink)(Ok(output));
+        self.lock().completed = Some(idr);
+        self.changed.notify_all();
+    }
+
+    /// The pipeline failed. Later errors are consequences of the first, so only that is kept.
+    pub(super) fn fail(&self, reason: String) {
+        self.lock().failure.get_or_insert(reason);
+        self.changed.notify_all();
+    }
+
+    /// The pipeline's error, if it failed.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.lock().failure.clone()
+    }
+
+    /// Waits for the access unit; returns true if it is an IDR.
+    pub(super) fn wait(&self, timeout: Duration) -> Result<bool, String> {
+        let end = Instant::now() + timeout;
+        let mut state = self.lock();
+        loop {
+            if let Some(idr) = state.completed.take() {
+                return Ok(idr);
+            }
+            if let Some(failure) = &state.failure {
+                return Err(failure.clone());
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let failure = format!("no access unit within {timeout:?}");
+                state.failure = Some(failure.clone());
+                return Err(failure);
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
