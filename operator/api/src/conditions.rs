@@ -53,7 +53,7 @@ impl Reason {
         }
     }
 
-    /// True if somebody has to act.
+    /// True if user action is needed.
     pub const fn has_remedy(self) -> bool {
         !self.kubernetes.is_empty()
     }

@@ -1,6 +1,6 @@
 //! Validation rules in CEL, which the apiserver evaluates before it stores an object.
 //!
-//! Each message says what to write instead. `plan::validate` repeats these rules, because Docker mode has no apiserver,
+//! Each message names the remedy. `plan::validate` repeats these rules, because Docker mode has no apiserver,
 //! and adds the ones that CEL cannot express.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{

@@ -1,7 +1,7 @@
 //! Creates, repairs and deletes objects.
 //!
-//! Server-side apply with one field manager. An object that the watch does not know is applied without force: if another
-//! owner has an object of that name, the fields conflict and the user is told. A known object of the stream is applied
+//! Server-side apply with one field manager. An object that is not in the watch cache is applied without force: if another
+//! owner has an object of that name, the fields conflict and the user is told. A cached object of the stream is applied
 //! with force.
 
 use std::fmt::Debug;
@@ -103,7 +103,7 @@ pub fn is_owned<K: Kind>(object: &K, owner: &Owner) -> bool {
 /// Applies `desired` unless the live object already matches it.
 ///
 /// # Errors
-/// [`ApplyError::Obstacle`] if somebody has to act, [`ApplyError::Failed`] otherwise.
+/// [`ApplyError::Obstacle`] if user action is needed, [`ApplyError::Failed`] otherwise.
 pub async fn ensure<K: Kind>(context: &Context, owner: &Owner, store: &Store<K>, desired: &K) -> Applied<()> {
     let name = desired.name_any();
     let live = find(store, &owner.namespace, &name);
@@ -126,7 +126,7 @@ fn must_release<K: Kind>(live: &K, desired: &K) -> bool {
 /// Applies `desired` without comparing it first.
 ///
 /// # Errors
-/// [`ApplyError::Obstacle`] if somebody has to act, [`ApplyError::Failed`] otherwise.
+/// [`ApplyError::Obstacle`] if user action is needed, [`ApplyError::Failed`] otherwise.
 pub async fn apply<K: Kind>(context: &Context, owner: &Owner, desired: &K, force: bool) -> Applied<K> {
     let name = desired.name_any();
     let api: Api<K> = Api::namespaced(context.client.clone(), &owner.namespace);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn api_error_that_somebody_has_to_act_on_is_an_obstacle() {
+    fn api_error_that_needs_user_action_is_an_obstacle() {
         let quota = "pods \"p\" is forbidden: exceeded quota: q, requested: pods=1";
         assert_eq!(reason(&json!({"code": 403, "message": quota})), Some("QuotaExceeded"));
         let security = "pods \"p\" is forbidden: violates PodSecurity \"restricted:latest\"";

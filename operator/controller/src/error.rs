@@ -56,7 +56,7 @@ impl Error {
     }
 
     /// Delay after the `attempt`th failure in a row, counted from 0: short for errors that pass by themselves, long for
-    /// those that somebody has to act on.
+    /// those that need user action.
     pub fn retry_after(&self, attempt: u32) -> Duration {
         let (first, last) = match self.category() {
             "conflict" | "gone" => (200, 10_000),

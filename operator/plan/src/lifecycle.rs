@@ -13,7 +13,7 @@ use operator_api::{DesktopStreamStatus, OperatingMode};
 pub enum Life {
     /// The pod runs.
     Run,
-    /// The pod is deleted, because the spec says so.
+    /// The pod is deleted, because the spec suspends the stream.
     Suspended,
     /// The pod is deleted, because the idle timeout has passed.
     Idle,

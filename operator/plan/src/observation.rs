@@ -64,7 +64,7 @@ pub struct Container {
 pub enum ContainerState {
     /// Waits to be started, for a reason that passes by itself.
     Starting,
-    /// Cannot be started until somebody acts.
+    /// Cannot be started without user action.
     Blocked {
         /// Kind of obstacle.
         cause: BlockedCause,

@@ -20,7 +20,7 @@ use super::pair::Pairing;
 use super::validate::{Invalid, Validated};
 use super::{kubernetes, pair};
 
-/// Obstacle that somebody has to remove before the containers can exist.
+/// Obstacle to the creation of the containers that only a user can remove.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstacle {
     /// Reason of the condition.

@@ -46,7 +46,7 @@ fn typed(object: &Value) -> Option<DesktopStream> {
 }
 
 fn violations(at: usize, object: &Value, old: Option<&Value>) -> Vec<String> {
-    let crd = serde_json::to_value(&crds::all().expect("prints")[at]).expect("JSON");
+    let crd = serde_json::to_value(&crds::all().expect("generates")[at]).expect("JSON");
     let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     match Validator::new().validate(schema, object, old) {
         Ok(()) => Vec::new(),
@@ -68,24 +68,24 @@ fn invalid_spec_is_refused_with_a_remedy() {
             ("schema", _) => {}
             ("cel", Some(stored)) => {
                 let old = stored_old.as_ref().map(json);
-                let said = violations(0, &json(&stored), old.as_ref());
-                assert!(said.iter().any(|line| line.contains(&says)), "{case}: rules say {said:?}");
+                let messages = violations(0, &json(&stored), old.as_ref());
+                assert!(messages.iter().any(|line| line.contains(&says)), "{case}: {messages:?}");
             }
             ("webhook", Some(stored)) => {
-                let said = violations(0, &json(&stored), None);
-                assert!(said.is_empty(), "{case}: refused by the rules: {said:?}");
+                let messages = violations(0, &json(&stored), None);
+                assert!(messages.is_empty(), "{case}: refused by the rules: {messages:?}");
             }
             (by, stored) => panic!("{case}: by {by}, readable: {}", stored.is_some()),
         }
         // The validator refuses it too, because Docker mode has no apiserver.
         let Some(stored) = typed(&new) else { continue };
-        let said = validate(&stored).and_then(|_| match &stored_old {
+        let outcome = validate(&stored).and_then(|_| match &stored_old {
             Some(old) => validate_update(old, &stored),
             None => Ok(()),
         });
-        match said {
+        match outcome {
             Ok(()) => assert!(by == "schema", "{case}: the validator accepts it"),
-            Err(said) if by == "webhook" => assert!(said.to_string().contains(&says), "{case}: {said}"),
+            Err(invalid) if by == "webhook" => assert!(invalid.to_string().contains(&says), "{case}: {invalid}"),
             Err(_) => {}
         }
     }
@@ -102,8 +102,8 @@ fn sample_is_accepted_and_read_without_loss() {
             validate(&stream).expect(&file);
             (0, serde_json::to_value(stream).expect("JSON"))
         };
-        let said = violations(at, &back, None);
-        assert!(said.is_empty(), "{file}: {said:?}");
+        let messages = violations(at, &back, None);
+        assert!(messages.is_empty(), "{file}: {messages:?}");
         assert_kept(&file, &sample["spec"], &back["spec"]);
     }
 }

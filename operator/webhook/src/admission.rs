@@ -95,7 +95,7 @@ impl Injector {
         let nodes: Vec<_> = nodes.iter().map(kubernetes::node).collect();
         let injected = inject::injected(&pod, stream, &nodes, &self.sidecar).map_err(anyhow::Error::msg)?;
         tracing::info!(namespace, stream = stream.name_any(), pod = pod.name_any(), "injected sidecar");
-        // The difference between two readings of the pod leaves out fields that only newer apiservers know.
+        // The difference between two readings of the pod leaves out fields that only newer apiservers have.
         let (before, after) = (serde_json::to_value(&pod)?, serde_json::to_value(&injected)?);
         Ok(Some(json_patch::diff(&before, &after)))
     }

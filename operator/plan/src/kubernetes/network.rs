@@ -17,12 +17,12 @@ use operator_api::{ServiceType, names};
 const PORT: &str = "viewers";
 
 pub(super) fn service(stream: &Validated) -> Service {
-    let want = &stream.spec.viewers.service;
+    let wanted = &stream.spec.viewers.service;
     let mut metadata = metadata(stream, stream.names.service());
-    if !want.annotations.is_empty() {
-        metadata.annotations = Some(want.annotations.clone());
+    if !wanted.annotations.is_empty() {
+        metadata.annotations = Some(wanted.annotations.clone());
     }
-    let kind = match want.kind {
+    let kind = match wanted.kind {
         ServiceType::ClusterIP => "ClusterIP",
         ServiceType::NodePort => "NodePort",
         ServiceType::LoadBalancer => "LoadBalancer",
@@ -34,7 +34,7 @@ pub(super) fn service(stream: &Validated) -> Service {
             selector: Some([(names::STREAM.to_owned(), stream.names.stream.clone())].into()),
             ports: Some(vec![ServicePort {
                 name: Some(PORT.to_owned()),
-                port: want.port.into(),
+                port: wanted.port.into(),
                 target_port: Some(IntOrString::Int(names::VIEWER_PORT.into())),
                 protocol: Some("TCP".to_owned()),
                 app_protocol: Some("http".to_owned()),
@@ -47,10 +47,10 @@ pub(super) fn service(stream: &Validated) -> Service {
 }
 
 pub(super) fn ingress(stream: &Validated) -> Option<Ingress> {
-    let want = stream.spec.viewers.ingress.as_ref()?;
+    let wanted = stream.spec.viewers.ingress.as_ref()?;
     let mut metadata = metadata(stream, stream.names.ingress());
-    if !want.annotations.is_empty() {
-        metadata.annotations = Some(want.annotations.clone());
+    if !wanted.annotations.is_empty() {
+        metadata.annotations = Some(wanted.annotations.clone());
     }
     let backend = IngressBackend {
         service: Some(IngressServiceBackend {
@@ -60,15 +60,15 @@ pub(super) fn ingress(stream: &Validated) -> Option<Ingress> {
         ..IngressBackend::default()
     };
     let path = HTTPIngressPath { path: Some("/".to_owned()), path_type: "Prefix".to_owned(), backend };
-    let tls = want.tls_secret_name.as_ref().map(|secret| {
-        vec![IngressTLS { hosts: Some(vec![want.host.clone()]), secret_name: Some(secret.clone()) }]
+    let tls = wanted.tls_secret_name.as_ref().map(|secret| {
+        vec![IngressTLS { hosts: Some(vec![wanted.host.clone()]), secret_name: Some(secret.clone()) }]
     });
     Some(Ingress {
         metadata,
         spec: Some(IngressSpec {
-            ingress_class_name: want.class_name.clone(),
+            ingress_class_name: wanted.class_name.clone(),
             rules: Some(vec![IngressRule {
-                host: Some(want.host.clone()),
+                host: Some(wanted.host.clone()),
                 http: Some(HTTPIngressRuleValue { paths: vec![path] }),
             }]),
             tls,

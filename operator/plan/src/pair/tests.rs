@@ -9,7 +9,7 @@ fn candidate(name: &str, load: u32, capacity: u32) -> Candidate {
     Candidate { name: name.to_owned(), load, capacity, ..Candidate::default() }
 }
 
-fn wants(spec: Value) -> Validated {
+fn stream_of(spec: Value) -> Validated {
     validated(&json!({"spec": spec}))
 }
 
@@ -34,7 +34,7 @@ fn pair_chooses_the_least_loaded_reachable_host_agent_with_capacity() {
         node("n2", 105, &[("c", "vsock://2:1")]),
     ];
     let all = [candidate("a", 3, 4), candidate("b", 5, 10), candidate("c", 0, 10)];
-    let stream = wants(json!({}));
+    let stream = stream_of(json!({}));
     assert_eq!(chosen(&pair(&stream, &all, &nodes, None, None)), ("c", None), "without a node");
     assert_eq!(
         chosen(&pair(&stream, &all, &nodes, Some("n1"), None)),
@@ -51,7 +51,7 @@ fn pair_respects_name_selector_transport_and_node_selector() {
     let nodes = [node("n1", 105, &[("a", "tcp://10.0.0.1:1"), ("b", "vsock://2:1")])];
     let mut all = [candidate("a", 0, 4), candidate("b", 1, 4)];
     all[1].labels.insert("room".to_owned(), "lab".to_owned());
-    let pick = |spec: Value| pair(&wants(json!({"hostAgent": spec})), &all, &nodes, Some("n1"), None);
+    let pick = |spec: Value| pair(&stream_of(json!({"hostAgent": spec})), &all, &nodes, Some("n1"), None);
     assert_eq!(chosen(&pick(json!({"name": "b"}))).0, "b");
     assert_eq!(chosen(&pick(json!({"selector": {"matchLabels": {"room": "lab"}}}))).0, "b");
     assert_eq!(chosen(&pick(json!({"transport": "Vsock"}))).0, "b");
@@ -61,13 +61,13 @@ fn pair_respects_name_selector_transport_and_node_selector() {
         (reasons::NO_HOST_AGENT, "HostAgent \"z\" does not exist")
     );
     all[1].node_selector.insert("zone".to_owned(), "x".to_owned());
-    let pick = pair(&wants(json!({"hostAgent": {"name": "b"}})), &all, &nodes, Some("n1"), None);
+    let pick = pair(&stream_of(json!({"hostAgent": {"name": "b"}})), &all, &nodes, Some("n1"), None);
     assert_eq!(reason(&pick).0, reasons::HOST_AGENT_UNREACHABLE, "nodes that may not use it");
 }
 
 #[test]
 fn pair_without_a_choice_gives_the_reason() {
-    let stream = wants(json!({}));
+    let stream = stream_of(json!({}));
     let isolated = [node("n1", 105, &[])];
     let all = [candidate("a", 0, 1)];
     assert_eq!(reason(&pair(&stream, &[], &isolated, None, None)).0, reasons::NO_HOST_AGENT);
@@ -78,7 +78,7 @@ fn pair_without_a_choice_gives_the_reason() {
     let nodes = [node("n1", 105, &[("a", "vsock://2:1")])];
     let full = pair(&stream, &[candidate("a", 1, 1)], &nodes, None, None);
     assert_eq!(reason(&full), (reasons::HOST_AGENT_FULL, "a has 1 of 1 streams"));
-    let own = wants(json!({"encode": {"placement": "Sidecar"}}));
+    let own = stream_of(json!({"encode": {"placement": "Sidecar"}}));
     assert_eq!(pair(&own, &all, &nodes, None, None), Pairing::NotNeeded);
 }
 
@@ -86,8 +86,8 @@ fn pair_without_a_choice_gives_the_reason() {
 fn pair_ignores_nodes_without_the_device_and_cordoned_nodes() {
     let all = [candidate("a", 0, 9)];
     let mut nodes = [node("n1", 105, &[("a", "vsock://2:1")])];
-    let stream = wants(json!({"gpu": {"class": "Amd"}}));
+    let stream = stream_of(json!({"gpu": {"class": "Amd"}}));
     assert_eq!(reason(&pair(&stream, &all, &nodes, None, None)).0, reasons::HOST_AGENT_UNREACHABLE);
     nodes[0].unschedulable = true;
-    assert_eq!(reason(&pair(&wants(json!({})), &all, &nodes, None, None)).0, reasons::HOST_AGENT_UNREACHABLE);
+    assert_eq!(reason(&pair(&stream_of(json!({})), &all, &nodes, None, None)).0, reasons::HOST_AGENT_UNREACHABLE);
 }
