@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// Passed.
+    /// The check passed.
     Ok,
-    /// Failed.
+    /// The check failed.
     Failed,
     /// Not run, or not required to pass.
     Skipped,
@@ -28,9 +28,9 @@ pub enum Outcome {
 pub struct Check {
     /// Check name, see [`checks`].
     pub name: String,
-    /// Outcome.
+    /// Outcome of this run.
     pub outcome: Outcome,
-    /// Observation.
+    /// Observation that led to the outcome.
     pub detail: String,
     /// Action that would make the check pass; empty if none is needed.
     #[serde(default)]
