@@ -99,17 +99,6 @@ impl SessionEncoder {
         self.output.clear();
     }
 
-    /// Changes bit rate and frame rate of the open encoder.
-    pub(super) fn set_rate(&mut self, bitrate_kbps: u32, max_fps: u32) -> Result<(), EncodeError> {
-        if let Some(encoder) = &mut self.encoder {
-            encoder.set_rate(bitrate_kbps, max_fps)?;
-        }
-        if let Some(settings) = &mut self.settings {
-            (settings.bitrate_kbps, settings.max_fps) = (bitrate_kbps, max_fps);
-        }
-        Ok(())
-    }
-
     /// Whether the encoder may be given a frame now.
     pub(super) fn is_ready(&self) -> bool {
         self.encoder.is_some() && self.output.has_space()
