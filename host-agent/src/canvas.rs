@@ -1,42 +1,42 @@
-//! Rung `Pixels`: the picture that pushed rectangles add up to.
+//! The frame that pushed rectangles add up to, on frame path `Pixels`.
 //!
-//! The first message must cover the whole picture; later ones change parts of it. A message that is one
-//! whole picture *is* the new canvas, without a copy. Lives in the session's worker; knows no sockets.
+//! The first message must cover the whole frame; later ones change parts of it. A message with a whole
+//! frame becomes the canvas without a copy.
 
 use bytes::{Bytes, BytesMut};
 use encode::Picture;
 use protocol::stream::{Config, Pixels};
 use protocol::{PixelFormat, Rect};
 
-/// Why a message changes nothing.
+/// Reason why a message cannot be applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CanvasError {
-    /// Its size or format is not the configured one: it was sent before a Configure took effect.
-    #[error("its size or format is not the configured one")]
+    /// Its size or format differs from the configuration: it was sent before `Configure` took effect.
+    #[error("size or format is not the configured one")]
     NotConfigured,
-    /// A part came before any whole picture.
-    #[error("the first picture must be whole")]
+    /// A part was sent before any whole frame.
+    #[error("the first frame must be whole")]
     NotWhole,
 }
 
-/// See the module.
+/// The current frame of one session.
 #[derive(Debug)]
 pub struct Canvas {
     format: PixelFormat,
     width: u32,
     height: u32,
-    /// Rows of [`Canvas::stride`] bytes; empty before the first whole picture.
+    /// Rows of [`Canvas::stride`] bytes, plane after plane; empty before the first whole frame.
     data: Bytes,
 }
 
 impl Canvas {
-    /// An empty one.
+    /// An empty canvas of the configured size and format.
     pub fn new(config: &Config) -> Self {
         let (width, height) = (config.width.into(), config.height.into());
         Self { format: config.format, width, height, data: Bytes::new() }
     }
 
-    /// Bytes from row to row.
+    /// Bytes from one row to the next.
     fn stride(&self) -> u32 {
         match self.format {
             PixelFormat::Nv12 => self.width.next_multiple_of(2),
@@ -44,13 +44,16 @@ impl Canvas {
         }
     }
 
-    /// Rows of all planes.
+    /// Number of rows of all planes.
     fn rows(&self) -> usize {
         let height = self.height as usize;
         if self.format == PixelFormat::Nv12 { height + height.div_ceil(2) } else { height }
     }
 
-    /// Whether a message can be applied.
+    /// Checks that a message can be applied.
+    ///
+    /// # Errors
+    /// The message is of another size or format, or is partial while the canvas is empty.
     pub fn check(&self, pixels: &Pixels) -> Result<(), CanvasError> {
         let size = (u32::from(pixels.width), u32::from(pixels.height));
         if pixels.format != self.format || size != (self.width, self.height) {
@@ -66,10 +69,10 @@ impl Canvas {
         pixels.rects[..] == [Rect::full(self.width, self.height)]
     }
 
-    /// Applies a message that was [checked](Self::check), whose rectangles and length the protocol has
-    /// held against its own size.
+    /// Applies a message that passed [`Canvas::check`]. The protocol's decoder has checked its rectangles
+    /// and length.
     pub fn apply(&mut self, pixels: Pixels) {
-        // NV12 of odd width has rows of different lengths on the wire, and of one length in memory.
+        // The wire packs NV12 rows of odd width tightly; in memory all rows have the same stride.
         if self.is_whole(&pixels) && (self.format != PixelFormat::Nv12 || self.width.is_multiple_of(2)) {
             self.data = pixels.data;
             return;
@@ -79,27 +82,29 @@ impl Canvas {
         }
         let mut canvas =
             std::mem::take(&mut self.data).try_into_mut().unwrap_or_else(|shared| BytesMut::from(&*shared));
-        let mut from = &pixels.data[..];
+        let mut source = &pixels.data[..];
         for rect in &pixels.rects {
-            from = self.paint(&mut canvas, *rect, from);
+            source = self.copy_rect(&mut canvas, *rect, source);
         }
         self.data = canvas.freeze();
     }
 
-    /// Copies one rectangle and gives what is left of `from`.
-    fn paint<'a>(&self, canvas: &mut [u8], rect: Rect, from: &'a [u8]) -> &'a [u8] {
+    /// Copies the pixels of a rectangle from the front of `source`; returns the rest of `source`.
+    fn copy_rect<'a>(&self, canvas: &mut [u8], rect: Rect, source: &'a [u8]) -> &'a [u8] {
         let stride = self.stride() as usize;
         let (x, y) = (rect.x as usize, rect.y as usize);
         let (width, height) = (rect.width as usize, rect.height as usize);
         if self.format != PixelFormat::Nv12 {
-            return rows(canvas, stride, (y, height), (4 * x, 4 * width), from);
+            let block = Block { top: y, rows: height, left: 4 * x, bytes: 4 * width };
+            return block.copy(canvas, stride, source);
         }
         let (luma, chroma) = canvas.split_at_mut(stride * self.height as usize);
-        let from = rows(luma, stride, (y, height), (x, width), from);
-        rows(chroma, stride, (y / 2, height.div_ceil(2)), (x, width.next_multiple_of(2)), from)
+        let source = Block { top: y, rows: height, left: x, bytes: width }.copy(luma, stride, source);
+        let (rows, bytes) = (height.div_ceil(2), width.next_multiple_of(2));
+        Block { top: y / 2, rows, left: x, bytes }.copy(chroma, stride, source)
     }
 
-    /// The picture as it is now; `None` before the first whole one.
+    /// The current frame; `None` before the first whole one.
     pub fn picture(&self) -> Option<Picture> {
         (!self.data.is_empty()).then(|| Picture {
             format: self.format,
@@ -111,18 +116,23 @@ impl Canvas {
     }
 }
 
-fn rows<'a>(
-    to: &mut [u8],
-    stride: usize,
-    (top, height): (usize, usize),
-    (left, width): (usize, usize),
-    from: &'a [u8],
-) -> &'a [u8] {
-    let (mine, rest) = from.split_at(width * height);
-    for (to, from) in to.chunks_mut(stride).skip(top).zip(mine.chunks(width)) {
-        to[left..left + width].copy_from_slice(from);
+/// A rectangle of one plane: in rows vertically, in bytes horizontally.
+struct Block {
+    top: usize,
+    rows: usize,
+    left: usize,
+    bytes: usize,
+}
+
+impl Block {
+    /// Copies tightly packed rows from the front of `source` into a plane; returns the rest of `source`.
+    fn copy<'a>(&self, plane: &mut [u8], stride: usize, source: &'a [u8]) -> &'a [u8] {
+        let (packed, rest) = source.split_at(self.bytes * self.rows);
+        for (row, from) in plane.chunks_mut(stride).skip(self.top).zip(packed.chunks(self.bytes)) {
+            row[self.left..self.left + self.bytes].copy_from_slice(from);
+        }
+        rest
     }
-    rest
 }
 
 #[cfg(test)]
@@ -142,7 +152,6 @@ mod tests {
         Pixels { seq: 1, capture_ns: 0, format, width, height, rects: rects.to_vec(), data }
     }
 
-    /// Checks and applies.
     fn apply(canvas: &mut Canvas, pixels: Pixels) -> Result<(), CanvasError> {
         canvas.check(&pixels)?;
         canvas.apply(pixels);
@@ -154,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_land_where_they_belong() {
+    fn rectangles_are_copied_to_their_position() {
         let format = PixelFormat::Bgrx;
         let mut canvas = Canvas::new(&config(format, 4, 3));
         assert_eq!(
@@ -162,31 +171,32 @@ mod tests {
             Err(CanvasError::NotWhole)
         );
         assert!(canvas.picture().is_none());
-        apply(&mut canvas, pixels(format, (4, 3), &[rect(0, 0, 4, 3)], 1)).expect("whole");
-        apply(&mut canvas, pixels(format, (4, 3), &[rect(1, 0, 2, 1), rect(3, 1, 1, 2)], 2)).expect("parts");
-        let picture = canvas.picture().expect("a picture");
+        apply(&mut canvas, pixels(format, (4, 3), &[rect(0, 0, 4, 3)], 1)).expect("applied");
+        apply(&mut canvas, pixels(format, (4, 3), &[rect(1, 0, 2, 1), rect(3, 1, 1, 2)], 2))
+            .expect("applied");
+        let picture = canvas.picture().expect("a frame");
         let got: Vec<_> = picture.data.chunks(4).map(|pixel| pixel[0]).collect();
         assert_eq!(got, [1, 2, 2, 1, 1, 1, 1, 2, 1, 1, 1, 2]);
     }
 
     #[test]
-    fn nv12_parts_change_luma_and_chroma() {
+    fn nv12_rectangle_changes_luma_and_chroma() {
         let format = PixelFormat::Nv12;
         let mut canvas = Canvas::new(&config(format, 6, 4));
-        apply(&mut canvas, pixels(format, (6, 4), &[rect(0, 0, 6, 4)], 1)).expect("whole");
-        apply(&mut canvas, pixels(format, (6, 4), &[rect(2, 2, 4, 2)], 7)).expect("a part");
-        let data = canvas.picture().expect("a picture").data;
+        apply(&mut canvas, pixels(format, (6, 4), &[rect(0, 0, 6, 4)], 1)).expect("applied");
+        apply(&mut canvas, pixels(format, (6, 4), &[rect(2, 2, 4, 2)], 7)).expect("applied");
+        let data = canvas.picture().expect("a frame").data;
         assert_eq!(data[..24], [[1; 6], [1; 6], [1, 1, 7, 7, 7, 7], [1, 1, 7, 7, 7, 7]].concat());
         assert_eq!(data[24..], [[1; 6], [1, 1, 7, 7, 7, 7]].concat());
     }
 
     #[test]
-    fn nv12_of_odd_size_gets_even_rows() {
+    fn nv12_of_odd_width_is_stored_with_even_stride() {
         let format = PixelFormat::Nv12;
         let mut canvas = Canvas::new(&config(format, 3, 3));
-        apply(&mut canvas, pixels(format, (3, 3), &[rect(0, 0, 3, 3)], 1)).expect("whole");
-        apply(&mut canvas, pixels(format, (3, 3), &[rect(2, 2, 1, 1)], 7)).expect("the last block");
-        let picture = canvas.picture().expect("a picture");
+        apply(&mut canvas, pixels(format, (3, 3), &[rect(0, 0, 3, 3)], 1)).expect("applied");
+        apply(&mut canvas, pixels(format, (3, 3), &[rect(2, 2, 1, 1)], 7)).expect("applied");
+        let picture = canvas.picture().expect("a frame");
         assert_eq!(picture.stride, 4);
         assert_eq!(
             picture.data[..],
@@ -195,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn another_size_or_format_is_refused() {
+    fn message_of_another_size_or_format_is_refused() {
         let mut canvas = Canvas::new(&config(PixelFormat::Bgrx, 4, 4));
         for other in [
             pixels(PixelFormat::Bgrx, (4, 2), &[rect(0, 0, 4, 2)], 0),
@@ -206,13 +216,13 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_in_use_is_not_changed_under_its_user() {
+    fn shared_frame_is_not_modified() {
         let format = PixelFormat::Bgrx;
         let mut canvas = Canvas::new(&config(format, 2, 2));
-        apply(&mut canvas, pixels(format, (2, 2), &[rect(0, 0, 2, 2)], 1)).expect("whole");
-        let used = canvas.picture().expect("a picture");
-        apply(&mut canvas, pixels(format, (2, 2), &[rect(0, 0, 1, 1)], 2)).expect("a part");
-        assert!(used.data.iter().all(|byte| *byte == 1));
-        assert_eq!(canvas.picture().expect("a picture").data[0], 2);
+        apply(&mut canvas, pixels(format, (2, 2), &[rect(0, 0, 2, 2)], 1)).expect("applied");
+        let shared = canvas.picture().expect("a frame");
+        apply(&mut canvas, pixels(format, (2, 2), &[rect(0, 0, 1, 1)], 2)).expect("applied");
+        assert!(shared.data.iter().all(|byte| *byte == 1));
+        assert_eq!(canvas.picture().expect("a frame").data[0], 2);
     }
 }

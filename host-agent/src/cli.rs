@@ -1,35 +1,38 @@
 //! The command line.
 
 mod manage;
+mod overview;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use contract::doctor::Report;
+use host_agent_setup::launch::Launch;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-use crate::config::{DEFAULT_NAME, Options};
+use crate::config::{DEFAULT_NAME, Options, Settings};
 use crate::log_file::{self, LogFile};
-use host_agent_setup::run::Run;
-use crate::{doctor, selftest, serve, token};
+use crate::{doctor, keys, selftest, serve};
 
-/// Pairs sidecars with the GPU contexts of their VMs and encodes their pictures.
+/// Encodes the desktops of Linux VMs on their host and streams them back to the VMs' sidecars.
 ///
-/// Exit codes: 0 it went well, 1 it failed, 2 the command line makes no sense.
+/// Exit status: 0 success, 1 failure, 2 invalid command line.
 #[derive(Debug, Parser)]
 #[command(version, name = "host-agent")]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Log as JSON. What is logged is said by RUST_LOG, e.g. RUST_LOG=host_agent=debug
+    /// Log as JSON. RUST_LOG selects the messages: RUST_LOG=host_agent=debug
     #[arg(long, global = true, env = "HOST_AGENT_LOG_JSON")]
     log_json: bool,
-    /// Log to this file instead of stderr. It becomes FILE.1 at 8 MiB; four of those are kept
+    /// Log to this file instead of stderr. At 8 MiB it is renamed to FILE.1; FILE.1 to FILE.4 are kept
     #[arg(long, global = true, value_name = "FILE", env = "HOST_AGENT_LOG_FILE")]
     log_file: Option<PathBuf>,
 }
@@ -38,97 +41,98 @@ pub struct Cli {
 enum Command {
     /// Run the daemon until SIGINT or SIGTERM
     Serve {
-        /// A file with the same options, as TOML; flags and environment come first
+        /// Configuration file (TOML); flags and environment variables override it
         #[arg(long, value_name = "FILE", env = "HOST_AGENT_CONFIG")]
         config: Option<PathBuf>,
         #[command(flatten)]
         options: Box<Options>,
     },
-    /// Walk the path leg by leg and say what fails; exits with 1 if something does
+    /// Check each part of the frame path and print remedies; exits with 1 if a check fails
     Doctor {
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// The daemon's file
+        /// The daemon's configuration file
         #[arg(long, value_name = "FILE", env = "HOST_AGENT_CONFIG")]
         config: Option<PathBuf>,
         #[command(flatten)]
         options: Box<Options>,
     },
-    /// Try what can be tried without a VM: sockets, shared memory, every encoder; exits with 1 if something fails
+    /// Test this machine without a VM: sockets, shared memory, every encoder; exits with 1 if a check fails
     Selftest {
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// Write a report to send: what was tried, on which system and machine
+        /// Write a report of the checks and the machine to this file
         #[arg(long, value_name = "FILE")]
         report: Option<PathBuf>,
     },
-    /// Start a VMM with the tap inserted: host-agent run -- qemu-system-x86_64 …
+    /// Start a VMM with the tap preloaded: host-agent run -- qemu-system-x86_64 …
     Run {
-        /// The tap [default: beside host-agent, or in ../lib/desktopstream]
+        /// The tap [default: in ../lib/desktopstream beside host-agent, or in its own folder]
         #[arg(long, value_name = "FILE", env = "HOST_AGENT_TAP")]
         tap: Option<PathBuf>,
-        /// The daemon's --link
+        /// Socket of the daemon's link; the same as the daemon's --link
         #[arg(long, value_name = "PATH", env = "HOST_AGENT_LINK")]
         link: Option<PathBuf>,
-        /// What the VM is called, here and in status [default: QEMU's -name]
+        /// Name of the VM in logs and status [default: QEMU's -name]
         #[arg(long)]
         name: Option<String>,
         /// The VMM and its arguments
         #[arg(last = true, required = true, value_name = "VMM")]
         command: Vec<OsString>,
     },
-    /// Define the daemon as a service of this user's (launchd, systemd) and start it; again after an upgrade
+    /// Install and start the daemon as a service of this user (launchd, systemd); repeat after an upgrade
     Install {
-        /// What is started [default: this program]
+        /// Program to start [default: this program]
         #[arg(long, value_name = "FILE")]
         program: Option<PathBuf>,
-        /// What it reads [default: host-agent.toml in the user's own folder; see `host-agent status`]
+        /// Configuration file of the daemon [default: host-agent.toml in the user's configuration folder]
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// Say what would be done, and do nothing
+        /// Print the actions without executing them
         #[arg(long)]
         dry_run: bool,
     },
-    /// Stop the service and forget it; config and logs stay
+    /// Stop and remove the service; configuration and logs are kept
     Uninstall {
-        /// Say what would be done, and do nothing
+        /// Print the actions without executing them
         #[arg(long)]
         dry_run: bool,
     },
-    /// Whether the service runs, what listens where, which VMs and sessions there are; exits with 1 if nothing runs
+    /// Print the state of the service, its listeners, VMs and sessions; exits with 1 if the daemon does not
+    /// run
     Status {
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// The daemon's file
+        /// The daemon's configuration file
         #[arg(long, value_name = "FILE", env = "HOST_AGENT_CONFIG")]
         config: Option<PathBuf>,
     },
-    /// Make or check the daemon's config file
+    /// Create or check the daemon's configuration file
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Put the tap into an application that takes no inserted library, or take it out
+    /// Install the tap into an application that ignores preloaded libraries, or remove it
     #[command(subcommand)]
     Tap(TapCommand),
-    /// Make a key pair: FILE and FILE.pub
+    /// Generate an Ed25519 key pair: FILE and FILE.pub
     Keygen {
-        /// Where the private key goes
+        /// File for the private key
         file: PathBuf,
     },
-    /// Mint a token for development; in a cluster the operator does
+    /// Sign a token for development; in a cluster the operator does
     Token {
-        /// The private key, as keygen made it
+        /// Private key, as generated by keygen
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
-        /// The stream: namespace/name
+        /// The stream: NAMESPACE/NAME
         #[arg(long)]
         stream: String,
         /// The host-agent's --name
         #[arg(long, default_value = DEFAULT_NAME)]
         host_agent: String,
-        /// How long it is good, seconds; less than 0 makes one that has expired
+        /// Validity in seconds; a negative number makes an expired token
         #[arg(long, default_value_t = 3600, allow_negative_numbers = true)]
         seconds: i64,
     },
@@ -136,61 +140,61 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Write a file to begin with; one that is there stays as it is
+    /// Create a file with all options as comments; an existing file is not changed
     Init {
-        /// Which [default: host-agent.toml in the user's own folder]
+        /// The file [default: host-agent.toml in the user's configuration folder]
         #[arg(long, value_name = "FILE", env = "HOST_AGENT_CONFIG")]
         config: Option<PathBuf>,
-        /// A key that signs tokens; may be given again
+        /// Public key that tokens must be signed with; may be repeated
         #[arg(long, value_name = "FILE")]
         public_key: Vec<PathBuf>,
     },
-    /// Check all of it, keys included
+    /// Check all options, including the keys
     Check {
-        /// Which [default: host-agent.toml in the user's own folder]
+        /// The file [default: host-agent.toml in the user's configuration folder]
         #[arg(long, value_name = "FILE", env = "HOST_AGENT_CONFIG")]
         config: Option<PathBuf>,
     },
 }
 
 #[derive(Debug, Args)]
-struct Application {
-    /// Its name or path: UTM, /Applications/UTM.app
+struct ApplicationArgs {
+    /// Name or path of the application: UTM, /Applications/UTM.app
     #[arg(long, value_name = "APP")]
     app: String,
-    /// Say what would be done, and do nothing
+    /// Print the actions without executing them
     #[arg(long)]
     dry_run: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum TapCommand {
-    /// Put it in, with a backup of the application; again after an upgrade of ours
+    /// Back up the application and install the drop-in; repeat after an upgrade of host-agent
     Install {
         #[command(flatten)]
-        application: Application,
-        /// The drop-in [default: libvirglrenderer.1.dylib beside host-agent, or in ../lib/desktopstream]
+        application: ApplicationArgs,
+        /// The drop-in: libvirglrenderer.1.dylib [default: in ../lib/desktopstream beside host-agent, or in
+        /// its own folder]
         #[arg(long, value_name = "FILE")]
         drop_in: Option<PathBuf>,
     },
-    /// Take it out: the application is again what it was
+    /// Restore the application from its backup
     Uninstall {
         #[command(flatten)]
-        application: Application,
+        application: ApplicationArgs,
     },
 }
 
 impl Cli {
-    /// Parses the command line and does what it says.
+    /// Parses the command line and executes the command.
     pub fn parse_and_run() -> ExitCode {
-        let cli = Self::parse();
-        let to_file = cli.log_file.is_some();
-        let done = log(cli.log_json, cli.log_file).and_then(|()| cli.command.run());
-        match done {
+        let Self { command, log_json, log_file } = Self::parse();
+        let logs_to_file = log_file.is_some();
+        match init_logging(log_json, log_file).and_then(|()| command.run()) {
             Ok(code) => code,
             Err(error) => {
                 eprintln!("host-agent: {error:#}");
-                if to_file {
+                if logs_to_file {
                     tracing::error!("{error:#}");
                 }
                 ExitCode::FAILURE
@@ -199,13 +203,13 @@ impl Cli {
     }
 }
 
-fn log(json: bool, file: Option<PathBuf>) -> Result<()> {
+fn init_logging(json: bool, file: Option<PathBuf>) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    let (writer, colours) = match file {
+    let (writer, colors) = match file {
         Some(path) => {
-            log_file::shorten_stderr();
-            let file = LogFile::open(&path, log_file::LARGEST, log_file::KEPT)
-                .with_context(|| format!("can't log to {}", path.display()))?;
+            log_file::truncate_long_stderr();
+            let file = LogFile::open(&path, log_file::MAX_BYTES, log_file::ROTATED_FILES)
+                .with_context(|| format!("cannot log to {}", path.display()))?;
             (BoxMakeWriter::new(Arc::new(file)), false)
         }
         None => (BoxMakeWriter::new(std::io::stderr), std::io::stderr().is_terminal()),
@@ -214,12 +218,12 @@ fn log(json: bool, file: Option<PathBuf>) -> Result<()> {
     if json {
         builder.json().init();
     } else {
-        builder.with_ansi(colours).init();
+        builder.with_ansi(colors).init();
     }
     Ok(())
 }
 
-fn merged(options: Options, config: Option<PathBuf>) -> Result<Options> {
+fn with_config_file(options: Options, config: Option<PathBuf>) -> Result<Options> {
     Ok(match config {
         Some(path) => options.or(Options::read(&path)?),
         None => options,
@@ -230,64 +234,78 @@ impl Command {
     fn run(self) -> Result<ExitCode> {
         match self {
             Self::Serve { config, options } => {
-                let settings = merged(*options, config)?.settle()?;
-                tokio::runtime::Runtime::new().context("can't start the runtime")?.block_on(run(settings))
+                let settings = with_config_file(*options, config)?.resolve()?;
+                let runtime = tokio::runtime::Runtime::new().context("cannot start the tokio runtime")?;
+                runtime.block_on(run_daemon(settings))
             }
             Self::Doctor { json, config, options } => {
-                Ok(doctor::examine(&merged(*options, config)?).print(json))
+                print(&doctor::examine(&with_config_file(*options, config)?), json)
             }
             Self::Selftest { json, report: file } => {
                 let report = selftest::examine();
                 if let Some(file) = file {
-                    selftest::Sent::new(&report).write(&file)?;
-                    eprintln!("host-agent: {} is the report to send", file.display());
+                    selftest::MachineReport::new(&report).write(&file)?;
+                    eprintln!("host-agent: wrote the report to {}", file.display());
                 }
-                Ok(report.print(json))
+                print(&report, json)
             }
             Self::Run { tap, link, name, command } => {
                 let link = Options { link, ..Options::default() }.link_path();
-                Err(Run { tap, link, name, command }.exec().into())
+                Err(Launch { tap, link, name, command }.exec().into())
             }
             Self::Install { program, config, dry_run } => manage::install(program, config, dry_run),
             Self::Uninstall { dry_run } => manage::uninstall(dry_run),
             Self::Status { json, config } => manage::status(json, config),
-            Self::Config(ConfigCommand::Init { config, public_key }) => manage::init(config, &public_key),
-            Self::Config(ConfigCommand::Check { config }) => manage::check(config),
+            Self::Config(ConfigCommand::Init { config, public_key }) => {
+                manage::init_config(config, &public_key)
+            }
+            Self::Config(ConfigCommand::Check { config }) => manage::check_config(config),
             Self::Tap(TapCommand::Install { application, drop_in }) => {
-                manage::tap_in(&application.app, drop_in, application.dry_run)
+                manage::install_tap(&application.app, drop_in, application.dry_run)
             }
             Self::Tap(TapCommand::Uninstall { application }) => {
-                manage::tap_out(&application.app, application.dry_run)
+                manage::uninstall_tap(&application.app, application.dry_run)
             }
             Self::Keygen { file } => {
-                let public = token::generate(&file)?;
-                println!("{}", public.display());
+                println!("{}", keys::generate_key_pair(&file)?.display());
                 Ok(ExitCode::SUCCESS)
             }
             Self::Token { key, stream, host_agent, seconds } => {
-                let key = token::read_private_key(&key)?;
-                println!("{}", token::sign(&key, &token::claims(&stream, &host_agent, seconds)?)?);
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                let signer = keys::read_private_key(&key)?;
+                println!("{}", signer.token(&stream, &host_agent, now.as_secs(), seconds)?);
                 Ok(ExitCode::SUCCESS)
             }
         }
     }
 }
 
-async fn run(settings: crate::config::Settings) -> Result<ExitCode> {
-    let mut running = serve::start(settings).await?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
-    let failed = tokio::select! {
+/// Prints a report and returns its exit status.
+fn print(report: &Report, json: bool) -> Result<ExitCode> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(report)?);
+    } else {
+        println!("{report}");
+    }
+    Ok(report.exit_code())
+}
+
+/// Runs the daemon until a signal arrives or one of its tasks ends.
+async fn run_daemon(settings: Settings) -> Result<ExitCode> {
+    let mut daemon = serve::start(settings).await?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let failed_task = tokio::select! {
         _ = interrupt.recv() => None,
         _ = terminate.recv() => None,
-        task = running.failed() => Some(task),
+        task = daemon.task_ended() => Some(task),
     };
-    match failed {
-        None => tracing::info!("stopping"),
-        Some(task) => tracing::error!(task, "ended by itself; stopping"),
+    match failed_task {
+        None => tracing::info!("shutting down"),
+        Some(task) => tracing::error!(task, "task ended unexpectedly; shutting down"),
     }
-    running.shut_down().await;
-    Ok(if failed.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    daemon.shut_down().await;
+    Ok(if failed_task.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 #[cfg(test)]

@@ -1,176 +1,175 @@
-//! How host-agent is told what to do: flags, then environment, then a file, then defaults.
+//! Configuration of the daemon: flags, then environment variables, then a TOML file, then defaults.
 //!
-//! [`Options`] is what was said, each thing optional; [`Settings`] is what holds, checked. Opens keys,
-//! nothing else.
+//! [`Options`] has what was given, every field optional. [`Settings`] has the values in effect, checked,
+//! with the keys read from their files.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use contract::Endpoint;
+use contract::names::{HOST_AGENT_ADMIN_PORT, HOST_AGENT_PORT};
 use ed25519_dalek::VerifyingKey;
-use protocol::endpoint::Endpoint;
 use protocol::pixel::MAX_SIDE;
 use serde::Deserialize;
 
-use crate::auth::{self, KeyError};
 use crate::encoders::Choice;
+use crate::keys::{KeyFileError, read_public_key};
 use crate::listen;
 
-/// Where sidecars find us unless told otherwise.
-pub const DEFAULT_LISTEN: &str = "tcp://127.0.0.1:15937";
-/// Where `/status` and the rest are unless told otherwise.
-pub const DEFAULT_ADMIN: &str = "127.0.0.1:15938";
-/// Our name unless told otherwise.
+/// Default name of the host-agent.
 pub const DEFAULT_NAME: &str = "default";
 
-/// What was said, on the command line, in the environment or in a file.
+/// Options as given on the command line, in the environment or in a file.
 #[derive(Debug, Clone, Default, PartialEq, Args, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Options {
-    /// Where sidecars connect: tcp://IP:PORT, unix:PATH or vsock://CID:PORT; may be given again
+    /// Endpoint for sidecars: tcp://IP:PORT, unix:PATH or vsock://CID:PORT; may be repeated
     /// [default: tcp://127.0.0.1:15937]
     #[arg(long, value_name = "URL", env = "HOST_AGENT_LISTEN", value_delimiter = ',')]
-    #[serde(deserialize_with = "endpoints")]
     pub listen: Vec<Endpoint>,
-    /// Serve the predecessor's protocol there, too, to its GStreamer element `vsockenc`. It knows no tokens
-    /// and no rights: whoever connects can have pictures encoded that it sends, and none read from a GPU
+    /// Endpoint for the HXFR protocol of the GStreamer element `vsockenc`; may be repeated. HXFR has no
+    /// authentication: every peer can have the frames encoded that it sends; none can read GPU resources
     #[arg(long, value_name = "URL", env = "HOST_AGENT_HXFR", value_delimiter = ',')]
-    #[serde(deserialize_with = "endpoints")]
     pub hxfr: Vec<Endpoint>,
-    /// The Unix socket where taps connect [default: $XDG_RUNTIME_DIR/desktopstream/link.sock, on a Mac
+    /// Unix socket for taps [default: $XDG_RUNTIME_DIR/desktopstream/link.sock, on macOS
     /// ~/Library/Application Support/desktopstream/link.sock]
     #[arg(long, value_name = "PATH", env = "HOST_AGENT_LINK")]
     pub link: Option<PathBuf>,
-    /// Where /healthz, /readyz, /metrics and /status are [default: 127.0.0.1:15938]
+    /// Address of /healthz, /readyz, /metrics and /status [default: 127.0.0.1:15938]
     #[arg(long, value_name = "IP:PORT", env = "HOST_AGENT_ADMIN")]
     pub admin: Option<SocketAddr>,
-    /// The name that tokens must be made for: the HostAgent's in the cluster [default: default]
+    /// Audience that tokens must have: the name of the HostAgent in the cluster [default: default]
     #[arg(long, env = "HOST_AGENT_NAME")]
     pub name: Option<String>,
-    /// A key that signs tokens: Ed25519, PEM or base64; may be given again
+    /// Public key that tokens must be signed with: Ed25519, PEM or base64; may be repeated
     #[arg(long, value_name = "FILE", env = "HOST_AGENT_PUBLIC_KEY", value_delimiter = ',')]
     pub public_key: Vec<PathBuf>,
-    /// Take sidecars without a token. Only with listeners that this machine alone can reach
+    /// Accept sidecars without a token. Only for listeners that other machines cannot reach
     #[arg(long, env = "HOST_AGENT_INSECURE_NO_AUTH")]
     pub insecure_no_auth: bool,
-    /// auto, videotoolbox (on a Mac), x264enc, openh264enc, …, or null, which makes no video [default: auto]
+    /// Encoder: auto, videotoolbox (macOS), x264enc, openh264enc, …, or null, which produces no video
+    /// [default: auto]
     #[arg(long, value_name = "NAME", env = "HOST_AGENT_ENCODER")]
     pub encoder: Option<String>,
-    /// How often a still picture is encoded again, per second; 0 is never [default: 10]
+    /// Rate at which an unchanged frame is encoded again, frames per second; must be between 0 (never) and
+    /// 240 [default: 10]
     #[arg(long, value_name = "FPS", env = "HOST_AGENT_KEEPALIVE_FPS")]
     pub keepalive_fps: Option<u32>,
-    /// Most pixels of a picture [default: 8294400, which is 3840x2160]
+    /// Maximum size of a frame in pixels [default: 8294400, which is 3840x2160]
     #[arg(long, value_name = "N", env = "HOST_AGENT_MAX_PIXELS")]
     pub max_pixels: Option<u32>,
-    /// Most sessions at once [default: 64]
+    /// Maximum number of sessions; must be between 1 and 10000 [default: 64]
     #[arg(long, value_name = "N", env = "HOST_AGENT_MAX_SESSIONS")]
     pub max_sessions: Option<usize>,
-    /// Most taps at once [default: 16]
+    /// Maximum number of taps; must be between 1 and 10000 [default: 16]
     #[arg(long, value_name = "N", env = "HOST_AGENT_MAX_TAPS")]
     pub max_taps: Option<usize>,
-    /// Most connections at once from one address; all containers of a VM may share one [default: 128]
+    /// Maximum number of connections from one address, which all containers of a VM may share; must be
+    /// between 1 and 100000 [default: 128]
     #[arg(long, value_name = "N", env = "HOST_AGENT_MAX_CONNECTIONS_PER_PEER")]
     pub max_connections_per_peer: Option<usize>,
-    /// Seconds of silence after which a sidecar counts as gone [default: 60]
-    #[arg(long, value_name = "S", env = "HOST_AGENT_IDLE_TIMEOUT")]
-    pub idle_timeout: Option<u64>,
+    /// Time without a message after which a sidecar's session ends, seconds; must be between 1 and 86400
+    /// [default: 60]
+    #[arg(long, value_name = "S", env = "HOST_AGENT_IDLE_TIMEOUT_SECONDS")]
+    pub idle_timeout_seconds: Option<u64>,
 }
 
-fn endpoints<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Endpoint>, D::Error> {
-    let texts = Vec::<String>::deserialize(deserializer)?;
-    texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
-}
-
-/// What holds.
+/// The configuration in effect.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where sidecars connect.
+    /// Endpoints for sidecars.
     pub listen: Vec<Endpoint>,
-    /// Where the predecessor's elements connect.
+    /// Endpoints for the HXFR protocol.
     pub hxfr: Vec<Endpoint>,
-    /// Where taps connect.
+    /// Path of the socket for taps.
     pub link: PathBuf,
-    /// Where HTTP is.
+    /// Address of the admin server.
     pub admin: SocketAddr,
-    /// What tokens must be made for.
+    /// Audience that tokens must have.
     pub name: String,
-    /// Keys that sign tokens; `None` takes anyone.
+    /// Keys that tokens must be signed with; `None` disables authentication.
     pub keys: Option<Vec<VerifyingKey>>,
-    /// Which encoder.
+    /// Encoder of all sessions.
     pub encoder: Choice,
-    /// How often a still picture is encoded again, per second.
+    /// Rate at which an unchanged frame is encoded again, frames per second; 0 for never.
     pub keepalive_fps: u32,
-    /// Most pixels of a picture.
+    /// Maximum size of a frame in pixels.
     pub max_pixels: u32,
-    /// Most sessions.
+    /// Maximum number of sessions.
     pub max_sessions: usize,
-    /// Most taps.
+    /// Maximum number of taps.
     pub max_taps: usize,
-    /// Most connections from one address.
+    /// Maximum number of connections from one address.
     pub max_connections_per_peer: usize,
-    /// A sidecar that says nothing for so long is gone.
-    pub idle: Duration,
+    /// Time without a message after which a session ends.
+    pub idle_timeout: Duration,
 }
 
-/// Why what was said can't hold.
+/// Reason why options are not valid.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file can't be read.
-    #[error("can't read {}: {cause}", path.display())]
+    /// The file cannot be read.
+    #[error("cannot read {}: {cause}", path.display())]
     Read {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         cause: std::io::Error,
     },
-    /// The file makes no sense.
-    #[error("{}: {cause}; its keys are the flags' names without dashes in front", path.display())]
+    /// The file is not valid TOML, or has an unknown key.
+    #[error("{}: {cause}; use the flags' names without leading dashes as keys", path.display())]
     Parse {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// Line, column and reason.
         cause: Box<toml::de::Error>,
     },
-    /// Nobody could connect.
+    /// There is neither a key nor --insecure-no-auth.
     #[error(
-        "no key to check tokens with; give --public-key FILE (make one with `host-agent keygen`), or --insecure-no-auth on a machine of your own"
+        "no public key to verify tokens with; give --public-key FILE (make one with `host-agent keygen`), or \
+         --insecure-no-auth on a development machine"
     )]
     NoKeys,
-    /// Anybody could connect.
+    /// A listener without authentication is reachable from other machines.
     #[error(
-        "--insecure-no-auth with {0}, which other machines or VMs can reach; listen on tcp://127.0.0.1 or unix:, or give --public-key"
+        "--insecure-no-auth with {0}, which other machines or VMs can reach; listen on tcp://127.0.0.1 or unix:, or \
+         give --public-key"
     )]
-    OpenToOthers(Endpoint),
-    /// Two things that exclude each other.
-    #[error("--insecure-no-auth and --public-key exclude each other; give one")]
-    KeysAndOpen,
-    /// A key is no good.
+    InsecureRemoteListener(Endpoint),
+    /// Both a key and --insecure-no-auth were given.
+    #[error("--insecure-no-auth and --public-key exclude each other; give one of them")]
+    KeysAndInsecure,
+    /// A key file is not valid.
     #[error(transparent)]
-    Key(#[from] KeyError),
-    /// An encoder's name is no good.
+    Key(#[from] KeyFileError),
+    /// The encoder is unknown.
     #[error(transparent)]
     Encoder(#[from] encode::EncodeError),
     /// A number is out of range.
-    #[error("{flag} is {got}; it must be {min} to {max}")]
+    #[error("{flag} is {value}; it must be between {min} and {max}")]
     Range {
-        /// Which.
+        /// The flag.
         flag: &'static str,
-        /// What was said.
-        got: u64,
-        /// Smallest.
+        /// The value given.
+        value: u64,
+        /// Least valid value.
         min: u64,
-        /// Largest.
+        /// Greatest valid value.
         max: u64,
     },
 }
 
-fn in_range(flag: &'static str, got: u64, min: u64, max: u64) -> Result<(), ConfigError> {
-    if (min..=max).contains(&got) { Ok(()) } else { Err(ConfigError::Range { flag, got, min, max }) }
+fn check_range(flag: &'static str, value: u64, min: u64, max: u64) -> Result<(), ConfigError> {
+    if (min..=max).contains(&value) { Ok(()) } else { Err(ConfigError::Range { flag, value, min, max }) }
 }
 
 impl Options {
-    /// Reads a file (TOML).
+    /// Reads options from a TOML file.
+    ///
+    /// # Errors
+    /// The file cannot be read or parsed.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
@@ -178,7 +177,8 @@ impl Options {
             .map_err(|cause| ConfigError::Parse { path: path.to_owned(), cause: Box::new(cause) })
     }
 
-    /// What `self` says, and where it says nothing, what `other` says.
+    /// Merges two sets of options; `self` takes precedence. Authentication is taken whole from one of them:
+    /// a key on the command line overrides --insecure-no-auth in a file.
     pub fn or(self, other: Self) -> Self {
         let Self {
             listen,
@@ -194,10 +194,10 @@ impl Options {
             max_sessions,
             max_taps,
             max_connections_per_peer,
-            idle_timeout,
+            idle_timeout_seconds,
         } = self;
-        let any_auth = !public_key.is_empty() || insecure_no_auth;
-        let auth = if any_auth {
+        let has_auth = !public_key.is_empty() || insecure_no_auth;
+        let (public_key, insecure_no_auth) = if has_auth {
             (public_key, insecure_no_auth)
         } else {
             (other.public_key, other.insecure_no_auth)
@@ -208,48 +208,51 @@ impl Options {
             link: link.or(other.link),
             admin: admin.or(other.admin),
             name: name.or(other.name),
-            public_key: auth.0,
-            insecure_no_auth: auth.1,
+            public_key,
+            insecure_no_auth,
             encoder: encoder.or(other.encoder),
             keepalive_fps: keepalive_fps.or(other.keepalive_fps),
             max_pixels: max_pixels.or(other.max_pixels),
             max_sessions: max_sessions.or(other.max_sessions),
             max_taps: max_taps.or(other.max_taps),
             max_connections_per_peer: max_connections_per_peer.or(other.max_connections_per_peer),
-            idle_timeout: idle_timeout.or(other.idle_timeout),
+            idle_timeout_seconds: idle_timeout_seconds.or(other.idle_timeout_seconds),
         }
     }
 
-    /// Where sidecars connect, as said or by default.
+    /// Endpoints for sidecars, or the default one.
     pub fn listeners(&self) -> Vec<Endpoint> {
         if self.listen.is_empty() {
-            DEFAULT_LISTEN.parse().into_iter().collect()
+            vec![Endpoint::Tcp { host: Ipv4Addr::LOCALHOST.to_string(), port: HOST_AGENT_PORT }]
         } else {
             self.listen.clone()
         }
     }
 
-    /// Where taps connect, as said or by default.
+    /// Path of the socket for taps, or the default one.
     pub fn link_path(&self) -> PathBuf {
         self.link.clone().unwrap_or_else(default_link)
     }
 
-    /// Where HTTP is, as said or by default.
+    /// Address of the admin server, or the default one.
     pub fn admin_address(&self) -> SocketAddr {
-        self.admin.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 15938)))
+        self.admin.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, HOST_AGENT_ADMIN_PORT).into())
     }
 
-    /// Checks all of it, fills in the defaults and reads the keys.
-    pub fn settle(self) -> Result<Settings, ConfigError> {
+    /// Checks the options, applies defaults and reads the keys.
+    ///
+    /// # Errors
+    /// An option is not valid, or a key cannot be read.
+    pub fn resolve(self) -> Result<Settings, ConfigError> {
         let listen = self.listeners();
         let keys = match (self.public_key.is_empty(), self.insecure_no_auth) {
             (true, false) => return Err(ConfigError::NoKeys),
-            (false, true) => return Err(ConfigError::KeysAndOpen),
-            (false, false) => Some(
-                self.public_key.iter().map(|path| auth::read_public_key(path)).collect::<Result<_, _>>()?,
-            ),
+            (false, true) => return Err(ConfigError::KeysAndInsecure),
+            (false, false) => {
+                Some(self.public_key.iter().map(|path| read_public_key(path)).collect::<Result<_, _>>()?)
+            }
             (true, true) => match listen.iter().find(|endpoint| !listen::is_local(endpoint)) {
-                Some(open) => return Err(ConfigError::OpenToOthers(open.clone())),
+                Some(remote) => return Err(ConfigError::InsecureRemoteListener(remote.clone())),
                 None => None,
             },
         };
@@ -266,19 +269,27 @@ impl Options {
             max_sessions: self.max_sessions.unwrap_or(64),
             max_taps: self.max_taps.unwrap_or(16),
             max_connections_per_peer: self.max_connections_per_peer.unwrap_or(128),
-            idle: Duration::from_secs(self.idle_timeout.unwrap_or(60)),
+            idle_timeout: Duration::from_secs(self.idle_timeout_seconds.unwrap_or(60)),
         };
-        in_range("--keepalive-fps", settings.keepalive_fps.into(), 0, 240)?;
-        in_range("--max-pixels", settings.max_pixels.into(), 1, u64::from(MAX_SIDE) * u64::from(MAX_SIDE))?;
-        in_range("--max-sessions", settings.max_sessions as u64, 1, 10_000)?;
-        in_range("--max-taps", settings.max_taps as u64, 1, 10_000)?;
-        in_range("--max-connections-per-peer", settings.max_connections_per_peer as u64, 1, 100_000)?;
-        in_range("--idle-timeout", settings.idle.as_secs(), 1, 24 * 3600)?;
+        settings.check_ranges()?;
         Ok(settings)
     }
 }
 
-/// In the user's runtime folder, which nobody else can enter; without one in a folder named for the user.
+impl Settings {
+    fn check_ranges(&self) -> Result<(), ConfigError> {
+        let max_pixels = u64::from(MAX_SIDE) * u64::from(MAX_SIDE);
+        check_range("--keepalive-fps", self.keepalive_fps.into(), 0, 240)?;
+        check_range("--max-pixels", self.max_pixels.into(), 1, max_pixels)?;
+        check_range("--max-sessions", self.max_sessions as u64, 1, 10_000)?;
+        check_range("--max-taps", self.max_taps as u64, 1, 10_000)?;
+        check_range("--max-connections-per-peer", self.max_connections_per_peer as u64, 1, 100_000)?;
+        check_range("--idle-timeout-seconds", self.idle_timeout.as_secs(), 1, 24 * 3600)
+    }
+}
+
+/// The link's default path: in the user's runtime folder, which other users cannot enter; if there is none,
+/// in a folder that the daemon creates with mode 0700.
 fn default_link() -> PathBuf {
     let folder = std::env::var_os("XDG_RUNTIME_DIR")
         .filter(|folder| !folder.is_empty())
@@ -290,58 +301,74 @@ fn default_link() -> PathBuf {
 mod tests {
     use super::*;
 
-    fn open() -> Options {
+    fn insecure() -> Options {
         Options { insecure_no_auth: true, ..Options::default() }
     }
 
     #[test]
-    fn defaults_are_on_loopback_and_ask_for_keys() {
-        assert!(matches!(Options::default().settle(), Err(ConfigError::NoKeys)));
-        let settings = open().settle().expect("holds");
-        assert_eq!(settings.listen[0].to_string(), DEFAULT_LISTEN);
-        assert_eq!(settings.admin.to_string(), DEFAULT_ADMIN);
+    fn options_without_authentication_are_refused() {
+        assert!(matches!(Options::default().resolve(), Err(ConfigError::NoKeys)));
+        let both = Options { public_key: vec!["/x".into()], ..insecure() };
+        assert!(matches!(both.resolve(), Err(ConfigError::KeysAndInsecure)));
+    }
+
+    #[test]
+    fn default_listeners_are_on_loopback() {
+        let settings = insecure().resolve().expect("valid");
+        let listen: Vec<_> = settings.listen.iter().map(ToString::to_string).collect();
+        assert_eq!(listen, ["tcp://127.0.0.1:15937"]);
+        assert_eq!(settings.admin.to_string(), "127.0.0.1:15938");
         assert!(settings.link.ends_with("link.sock"));
     }
 
     #[test]
-    fn an_open_gate_needs_local_listeners() {
+    fn insecure_listener_that_others_can_reach_is_refused() {
         for text in ["tcp://0.0.0.0:1", "vsock://any:1"] {
             let listen = vec![text.parse().expect(text)];
-            assert!(
-                matches!(Options { listen, ..open() }.settle(), Err(ConfigError::OpenToOthers(_))),
-                "{text}"
-            );
+            let resolved = Options { listen, ..insecure() }.resolve();
+            assert!(matches!(resolved, Err(ConfigError::InsecureRemoteListener(_))), "{text}");
         }
-        let both = Options { public_key: vec!["/x".into()], ..open() };
-        assert!(matches!(both.settle(), Err(ConfigError::KeysAndOpen)));
     }
 
     #[test]
-    fn a_file_says_what_flags_do_not() {
+    fn flags_override_the_file() {
         let file: Options = toml::from_str(
             "listen = ['tcp://127.0.0.1:1', 'unix:/x']\nname = 'mac'\ninsecure-no-auth = true\nkeepalive-fps = 5\n",
         )
-        .expect("parses");
+        .expect("parsed");
         let flags = Options { name: Some("other".to_owned()), ..Options::default() };
-        let settings = flags.or(file).settle().expect("holds");
+        let settings = flags.or(file).resolve().expect("valid");
         assert_eq!((settings.name.as_str(), settings.keepalive_fps, settings.listen.len()), ("other", 5, 2));
-        let keys = Options { public_key: vec!["/flag".into()], ..Options::default() };
-        assert!(!keys.or(open()).insecure_no_auth, "a key on the command line closes a file's open gate");
-        assert!(toml::from_str::<Options>("lisen = []").is_err(), "a typo is an error");
     }
 
     #[test]
-    fn numbers_are_held_to_their_ranges() {
+    fn key_on_the_command_line_overrides_insecure_in_the_file() {
+        let keys = Options { public_key: vec!["/flag".into()], ..Options::default() };
+        assert!(!keys.or(insecure()).insecure_no_auth);
+    }
+
+    #[test]
+    fn unknown_key_in_the_file_is_refused() {
+        assert!(toml::from_str::<Options>("lisen = []").is_err());
+    }
+
+    #[test]
+    fn number_out_of_range_is_refused() {
         for options in [
-            Options { max_pixels: Some(0), ..open() },
-            Options { max_pixels: Some(u32::MAX), ..open() },
-            Options { keepalive_fps: Some(1000), ..open() },
-            Options { max_sessions: Some(0), ..open() },
-            Options { idle_timeout: Some(0), ..open() },
+            Options { max_pixels: Some(0), ..insecure() },
+            Options { max_pixels: Some(u32::MAX), ..insecure() },
+            Options { keepalive_fps: Some(1000), ..insecure() },
+            Options { max_sessions: Some(0), ..insecure() },
+            Options { idle_timeout_seconds: Some(0), ..insecure() },
         ] {
-            assert!(matches!(options.settle(), Err(ConfigError::Range { .. })));
+            let error = options.resolve().expect_err("out of range");
+            assert!(error.to_string().contains("must be between"), "{error}");
         }
-        let named = Options { encoder: Some("x265".to_owned()), ..open() };
-        assert!(matches!(named.settle(), Err(ConfigError::Encoder(_))));
+    }
+
+    #[test]
+    fn unknown_encoder_is_refused() {
+        let options = Options { encoder: Some("x265".to_owned()), ..insecure() };
+        assert!(matches!(options.resolve(), Err(ConfigError::Encoder(_))));
     }
 }

@@ -1,159 +1,179 @@
-//! A sidecar's connection, from its first byte to its last: handshake, messages in, messages out.
+//! One sidecar's connection: handshake, incoming messages, outgoing messages, orderly end.
 //!
 //! ```text
-//!   accepted --Hello, token--> session --Configure, Pixels, …--> over
-//!       |                         |
-//!       +-- 5 s, bad token        +-- Bye, silence, nonsense, replaced, shutdown
+//!   accepted --Hello with token--> session --Configure, Pixels, …--> ended
+//!       |                             |
+//!       +-- timeout, bad token        +-- Bye, timeout, protocol error, replaced, shutdown
 //! ```
 //!
-//! Whatever ends it is said in an `Error` message first, if the peer still reads. It parses nothing itself
-//! and encodes nothing: messages are `protocol`'s, pictures go to the session's worker.
+//! The peer receives an `Error` message with the reason before the connection closes, if it still reads.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use protocol::frame::{HEADER_BYTES, Header};
-use protocol::stream::{self, ClientMessage, Config, ErrorCode, ServerMessage};
 use frame_ring::clock::monotonic_ns;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use protocol::frame::HEADER_BYTES;
+use protocol::rate::{RateLimit, TokenBucket};
+use protocol::stream::{self, ClientMessage, Config, ErrorCode, ServerMessage};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
-use crate::auth::Gate;
-use crate::hub::{Hub, Session};
-use crate::inbox::{self, Pushed};
+use crate::auth::{self, Authenticator};
+use crate::framing::{FramedReader, ReadError};
+use crate::hub::{Hub, Session, SessionInfo};
+use crate::inbox::{self, PushedPixels};
 use crate::listen::{Connection, Reader, Writer};
 use crate::meter::{Count, Meter};
 use crate::outbox::Outbox;
-use crate::rate::Bucket;
-use crate::wire::{ReadError, read_message};
 use crate::worker::{self, Policy};
 
-/// Messages a second that a sidecar may send for long, and at once.
+/// Sustained rate of messages from one sidecar, and the largest burst.
 const MESSAGES_PER_SECOND: u32 = 1000;
-/// Longest time that a peer may take to say `Hello`.
-pub const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
-/// Longest time for what waits to be written when a session ends.
-const FAREWELL_TIME: Duration = Duration::from_secs(2);
-
-/// How long and how much is read from a peer after it was told that it is over.
-const LINGER_TIME: Duration = Duration::from_millis(500);
+/// Rate of warnings to a sidecar that exceeds the message rate.
+const RATE_WARNINGS: RateLimit = RateLimit::new(1, 1);
+/// Maximum time between accept and `Hello`.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum time to write queued messages after a session ended.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum time, and number of bytes, to read from a peer after its last message was sent.
+const LINGER_TIMEOUT: Duration = Duration::from_millis(500);
 const LINGER_BYTES: u64 = 1 << 20;
 
-/// What all connections share.
+/// State that all connections share.
 #[derive(Debug)]
 pub struct Service {
-    /// Who may have a session.
-    pub gate: Gate,
-    /// The sessions.
+    /// Authenticates sidecars.
+    pub authenticator: Authenticator,
+    /// Sessions and taps.
     pub hub: Arc<Hub>,
-    /// How they are encoded.
+    /// Encoding policy of all sessions.
     pub policy: Policy,
-    /// Most pixels of a picture.
+    /// Maximum size of a frame in pixels.
     pub max_pixels: u32,
-    /// A sidecar that says nothing for so long is gone.
-    pub idle: Duration,
+    /// Time without a message after which a session ends.
+    pub idle_timeout: Duration,
 }
 
-/// Why a connection ended, for logs and for the peer.
+/// Reason why a connection ended.
 #[derive(Debug, thiserror::Error)]
-enum End {
-    #[error("the sidecar said goodbye")]
+enum EndReason {
+    #[error("Bye received")]
     Bye,
-    #[error("{0}")]
+    #[error(transparent)]
     Read(#[from] ReadError),
     #[error("{message}")]
-    Refused { code: ErrorCode, message: String },
-    /// Said to the peer already.
-    #[error("ended from here: {0:?}")]
-    Told(ErrorCode),
-    #[error("the sidecar stopped reading")]
-    Unread,
+    Rejected { code: ErrorCode, message: String },
+    /// The peer was already sent this error.
+    #[error("session ended: {0:?}")]
+    SessionEnded(ErrorCode),
+    #[error("the peer does not read")]
+    WriteFailed,
 }
 
-impl End {
-    fn refused(code: ErrorCode, message: impl std::fmt::Display) -> Self {
-        Self::Refused { code, message: message.to_string() }
+impl EndReason {
+    fn rejected(code: ErrorCode, message: impl std::fmt::Display) -> Self {
+        Self::Rejected { code, message: message.to_string() }
     }
 
-    /// What the peer should be told.
+    /// The error to send to the peer, if any.
     fn error(&self) -> Option<(ErrorCode, String)> {
         match self {
-            Self::Read(ReadError::Decode(error)) => Some((ErrorCode::Protocol, error.to_string())),
-            Self::Read(ReadError::Silent(time)) => Some((
-                ErrorCode::Protocol,
-                format!("nothing came for {time:?}; send Ping while there is nothing to say"),
-            )),
-            Self::Refused { code, message } => Some((*code, message.clone())),
-            Self::Bye | Self::Told(_) | Self::Unread | Self::Read(_) => None,
+            Self::Read(error @ (ReadError::Decode(_) | ReadError::Incomplete)) => {
+                Some((ErrorCode::Protocol, error.to_string()))
+            }
+            Self::Read(error @ ReadError::Idle(_)) => {
+                Some((ErrorCode::Protocol, format!("{error}; send Ping while there is nothing else to send")))
+            }
+            Self::Rejected { code, message } => Some((*code, message.clone())),
+            Self::Bye
+            | Self::SessionEnded(_)
+            | Self::WriteFailed
+            | Self::Read(ReadError::Closed | ReadError::Io(_)) => None,
         }
     }
 }
 
-/// Serves one connection to its end.
+/// Serves one connection until it ends.
 pub async fn serve(service: Arc<Service>, connection: Connection) {
     let Connection { reader, writer, peer, .. } = connection;
-    let mut reader = BufReader::with_capacity(64 << 10, reader);
+    let mut reader = FramedReader::new(reader);
     match handshake(&service, &mut reader, &peer).await {
-        Ok(begun) => run_session(&service, reader, writer, begun).await,
-        Err(end) => {
-            tracing::info!(peer, %end, "no session");
-            if let Some((code, message)) = end.error() {
-                let error = ServerMessage::Error { code, message }.encode().to_vec();
-                // The peer may be gone: then there is nobody to tell.
-                let _told = timeout(FAREWELL_TIME, writer.write_all(&error)).await;
-                drop(writer);
-                linger(&mut reader).await;
+        Ok(established) => run_session(&service, reader, writer, established).await,
+        Err(reason) => {
+            // Reachability probes connect and disconnect, every few seconds on each node.
+            if matches!(reason, EndReason::Read(ReadError::Closed)) {
+                tracing::debug!(peer, "connection closed before Hello");
+            } else {
+                tracing::info!(peer, %reason, "connection rejected");
+            }
+            if let Some((code, message)) = reason.error() {
+                reject(reader.into_inner(), writer, code, message).await;
             }
         }
     }
 }
 
-/// Whether the peer gave up while we could not listen: after a sleep a queue of those stands at the door, and each would
-/// take the stream from the one that waits behind them.
-async fn has_left(reader: &mut BufReader<Reader>) -> bool {
-    // Asked once; an elapsed time means that there is neither an end nor anything else.
-    match timeout(Duration::ZERO, reader.fill_buf()).await {
-        Ok(Ok(rest)) => rest.is_empty(),
-        Ok(Err(_)) => true,
-        Err(_) => false,
-    }
+/// Sends an error to a peer without a session and closes the connection.
+pub async fn reject(mut reader: Reader, writer: Writer, code: ErrorCode, message: String) {
+    let error = ServerMessage::Error { code, message }.encode().to_vec();
+    // Fails if the peer disconnected.
+    let _sent = timeout(FLUSH_TIMEOUT, writer.write_all(&error)).await;
+    drop(writer);
+    linger(&mut reader).await;
 }
 
-/// A session and the ends of it that only its connection has.
-struct Begun {
+/// Discards incoming data for a short time before the connection closes. Closing a TCP socket with unread
+/// data resets the connection, and the peer then loses the last message sent to it (RFC 1122, 4.2.2.13).
+async fn linger(reader: &mut (impl AsyncRead + Unpin)) {
+    let mut rest = reader.take(LINGER_BYTES);
+    let _elapsed = timeout(LINGER_TIMEOUT, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+}
+
+/// A session whose handshake succeeded, and its encoder thread.
+struct Established {
     session: Arc<Session>,
     worker: std::thread::JoinHandle<()>,
 }
 
-async fn handshake(service: &Service, reader: &mut BufReader<Reader>, peer: &str) -> Result<Begun, End> {
+async fn handshake(
+    service: &Service,
+    reader: &mut FramedReader<Reader>,
+    peer: &str,
+) -> Result<Established, EndReason> {
     let only_hello = |kind| if kind == 0x01 { ClientMessage::limit(kind) } else { None };
-    let hello = timeout(HANDSHAKE_TIME, read_message(reader, HANDSHAKE_TIME, only_hello));
-    let (header, payload) = hello.await.map_err(|_| ReadError::Silent(HANDSHAKE_TIME))??;
+    let hello = timeout(HANDSHAKE_TIMEOUT, reader.read(HANDSHAKE_TIMEOUT, only_hello));
+    let (header, payload) = hello.await.map_err(|_| ReadError::Idle(HANDSHAKE_TIMEOUT))??;
     let bytes_in = (HEADER_BYTES + payload.len()) as u64;
     let message = ClientMessage::decode(header, payload).map_err(ReadError::from)?;
     let ClientMessage::Hello { min, max, token, client } = message else {
-        return Err(End::refused(ErrorCode::Protocol, "the first message is not Hello"));
+        return Err(EndReason::rejected(ErrorCode::Protocol, "the first message is not Hello"));
     };
     let version =
-        stream::choose_version(min, max).map_err(|error| End::refused(ErrorCode::Version, error))?;
-    let stream = service.gate.admit(&token).map_err(|error| End::refused(error.code(), error))?;
-    if has_left(reader).await {
+        stream::choose_version(min, max).map_err(|error| EndReason::rejected(ErrorCode::Version, error))?;
+    let stream = service
+        .authenticator
+        .authenticate(&token)
+        .map_err(|error| EndReason::rejected(auth::error_code(&error), error))?;
+    // True if the peer already disconnected. After the host wakes, the backlog holds stale connections;
+    // admitting one would evict the live session.
+    if reader.is_disconnected().await {
         return Err(ReadError::Closed.into());
     }
 
+    let no_resources = |error: &dyn std::fmt::Display| EndReason::rejected(ErrorCode::Capacity, error);
     let mut nonce = [0; 16];
-    getrandom::fill(&mut nonce).map_err(|error| End::refused(ErrorCode::Capacity, error))?;
+    getrandom::fill(&mut nonce).map_err(|error| no_resources(&error))?;
     let meter = Meter::new(Arc::clone(&service.hub.totals));
     meter.add(Count::BytesIn, bytes_in);
-    let (inbox, inbox_reader) = inbox::inbox().map_err(|error| End::refused(ErrorCode::Capacity, error))?;
+    let (inbox, inbox_reader) = inbox::inbox().map_err(|error| no_resources(&error))?;
     let waker = inbox.waker();
-    let outbox = Arc::new(Outbox::new(waker.clone(), meter.clone()));
+    let outbox = Arc::new(Outbox::new(Arc::clone(&waker), meter.clone()));
     let taps = u16::try_from(service.hub.taps()).unwrap_or(u16::MAX);
     let make = |id| {
         let stream = stream.unwrap_or_else(|| format!("anonymous/session-{id}"));
-        let session = Session::new(id, (stream, peer.to_owned(), client), nonce, inbox, outbox, meter);
-        // Before anything else can be queued: once it is in the hub, others may speak to it.
+        let info = SessionInfo { id, stream, peer: peer.to_owned(), client, nonce };
+        let session = Session::new(info, inbox, outbox, meter);
+        // Queued first: once the session is in the hub, other threads queue messages.
         session.outbox.push(&ServerMessage::HelloAck {
             version,
             session: id,
@@ -164,154 +184,145 @@ async fn handshake(service: &Service, reader: &mut BufReader<Reader>, peer: &str
         });
         Arc::new(session)
     };
-    let session = service.hub.add_session(make).map_err(|error| End::refused(ErrorCode::Capacity, error))?;
-    let worker = worker::spawn(
-        &format!("encode-{}", session.id),
-        service.policy.clone(),
-        inbox_reader,
-        Arc::clone(&session.outbox),
-        session.meter.clone(),
-        Arc::clone(&session.encoder),
-        waker,
-    );
-    let worker = worker.map_err(|error| {
-        service.hub.remove_session(session.id);
-        End::refused(ErrorCode::Capacity, format!("no thread for the encoder: {error}"))
+    let session = service.hub.add_session(make).map_err(|error| no_resources(&error))?;
+    let worker = worker::spawn(&session, service.policy.clone(), inbox_reader, waker).map_err(|error| {
+        service.hub.remove_session(session.info.id);
+        no_resources(&format_args!("cannot start the encoder thread: {error}"))
     })?;
     tracing::info!(
-        session = session.id,
-        stream = session.stream,
+        session = session.info.id,
+        stream = session.info.stream,
         peer,
-        client = session.client,
-        "session began"
+        client = session.info.client,
+        "session started"
     );
-    Ok(Begun { session, worker })
+    Ok(Established { session, worker })
 }
 
-async fn run_session(service: &Service, mut reader: BufReader<Reader>, writer: Writer, begun: Begun) {
-    let Begun { session, worker } = begun;
+async fn run_session(
+    service: &Service,
+    mut reader: FramedReader<Reader>,
+    writer: Writer,
+    established: Established,
+) {
+    let Established { session, worker } = established;
     let outbox = Arc::clone(&session.outbox);
     let mut writing = tokio::spawn(async move { outbox.run(writer).await });
-    let end = tokio::select! {
-        end = read_messages(service, &session, &mut reader) => end,
-        code = session.ended() => End::Told(code),
-        _ = &mut writing => End::Unread,
+    let reason = tokio::select! {
+        reason = read_messages(service, &session, &mut reader) => reason,
+        code = session.ended() => EndReason::SessionEnded(code),
+        _ = &mut writing => EndReason::WriteFailed,
     };
-    service.hub.remove_session(session.id);
-    tracing::info!(session = session.id, stream = session.stream, %end, "session ended");
-    if let Some((code, message)) = end.error() {
+    service.hub.remove_session(session.info.id);
+    tracing::info!(session = session.info.id, stream = session.info.stream, %reason, "session ended");
+    let error = reason.error();
+    let must_linger = error.is_some();
+    if let Some((code, message)) = error {
         session.outbox.push_error(code, message);
     }
     session.inbox.stop();
     session.outbox.close();
-    if !writing.is_finished() && timeout(FAREWELL_TIME, &mut writing).await.is_err() {
+    if !writing.is_finished() && timeout(FLUSH_TIMEOUT, &mut writing).await.is_err() {
         writing.abort();
     }
-    if end.error().is_some() {
-        linger(&mut reader).await;
+    if must_linger {
+        linger(&mut reader.into_inner()).await;
     }
-    // The thread ends after the picture that it is at.
+    // The thread ends after the frame that it is encoding.
     let joined = tokio::task::spawn_blocking(move || worker.join());
     if matches!(joined.await, Ok(Err(_)) | Err(_)) {
-        tracing::error!(session = session.id, "the session's worker panicked");
+        tracing::error!(session = session.info.id, "encoder thread panicked");
     }
 }
 
-/// Reads on for a moment without listening. A socket that is closed with bytes unread takes back what was
-/// said last, and that is why it is closed (RFC 1122, 4.2.2.13).
-pub async fn linger(reader: &mut (impl AsyncRead + Unpin)) {
-    let mut sink = tokio::io::sink();
-    let mut rest = reader.take(LINGER_BYTES);
-    let _gone = timeout(LINGER_TIME, tokio::io::copy(&mut rest, &mut sink)).await;
-}
-
-async fn read_messages(service: &Service, session: &Session, reader: &mut BufReader<Reader>) -> End {
-    let mut bucket = Bucket::new(MESSAGES_PER_SECOND);
+/// Reads and executes messages until the session ends.
+async fn read_messages(service: &Service, session: &Session, reader: &mut FramedReader<Reader>) -> EndReason {
+    let mut messages = TokenBucket::new(RateLimit::new(MESSAGES_PER_SECOND, MESSAGES_PER_SECOND));
+    let mut warnings = TokenBucket::new(RATE_WARNINGS);
     let mut config: Option<Config> = None;
     loop {
-        if let Some(wait) = bucket.take() {
-            // Held up instead of cut off: a flood then costs its sender time and us nothing.
-            if bucket.should_warn() {
+        let now_ns = monotonic_ns();
+        let delay = messages.take(now_ns);
+        if !delay.is_zero() {
+            // Delaying costs the sender time; closing the connection would only make it reconnect.
+            if warnings.try_take(now_ns) {
                 let message =
-                    format!("more than {MESSAGES_PER_SECOND} messages a second; they are being slowed down");
+                    format!("more than {MESSAGES_PER_SECOND} messages per second; messages are delayed");
                 session.outbox.push_error(ErrorCode::RateLimited, message);
             }
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep(delay).await;
         }
-        let message = match read_message(reader, service.idle, |kind| limit(kind, config)).await {
+        let message = match reader.read(service.idle_timeout, |kind| payload_limit(kind, config)).await {
             Ok((header, payload)) => {
                 session.meter.add(Count::BytesIn, (HEADER_BYTES + payload.len()) as u64);
-                decode(header, payload)
+                ClientMessage::decode(header, payload)
             }
             Err(error) => return error.into(),
         };
         let outcome = match message {
-            Ok(message) => obey(service, session, &mut config, message).await,
+            Ok(message) => handle_message(service, session, &mut config, message).await,
             Err(error) => Err(ReadError::from(error).into()),
         };
-        if let Err(end) = outcome {
-            return end;
+        if let Err(reason) = outcome {
+            return reason;
         }
     }
 }
 
-fn decode(header: Header, payload: Bytes) -> Result<ClientMessage, protocol::DecodeError> {
-    ClientMessage::decode(header, payload)
-}
-
-/// Pixels are at most one picture of the configured size, and none before there is one.
-fn limit(kind: u8, config: Option<Config>) -> Option<u32> {
+/// Maximum payload of a message type. Pixels are limited to one frame of the configured size, and to
+/// nothing before `Configure`.
+fn payload_limit(kind: u8, config: Option<Config>) -> Option<u32> {
     const PIXELS: u8 = 0x03;
-    /// Room for the fields before the pixels.
-    const FIELDS: usize = 256;
-    let most = ClientMessage::limit(kind)?;
+    /// Space for the fields before the pixels.
+    const FIELDS_BYTES: usize = 256;
+    let limit = ClientMessage::limit(kind)?;
     if kind != PIXELS {
-        return Some(most);
+        return Some(limit);
     }
-    let bytes =
-        config.map_or(0, |config| config.format.bytes(config.width.into(), config.height.into()) + FIELDS);
-    Some(most.min(u32::try_from(bytes).unwrap_or(u32::MAX)))
+    let bytes = config
+        .map_or(0, |config| config.format.bytes(config.width.into(), config.height.into()) + FIELDS_BYTES);
+    Some(limit.min(u32::try_from(bytes).unwrap_or(u32::MAX)))
 }
 
-async fn obey(
+async fn handle_message(
     service: &Service,
     session: &Session,
     config: &mut Option<Config>,
     message: ClientMessage,
-) -> Result<(), End> {
+) -> Result<(), EndReason> {
     match message {
         ClientMessage::Hello { .. } => {
-            return Err(End::refused(ErrorCode::Protocol, "a second Hello"));
+            return Err(EndReason::rejected(ErrorCode::Protocol, "Hello was already received"));
         }
-        ClientMessage::Configure(wanted) => {
-            let pixels = u32::from(wanted.width) * u32::from(wanted.height);
+        ClientMessage::Configure(requested) => {
+            let pixels = u32::from(requested.width) * u32::from(requested.height);
             if pixels > service.max_pixels {
-                let most = service.max_pixels;
-                let message =
-                    format!("{pixels} pixels are more than {most}; ask for less, or raise --max-pixels");
+                let max = service.max_pixels;
+                let message = format!(
+                    "{pixels} pixels exceed the limit of {max}; request a smaller size, or raise --max-pixels"
+                );
                 session.outbox.push_error(ErrorCode::Encoder, message);
             } else {
-                *config = Some(wanted);
-                service.hub.configure(session.id, wanted);
+                *config = Some(requested);
+                service.hub.configure(session.info.id, requested);
             }
         }
         ClientMessage::Pixels(pixels) => {
-            let pushed = Pushed { pixels, read_at_ns: monotonic_ns() };
+            let pushed = PushedPixels { pixels, read_at_ns: monotonic_ns() };
             if !session.inbox.push(pushed).await {
-                return Err(End::refused(ErrorCode::Encoder, "the session's worker ended"));
+                return Err(EndReason::rejected(ErrorCode::Encoder, "the encoder thread ended"));
             }
         }
         ClientMessage::RequestKeyframe => {
             session.meter.add(Count::KeyframeRequest, 1);
             session.inbox.request_keyframe();
         }
-        ClientMessage::SetRate { bitrate_kbps, max_fps } => session.inbox.set_rate(bitrate_kbps, max_fps),
         ClientMessage::Ping(token) => {
             if !session.outbox.push(&ServerMessage::Pong(token)) {
-                return Err(End::Unread);
+                return Err(EndReason::WriteFailed);
             }
         }
-        ClientMessage::Bye => return Err(End::Bye),
+        ClientMessage::Bye => return Err(EndReason::Bye),
     }
     Ok(())
 }
@@ -324,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pixels_are_bounded_by_the_configured_picture() {
+    fn pixels_are_limited_to_the_configured_frame() {
         let (codec, path, format) = (Codec::H264, Path::Pixels, PixelFormat::Nv12);
         let config = Config {
             width: 64,
@@ -336,9 +347,18 @@ mod tests {
             codec,
             path,
         };
-        assert_eq!(limit(0x03, None), Some(0));
-        assert_eq!(limit(0x03, Some(config)), Some(64 * 64 * 3 / 2 + 256));
-        assert_eq!(limit(0x81, Some(config)), None);
-        assert_eq!(limit(0x02, None), ClientMessage::limit(0x02));
+        assert_eq!(payload_limit(0x03, None), Some(0));
+        assert_eq!(payload_limit(0x03, Some(config)), Some(64 * 64 * 3 / 2 + 256));
+        assert_eq!(payload_limit(0x81, Some(config)), None);
+        assert_eq!(payload_limit(0x02, None), ClientMessage::limit(0x02));
+    }
+
+    #[test]
+    fn disconnected_peer_is_sent_no_error() {
+        for reason in [EndReason::Bye, EndReason::WriteFailed, EndReason::Read(ReadError::Closed)] {
+            assert!(reason.error().is_none(), "{reason}");
+        }
+        let idle = EndReason::Read(ReadError::Idle(HANDSHAKE_TIMEOUT)).error();
+        assert!(idle.is_some_and(|(code, text)| code == ErrorCode::Protocol && text.contains("send Ping")));
     }
 }

@@ -1,151 +1,223 @@
-//! `host-agent doctor`: walks the path leg by leg and says which one fails and what to do. Asks a running
-//! daemon where there is one and tries things itself where there is none; changes nothing.
+//! `host-agent doctor`: checks each part of the frame path on the host. Queries a running daemon, and tries
+//! things itself if there is none. Changes nothing.
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
-use doctor::{Leg, Report};
-use encode::EncodeError;
-use protocol::endpoint::Endpoint;
+use contract::Endpoint;
+use contract::doctor::{Check, Report, checks};
+use contract::host_agent_status::{HostAgentStatus, VmStatus};
+use contract::names::env;
+use encode::{EncodeError, Found};
 
-use crate::auth;
 use crate::config::Options;
-use crate::status::Status;
+use crate::keys::read_public_key;
+use crate::sys;
 
-/// Walks the path. Blocks for as long as the encoders take.
+/// Maximum time for the daemon to answer.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(3);
+const START_DAEMON: &str = "start the daemon with `host-agent serve`";
+
+/// Runs all checks. Blocks while the encoders are tested.
 pub fn examine(options: &Options) -> Report {
-    let daemon = ask(options);
-    let mut legs = keys(options);
-    legs.push(match &daemon {
-        Ok(status) => Leg::ok("daemon", format!("{} runs, up {} s", status.version, status.uptime_s)),
-        Err(why) => Leg::skipped("daemon", why).but("start it with `host-agent serve`"),
+    let daemon = query_daemon(options);
+    let mut checks = check_keys(options);
+    checks.push(match &daemon {
+        Ok(status) => {
+            Check::ok(checks::DAEMON, format!("version {}, up {} s", status.version, status.uptime_seconds))
+        }
+        Err(error) => Check::skipped(checks::DAEMON, error).with_remedy(START_DAEMON),
     });
     let daemon = daemon.ok();
-    legs.extend(options.listeners().iter().map(|endpoint| listener(endpoint, daemon.as_ref())));
-    legs.push(link(options, daemon.as_ref()));
-    legs.extend(taps(daemon.as_ref()));
-    legs.extend(encoders());
-    Report::new(legs)
+    checks.extend(options.listeners().iter().map(|endpoint| check_listener(endpoint, daemon.as_ref())));
+    checks.push(check_link(options, daemon.as_ref()));
+    checks.extend(check_taps(daemon.as_ref()));
+    checks.extend(check_encoders(&crate::encoders::available(), encoder_trial));
+    Report::new(checks)
 }
 
 /// The running daemon's `/status`.
-pub(crate) fn ask(options: &Options) -> Result<Status, String> {
+pub(crate) fn query_daemon(options: &Options) -> Result<HostAgentStatus, String> {
     let url = format!("http://{}/status", options.admin_address());
-    let agent: ureq::Agent =
-        ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(3))).build().into();
-    let answer = agent.get(&url).call().map_err(|error| format!("nothing answers at {url}: {error}"));
-    answer?.body_mut().read_json().map_err(|error| format!("{url} is not a host-agent's: {error}"))
+    let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(QUERY_TIMEOUT)).build().into();
+    let mut answer = agent.get(&url).call().map_err(|error| format!("no answer from {url}: {error}"))?;
+    answer.body_mut().read_json().map_err(|error| format!("{url} is not a host-agent: {error}"))
 }
 
-fn keys(options: &Options) -> Vec<Leg> {
+fn check_keys(options: &Options) -> Vec<Check> {
     if options.public_key.is_empty() {
         return vec![if options.insecure_no_auth {
-            Leg::skipped("keys", "--insecure-no-auth: anyone on this machine may connect")
-                .but("for production give --public-key")
+            Check::skipped(checks::KEYS, "--insecure-no-auth: every process of this machine may connect")
+                .with_remedy("give --public-key in production")
         } else {
-            Leg::failed(
-                "keys",
-                "no key is given: serve would not start",
-                "give --public-key FILE; make one with `host-agent keygen`",
+            Check::failed(
+                checks::KEYS,
+                "no public key is given, so the daemon does not start",
+                "give --public-key FILE; make a key pair with `host-agent keygen`",
             )
         }];
     }
     let check = |path: &std::path::PathBuf| {
-        let name = format!("key {}", path.display());
-        match auth::read_public_key(path) {
-            Ok(key) => Leg::ok(name, auth::print_public_key(&key)),
-            Err(error) => Leg::failed(name, error.to_string(), "give the operator's public key"),
+        let name = format!("{} {}", checks::KEYS, path.display());
+        match read_public_key(path) {
+            Ok(key) => Check::ok(name, stream_token::print_public_key(&key)),
+            Err(error) => Check::failed(name, error.to_string(), "give the operator's public key"),
         }
     };
     options.public_key.iter().map(check).collect()
 }
 
-fn listener(endpoint: &Endpoint, daemon: Option<&Status>) -> Leg {
-    let name = format!("listen {endpoint}");
-    if daemon.is_some_and(|status| status.listeners.contains(&endpoint.to_string())) {
-        return Leg::ok(name, "the daemon listens there");
+fn check_listener(endpoint: &Endpoint, daemon: Option<&HostAgentStatus>) -> Check {
+    let name = format!("{} {endpoint}", checks::LISTEN);
+    if daemon.is_some_and(|status| status.listeners.contains(endpoint)) {
+        return Check::ok(name, "the daemon listens");
     }
-    let free = match endpoint {
+    let available = match endpoint {
         Endpoint::Tcp { host, port } => {
             TcpListener::bind((host.as_str(), *port)).map(drop).map_err(|error| error.to_string())
         }
-        Endpoint::Unix(path) if UnixStream::connect(path).is_ok() => Err("somebody answers there".to_owned()),
-        Endpoint::Vsock { .. }
-            if cfg!(target_os = "linux") && !std::path::Path::new("/dev/vsock").exists() =>
-        {
-            return Leg::failed(
-                name,
-                "there is no /dev/vsock",
-                "modprobe vhost_vsock, or listen on tcp: or unix:",
-            );
+        Endpoint::Unix(path) if UnixStream::connect(path).is_ok() => {
+            Err("another process listens".to_owned())
+        }
+        Endpoint::Vsock { .. } if sys::HAS_VSOCK && !Path::new("/dev/vsock").exists() => {
+            let remedy = "run `modprobe vhost_vsock`, or listen on tcp: or unix:";
+            return Check::failed(name, "/dev/vsock does not exist", remedy);
         }
         Endpoint::Unix(_) | Endpoint::Vsock { .. } => Ok(()),
     };
-    match free {
-        Ok(()) => Leg::ok(name, "free"),
-        Err(why) => Leg::failed(name, why, "stop what has it, or choose another with --listen"),
+    match available {
+        Ok(()) => Check::ok(name, "available"),
+        Err(error) => {
+            Check::failed(name, error, "stop the program that uses it, or choose another with --listen")
+        }
     }
 }
 
-fn link(options: &Options, daemon: Option<&Status>) -> Leg {
+fn check_link(options: &Options, daemon: Option<&HostAgentStatus>) -> Check {
     let path = options.link_path();
     let shown = path.display().to_string();
-    let name = format!("link {shown}");
-    let answers = UnixStream::connect(&path).is_ok();
-    match (daemon, answers) {
-        (Some(status), _) if status.link != shown => Leg::failed(
+    let name = format!("{} {shown}", checks::LINK);
+    let accepts = UnixStream::connect(&path).is_ok();
+    match (daemon, accepts) {
+        (Some(status), _) if status.link != shown => Check::failed(
             name,
-            format!("the daemon has {} instead", status.link),
+            format!("the daemon uses {}", status.link),
             "give the same --link to daemon, doctor and tap",
         ),
-        (Some(_), true) => Leg::ok(name, "the daemon takes taps there"),
-        (Some(_), false) => {
-            Leg::failed(name, "nobody answers there", "restart the daemon: its socket was removed")
-        }
-        (None, true) => Leg::failed(name, "another program has it", "stop it, or choose another with --link"),
-        (None, false) => Leg::skipped(name, "no daemon").but("start it with `host-agent serve`"),
+        (Some(_), true) => Check::ok(name, "the daemon accepts taps"),
+        (Some(_), false) => Check::failed(
+            name,
+            "the daemon runs, but its socket does not accept connections",
+            "restart the daemon to create the socket again",
+        ),
+        (None, true) => Check::failed(
+            name,
+            "another process listens",
+            "stop the program that uses it, or choose another with --link",
+        ),
+        (None, false) => Check::skipped(name, "the daemon does not run").with_remedy(START_DAEMON),
     }
 }
 
-fn taps(daemon: Option<&Status>) -> Vec<Leg> {
-    const REMEDY: &str = "start the VM with the tap preloaded and DESKTOPSTREAM_LINK set to the link's path";
+fn check_taps(daemon: Option<&HostAgentStatus>) -> Vec<Check> {
     let Some(status) = daemon else {
-        return vec![Leg::skipped("taps", "no daemon to ask").but("start it with `host-agent serve`")];
+        return vec![Check::skipped(checks::TAPS, "the daemon does not run").with_remedy(START_DAEMON)];
     };
     if status.vms.is_empty() {
-        return vec![Leg::skipped("taps", "no VM's tap is connected: only rung Pixels works").but(REMEDY)];
+        let remedy = format!(
+            "start the VM with `host-agent run`, or preload the tap and set {} to the link's path",
+            env::LINK
+        );
+        let detail = "no tap is connected; only frame path Pixels is available";
+        return vec![Check::skipped(checks::TAPS, detail).with_remedy(remedy)];
     }
-    let tap = |vm: &crate::status::VmStatus| {
-        let name = format!("tap of {}", vm.name);
-        let detail = format!("version {}, pid {}, {} contexts", vm.tap_version, vm.pid, vm.stats.contexts);
-        if vm.stats.disabled {
-            let detail = format!("{detail}: switched itself off after {} faults", vm.stats.faults);
-            return Leg::failed(name, detail, "restart the VM, and report the fault from its log");
-        }
-        Leg::ok(name, detail)
-    };
-    status.vms.iter().map(tap).collect()
+    status.vms.iter().map(check_tap).collect()
 }
 
-fn encoders() -> Vec<Leg> {
-    let found = crate::encoders::available();
-    let works = found.iter().any(|found| found.trial.is_ok());
-    let mut legs: Vec<_> = found
-        .into_iter()
+fn check_tap(vm: &VmStatus) -> Check {
+    let name = format!("{} {}", checks::TAPS, vm.name);
+    let detail = format!("version {}, process {}, {} contexts", vm.tap_version, vm.pid, vm.stats.contexts);
+    if vm.stats.disabled {
+        let detail = format!("{detail}; disabled itself after {} faults", vm.stats.faults);
+        return Check::failed(name, detail, "restart the VM, and report the fault in its log");
+    }
+    Check::ok(name, detail)
+}
+
+/// Checks of the encoders that were found, by `check` for a working one; at least one must work.
+pub(crate) fn check_encoders(
+    found: &[Found],
+    check: impl Fn(String, &Found, Duration) -> Check,
+) -> Vec<Check> {
+    let any_works = found.iter().any(|found| found.trial.is_ok());
+    let mut all: Vec<_> = found
+        .iter()
         .map(|found| {
             let name = format!("encoder {}", found.name);
-            match found.trial {
-                Ok(time) => Leg::ok(name, format!("three pictures in {} ms", time.as_millis())),
-                Err(EncodeError::Unavailable(why)) => Leg::skipped(name, why),
-                Err(error) => {
-                    Leg::skipped(name, error.to_string()).but("it is there and does not work: see its driver")
-                }
+            match &found.trial {
+                Ok(time) => check(name, found, *time),
+                Err(EncodeError::Unavailable(reason)) => Check::skipped(name, reason),
+                Err(error) => Check::skipped(name, error.to_string())
+                    .with_remedy("check the encoder's driver: it is installed and does not work"),
             }
         })
         .collect();
-    if !works {
-        legs.push(Leg::failed("encoders", "none works", "install gstreamer1.0-plugins-ugly for x264enc"));
+    if !any_works {
+        all.push(Check::failed(
+            checks::ENCODERS,
+            "no encoder works",
+            "install gstreamer1.0-plugins-ugly for x264enc",
+        ));
     }
-    legs
+    all
+}
+
+fn encoder_trial(name: String, _found: &Found, time: Duration) -> Check {
+    Check::ok(name, format!("{} frames in {} ms", encode::open::TRIAL_PICTURES, time.as_millis()))
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::doctor::Outcome;
+    use contract::host_agent_status::TapStats;
+
+    use super::*;
+
+    #[test]
+    fn daemon_with_another_link_is_a_failure() {
+        let options = Options { link: Some("/run/a.sock".into()), ..Options::default() };
+        let daemon = HostAgentStatus { link: "/run/b.sock".to_owned(), ..HostAgentStatus::default() };
+        let check = check_link(&options, Some(&daemon));
+        assert_eq!(check.outcome, Outcome::Failed);
+        assert!(check.detail.contains("/run/b.sock"), "{check:?}");
+    }
+
+    #[test]
+    fn listener_is_compared_with_the_daemons_by_value() {
+        let endpoint = |text: &str| text.parse::<Endpoint>().expect(text);
+        let listeners = vec![endpoint("unix:///run/a.sock")];
+        let daemon = HostAgentStatus { listeners, ..HostAgentStatus::default() };
+        let check = check_listener(&endpoint("unix:/run/a.sock"), Some(&daemon));
+        assert_eq!(check.detail, "the daemon listens");
+    }
+
+    #[test]
+    fn disabled_tap_is_a_failure() {
+        let stats = TapStats { disabled: true, faults: 3, ..TapStats::default() };
+        let vm = VmStatus { name: "dev".to_owned(), stats, ..VmStatus::default() };
+        let check = check_tap(&vm);
+        assert_eq!((check.name.as_str(), check.outcome), ("taps dev", Outcome::Failed));
+        assert!(check.detail.contains("after 3 faults"), "{check:?}");
+    }
+
+    #[test]
+    fn machine_without_a_working_encoder_fails() {
+        let trial = Err(EncodeError::Unavailable("not installed".to_owned()));
+        let found = vec![Found { name: "x264enc", hardware: false, trial }];
+        let checks = check_encoders(&found, encoder_trial);
+        assert_eq!(checks[0].outcome, Outcome::Skipped);
+        assert_eq!((checks[1].name.as_str(), checks[1].outcome), ("encoders", Outcome::Failed));
+    }
 }

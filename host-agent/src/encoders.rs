@@ -1,4 +1,4 @@
-//! The encoders that host-agent has: VideoToolbox on a Mac, and all that [`encode`] knows.
+//! The encoders of host-agent: VideoToolbox on macOS, and those of the crate [`encode`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,20 +7,20 @@ use std::sync::Arc;
 use encode::open::try_out;
 use encode::{EncodeError, Encoder, Found, Settings, Sink};
 
-/// Which encoder to take.
+/// An encoder, by name or automatic.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Choice {
-    /// The best that works: VideoToolbox where there is one.
+    /// VideoToolbox if it is available, else the best working encoder of [`encode`].
     #[default]
     Auto,
-    /// VideoToolbox.
+    /// VideoToolbox of macOS.
     VideoToolbox,
-    /// One that is not only host-agent's.
+    /// An encoder of [`encode`].
     Other(encode::Choice),
 }
 
 impl Choice {
-    /// Whether it makes something that can be looked at.
+    /// Whether the encoder produces decodable video.
     pub fn makes_video(&self) -> bool {
         *self != Self::Other(encode::Choice::Null)
     }
@@ -50,7 +50,10 @@ impl FromStr for Choice {
     }
 }
 
-/// Makes the chosen encoder.
+/// Opens an encoder.
+///
+/// # Errors
+/// The encoder is not available, or does not support the settings.
 pub fn open(choice: &Choice, settings: Settings, sink: Sink) -> Result<Box<dyn Encoder>, EncodeError> {
     match choice {
         Choice::VideoToolbox => Ok(Box::new(videotoolbox::open(settings, sink)?)),
@@ -62,18 +65,18 @@ pub fn open(choice: &Choice, settings: Settings, sink: Sink) -> Result<Box<dyn E
                 Err(EncodeError::Unavailable(_)) => {
                     encode::open(&encode::Choice::Auto, settings, Box::new(move |output| shared(output)))
                 }
-                made => Ok(Box::new(made?)),
+                opened => Ok(Box::new(opened?)),
             }
         }
     }
 }
 
-/// Tries every encoder that we know with a few pictures.
+/// Tests every known encoder with a few frames.
 pub fn available() -> Vec<Found> {
     let mut found = encode::available();
     let trial =
         try_out(videotoolbox::NAME, |settings, sink| Ok(Box::new(videotoolbox::open(settings, sink)?)));
-    // Where there can be none, nobody wants to read about it.
+    // Not listed on systems that cannot have it.
     if !matches!(trial, Err(EncodeError::Unavailable(_))) {
         found.insert(0, Found { name: videotoolbox::NAME, hardware: true, trial });
     }
@@ -86,34 +89,47 @@ mod tests {
 
     use super::*;
 
+    const SETTINGS: Settings = Settings {
+        width: 320,
+        height: 240,
+        codec: Codec::H264,
+        bitrate_kbps: 500,
+        max_fps: 30,
+        keyframe_ms: 0,
+    };
+
     #[test]
-    fn choices_round_trip_as_text() {
+    fn printed_choice_parses_to_itself() {
         for name in ["auto", "null", "x264enc", "videotoolbox"] {
             let choice: Choice = name.parse().expect(name);
             assert_eq!(choice.to_string(), name);
         }
         assert!("x265".parse::<Choice>().is_err());
-        assert!(!"null".parse::<Choice>().expect("known").makes_video());
     }
 
     #[test]
-    fn without_a_mac_video_toolbox_says_what_to_take() {
-        let settings = Settings {
-            width: 320,
-            height: 240,
-            codec: Codec::H264,
-            bitrate_kbps: 500,
-            max_fps: 30,
-            keyframe_ms: 0,
-        };
-        if !cfg!(target_os = "macos") {
-            let refused = open(&Choice::VideoToolbox, settings, Box::new(|_| {})).expect_err("no Mac");
-            assert!(refused.to_string().contains("x264enc"), "{refused}");
-            assert!(available().iter().all(|found| found.name != videotoolbox::NAME));
-            assert_eq!(
-                open(&Choice::Auto, settings, Box::new(|_| {})).map(|encoder| encoder.name() != "null"),
-                Ok(true)
-            );
+    fn only_the_null_encoder_makes_no_video() {
+        for (name, makes_video) in [("auto", true), ("x264enc", true), ("null", false)] {
+            assert_eq!(name.parse::<Choice>().expect(name).makes_video(), makes_video, "{name}");
+        }
+    }
+
+    #[test]
+    fn auto_opens_an_encoder_that_makes_video() {
+        let encoder = open(&Choice::Auto, SETTINGS, Box::new(|_| {})).expect("an encoder works");
+        assert_ne!(encoder.name(), "null");
+    }
+
+    #[test]
+    fn video_toolbox_is_available_on_macos_only() {
+        let opened = open(&Choice::VideoToolbox, SETTINGS, Box::new(|_| {}));
+        let listed = available().iter().any(|found| found.name == videotoolbox::NAME);
+        match opened {
+            Ok(_) => assert!(std::env::consts::OS == "macos" && listed),
+            Err(error) => {
+                assert!(std::env::consts::OS != "macos" && !listed, "{error}");
+                assert!(error.to_string().contains("x264enc"), "{error}");
+            }
         }
     }
 }

@@ -1,66 +1,64 @@
-//! Sessions, taps, and which session is bound to which context of which VM: the one place that pairs them.
+//! Sessions of sidecars, taps of VMs, and the bindings between them.
 //!
 //! ```text
 //!   session:  unbound --Bind with its nonce--> bound --context or tap gone, other session--> unbound
-//!   ring:     attached exactly while the session is bound and configured for resource IDs; made anew
-//!             when the size of a picture changes
+//!   ring:     attached while the session is bound and configured for resource IDs; recreated when the
+//!             frame size changes
 //! ```
 //!
-//! A nonce is good for one context at a time and dies with its session, so that a replayed bind from
-//! another context is refused while the first one lives. One context serves one session: the newest that
-//! it bound. All of it is decided under one lock, in which nothing waits: messages go to queues.
+//! A nonce binds one context at a time and is invalid after its session ended, so a bind that another
+//! context replays is refused. A context serves one session: the newest that it bound. All of this is
+//! decided under one lock, which is never held across a blocking call: messages go to queues.
 
 mod session;
 mod vm;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use frame_ring::{Ring, wake};
+use parking_lot::Mutex;
 use protocol::link::{Context, ToTap};
 use protocol::stream::{Config, DOCTOR, ErrorCode, Path, ServerMessage};
-use frame_ring::Ring;
 
-use crate::inbox::RingEnd;
+use crate::inbox::RingReader;
 use crate::meter::Numbers;
-pub use session::Session;
+pub use session::{Nonce, Session, SessionInfo};
 pub use vm::{Outgoing, Vm, VmDescription};
 
-/// A session's nonce.
-pub type Nonce = [u8; 16];
-
-/// Why there is no room.
+/// A limit on sessions or taps is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{limit} {what} are served already; end one, or raise {flag}")]
-pub struct Full {
-    what: &'static str,
+#[error("the limit of {limit} {kind} is reached; end one, or raise {flag}")]
+pub struct LimitReached {
+    kind: &'static str,
     limit: usize,
     flag: &'static str,
 }
 
-/// Counted for `/metrics`.
+/// Event counters.
 #[derive(Debug, Default)]
 pub struct HubCounts {
-    /// Sessions that began.
+    /// Sessions started.
     pub sessions: AtomicU64,
     /// Sessions that a newer one of the same stream replaced.
     pub replaced: AtomicU64,
-    /// Binds that found their session.
+    /// Accepted binds.
     pub binds: AtomicU64,
-    /// Binds with a nonce of no session, or of one that is bound elsewhere.
+    /// Refused binds: the nonce is of no session, or its session is bound to another context.
     pub binds_refused: AtomicU64,
 }
 
-/// See the module.
+/// All sessions and taps of the process.
 #[derive(Debug)]
 pub struct Hub {
     state: Mutex<State>,
     max_sessions: usize,
     max_taps: usize,
-    /// Numbers of all sessions, also of those that ended.
+    /// Frame counters and durations of all sessions since start.
     pub totals: Arc<Numbers>,
-    /// What happened here.
+    /// Event counters since start.
     pub counts: HubCounts,
 }
 
@@ -72,36 +70,36 @@ struct State {
     last_vm: u64,
 }
 
-/// A session and what it is paired with.
+/// A session with its configuration and binding.
 #[derive(Debug)]
 struct Entry {
     session: Arc<Session>,
     config: Option<Config>,
     binding: Option<Binding>,
-    /// Bytes of a slot of the ring that the tap has, if it has one.
-    attached: Option<usize>,
+    /// Slot size in bytes of the ring that the tap has, if any.
+    attached_slot_bytes: Option<usize>,
 }
 
+/// The context that a session is bound to.
 #[derive(Debug, Clone)]
 struct Binding {
     vm: Arc<Vm>,
     context: Context,
-    name: String,
 }
 
-/// A session as `/status` shows it.
+/// A session at one moment, for `/status`.
 #[derive(Debug, Clone)]
 pub struct SessionView {
     /// The session.
     pub session: Arc<Session>,
-    /// How it is configured.
+    /// Its configuration; `None` before `Configure`.
     pub config: Option<Config>,
-    /// VM, context and the context's name, if it is bound.
-    pub binding: Option<(String, Context, String)>,
+    /// Name of the VM and the context in it; `None` if unbound.
+    pub binding: Option<(String, Context)>,
 }
 
 impl Hub {
-    /// An empty one.
+    /// An empty hub with limits on sessions and taps.
     pub fn new(max_sessions: usize, max_taps: usize) -> Self {
         Self {
             state: Mutex::default(),
@@ -112,86 +110,84 @@ impl Hub {
         }
     }
 
-    /// Each change below leaves a whole state before it calls anything that may panic.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Sessions and taps now.
+    /// All sessions and taps, oldest first.
     pub fn view(&self) -> (Vec<SessionView>, Vec<Arc<Vm>>) {
-        let state = self.lock();
-        let view = |entry: &Entry| SessionView {
-            session: Arc::clone(&entry.session),
-            config: entry.config,
-            binding: entry
-                .binding
-                .as_ref()
-                .map(|b| (b.vm.description.name.clone(), b.context, b.name.clone())),
-        };
-        let mut sessions: Vec<_> = state.sessions.values().map(view).collect();
-        sessions.sort_unstable_by_key(|view| view.session.id);
+        let state = self.state.lock();
+        let mut sessions: Vec<_> = state.sessions.values().map(Entry::view).collect();
+        sessions.sort_unstable_by_key(|view| view.session.info.id);
         let mut vms: Vec<_> = state.vms.values().cloned().collect();
         vms.sort_unstable_by_key(|vm| vm.id);
         (sessions, vms)
     }
 
-    /// Taps connected now.
+    /// Number of connected taps.
     pub fn taps(&self) -> usize {
-        self.lock().vms.len()
+        self.state.lock().vms.len()
     }
 
-    /// Takes a session in. One of the same stream is replaced by it, and makes room; a doctor's is beside its sidecar's.
-    pub fn add_session(&self, make: impl FnOnce(u64) -> Arc<Session>) -> Result<Arc<Session>, Full> {
-        let mut state = self.lock();
+    /// Adds a session, made by `make` from its number. It replaces an older session of the same stream;
+    /// sessions of a doctor and of a sidecar do not replace each other.
+    ///
+    /// # Errors
+    /// The limit on sessions is reached, and no session is replaced.
+    pub fn add_session(&self, make: impl FnOnce(u64) -> Arc<Session>) -> Result<Arc<Session>, LimitReached> {
+        let mut state = self.state.lock();
         state.last_session += 1;
         let session = make(state.last_session);
-        let of_doctor = |session: &Session| session.client.starts_with(DOCTOR);
-        let older = state.sessions.values().find(|Entry { session: other, .. }| {
-            other.stream == session.stream && of_doctor(other) == of_doctor(&session)
+        let is_doctor = |session: &Session| session.info.client.starts_with(DOCTOR);
+        let older = state.sessions.values().map(|entry| &entry.session).find(|other| {
+            other.info.stream == session.info.stream && is_doctor(other) == is_doctor(&session)
         });
-        if let Some(older) = older.map(|entry| entry.session.id) {
+        if let Some(older) = older.map(|session| session.info.id) {
             self.counts.replaced.fetch_add(1, Ordering::Relaxed);
             if let Some(entry) = state.sessions.remove(&older) {
-                release(&entry);
-                entry.session.end(ErrorCode::Replaced, "a newer session of the same stream took over");
+                entry.detach();
+                entry
+                    .session
+                    .end(ErrorCode::Replaced, "a newer session of the same stream replaced this one");
             }
         } else if state.sessions.len() >= self.max_sessions {
-            return Err(Full { what: "sessions", limit: self.max_sessions, flag: "--max-sessions" });
+            return Err(LimitReached { kind: "sessions", limit: self.max_sessions, flag: "--max-sessions" });
         }
         self.counts.sessions.fetch_add(1, Ordering::Relaxed);
-        let entry = Entry { session: Arc::clone(&session), config: None, binding: None, attached: None };
-        state.sessions.insert(session.id, entry);
+        let entry =
+            Entry { session: Arc::clone(&session), config: None, binding: None, attached_slot_bytes: None };
+        state.sessions.insert(session.info.id, entry);
         Ok(session)
     }
 
-    /// A session is over. Its context is told to stop, if it is still its own.
+    /// Removes a session and detaches its ring from the tap. An unknown number is ignored: the session was
+    /// replaced.
     pub fn remove_session(&self, id: u64) {
-        if let Some(entry) = self.lock().sessions.remove(&id) {
-            release(&entry);
+        if let Some(entry) = self.state.lock().sessions.remove(&id) {
+            entry.detach();
         }
     }
 
-    /// Ends all sessions with this error.
+    /// Ends all sessions with an error.
     pub fn end_all(&self, code: ErrorCode, message: &str) {
-        for entry in self.lock().sessions.values() {
+        for entry in self.state.lock().sessions.values() {
             entry.session.end(code, message);
         }
     }
 
-    /// A session is configured: its worker is told after its ring is right.
+    /// Configures a session: attaches the ring that it needs, then tells its worker.
     pub fn configure(&self, id: u64, config: Config) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let Some(entry) = state.sessions.get_mut(&id) else { return };
         entry.config = Some(config);
-        attach(entry);
+        entry.update_ring();
         entry.session.inbox.configure(config);
     }
 
-    /// Takes a tap in.
-    pub fn add_vm(&self, make: impl FnOnce(u64) -> Arc<Vm>) -> Result<Arc<Vm>, Full> {
-        let mut state = self.lock();
+    /// Adds a tap, made by `make` from its number.
+    ///
+    /// # Errors
+    /// The limit on taps is reached.
+    pub fn add_vm(&self, make: impl FnOnce(u64) -> Arc<Vm>) -> Result<Arc<Vm>, LimitReached> {
+        let mut state = self.state.lock();
         if state.vms.len() >= self.max_taps {
-            return Err(Full { what: "taps", limit: self.max_taps, flag: "--max-taps" });
+            return Err(LimitReached { kind: "taps", limit: self.max_taps, flag: "--max-taps" });
         }
         state.last_vm += 1;
         let vm = make(state.last_vm);
@@ -199,54 +195,50 @@ impl Hub {
         Ok(vm)
     }
 
-    /// A tap's connection is gone, and all bindings with it.
+    /// Removes a tap and all bindings to its VM.
     pub fn remove_vm(&self, id: u64) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.vms.remove(&id);
         for entry in state.sessions.values_mut().filter(|entry| entry.is_bound_to(id, None)) {
-            unbind(entry, "the VM's tap disconnected; bind again when it is back");
+            entry.unbind("the VM's tap disconnected; bind again when it reconnects");
         }
     }
 
-    /// A context is gone.
-    pub fn context_gone(&self, vm: u64, context: Context) {
-        let mut state = self.lock();
+    /// Removes the binding to a destroyed context.
+    pub fn context_destroyed(&self, vm: u64, context: Context) {
+        let mut state = self.state.lock();
         for entry in state.sessions.values_mut().filter(|entry| entry.is_bound_to(vm, Some(context))) {
-            unbind(entry, "the GPU context that was bound is gone; bind again with the new one");
+            entry.unbind("the bound GPU context was destroyed; bind again with a new one");
         }
     }
 
-    /// A context rang with a nonce. Whether it found its session.
-    pub fn bind(&self, vm: &Arc<Vm>, context: Context, nonce: &Nonce, name: String) -> bool {
-        let mut state = self.lock();
-        let wanted = state.sessions.values().find(|entry| entry.session.nonce == *nonce);
+    /// Binds the session of a nonce to the context that sent it. Returns whether the bind was accepted; a
+    /// repeated bind is, and is confirmed again. `name` is the context's debug name, for logs.
+    pub fn bind(&self, vm: &Arc<Vm>, context: Context, nonce: &Nonce, name: &str) -> bool {
+        let mut state = self.state.lock();
+        let wanted = state.sessions.values().find(|entry| entry.session.info.nonce == *nonce);
         let allowed =
             wanted.filter(|entry| entry.binding.is_none() || entry.is_bound_to(vm.id, Some(context)));
-        let Some(id) = allowed.map(|entry| entry.session.id) else {
+        let Some(id) = allowed.map(|entry| entry.session.info.id) else {
             self.counts.binds_refused.fetch_add(1, Ordering::Relaxed);
-            let replay = wanted.is_some();
-            tracing::warn!(vm = vm.description.name, ?context, name, replay, "a bind was refused");
+            let bound_elsewhere = wanted.is_some();
+            tracing::warn!(vm = vm.description.name, ?context, name, bound_elsewhere, "bind refused");
             return false;
         };
-        let other = |entry: &&mut Entry| entry.session.id != id && entry.is_bound_to(vm.id, Some(context));
-        for entry in state.sessions.values_mut().filter(other) {
-            unbind(entry, "the GPU context was bound by another session");
+        let displaced =
+            |entry: &&mut Entry| entry.session.info.id != id && entry.is_bound_to(vm.id, Some(context));
+        for entry in state.sessions.values_mut().filter(displaced) {
+            entry.unbind("another session bound the GPU context");
         }
         let Some(entry) = state.sessions.get_mut(&id) else { return false };
         if entry.binding.is_none() {
             self.counts.binds.fetch_add(1, Ordering::Relaxed);
-            tracing::info!(
-                session = id,
-                stream = entry.session.stream,
-                vm = vm.description.name,
-                ?context,
-                name,
-                "bound"
-            );
-            entry.binding = Some(Binding { vm: Arc::clone(vm), context, name });
-            attach(entry);
+            let (stream, vm_name) = (&entry.session.info.stream, &vm.description.name);
+            tracing::info!(session = id, stream, vm = vm_name, ?context, name, "session bound");
+            entry.binding = Some(Binding { vm: Arc::clone(vm), context });
+            entry.update_ring();
         }
-        // Said again to a sidecar that rings again because it missed it.
+        // Also for a repeated bind: the sidecar missed the first confirmation.
         entry.session.outbox.push(&ServerMessage::Bound {
             context: context.id,
             tap_version: vm.description.tap_version,
@@ -257,63 +249,78 @@ impl Hub {
 }
 
 impl Entry {
+    fn view(&self) -> SessionView {
+        let binding = self.binding.as_ref();
+        SessionView {
+            session: Arc::clone(&self.session),
+            config: self.config,
+            binding: binding.map(|binding| (binding.vm.description.name.clone(), binding.context)),
+        }
+    }
+
+    /// Whether the session is bound to this context, or with `None` to any context of this VM.
     fn is_bound_to(&self, vm: u64, context: Option<Context>) -> bool {
-        let matches = |b: &Binding| b.vm.id == vm && context.is_none_or(|context| b.context == context);
-        self.binding.as_ref().is_some_and(matches)
+        self.binding.as_ref().is_some_and(|binding| {
+            binding.vm.id == vm && context.is_none_or(|context| binding.context == context)
+        })
     }
-}
 
-/// Bytes of a slot that the session needs now.
-fn wanted_slot(entry: &Entry) -> Option<usize> {
-    entry.binding.as_ref()?;
-    let config = entry.config.filter(|config| config.path == Path::ResourceId)?;
-    Some(4 * usize::from(config.width) * usize::from(config.height))
-}
-
-/// Gives the tap the ring that the session needs, or takes it away.
-fn attach(entry: &mut Entry) {
-    let wanted = wanted_slot(entry);
-    if entry.attached == wanted {
-        return;
+    /// Slot size in bytes of the ring that the session needs; `None` if it needs none.
+    fn needed_slot_bytes(&self) -> Option<usize> {
+        self.binding.as_ref()?;
+        let config = self.config.filter(|config| config.path == Path::ResourceId)?;
+        Some(4 * usize::from(config.width) * usize::from(config.height))
     }
-    release(entry);
-    entry.attached = None;
-    entry.session.inbox.set_ring(None);
-    let (Some(bytes), Some(binding)) = (wanted, &entry.binding) else { return };
-    match make_ring(bytes) {
-        Ok((end, memory, bell)) => {
-            entry.session.inbox.set_ring(Some(end));
-            let message = ToTap::Attach { session: entry.session.id, context: binding.context };
-            binding.vm.send(message, Some([memory, bell]));
-            entry.attached = Some(bytes);
+
+    /// Attaches the ring that the session needs, in place of one of another size.
+    fn update_ring(&mut self) {
+        let needed = self.needed_slot_bytes();
+        if self.attached_slot_bytes == needed {
+            return;
         }
-        Err(error) => {
-            tracing::error!(%error, bytes, "no ring for a session");
-            entry.session.end(ErrorCode::Capacity, error);
+        self.detach();
+        self.attached_slot_bytes = None;
+        self.session.inbox.set_ring(None);
+        let (Some(slot_bytes), Some(binding)) = (needed, &self.binding) else { return };
+        match create_ring(slot_bytes) {
+            Ok((reader, descriptors)) => {
+                self.session.inbox.set_ring(Some(reader));
+                let message = ToTap::Attach { session: self.session.info.id, context: binding.context };
+                binding.vm.send(message, Some(descriptors));
+                self.attached_slot_bytes = Some(slot_bytes);
+            }
+            Err(error) => {
+                tracing::error!(session = self.session.info.id, slot_bytes, error, "cannot create the ring");
+                self.session.end(ErrorCode::Capacity, error);
+            }
         }
     }
-}
 
-fn make_ring(slot_bytes: usize) -> Result<(RingEnd, OwnedFd, OwnedFd), String> {
-    let (consumer, memory) = Ring::create(frame_ring::SLOTS, slot_bytes).map_err(|error| error.to_string())?;
-    let (bell, rings) = frame_ring::wake::pair().map_err(|error| format!("no socket for the ring: {error}"))?;
-    Ok((RingEnd { consumer, bell }, memory, rings.into()))
-}
+    /// Tells the tap to stop writing the session's ring.
+    fn detach(&self) {
+        if let (Some(_), Some(binding)) = (self.attached_slot_bytes, &self.binding) {
+            binding.vm.send(ToTap::Detach { session: self.session.info.id }, None);
+        }
+    }
 
-/// Tells the tap to stop writing the session's ring.
-fn release(entry: &Entry) {
-    if let (Some(_), Some(binding)) = (entry.attached, &entry.binding) {
-        binding.vm.send(ToTap::Detach { session: entry.session.id }, None);
+    fn unbind(&mut self, reason: &str) {
+        self.detach();
+        self.attached_slot_bytes = None;
+        self.binding = None;
+        self.session.inbox.set_ring(None);
+        let (session, stream) = (self.session.info.id, &self.session.info.stream);
+        tracing::info!(session, stream, reason, "session unbound");
+        self.session.outbox.push(&ServerMessage::Unbound { reason: reason.to_owned() });
     }
 }
 
-fn unbind(entry: &mut Entry, reason: &str) {
-    release(entry);
-    entry.attached = None;
-    entry.binding = None;
-    entry.session.inbox.set_ring(None);
-    tracing::info!(session = entry.session.id, stream = entry.session.stream, reason, "unbound");
-    entry.session.outbox.push(&ServerMessage::Unbound { reason: reason.to_owned() });
+/// Creates a ring: the reader's end, and the descriptors for the tap (memory and waker).
+fn create_ring(slot_bytes: usize) -> Result<(RingReader, [OwnedFd; 2]), String> {
+    let (consumer, memory) =
+        Ring::create(frame_ring::SLOTS, slot_bytes).map_err(|error| error.to_string())?;
+    let (wake_fd, waker) =
+        wake::pair().map_err(|error| format!("cannot create the ring's socket pair: {error}"))?;
+    Ok((RingReader { consumer, wake_fd }, [memory, waker.into()]))
 }
 
 #[cfg(test)]

@@ -1,105 +1,103 @@
-//! The predecessor's protocol on a listener of its own: each connection is one encoder.
+//! The HXFR protocol of the GStreamer element `vsockenc`, on a listener of its own. Each connection has one
+//! encoder.
 //!
-//! Its element `vsockenc` sends a picture and waits for the access unit, so that there is no queue, no
-//! keep-alive and no newest-wins here. Pixels that it sends along are encoded. A resource ID without
-//! pixels is refused, always: this protocol can't say which context asks, and the tap reads for nobody
-//! whose right the guest's kernel has not stamped on the request (DESIGN, "Pairing and rights").
-//! Whoever can reach the listener is served, which is why it is off unless asked for.
+//! `vsockenc` sends a frame and waits for its access unit, so there is no queue and no keepalive here.
+//! Frames that are sent as pixels are encoded. A resource ID without pixels is always refused: HXFR has no
+//! proof of the sender's context, and the tap reads a resource only for a context that the guest kernel
+//! attested. Every peer is served, so there is no HXFR listener by default.
 
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use encode::{Codec, EncodeError, Encoder, Output, Picture, Settings};
-use protocol::DecodeError;
 use protocol::hxfr::{
     Config, FRAME_BYTES, Frame, HEADER_BYTES, Header, Reply, Request, error_code, request_limit,
 };
-use tokio::io::{AsyncReadExt, BufReader};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::encoders::Choice;
-use crate::listen::{Connection, Reader};
+use crate::framing::{FramedReader, ReadError};
+use crate::listen::Connection;
 use crate::meter::{Count, Meter, Numbers, Time};
-use crate::wire::ReadError;
 
-/// Bit rate until a `Config` comes, kbit/s: the default of the element's own property.
-const BITRATE_KBPS: u32 = 4000;
-/// Frame rate until a `Config` comes.
-const FPS: u32 = 60;
-/// Longest time for a message that has begun, and for an answer to be taken.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Bit rate before `Config`, kbit/s: the default of the element's property.
+const DEFAULT_BITRATE_KBPS: u32 = 4000;
+/// Frame rate before `Config`.
+const DEFAULT_FPS: u32 = 60;
+/// Maximum time for a guest to accept a reply.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What all connections share.
+/// State that all connections share.
 #[derive(Debug)]
-pub struct Predecessor {
-    /// Which encoder.
+pub struct HxfrService {
+    /// Encoder of all connections.
     pub encoder: Choice,
-    /// Numbers of the process.
+    /// Totals of the process.
     pub totals: Arc<Numbers>,
-    /// Most pixels of a picture.
+    /// Maximum size of a frame in pixels.
     pub max_pixels: u32,
-    /// A guest that says nothing for so long is gone.
-    pub idle: Duration,
+    /// Time without a message after which a connection ends.
+    pub idle_timeout: Duration,
 }
 
-/// Why a connection ended.
+/// Reason why a connection ended.
 #[derive(Debug, thiserror::Error)]
-enum End {
+enum EndReason {
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error("the guest does not read: {0}")]
     Write(#[from] std::io::Error),
-    #[error("the encoder's thread panicked")]
+    #[error("the encoder thread panicked")]
     Panic,
 }
 
-/// Serves one connection to its end.
-pub async fn serve(shared: Arc<Predecessor>, connection: Connection, mut stop: watch::Receiver<bool>) {
+/// Serves one connection until it ends.
+pub async fn serve(service: Arc<HxfrService>, connection: Connection, mut stop: watch::Receiver<bool>) {
     let peer = connection.peer.clone();
-    tracing::info!(peer, "HXFR connection");
+    tracing::info!(peer, "HXFR connection started");
     let end = tokio::select! {
-        end = answer_all(&shared, connection) => end,
-        _ = stop.wait_for(|stop| *stop) => Ok(()),
+        end = serve_requests(&service, connection) => end,
+        () = crate::serve::stopped(&mut stop) => Ok(()),
     };
-    let reason = end.err().map_or_else(|| "stopped".to_owned(), |end| end.to_string());
+    let reason = end.err().map_or_else(|| "shutting down".to_owned(), |reason| reason.to_string());
     tracing::info!(peer, reason, "HXFR connection ended");
 }
 
-async fn answer_all(shared: &Predecessor, connection: Connection) -> Result<(), End> {
+async fn serve_requests(service: &HxfrService, connection: Connection) -> Result<(), EndReason> {
     let Connection { reader, writer, .. } = connection;
-    let mut reader = BufReader::new(reader);
-    let meter = Meter::new(Arc::clone(&shared.totals));
-    let mut coder = Coder::new(shared.encoder.clone(), meter.clone());
+    let mut reader = FramedReader::<_, Header>::new(reader);
+    let meter = Meter::new(Arc::clone(&service.totals));
+    let mut encoder = ConnectionEncoder::new(service.encoder.clone(), meter.clone());
     loop {
-        let (header, payload) = read(&mut reader, shared).await?;
+        let limit = |kind| payload_limit(kind, service.max_pixels);
+        let (header, payload) = reader.read(service.idle_timeout, limit).await?;
         meter.add(Count::BytesIn, (HEADER_BYTES + payload.len()) as u64);
         let reply = match Request::decode(header, payload) {
             Ok(Request::Ping) => Some(Reply::Pong),
             Ok(Request::Keyframe) => {
-                coder.keyframe = true;
+                encoder.keyframe = true;
                 None
             }
             Ok(Request::Config(config)) => {
-                coder.configure(config);
+                encoder.configure(config);
                 Some(Reply::Configured)
             }
             Ok(Request::Frame(frame)) => {
-                let (back, reply) = tokio::task::spawn_blocking(move || {
-                    let reply = coder.frame(frame);
-                    (coder, reply)
-                })
-                .await
-                .map_err(|_| End::Panic)?;
-                coder = back;
+                let encode = move || {
+                    let reply = encoder.encode_frame(frame);
+                    (encoder, reply)
+                };
+                let (returned, reply) =
+                    tokio::task::spawn_blocking(encode).await.map_err(|_| EndReason::Panic)?;
+                encoder = returned;
                 Some(reply)
             }
             Err(error) => Some(error_reply(error_code::INVALID_MESSAGE, &error)),
         };
         if let Some(reply) = reply {
             let bytes = reply.encode(header.session);
-            timeout(PATIENCE, writer.write_all(&bytes))
+            timeout(WRITE_TIMEOUT, writer.write_all(&bytes))
                 .await
                 .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
             meter.add(Count::BytesOut, bytes.len() as u64);
@@ -111,52 +109,36 @@ fn error_reply(code: i32, message: &impl ToString) -> Reply {
     Reply::Error { code, message: message.to_string() }
 }
 
-async fn read(reader: &mut BufReader<Reader>, shared: &Predecessor) -> Result<(Header, Bytes), ReadError> {
-    let mut bytes = [0; HEADER_BYTES];
-    let first = timeout(shared.idle, reader.read(&mut bytes)).await;
-    let first = first.map_err(|_| ReadError::Silent(shared.idle))??;
-    if first == 0 {
-        return Err(ReadError::Closed);
-    }
-    let rest = async {
-        reader.read_exact(&mut bytes[first..]).await?;
-        let header = Header::decode(bytes, |kind| limit(kind, shared.max_pixels))?;
-        let mut payload = BytesMut::zeroed(header.len as usize);
-        reader.read_exact(&mut payload).await?;
-        Ok((header, payload.freeze()))
-    };
-    timeout(PATIENCE, rest).await.map_err(|_| ReadError::Silent(PATIENCE))?
+/// Maximum payload of a message type: twice a tightly packed 32-bit frame, which allows for padded rows.
+fn payload_limit(kind: u8, max_pixels: u32) -> Option<u32> {
+    request_limit(kind).map(|limit| limit.min(max_pixels.saturating_mul(8).saturating_add(FRAME_BYTES)))
 }
 
-/// Pixels may have padded rows: twice a tight picture is more than any allocator pads.
-fn limit(kind: u8, max_pixels: u32) -> Option<u32> {
-    request_limit(kind).map(|most| most.min(max_pixels.saturating_mul(8).saturating_add(FRAME_BYTES)))
-}
-
-/// One connection's encoder.
-struct Coder {
+/// The encoder of one connection.
+struct ConnectionEncoder {
     choice: Choice,
     meter: Meter,
     bitrate_kbps: u32,
     max_fps: u32,
+    /// The next frame must be an IDR.
     keyframe: bool,
-    encoder: Option<Made>,
-    tickets: u64,
+    open: Option<OpenEncoder>,
+    last_ticket: u64,
 }
 
-struct Made {
+struct OpenEncoder {
     settings: Settings,
     encoder: Box<dyn Encoder>,
     outputs: mpsc::Receiver<Result<Output, EncodeError>>,
 }
 
-impl Coder {
+impl ConnectionEncoder {
     fn new(choice: Choice, meter: Meter) -> Self {
-        let (bitrate_kbps, max_fps) = (BITRATE_KBPS, FPS);
-        Self { choice, meter, bitrate_kbps, max_fps, keyframe: false, encoder: None, tickets: 0 }
+        let (bitrate_kbps, max_fps) = (DEFAULT_BITRATE_KBPS, DEFAULT_FPS);
+        Self { choice, meter, bitrate_kbps, max_fps, keyframe: false, open: None, last_ticket: 0 }
     }
 
-    /// The size comes with each frame; a rate that makes no sense changes nothing.
+    /// Applies rates; invalid ones are ignored. The size arrives with each frame.
     fn configure(&mut self, config: Config) {
         if config.bitrate >= 1000 {
             self.bitrate_kbps = (config.bitrate / 1000).min(encode::picture::MAX_BITRATE_KBPS);
@@ -164,15 +146,15 @@ impl Coder {
         if let Some(fps) = config.fps_num.checked_div(config.fps_den).filter(|fps| *fps > 0) {
             self.max_fps = fps.min(encode::picture::MAX_FPS);
         }
-        self.encoder = None;
+        self.open = None;
     }
 
-    fn frame(&mut self, frame: Frame) -> Reply {
+    fn encode_frame(&mut self, frame: Frame) -> Reply {
         let (pts, resource) = (frame.pts, frame.resource);
         let Some(pixels) = frame.pixels else {
             let message = format!(
-                "resource {resource} is not read: HXFR can't prove that the sender may see it; use the \
-                 desktopstream sidecar, or send the pixels"
+                "cannot read resource {resource}: HXFR has no proof that the sender may access it; use the desktopstream \
+                 sidecar, or send pixels"
             );
             return error_reply(error_code::RESOURCE, &message);
         };
@@ -193,13 +175,14 @@ impl Coder {
             Err(error) => {
                 self.meter.add(Count::Dropped, 1);
                 if !matches!(error, EncodeError::BadPicture(_)) {
-                    self.encoder = None;
+                    self.open = None;
                 }
                 error_reply(error_code::ENCODE, &error)
             }
         }
     }
 
+    /// Encodes a frame and waits for its access unit. The encoder is kept unless it failed.
     fn encode(&mut self, picture: &Picture, keyframe: bool) -> Result<Output, EncodeError> {
         let settings = Settings {
             width: picture.width,
@@ -209,25 +192,22 @@ impl Coder {
             max_fps: self.max_fps,
             keyframe_ms: 0,
         };
-        let mut made = match self.encoder.take() {
-            Some(made) if made.settings == settings => made,
-            _ => Made::new(&self.choice, settings)?,
+        let mut open = match self.open.take() {
+            Some(open) if open.settings == settings => open,
+            _ => OpenEncoder::new(&self.choice, settings)?,
         };
-        self.tickets += 1;
+        self.last_ticket += 1;
+        let ticket = self.last_ticket;
+        // The element's timestamps may repeat or go back; an encoder needs increasing ones.
+        let pts_us = ticket * 1_000_000 / u64::from(self.max_fps);
         let begin = std::time::Instant::now();
-        // The element's own times may stand still or go back; an encoder's must not.
-        let submitted = made.encoder.submit(
-            picture,
-            self.tickets,
-            self.tickets * 1_000_000 / u64::from(self.max_fps),
-            keyframe || self.keyframe,
-        );
+        let submitted = open.encoder.submit(picture, ticket, pts_us, keyframe || self.keyframe);
         let output = submitted.and_then(|()| {
-            let output = made.outputs.recv_timeout(encode::encoder::PATIENCE);
-            output.map_err(|_| EncodeError::Broken("it gave nothing".to_owned()))?
+            let output = open.outputs.recv_timeout(encode::encoder::ENCODE_TIMEOUT);
+            output.map_err(|_| EncodeError::Broken("it returned no access unit".to_owned()))?
         });
         if matches!(output, Ok(_) | Err(EncodeError::BadPicture(_))) {
-            self.encoder = Some(made);
+            self.open = Some(open);
         }
         let output = output?;
         self.keyframe = false;
@@ -236,20 +216,27 @@ impl Coder {
     }
 }
 
-impl Made {
+impl OpenEncoder {
     fn new(choice: &Choice, settings: Settings) -> Result<Self, EncodeError> {
         let (sender, outputs) = mpsc::channel();
         let sink = move |outcome: Result<Output, (u64, EncodeError)>| {
-            // Nobody waits any more once the connection is gone.
-            let _waits = sender.send(outcome.map_err(|(_, error)| error));
+            // Fails after the connection ended.
+            let _received = sender.send(outcome.map_err(|(_, error)| error));
         };
         let encoder = crate::encoders::open(choice, settings, Box::new(sink))?;
         Ok(Self { settings, encoder, outputs })
     }
 }
 
-impl From<DecodeError> for End {
-    fn from(error: DecodeError) -> Self {
-        Self::Read(error.into())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payload_is_limited_by_the_maximum_frame_size() {
+        let frame = 1;
+        assert!(request_limit(frame).is_some_and(|limit| limit > 8 * 100 + FRAME_BYTES));
+        assert_eq!(payload_limit(frame, 100), Some(8 * 100 + FRAME_BYTES));
+        assert_eq!(payload_limit(0x30, 100), None);
     }
 }

@@ -1,134 +1,126 @@
-//! What the rest of the process tells a session's worker. Every kind of order has one place, the newest
-//! wins, so that it needs no bound; pushed pixels build on each other and come by a channel of their own.
+//! Orders for a session's worker. Each kind of order has one place, in which the newest wins, so orders
+//! need no bound. Pushed pixels build on each other and have a bounded channel of their own.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use protocol::stream::{Config, Pixels};
 use frame_ring::Consumer;
-use frame_ring::wake::WakeFd;
+use frame_ring::wake::{self, WakeFd, Waker};
+use parking_lot::Mutex;
+use protocol::stream::{Config, Pixels};
 use tokio::sync::mpsc;
 
-use crate::waker::{self, Sleeper, Waker};
+/// Maximum number of queued `Pixels` messages. The connection is not read while the queue is full.
+const MAX_QUEUED_PIXELS: usize = 2;
 
-/// `Pixels` messages that may wait for the worker; the connection is not read meanwhile.
-const PIXELS_WAITING: usize = 2;
-
-/// A ring to read, and the socket that says when to look.
+/// A ring to read frames from.
 #[derive(Debug)]
-pub struct RingEnd {
-    /// The pictures.
+pub struct RingReader {
+    /// Reading end of the ring.
     pub consumer: Consumer,
-    /// Rung by the tap.
-    pub bell: WakeFd,
+    /// Woken by the tap when a slot is full.
+    pub wake_fd: WakeFd,
 }
 
-/// Orders that wait.
+/// Pending orders.
 #[derive(Debug, Default)]
 pub struct Orders {
-    /// Encode this way from now on.
+    /// New configuration.
     pub config: Option<Config>,
-    /// Read this ring, or none.
-    pub ring: Option<Option<RingEnd>>,
-    /// New rate limits: kbit/s and fps.
-    pub rate: Option<(u32, u16)>,
-    /// The next picture is an IDR.
+    /// New ring, or `Some(None)` for none.
+    pub ring: Option<Option<RingReader>>,
+    /// Encode the next frame as an IDR.
     pub keyframe: bool,
-    /// End.
+    /// End the worker.
     pub stop: bool,
 }
 
-/// A `Pixels` message and when it was read: host's `CLOCK_MONOTONIC`, ns.
+/// A `Pixels` message and the time at which it was read: the host's `CLOCK_MONOTONIC`, ns.
 #[derive(Debug)]
-pub struct Pushed {
+pub struct PushedPixels {
     /// The message.
     pub pixels: Pixels,
-    /// When its last byte was read.
+    /// Time at which its last byte was read.
     pub read_at_ns: u64,
 }
 
-/// The end that gives orders.
+/// The sending end.
 #[derive(Debug, Clone)]
 pub struct Inbox {
     orders: Arc<Mutex<Orders>>,
-    pixels: mpsc::Sender<Pushed>,
-    waker: Waker,
+    pixels: mpsc::Sender<PushedPixels>,
+    waker: Arc<Waker>,
 }
 
 /// The worker's end.
 #[derive(Debug)]
 pub struct InboxReader {
     orders: Arc<Mutex<Orders>>,
-    pixels: mpsc::Receiver<Pushed>,
-    /// Awake when there is something to take.
-    pub sleeper: Sleeper,
+    pixels: mpsc::Receiver<PushedPixels>,
+    /// Readable while there may be something to take.
+    pub wake_fd: WakeFd,
 }
 
-/// Makes both ends.
+/// Creates both ends.
+///
+/// # Errors
+/// The process is out of file descriptors.
 pub fn inbox() -> std::io::Result<(Inbox, InboxReader)> {
-    let (waker, sleeper) = waker::pair()?;
-    let (sender, receiver) = mpsc::channel(PIXELS_WAITING);
+    let (wake_fd, waker) = wake::pair()?;
+    let (sender, receiver) = mpsc::channel(MAX_QUEUED_PIXELS);
     let orders = Arc::default();
     Ok((
-        Inbox { orders: Arc::clone(&orders), pixels: sender, waker },
-        InboxReader { orders, pixels: receiver, sleeper },
+        Inbox { orders: Arc::clone(&orders), pixels: sender, waker: Arc::new(waker) },
+        InboxReader { orders, pixels: receiver, wake_fd },
     ))
 }
 
 impl Inbox {
     /// Wakes the worker without an order.
-    pub fn waker(&self) -> Waker {
-        self.waker.clone()
+    pub fn waker(&self) -> Arc<Waker> {
+        Arc::clone(&self.waker)
     }
 
     fn order(&self, change: impl FnOnce(&mut Orders)) {
-        change(&mut self.orders.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.orders.lock());
         self.waker.wake();
     }
 
-    /// Encode this way from now on.
+    /// Orders a new configuration.
     pub fn configure(&self, config: Config) {
-        self.order(|orders| {
-            orders.config = Some(config);
-            orders.rate = None;
-        });
+        self.order(|orders| orders.config = Some(config));
     }
 
-    /// Read this ring, or none.
-    pub fn set_ring(&self, ring: Option<RingEnd>) {
+    /// Orders a new ring, or none.
+    pub fn set_ring(&self, ring: Option<RingReader>) {
         self.order(|orders| orders.ring = Some(ring));
     }
 
-    /// New rate limits.
-    pub fn set_rate(&self, bitrate_kbps: u32, max_fps: u16) {
-        self.order(|orders| orders.rate = Some((bitrate_kbps, max_fps)));
-    }
-
-    /// The next picture is an IDR.
+    /// Orders an IDR.
     pub fn request_keyframe(&self) {
         self.order(|orders| orders.keyframe = true);
     }
 
-    /// End.
+    /// Orders the worker to end.
     pub fn stop(&self) {
         self.order(|orders| orders.stop = true);
     }
 
-    /// Hands over pixels; waits while the worker has enough. `false` if it ended.
-    pub async fn push(&self, pushed: Pushed) -> bool {
-        let taken = self.pixels.send(pushed).await.is_ok();
+    /// Queues pixels; waits while the queue is full. Returns false if the worker ended.
+    pub async fn push(&self, pushed: PushedPixels) -> bool {
+        let queued = self.pixels.send(pushed).await.is_ok();
         self.waker.wake();
-        taken
+        queued
     }
 }
 
 impl InboxReader {
-    /// All orders so far.
-    pub fn take(&self) -> Orders {
-        std::mem::take(&mut *self.orders.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Takes all pending orders.
+    pub fn take_orders(&self) -> Orders {
+        std::mem::take(&mut *self.orders.lock())
     }
 
-    /// The next pixels, if some wait.
-    pub fn next_pixels(&mut self) -> Option<Pushed> {
+    /// Takes the oldest queued pixels.
+    pub fn next_pixels(&mut self) -> Option<PushedPixels> {
         self.pixels.try_recv().ok()
     }
 }

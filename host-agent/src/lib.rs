@@ -1,4 +1,4 @@
-//! host-agent: pairs sidecars with the GPU contexts of their VMs and encodes their pictures.
+//! host-agent: pairs sidecars with the GPU contexts of their VMs and encodes their frames.
 //!
 //! ```text
 //!   sidecar --stream--> listen -> connection --orders, pixels--> inbox -> worker -> encode
@@ -7,29 +7,25 @@
 //!                          +--outbox <----------------------------------------+
 //! ```
 //!
-//! | module         | what                                                                |
-//! |----------------|---------------------------------------------------------------------|
-//! | [`serve`]      | the daemon: opens, runs and ends everything                         |
-//! | [`connection`] | a sidecar's connection: handshake, messages                         |
-//! | [`hub`]        | which session is bound to which context of which VM                 |
-//! | [`link`]       | taps' connections, with descriptors                                 |
-//! | [`worker`]     | a session's encoder thread                                          |
-//! | [`encoders`]   | VideoToolbox on a Mac, and all that `encode` knows                  |
-//! | [`outbox`]     | what waits for a sidecar: bounded, whatever it does                 |
-//! | [`hxfr`]       | the predecessor's protocol, off unless asked for                    |
-//! | [`admin`]      | `/healthz`, `/readyz`, `/metrics`, `/status`                        |
-//! | [`doctor`]     | which leg of the path fails                                         |
-//! | [`selftest`]   | what can be tried without a VM                                      |
-//! | [`run`]        | a VMM with the tap inserted                                         |
-//! | [`app`]        | the tap in an application like UTM, and out of it                   |
-//! | [`service`]    | the daemon as a launchd agent or systemd unit                       |
-//! | [`steps`]      | what installing does, as a list                                     |
-//! | [`log_file`]   | a log that keeps to its share of the disk                           |
-//! | [`binary`]     | what an ELF or Mach-O file says of itself                           |
-//! | [`renderer`]   | whether a virglrenderer is one that the tap knows                   |
+//! | module               | purpose                                                                 |
+//! |----------------------|-------------------------------------------------------------------------|
+//! | [`cli`]              | command line; wires the daemon and the installer (`host-agent-setup`)   |
+//! | [`config`]           | options of flags, environment and file                                  |
+//! | [`serve`]            | the daemon: opens, runs and shuts down everything                       |
+//! | [`connection`]       | a sidecar's connection: handshake and messages                          |
+//! | [`hub`]              | sessions, taps, and the bindings between them                           |
+//! | [`link`]             | connections of taps                                                     |
+//! | [`worker`]           | encoder thread of a session                                             |
+//! | [`inbox`], [`outbox`]| queues between connection and worker                                    |
+//! | [`canvas`]           | the frame that pushed rectangles add up to                              |
+//! | [`encoders`]         | VideoToolbox on macOS, and the encoders of the crate `encode`           |
+//! | [`hxfr`]             | the HXFR protocol                                                       |
+//! | [`admin`]            | `/healthz`, `/readyz`, `/metrics`, `/status`                            |
+//! | [`doctor`]           | checks of the frame path on the host                                    |
+//! | [`selftest`]         | checks of a host without a VM                                           |
 //!
-//! It does not capture, does not know resources or GPUs, and never decides from what a guest claims which
-//! pictures a session may have: the tap's answer about the kernel's context ID does.
+//! A session may read only the resources of the GPU context that it is bound to. The tap checks that
+//! against the context ID that the guest kernel attested; no claim of a guest's user space is trusted.
 
 #![forbid(unsafe_code)]
 
@@ -40,23 +36,22 @@ pub mod cli;
 pub mod config;
 pub mod config_file;
 pub mod connection;
+pub mod connection_limiter;
 pub mod doctor;
 pub mod encoders;
+pub mod framing;
 pub mod hub;
 pub mod hxfr;
 pub mod inbox;
+pub mod keys;
 pub mod link;
 pub mod listen;
 pub mod log_file;
 pub mod meter;
 pub mod metrics;
 pub mod outbox;
-pub mod rate;
 pub mod selftest;
 pub mod serve;
 pub mod status;
 mod sys;
-pub mod token;
-pub mod waker;
-pub mod wire;
 pub mod worker;

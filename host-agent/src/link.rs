@@ -1,8 +1,8 @@
-//! The link: a Unix socket on which taps connect, tell who is bound, and get their rings.
+//! The link: a Unix socket on which taps connect, report binds and receive rings.
 //!
-//! A tap is code in a VMM that runs as our user (or root); the kernel says so (`SO_PEERCRED`) before it is
-//! heard. Its messages are still only believed in form: what they may do is decided by the
-//! [hub](crate::hub). When the connection ends, for whatever reason, everything of that VM is gone.
+//! A tap runs inside a VMM of the same user or of root, which the kernel attests (`SO_PEERCRED`) before any
+//! message is read. Messages are checked for form here; permissions are decided by the [hub](crate::hub).
+//! The end of a connection removes everything of its VM.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -12,48 +12,51 @@ use std::time::Duration;
 
 use protocol::link::{ATTACH_DESCRIPTORS, FromTap, ToTap, VERSION, from_tap_limit};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use tokio::io::{BufReader, Interest};
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::hub::{Hub, Vm, VmDescription};
+use crate::framing::{FramedReader, ReadError};
+use crate::hub::{Hub, LimitReached, Outgoing, Vm, VmDescription};
 use crate::listen::UnixSocket;
-use crate::wire::{ReadError, read_message};
 
-/// Longest time that a tap may take to say `Hello`, or to take a message.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// A tap has nothing to say while its VM does nothing.
-const FOR_EVER: Duration = Duration::MAX;
+/// Maximum time between accept and `Hello`, and for a tap to accept a message.
+const PEER_TIMEOUT: Duration = Duration::from_secs(5);
+/// A tap is silent while its VM draws nothing.
+const NO_IDLE_TIMEOUT: Duration = Duration::MAX;
+/// Delay after a failed accept.
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Why a tap's connection ended.
+/// Reason why a tap's connection ended.
 #[derive(Debug, thiserror::Error)]
 enum LinkError {
-    #[error("the peer runs as user {0}; run the VM as the user that runs host-agent")]
-    Stranger(u32),
+    #[error("the peer runs as user {0}; run the VM as the same user as host-agent")]
+    ForeignUser(u32),
     #[error(transparent)]
     Read(#[from] ReadError),
-    #[error("the first message is not Hello")]
-    NoHello,
+    #[error("the first message is not Hello, or Hello was sent twice")]
+    UnexpectedHello,
     #[error(
-        "the tap speaks versions {min} to {max}, we speak {VERSION}; run tap and host-agent of one release"
+        "the tap supports protocol versions {min} to {max}, host-agent supports {VERSION}; install tap and host-agent of \
+         the same release"
     )]
     Version { min: u16, max: u16 },
     #[error(transparent)]
-    Full(#[from] crate::hub::Full),
+    LimitReached(#[from] LimitReached),
     #[error("the tap does not read: {0}")]
     Write(#[from] io::Error),
 }
 
-/// Takes taps until `stop` says so, and then lets go of them.
+/// Accepts taps until `stop`, then closes their connections.
 pub async fn run(socket: UnixSocket, hub: Arc<Hub>, mut stop: watch::Receiver<bool>) {
     let mut taps = JoinSet::new();
     loop {
         tokio::select! {
             () = crate::serve::stopped(&mut stop) => break,
-            // Reaps those that ended.
+            // Removes finished tasks from the set.
             Some(_) = taps.join_next() => {}
             accepted = socket.listener.accept() => match accepted {
                 Ok((stream, _)) => {
@@ -61,8 +64,8 @@ pub async fn run(socket: UnixSocket, hub: Arc<Hub>, mut stop: watch::Receiver<bo
                     taps.spawn(async move { serve(stream, &hub).await });
                 }
                 Err(error) => {
-                    tracing::error!(%error, "can't take a tap");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tracing::error!(%error, "cannot accept tap");
+                    tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
                 }
             }
         }
@@ -71,45 +74,52 @@ pub async fn run(socket: UnixSocket, hub: Arc<Hub>, mut stop: watch::Receiver<bo
 }
 
 async fn serve(stream: UnixStream, hub: &Hub) {
-    match begin(stream, hub).await {
-        Ok((vm, reader, writer, outgoing)) => {
-            // Removed on the way out, also when this task is aborted at shutdown.
-            let _guard = Departure { hub, vm: &vm };
+    match handshake(stream, hub).await {
+        Ok(Established { vm, reader, writer, outgoing }) => {
+            // Dropped also when this task is aborted at shutdown.
+            let _registration = Registration { hub, vm: &vm };
             let end = tokio::select! {
-                end = read_all(&vm, hub, reader) => end,
-                end = write_all(writer, outgoing) => end,
+                end = read_messages(&vm, hub, reader) => end,
+                end = write_messages(writer, outgoing) => end,
             };
             let reason = end.err().map_or_else(|| "closed".to_owned(), |error| error.to_string());
-            tracing::info!(vm = vm.description.name, reason, "tap gone");
+            tracing::info!(vm = vm.description.name, reason, "tap disconnected");
         }
-        Err(error) => tracing::warn!(%error, "a tap was refused"),
+        Err(error) => tracing::warn!(%error, "tap rejected"),
     }
 }
 
-struct Departure<'a> {
+/// Removes the VM from the hub when it is dropped.
+struct Registration<'a> {
     hub: &'a Hub,
     vm: &'a Vm,
 }
 
-impl Drop for Departure<'_> {
+impl Drop for Registration<'_> {
     fn drop(&mut self) {
         self.hub.remove_vm(self.vm.id);
     }
 }
 
-type Begun = (Arc<Vm>, BufReader<OwnedReadHalf>, OwnedWriteHalf, mpsc::Receiver<crate::hub::Outgoing>);
+/// A tap whose handshake succeeded.
+struct Established {
+    vm: Arc<Vm>,
+    reader: FramedReader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+    outgoing: mpsc::Receiver<Outgoing>,
+}
 
-async fn begin(stream: UnixStream, hub: &Hub) -> Result<Begun, LinkError> {
+async fn handshake(stream: UnixStream, hub: &Hub) -> Result<Established, LinkError> {
     let peer = stream.peer_cred()?.uid();
     if peer != rustix::process::getuid().as_raw() && peer != 0 {
-        return Err(LinkError::Stranger(peer));
+        return Err(LinkError::ForeignUser(peer));
     }
     let (reader, writer) = stream.into_split();
-    let mut reader = BufReader::new(reader);
-    let (header, payload) = read_message(&mut reader, PATIENCE, from_tap_limit).await?;
+    let mut reader = FramedReader::new(reader);
+    let (header, payload) = reader.read(PEER_TIMEOUT, from_tap_limit).await?;
     let message = FromTap::decode(header, payload).map_err(ReadError::from)?;
     let FromTap::Hello { min, max, tap_version, instance, pid, abi, vm: name } = message else {
-        return Err(LinkError::NoHello);
+        return Err(LinkError::UnexpectedHello);
     };
     if !(min..=max).contains(&VERSION) {
         return Err(LinkError::Version { min, max });
@@ -122,24 +132,28 @@ async fn begin(stream: UnixStream, hub: &Hub) -> Result<Begun, LinkError> {
         Arc::new(vm)
     })?;
     vm.send(ToTap::HelloAck { version: VERSION }, None);
-    let outgoing = receiver.ok_or(LinkError::NoHello)?;
+    let outgoing = receiver.ok_or(LinkError::UnexpectedHello)?;
     tracing::info!(vm = vm.description.name, pid, tap_version, abi, "tap connected");
-    Ok((vm, reader, writer, outgoing))
+    Ok(Established { vm, reader, writer, outgoing })
 }
 
-async fn read_all(vm: &Arc<Vm>, hub: &Hub, mut reader: BufReader<OwnedReadHalf>) -> Result<(), LinkError> {
+async fn read_messages(
+    vm: &Arc<Vm>,
+    hub: &Hub,
+    mut reader: FramedReader<OwnedReadHalf>,
+) -> Result<(), LinkError> {
     loop {
-        let (header, payload) = match read_message(&mut reader, FOR_EVER, from_tap_limit).await {
+        let (header, payload) = match reader.read(NO_IDLE_TIMEOUT, from_tap_limit).await {
             Ok(message) => message,
             Err(ReadError::Closed) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         match FromTap::decode(header, payload).map_err(ReadError::from)? {
-            FromTap::Hello { .. } => return Err(LinkError::NoHello),
+            FromTap::Hello { .. } => return Err(LinkError::UnexpectedHello),
             FromTap::Bind { context, nonce, name } => {
-                hub.bind(vm, context, &nonce, name);
+                hub.bind(vm, context, &nonce, &name);
             }
-            FromTap::ContextGone(context) => hub.context_gone(vm.id, context),
+            FromTap::ContextGone(context) => hub.context_destroyed(vm.id, context),
             FromTap::Stats(stats) => vm.set_stats(stats),
         }
         if vm.is_stuck() {
@@ -148,19 +162,19 @@ async fn read_all(vm: &Arc<Vm>, hub: &Hub, mut reader: BufReader<OwnedReadHalf>)
     }
 }
 
-async fn write_all(
+async fn write_messages(
     writer: OwnedWriteHalf,
-    mut outgoing: mpsc::Receiver<crate::hub::Outgoing>,
+    mut outgoing: mpsc::Receiver<Outgoing>,
 ) -> Result<(), LinkError> {
     while let Some((message, descriptors)) = outgoing.recv().await {
         let bytes = message.encode().to_vec();
         let send = send(writer.as_ref(), &bytes, descriptors.as_ref());
-        timeout(PATIENCE, send).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        timeout(PEER_TIMEOUT, send).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     }
     Ok(())
 }
 
-/// Sends a message whose first byte carries the descriptors.
+/// Sends a message; the descriptors accompany its first byte.
 async fn send(
     stream: &UnixStream,
     mut bytes: &[u8],

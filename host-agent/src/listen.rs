@@ -1,5 +1,4 @@
-//! Opening endpoints and taking connections from them: after this file nobody knows whether a peer came
-//! by TCP, Unix socket or vsock.
+//! Listeners and accepted connections, independent of the transport: TCP, Unix socket or vsock.
 
 mod writer;
 
@@ -9,7 +8,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use protocol::endpoint::Endpoint;
+use contract::Endpoint;
 use tokio::io::AsyncRead;
 use tokio::net::{TcpListener, UnixListener};
 
@@ -19,20 +18,20 @@ pub use writer::Writer;
 /// The reading half of a connection.
 pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
 
-/// A peer that connected.
+/// An accepted connection.
 pub struct Connection {
-    /// What it sends.
+    /// Reading half.
     pub reader: Reader,
-    /// What it receives.
+    /// Writing half.
     pub writer: Writer,
-    /// Whom limits count: an address without its port.
+    /// Key for limits: the peer's address without its port.
     pub origin: String,
-    /// Who it is, for people.
+    /// Peer address, for logs.
     pub peer: String,
 }
 
 impl Connection {
-    /// Puts one together.
+    /// A connection of these halves.
     pub fn new(
         reader: impl AsyncRead + Send + Unpin + 'static,
         writer: Writer,
@@ -49,8 +48,8 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// Whether only processes of this machine can reach an endpoint. A name may lead anywhere, but for
-/// `localhost` (RFC 6761).
+/// Whether only processes of this machine can reach an endpoint. Of host names only `localhost` is
+/// guaranteed to resolve to loopback (RFC 6761).
 pub fn is_local(endpoint: &Endpoint) -> bool {
     match endpoint {
         Endpoint::Tcp { host, .. } => {
@@ -61,97 +60,101 @@ pub fn is_local(endpoint: &Endpoint) -> bool {
     }
 }
 
-/// Why an endpoint could not be opened.
+/// Reason why an endpoint cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Something else has it.
+    /// The address is in use.
     #[error(
-        "{0} is taken; stop what listens there (is another host-agent running?) or choose another address"
+        "{0} is in use; stop the program that listens there (another host-agent?) or choose another address"
     )]
-    Taken(Endpoint),
+    InUse(Endpoint),
     /// The operating system refused.
-    #[error("can't listen on {endpoint}: {cause}")]
+    #[error("cannot listen on {endpoint}: {cause}")]
     Io {
-        /// Where.
+        /// The endpoint.
         endpoint: Endpoint,
-        /// What it said.
+        /// The reason.
         cause: io::Error,
     },
 }
 
-/// An open endpoint.
+/// A listener of any transport.
 #[derive(Debug)]
 pub struct Listener {
     endpoint: Endpoint,
-    kind: Kind,
+    socket: Socket,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum Socket {
     Tcp(TcpListener),
     Unix(UnixSocket),
     Vsock(VsockListener),
 }
 
 impl Listener {
-    /// Opens an endpoint.
+    /// Listens on an endpoint.
+    ///
+    /// # Errors
+    /// The address is in use, or the operating system refuses it.
     pub async fn bind(endpoint: &Endpoint) -> Result<Self, ListenError> {
-        let open = async {
-            match endpoint {
-                Endpoint::Tcp { host, port } => {
-                    let listener = TcpListener::bind((host.as_str(), *port)).await?;
-                    let port = listener.local_addr()?.port();
-                    let endpoint = Endpoint::Tcp { host: host.clone(), port };
-                    Ok(Self { endpoint, kind: Kind::Tcp(listener) })
-                }
-                Endpoint::Unix(path) => {
-                    Ok(Self { endpoint: endpoint.clone(), kind: Kind::Unix(UnixSocket::bind(path)?) })
-                }
-                Endpoint::Vsock { cid, port } => {
-                    let listener = VsockListener::bind(*cid, *port)?;
-                    Ok(Self { endpoint: endpoint.clone(), kind: Kind::Vsock(listener) })
-                }
-            }
-        };
-        open.await.map_err(|cause: io::Error| match cause.kind() {
-            io::ErrorKind::AddrInUse => ListenError::Taken(endpoint.clone()),
+        Self::open(endpoint).await.map_err(|cause| match cause.kind() {
+            io::ErrorKind::AddrInUse => ListenError::InUse(endpoint.clone()),
             _ => ListenError::Io { endpoint: endpoint.clone(), cause },
         })
     }
 
-    /// Where it listens: with the port that was given to it.
+    async fn open(endpoint: &Endpoint) -> io::Result<Self> {
+        match endpoint {
+            Endpoint::Tcp { host, port } => {
+                let listener = TcpListener::bind((host.as_str(), *port)).await?;
+                let port = listener.local_addr()?.port();
+                let endpoint = Endpoint::Tcp { host: host.clone(), port };
+                Ok(Self { endpoint, socket: Socket::Tcp(listener) })
+            }
+            Endpoint::Unix(path) => {
+                let socket = UnixSocket::bind(path)?;
+                Ok(Self { endpoint: endpoint.clone(), socket: Socket::Unix(socket) })
+            }
+            Endpoint::Vsock { cid, port } => {
+                let listener = VsockListener::bind(*cid, *port)?;
+                Ok(Self { endpoint: endpoint.clone(), socket: Socket::Vsock(listener) })
+            }
+        }
+    }
+
+    /// The endpoint; a TCP port of 0 is replaced by the assigned one.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
+    ///
+    /// # Errors
+    /// The operating system failed to accept it, for example because the process is out of file descriptors.
     pub async fn accept(&self) -> io::Result<Connection> {
-        match &self.kind {
-            Kind::Tcp(listener) => {
+        match &self.socket {
+            Socket::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                // An access unit must not wait for the acknowledgement of the one before.
+                // Nagle's algorithm delays an access unit until the previous one is acknowledged.
                 stream.set_nodelay(true)?;
                 let (reader, writer) = stream.into_split();
-                Ok(Connection::new(
-                    reader,
-                    Writer::Tcp(writer),
-                    address.ip().to_string(),
-                    address.to_string(),
-                ))
+                let (origin, peer) = (address.ip().to_string(), address.to_string());
+                Ok(Connection::new(reader, Writer::Tcp(writer), origin, peer))
             }
-            Kind::Unix(socket) => {
+            Socket::Unix(socket) => {
                 let (stream, _) = socket.listener.accept().await?;
                 let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
                 let peer = pid.map_or_else(|| "unix".to_owned(), |pid| format!("unix:{pid}"));
                 let (reader, writer) = stream.into_split();
                 Ok(Connection::new(reader, Writer::Unix(writer), "unix".to_owned(), peer))
             }
-            Kind::Vsock(listener) => listener.accept().await,
+            Socket::Vsock(listener) => listener.accept().await,
         }
     }
 }
 
-/// A listening Unix socket that only this user can open, and whose file goes with it.
+/// A listening Unix socket that only this user can open. Its file is removed when it is dropped.
 #[derive(Debug)]
 pub struct UnixSocket {
     /// The socket.
@@ -160,8 +163,11 @@ pub struct UnixSocket {
 }
 
 impl UnixSocket {
-    /// Listens at `path`, in a folder that is made if need be. A file that a dead process left is
-    /// replaced; one where somebody answers is [`AddrInUse`](io::ErrorKind::AddrInUse).
+    /// Listens at `path`; creates its folder if necessary. The file of a socket without a listener is
+    /// replaced.
+    ///
+    /// # Errors
+    /// [`AddrInUse`](io::ErrorKind::AddrInUse) if a process listens at `path`, or a file system error.
     pub fn bind(path: &Path) -> io::Result<Self> {
         if let Some(folder) = path.parent()
             && !folder.exists()
@@ -172,25 +178,25 @@ impl UnixSocket {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        // Made under another name and moved into place, so that nobody connects before the mode is set.
-        let draft = path.with_extension(format!("{}.new", std::process::id()));
-        remove(&draft)?;
-        let listener = UnixListener::bind(&draft)?;
-        std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o600))?;
-        std::fs::rename(&draft, path)?;
+        // Bound under a temporary name and renamed, so that no peer can connect before the mode is set.
+        let temporary = path.with_extension(format!("{}.new", std::process::id()));
+        remove_if_exists(&temporary)?;
+        let listener = UnixListener::bind(&temporary)?;
+        std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(&temporary, path)?;
         Ok(Self { listener, path: path.to_owned() })
     }
 }
 
 impl Drop for UnixSocket {
     fn drop(&mut self) {
-        if let Err(error) = remove(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "the socket's file stays");
+        if let Err(error) = remove_if_exists(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the socket's file");
         }
     }
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+fn remove_if_exists(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -202,11 +208,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_loopback_and_unix_are_local() {
+    fn only_loopback_and_unix_endpoints_are_local() {
         let local = |text: &str| is_local(&text.parse().expect(text));
         assert!(local("tcp://127.0.0.1:1") && local("tcp://[::1]:1") && local("tcp://localhost:1"));
         assert!(local("unix:/x"));
         assert!(!local("tcp://0.0.0.0:1") && !local("tcp://10.0.0.1:1") && !local("tcp://mac.local:1"));
         assert!(!local("vsock://any:1"));
+    }
+
+    #[tokio::test]
+    async fn unix_socket_is_private_and_removed_on_drop() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("new/link.sock");
+        let socket = UnixSocket::bind(&path).expect("bound");
+        let mode = |path: &Path| std::fs::metadata(path).expect("metadata read").permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(path.parent().expect("a folder"))), (0o600, 0o700));
+        let second = UnixSocket::bind(&path).expect_err("in use");
+        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+        drop(socket);
+        assert!(!path.exists());
     }
 }

@@ -1,68 +1,74 @@
-//! A log file that keeps to its share of the disk: when it is full it becomes `FILE.1`, what was that `FILE.2`, and so
-//! on, and the oldest goes. Nobody else does that for a Mac's user: newsyslog is root's.
+//! A log file with rotation by size: a full file is renamed to `FILE.1`, an earlier `FILE.1` to `FILE.2`,
+//! and so on; the oldest is removed.
+//!
+//! No crate does this job: `tracing-appender` rotates by time only, and `file-rotate` stops logging after a
+//! failed rename.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
-/// When a log file is full.
-pub const LARGEST: u64 = 8 << 20;
-/// How many full ones are kept.
-pub const KEPT: u32 = 4;
+use parking_lot::Mutex;
 
-/// See the module. Each write is one whole line, and stays in one file.
+/// Size at which a log file is rotated, bytes.
+pub const MAX_BYTES: u64 = 8 << 20;
+/// Number of rotated files that are kept.
+pub const ROTATED_FILES: u32 = 4;
+
+/// A rotated log file. Each write is one line and is never split between files.
 #[derive(Debug)]
 pub struct LogFile {
     path: PathBuf,
-    largest: u64,
-    kept: u32,
-    open: Mutex<Open>,
+    max_bytes: u64,
+    rotated_files: u32,
+    current: Mutex<Current>,
 }
 
 #[derive(Debug)]
-struct Open {
+struct Current {
     file: File,
     bytes: u64,
 }
 
 impl LogFile {
-    /// Opens it, or goes on with what is there, in a folder that is made if need be.
-    pub fn open(path: &Path, largest: u64, kept: u32) -> io::Result<Self> {
+    /// Opens a file for appending; creates it and its folder if necessary.
+    ///
+    /// # Errors
+    /// The folder or the file cannot be created.
+    pub fn open(path: &Path, max_bytes: u64, rotated_files: u32) -> io::Result<Self> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let open = Mutex::new(Open::append(path)?);
-        Ok(Self { path: path.to_owned(), largest, kept, open })
+        let current = Mutex::new(Current::append_to(path)?);
+        Ok(Self { path: path.to_owned(), max_bytes, rotated_files, current })
     }
 
-    fn older(&self, age: u32) -> PathBuf {
+    fn rotated_path(&self, age: u32) -> PathBuf {
         let mut name = OsString::from(&self.path);
         name.push(format!(".{age}"));
         name.into()
     }
 
-    /// Begins a new file.
-    fn turn_over(&self) -> io::Result<Open> {
-        for age in (1..self.kept).rev() {
-            let there = self.older(age);
-            if there.exists() {
-                std::fs::rename(there, self.older(age + 1))?;
+    fn rotate(&self) -> io::Result<Current> {
+        for age in (1..self.rotated_files).rev() {
+            let path = self.rotated_path(age);
+            if path.exists() {
+                std::fs::rename(path, self.rotated_path(age + 1))?;
             }
         }
-        if self.kept == 0 {
+        if self.rotated_files == 0 {
             std::fs::remove_file(&self.path)?;
         } else {
-            std::fs::rename(&self.path, self.older(1))?;
+            std::fs::rename(&self.path, self.rotated_path(1))?;
         }
-        Open::append(&self.path)
+        Current::append_to(&self.path)
     }
 }
 
-impl Open {
-    fn append(path: &Path) -> io::Result<Self> {
+impl Current {
+    fn append_to(path: &Path) -> io::Result<Self> {
         let file = File::options().create(true).append(true).open(path)?;
         let bytes = file.metadata()?.len();
         Ok(Self { file, bytes })
@@ -71,17 +77,16 @@ impl Open {
 
 impl Write for &LogFile {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        // What it holds is whole after every step.
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.bytes > 0 && open.bytes + line.len() as u64 > self.largest {
-            match self.turn_over() {
-                Ok(new) => *open = new,
-                // Tried again when as much has come once more: a log that is too long is better than none.
-                Err(_) => open.bytes = 0,
+        let mut current = self.current.lock();
+        if current.bytes > 0 && current.bytes + line.len() as u64 > self.max_bytes {
+            match self.rotate() {
+                Ok(next) => *current = next,
+                // Goes on with the same file and retries after another `max_bytes`.
+                Err(_) => current.bytes = 0,
             }
         }
-        open.file.write_all(line)?;
-        open.bytes += line.len() as u64;
+        current.file.write_all(line)?;
+        current.bytes += line.len() as u64;
         Ok(line.len())
     }
 
@@ -90,14 +95,14 @@ impl Write for &LogFile {
     }
 }
 
-/// What goes to stderr is for a supervisor to keep, and launchd's never ends: begins it anew if it is a long file.
-pub fn shorten_stderr() {
+/// Truncates stderr if it is a file longer than [`MAX_BYTES`]: launchd never rotates the file that it
+/// redirects stderr to.
+pub fn truncate_long_stderr() {
     let Ok(stderr) = io::stderr().as_fd().try_clone_to_owned() else { return };
     let file = File::from(stderr);
-    let long = |file: &File| file.metadata().is_ok_and(|about| about.is_file() && about.len() > LARGEST);
-    if long(&file) {
-        // One that can't be cut off is as long as it is.
-        let _cut = file.set_len(0);
+    if file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() > MAX_BYTES) {
+        // A file that cannot be truncated keeps its length.
+        let _truncated = file.set_len(0);
     }
 }
 
@@ -105,68 +110,72 @@ pub fn shorten_stderr() {
 mod tests {
     use super::*;
 
-    fn lengths(folder: &Path) -> Vec<(String, u64)> {
-        let mut all: Vec<_> = std::fs::read_dir(folder)
-            .expect("there")
-            .map(|entry| entry.expect("there"))
+    fn sizes(folder: &Path) -> Vec<(String, u64)> {
+        let entries = std::fs::read_dir(folder).expect("folder read").map(|entry| entry.expect("entry read"));
+        let mut sizes: Vec<_> = entries
             .map(|entry| {
-                (entry.file_name().to_string_lossy().into_owned(), entry.metadata().expect("there").len())
+                let bytes = entry.metadata().expect("metadata read").len();
+                (entry.file_name().to_string_lossy().into_owned(), bytes)
             })
             .collect();
-        all.sort();
-        all
+        sizes.sort();
+        sizes
     }
 
     #[test]
-    fn it_stays_within_its_share_and_loses_the_oldest() {
-        let folder = tempfile::tempdir().expect("a folder");
+    fn rotation_keeps_the_newest_lines_within_the_limit() {
+        let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("logs/host-agent.log");
-        let log = LogFile::open(&path, 100, 2).expect("opens");
+        let log = LogFile::open(&path, 100, 2).expect("opened");
         for number in 0..100 {
-            writeln!(&log, "line {number:04}").expect("written");
+            writeln!(&log, "line {number:04}").expect("line written");
         }
-        let found = lengths(&folder.path().join("logs"));
-        let names: Vec<_> = found.iter().map(|(name, _)| name.as_str()).collect();
+        let sizes = sizes(&folder.path().join("logs"));
+        let names: Vec<_> = sizes.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["host-agent.log", "host-agent.log.1", "host-agent.log.2"]);
-        assert!(found.iter().all(|(_, bytes)| *bytes <= 100), "{found:?}");
-        let all: String = [log.older(2), log.older(1), path.clone()]
+        assert!(sizes.iter().all(|(_, bytes)| *bytes <= 100), "{sizes:?}");
+        let text: String = [log.rotated_path(2), log.rotated_path(1), path]
             .iter()
-            .map(|path| std::fs::read_to_string(path).expect("there"))
+            .map(|path| std::fs::read_to_string(path).expect("file read"))
             .collect();
-        let lines: Vec<_> = all.lines().collect();
-        let wanted: Vec<_> = (100 - lines.len()..100).map(|number| format!("line {number:04}")).collect();
-        assert_eq!(lines, wanted, "the newest, whole, in order");
+        let lines: Vec<_> = text.lines().collect();
+        let newest: Vec<_> = (100 - lines.len()..100).map(|number| format!("line {number:04}")).collect();
+        assert_eq!(lines, newest, "whole lines, in order");
         assert!(lines.len() >= 20);
-
-        drop(log);
-        let again = LogFile::open(&path, 100, 2).expect("opens again");
-        let before = std::fs::metadata(&path).expect("there").len();
-        writeln!(&again, "line 0100").expect("written");
-        let after = std::fs::metadata(&path).expect("there").len();
-        assert!(after == before + 10 || after == 10, "it goes on where it was: {before}, {after}");
     }
 
     #[test]
-    fn a_line_longer_than_a_file_is_written_whole() {
-        let folder = tempfile::tempdir().expect("a folder");
+    fn reopened_file_is_continued() {
+        let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("log");
-        let log = LogFile::open(&path, 10, 1).expect("opens");
+        for number in 0..2 {
+            let log = LogFile::open(&path, 100, 2).expect("opened");
+            writeln!(&log, "line {number}").expect("line written");
+        }
+        assert_eq!(std::fs::read_to_string(&path).expect("file read"), "line 0\nline 1\n");
+    }
+
+    #[test]
+    fn line_longer_than_the_limit_is_written_whole() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("log");
+        let log = LogFile::open(&path, 10, 1).expect("opened");
         for _ in 0..3 {
-            (&log).write_all(&[b'x'; 50]).expect("written");
+            (&log).write_all(&[b'x'; 50]).expect("line written");
         }
-        assert_eq!(lengths(folder.path()), [("log".to_owned(), 50), ("log.1".to_owned(), 50)]);
+        assert_eq!(sizes(folder.path()), [("log".to_owned(), 50), ("log.1".to_owned(), 50)]);
     }
 
     #[test]
-    fn a_file_that_cannot_be_turned_over_is_written_on() {
-        let folder = tempfile::tempdir().expect("a folder");
+    fn failed_rotation_continues_the_same_file() {
+        let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("log");
-        let log = LogFile::open(&path, 20, 1).expect("opens");
-        // Nothing can be renamed onto a folder that has something in it.
-        std::fs::create_dir_all(folder.path().join("log.1/kept")).expect("made");
+        let log = LogFile::open(&path, 20, 1).expect("opened");
+        // A file cannot be renamed onto a folder.
+        std::fs::create_dir_all(folder.path().join("log.1/entry")).expect("folder created");
         for _ in 0..5 {
-            (&log).write_all(b"0123456789").expect("written");
+            (&log).write_all(b"0123456789").expect("line written");
         }
-        assert_eq!(std::fs::metadata(&path).expect("there").len(), 50);
+        assert_eq!(std::fs::metadata(&path).expect("metadata read").len(), 50);
     }
 }

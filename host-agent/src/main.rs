@@ -1,4 +1,4 @@
-//! Wiring only: see [`host_agent::cli`].
+//! host-agent: see [`host_agent::cli`].
 
 use std::process::ExitCode;
 

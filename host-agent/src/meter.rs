@@ -1,39 +1,40 @@
-//! Counting and timing: what `/status` and `/metrics` show. Every number goes to the session it belongs to
-//! and to the totals of the process, which outlive sessions. Knows no session.
+//! Counters and durations of frames, for `/status` and `/metrics`. Every value is counted for its session
+//! and for the process; the process's totals outlive sessions.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use contract::quantiles::CountedQuantiles;
 use hdrhistogram::Histogram;
-use serde::{Deserialize, Serialize};
+use parking_lot::Mutex;
 
-/// What is counted.
+/// A counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Count {
-    /// Pictures that came, encoded or not.
+    /// Frames received.
     Captured,
-    /// Pictures that were encoded for the first time.
+    /// Frames encoded for the first time.
     Encoded,
-    /// Still pictures encoded again.
+    /// Unchanged frames encoded again.
     Repeated,
-    /// Pictures that a newer one overtook, or that did not fit the configuration.
+    /// Frames that a newer one replaced before encoding, or that did not match the configuration.
     Dropped,
-    /// Access units that were lost because the sidecar reads too slowly.
+    /// Access units lost because the sidecar reads too slowly.
     Lost,
-    /// IDR pictures made.
+    /// IDR frames encoded.
     Idr,
-    /// Keyframes asked for.
+    /// Keyframe requests received.
     KeyframeRequest,
-    /// Times that an encoder broke.
+    /// Encoder failures.
     EncoderFailure,
-    /// Bytes that came on stream connections, headers included.
+    /// Bytes received on stream connections, headers included.
     BytesIn,
     /// Bytes sent on stream connections, headers included.
     BytesOut,
 }
 
 impl Count {
-    /// All of them, in order.
+    /// All counters, in order.
     pub const ALL: [Self; 10] = [
         Self::Captured,
         Self::Encoded,
@@ -47,7 +48,7 @@ impl Count {
         Self::BytesOut,
     ];
 
-    /// Its metric's name, without prefix and `_total`.
+    /// Name in `/status`; with prefix and `_total` the name of the metric.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Captured => "pictures_captured",
@@ -63,41 +64,41 @@ impl Count {
         }
     }
 
-    /// For people, in `/metrics`.
+    /// Help text of the metric.
     pub const fn help(self) -> &'static str {
         match self {
-            Self::Captured => "Pictures that came, encoded or not.",
-            Self::Encoded => "Pictures encoded for the first time.",
-            Self::Repeated => "Still pictures encoded again.",
-            Self::Dropped => "Pictures that a newer one overtook or that did not fit the configuration.",
-            Self::Lost => "Access units lost because the sidecar reads too slowly.",
-            Self::Idr => "IDR pictures made.",
-            Self::KeyframeRequest => "Keyframes asked for.",
-            Self::EncoderFailure => "Times that an encoder broke.",
-            Self::BytesIn => "Bytes that came on stream connections.",
-            Self::BytesOut => "Bytes sent on stream connections.",
+            Self::Captured => "Frames received, encoded or not",
+            Self::Encoded => "Frames encoded for the first time",
+            Self::Repeated => "Unchanged frames encoded again",
+            Self::Dropped => "Frames replaced by a newer one before encoding, or not of the configured size",
+            Self::Lost => "Access units lost because the sidecar reads too slowly",
+            Self::Idr => "IDR frames encoded",
+            Self::KeyframeRequest => "Keyframe requests received",
+            Self::EncoderFailure => "Encoder failures",
+            Self::BytesIn => "Bytes received on stream connections",
+            Self::BytesOut => "Bytes sent on stream connections",
         }
     }
 }
 
-/// What is timed, in microseconds.
+/// A stage of a frame, whose duration is measured in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Time {
-    /// The tap's reader, from GPU resource to slot.
+    /// The tap's reader: from GPU resource to full slot.
     Read,
-    /// From picture in our hands (slot full, message read) to encoder called.
+    /// From frame available (slot full, message read) to encoder called.
     Queue,
-    /// From encoder called to access unit out.
+    /// From encoder called to access unit returned.
     Encode,
-    /// From access unit out to its last byte handed to the socket.
+    /// From access unit returned to its last byte written to the socket.
     Wire,
 }
 
 impl Time {
-    /// All of them, in order.
+    /// All stages, in order.
     pub const ALL: [Self; 4] = [Self::Read, Self::Queue, Self::Encode, Self::Wire];
 
-    /// Its metric's name, without prefix and unit.
+    /// Value of the metric's label `stage`.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -108,43 +109,31 @@ impl Time {
     }
 }
 
-/// Longest time that a histogram tells from longer ones: a minute.
+/// Greatest duration that a histogram distinguishes, microseconds: one minute.
 const MAX_US: u64 = 60_000_000;
 
-/// A distribution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Quantiles {
-    /// Samples.
-    pub count: u64,
-    /// Median.
-    pub p50: u64,
-    /// 99th percentile.
-    pub p99: u64,
-    /// Largest.
-    pub max: u64,
+/// Durations of one stage below given bounds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Buckets {
+    /// Number of durations in each bucket, in the order of the bounds; not cumulative.
+    pub counts: Vec<u64>,
+    /// Number of all durations.
+    pub total: u64,
+    /// Sum of all durations in microseconds, to the histogram's precision of 1 %.
+    pub sum_us: f64,
 }
 
-impl From<protocol::link::Quantiles> for Quantiles {
-    fn from(q: protocol::link::Quantiles) -> Self {
-        Self { count: q.count, p50: q.p50, p99: q.p99, max: q.max }
-    }
-}
-
-/// Counters and histograms.
+/// Counters, and a histogram of each stage.
 #[derive(Debug)]
 pub struct Numbers {
     counts: [AtomicU64; Count::ALL.len()],
     times: [Mutex<Histogram<u64>>; Time::ALL.len()],
 }
 
+/// A histogram with two significant digits: 1 % precision in 20 KiB.
+#[expect(clippy::unwrap_used, reason = "the bounds are constant and valid")]
 fn histogram() -> Histogram<u64> {
-    // Two digits: 1 % off, 20 KiB. The bounds are constants, so that this can't fail.
-    Histogram::new_with_bounds(1, MAX_US, 2).unwrap_or_else(|_| Histogram::new_from(&minimal()))
-}
-
-fn minimal() -> Histogram<u64> {
-    #[expect(clippy::unwrap_used, reason = "one digit is always a valid precision")]
-    Histogram::new(1).unwrap()
+    Histogram::new_with_bounds(1, MAX_US, 2).unwrap()
 }
 
 impl Default for Numbers {
@@ -157,15 +146,15 @@ impl Default for Numbers {
 }
 
 impl Numbers {
-    /// A counter's value.
-    pub fn count(&self, what: Count) -> u64 {
-        self.counts[what as usize].load(Ordering::Relaxed)
+    /// Value of a counter.
+    pub fn count(&self, counter: Count) -> u64 {
+        self.counts[counter as usize].load(Ordering::Relaxed)
     }
 
-    /// A distribution, us.
-    pub fn time(&self, what: Time) -> Quantiles {
-        let times = self.times[what as usize].lock().unwrap_or_else(PoisonError::into_inner);
-        Quantiles {
+    /// Quantiles of a stage's duration, microseconds.
+    pub fn time(&self, stage: Time) -> CountedQuantiles {
+        let times = self.times[stage as usize].lock();
+        CountedQuantiles {
             count: times.len(),
             p50: times.value_at_quantile(0.5),
             p99: times.value_at_quantile(0.99),
@@ -173,40 +162,54 @@ impl Numbers {
         }
     }
 
-    fn add(&self, what: Count, by: u64) {
-        self.counts[what as usize].fetch_add(by, Ordering::Relaxed);
+    /// Histogram of a stage's duration with these upper bounds in microseconds, ascending.
+    pub fn buckets(&self, stage: Time, bounds_us: &[u64]) -> Buckets {
+        let times = self.times[stage as usize].lock();
+        let mut counts = vec![0; bounds_us.len()];
+        let mut sum_us = 0.0;
+        for recorded in times.iter_recorded() {
+            let (value, count) = (recorded.value_iterated_to(), recorded.count_at_value());
+            sum_us += value as f64 * count as f64;
+            if let Some(bucket) = bounds_us.iter().position(|bound| value <= *bound) {
+                counts[bucket] += count;
+            }
+        }
+        Buckets { counts, total: times.len(), sum_us }
     }
 
-    fn record(&self, what: Time, us: u64) {
-        let mut times = self.times[what as usize].lock().unwrap_or_else(PoisonError::into_inner);
-        times.saturating_record(us.min(MAX_US));
+    fn add(&self, counter: Count, by: u64) {
+        self.counts[counter as usize].fetch_add(by, Ordering::Relaxed);
+    }
+
+    fn record(&self, stage: Time, us: u64) {
+        self.times[stage as usize].lock().saturating_record(us.min(MAX_US));
     }
 }
 
 /// Counts for one session and for the process.
 #[derive(Debug, Clone)]
 pub struct Meter {
-    /// This session's.
+    /// Numbers of the session.
     pub own: Arc<Numbers>,
     totals: Arc<Numbers>,
 }
 
 impl Meter {
-    /// A new session's meter.
+    /// A meter of a new session.
     pub fn new(totals: Arc<Numbers>) -> Self {
         Self { own: Arc::default(), totals }
     }
 
-    /// Counts.
-    pub fn add(&self, what: Count, by: u64) {
-        self.own.add(what, by);
-        self.totals.add(what, by);
+    /// Adds to a counter.
+    pub fn add(&self, counter: Count, by: u64) {
+        self.own.add(counter, by);
+        self.totals.add(counter, by);
     }
 
-    /// Times, us.
-    pub fn record(&self, what: Time, us: u64) {
-        self.own.record(what, us);
-        self.totals.record(what, us);
+    /// Records a stage's duration in microseconds.
+    pub fn record(&self, stage: Time, us: u64) {
+        self.own.record(stage, us);
+        self.totals.record(stage, us);
     }
 }
 
@@ -215,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_counts_for_itself_and_the_process() {
+    fn session_counts_for_itself_and_the_process() {
         let totals = Arc::<Numbers>::default();
         let (a, b) = (Meter::new(Arc::clone(&totals)), Meter::new(Arc::clone(&totals)));
         a.add(Count::Encoded, 2);
@@ -227,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_within_a_percent_and_never_overflow() {
+    fn quantiles_are_within_one_percent() {
         let meter = Meter::new(Arc::default());
         for us in 1..=1000 {
             meter.record(Time::Encode, us);
@@ -235,9 +238,26 @@ mod tests {
         let times = meter.own.time(Time::Encode);
         assert_eq!(times.count, 1000);
         assert!(times.p50.abs_diff(500) <= 5 && times.p99.abs_diff(990) <= 10, "{times:?}");
+        assert_eq!(meter.own.time(Time::Wire), CountedQuantiles::default());
+    }
+
+    #[test]
+    fn duration_over_the_maximum_is_recorded_as_the_maximum() {
+        let meter = Meter::new(Arc::default());
         meter.record(Time::Encode, u64::MAX);
-        assert!(meter.own.time(Time::Encode).max >= MAX_US);
-        assert_eq!(meter.own.time(Time::Wire), Quantiles::default());
+        let times = meter.own.time(Time::Encode);
+        assert!(times.count == 1 && times.max >= MAX_US, "{times:?}");
+    }
+
+    #[test]
+    fn buckets_have_every_duration_below_their_bounds() {
+        let meter = Meter::new(Arc::default());
+        for us in [50, 70, 900, 5_000] {
+            meter.record(Time::Wire, us);
+        }
+        let buckets = meter.own.buckets(Time::Wire, &[100, 1000]);
+        assert_eq!((buckets.counts, buckets.total), (vec![2, 1], 4));
+        assert!((buckets.sum_us - 6_020.0).abs() < 60.0, "{}", buckets.sum_us);
     }
 
     #[test]

@@ -1,20 +1,21 @@
-//! What waits to be written to a sidecar: bounded, whatever the sidecar does.
+//! Messages queued for a sidecar, bounded however slowly it reads.
 //!
-//! A sidecar that reads slowly costs pictures, not memory and not order. First the encoder is held back:
-//! it gets no picture while [`ROOM`] access units wait, so the newest picture wins at the source and
-//! nothing is lost. An encoder that had pictures under way then may still fill the queue; past
-//! [`MAX_UNITS`] its access units are lost, and so is everything after them up to the next IDR, which the
-//! worker makes as soon as there is room. Messages that must not be lost end the connection instead when
-//! too many of them wait.
+//! A slow sidecar loses frames, but not their order, and costs no memory. First the encoder is held back:
+//! it gets no frame while [`MAX_UNITS_BEFORE_ENCODE`] access units are queued, so the newest frame wins at
+//! the source and no access unit is lost. Frames that were in flight then may still fill the queue; over
+//! [`MAX_UNITS`] their access units are lost, with all that follow up to the next IDR, which the worker
+//! orders once there is space. Other messages must not be lost: too many of them end the connection.
 //!
-//! An access unit that finds nothing waiting is written by the thread that brings it, as far as the peer's
-//! buffer takes it; all else is written by the connection's task.
+//! An access unit that finds the queue empty is written by the encoder's thread, as far as the socket's
+//! buffer allows. Everything else is written by the connection's task.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use frame_ring::wake::Waker;
+use parking_lot::Mutex;
 use protocol::frame::Encoded;
 use protocol::stream::{AccessUnit, ErrorCode, ServerMessage};
 use tokio::sync::Notify;
@@ -22,77 +23,73 @@ use tokio::time::timeout;
 
 use crate::listen::Writer;
 use crate::meter::{Count, Meter, Time};
-use crate::waker::Waker;
 
-/// Access units that may wait before the encoder is held back: one being written, one behind it.
-pub const ROOM: usize = 2;
-/// Access units that may wait at all.
+/// Number of queued access units at which the encoder is held back: one being written, one behind it.
+pub const MAX_UNITS_BEFORE_ENCODE: usize = 2;
+/// Maximum number of queued access units.
 pub const MAX_UNITS: usize = 8;
-/// Bytes of access units that may wait; a single larger one may wait alone.
+/// Maximum size of all queued access units in bytes; a single larger one is accepted.
 pub const MAX_UNIT_BYTES: usize = 8 << 20;
-/// Other messages that may wait.
+/// Maximum number of other queued messages.
 const MAX_CONTROL: usize = 256;
-/// A sidecar that takes nothing for so long is gone.
-const WRITE_TIME: Duration = Duration::from_secs(10);
-/// See the module.
+/// Time without progress after which a sidecar counts as disconnected.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The queue of one connection.
 #[derive(Debug)]
 pub struct Outbox {
     queue: Mutex<Queue>,
     changed: Notify,
-    worker: Waker,
+    worker: Arc<Waker>,
     meter: Meter,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: VecDeque<Waiting>,
-    /// Access units that wait or are being written, and their bytes.
+    messages: VecDeque<Queued>,
+    /// Number and bytes of access units that are queued or being written.
     units: usize,
     unit_bytes: usize,
-    /// Other messages that wait.
+    /// Number of other queued messages.
     control: usize,
-    /// The task is writing a message: nobody else may.
+    /// The task is writing a message, so the encoder's thread must not write.
     writing: bool,
-    /// Where to write, while the task runs.
+    /// The connection, while the task runs.
     writer: Option<Arc<Writer>>,
-    /// An access unit was lost, and no IDR has been queued since.
+    /// An access unit was lost, and no IDR was queued since.
     lost: bool,
     phase: Phase,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// Accepts messages.
     #[default]
     Open,
-    /// Nothing more is taken; what waits is still written.
+    /// Accepts no messages, writes what is queued.
     Closed,
-    /// What waits is no longer worth writing.
+    /// Accepts and writes nothing.
     Broken,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct Queued {
     message: Encoded,
-    /// Bytes of it that were written.
-    sent: usize,
-    /// When the access unit came out of the encoder.
-    unit: Option<Instant>,
+    /// Bytes already written.
+    written: usize,
+    /// For an access unit, the time at which the encoder returned it.
+    encoded_at: Option<Instant>,
 }
 
 impl Outbox {
-    /// An empty one, which wakes `worker` when there is room again.
-    pub fn new(worker: Waker, meter: Meter) -> Self {
+    /// An empty queue that wakes `worker` when the encoder may continue.
+    pub fn new(worker: Arc<Waker>, meter: Meter) -> Self {
         Self { queue: Mutex::default(), changed: Notify::new(), worker, meter }
     }
 
-    /// No code of others runs under the lock, so a poisoned one still holds a whole queue.
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Queues a message that must arrive. `false` if the connection can't take it any more.
+    /// Queues a message that must not be lost. Returns false if the connection is over.
     pub fn push(&self, message: &ServerMessage) -> bool {
-        let mut queue = self.lock();
+        let mut queue = self.queue.lock();
         if queue.phase != Phase::Open {
             return false;
         }
@@ -100,30 +97,30 @@ impl Outbox {
             queue.phase = Phase::Broken;
         } else {
             queue.control += 1;
-            queue.waiting.push_back(Waiting { message: message.encode(), sent: 0, unit: None });
+            queue.messages.push_back(Queued { message: message.encode(), written: 0, encoded_at: None });
         }
-        let taken = queue.phase == Phase::Open;
+        let accepted = queue.phase == Phase::Open;
         drop(queue);
         self.changed.notify_one();
-        taken
+        accepted
     }
 
-    /// Tells that a picture was dropped. Left out when many messages wait: the count is in `/status`, and a
-    /// sidecar that does not read must not be cut off for pictures that it pushes.
+    /// Queues the notice that a frame was dropped, unless many messages are queued: `/status` has the
+    /// count, and a sidecar that pushes frames without reading must not be disconnected for it.
     pub fn push_dropped(&self, seq: u64) {
-        if self.lock().control < MAX_CONTROL / 2 {
+        if self.queue.lock().control < MAX_CONTROL / 2 {
             self.push(&ServerMessage::Dropped { seq });
         }
     }
 
-    /// Queues an error.
+    /// Queues an error. Returns false if the connection is over.
     pub fn push_error(&self, code: ErrorCode, message: impl Into<String>) -> bool {
         self.push(&ServerMessage::Error { code, message: message.into() })
     }
 
-    /// Queues an access unit, or loses it. `out` is when it came out of the encoder.
-    pub fn push_unit(&self, unit: AccessUnit, out: Instant) {
-        let mut queue = self.lock();
+    /// Writes or queues an access unit that the encoder returned at `encoded_at`, or counts it as lost.
+    pub fn push_unit(&self, unit: AccessUnit, encoded_at: Instant) {
+        let mut queue = self.queue.lock();
         let bytes = unit.data.len();
         let full = queue.units >= MAX_UNITS || queue.units > 0 && queue.unit_bytes + bytes > MAX_UNIT_BYTES;
         if queue.phase != Phase::Open || full || queue.lost && !unit.idr {
@@ -134,44 +131,44 @@ impl Outbox {
         }
         queue.lost = false;
         let message = ServerMessage::AccessUnit(unit).encode();
-        let mut waiting = Waiting { message, sent: 0, unit: Some(out) };
-        if queue.waiting.is_empty() && !queue.writing {
-            // An error here is found again, and dealt with, by the task.
-            waiting.sent =
-                queue.writer.as_ref().and_then(|w| w.try_write(&waiting.parts()).ok()).unwrap_or(0);
-            if waiting.is_done() {
+        let mut queued = Queued { message, written: 0, encoded_at: Some(encoded_at) };
+        if queue.messages.is_empty() && !queue.writing {
+            // The task meets the same error and handles it.
+            queued.written =
+                queue.writer.as_ref().and_then(|w| w.try_write(&queued.remainder()).ok()).unwrap_or(0);
+            if queued.is_written() {
                 drop(queue);
-                self.count_written(&waiting);
+                self.count_written(&queued);
                 return;
             }
         }
         queue.units += 1;
         queue.unit_bytes += bytes;
-        queue.waiting.push_back(waiting);
+        queue.messages.push_back(queued);
         drop(queue);
         self.changed.notify_one();
     }
 
-    /// Whether the encoder should get another picture.
-    pub fn has_room(&self) -> bool {
-        let queue = self.lock();
-        queue.phase == Phase::Open && queue.units < ROOM
+    /// Whether the encoder may take another frame.
+    pub fn has_space(&self) -> bool {
+        let queue = self.queue.lock();
+        queue.phase == Phase::Open && queue.units < MAX_UNITS_BEFORE_ENCODE
     }
 
-    /// Whether the next picture must be an IDR because access units were lost.
+    /// Whether the next frame must be an IDR because access units were lost.
     pub fn needs_idr(&self) -> bool {
-        self.lock().lost
+        self.queue.lock().lost
     }
 
-    /// Notes that an access unit could not even be queued.
+    /// Counts an access unit that cannot be queued as lost.
     pub fn mark_lost(&self) {
-        self.lock().lost = true;
+        self.queue.lock().lost = true;
         self.meter.add(Count::Lost, 1);
     }
 
-    /// Takes no more; what waits is still written.
+    /// Accepts no further messages; queued ones are still written.
     pub fn close(&self) {
-        let mut queue = self.lock();
+        let mut queue = self.queue.lock();
         if queue.phase == Phase::Open {
             queue.phase = Phase::Closed;
         }
@@ -179,69 +176,73 @@ impl Outbox {
         self.changed.notify_one();
     }
 
-    fn take(&self) -> Next {
-        let mut queue = self.lock();
+    fn take_next(&self) -> Next {
+        let mut queue = self.queue.lock();
         if queue.phase == Phase::Broken {
             return Next::End;
         }
-        match queue.waiting.pop_front() {
-            Some(waiting) => {
-                queue.control -= usize::from(waiting.unit.is_none());
+        match queue.messages.pop_front() {
+            Some(queued) => {
+                queue.control -= usize::from(queued.encoded_at.is_none());
                 queue.writing = true;
-                Next::Write(waiting)
+                Next::Write(queued)
             }
             None if queue.phase == Phase::Closed => Next::End,
             None => Next::Wait,
         }
     }
 
-    fn count_written(&self, waiting: &Waiting) {
-        self.meter.add(Count::BytesOut, waiting.message.len() as u64);
-        if let Some(out) = waiting.unit {
-            self.meter.record(Time::Wire, out.elapsed().as_micros() as u64);
+    fn count_written(&self, queued: &Queued) {
+        self.meter.add(Count::BytesOut, queued.message.len() as u64);
+        if let Some(encoded_at) = queued.encoded_at {
+            self.meter.record(Time::Wire, encoded_at.elapsed().as_micros() as u64);
         }
     }
 
-    fn written(&self, waiting: &Waiting) {
-        self.count_written(waiting);
-        let mut queue = self.lock();
+    /// Called by the task after it wrote a message.
+    fn finish_write(&self, queued: &Queued) {
+        self.count_written(queued);
+        let mut queue = self.queue.lock();
         queue.writing = false;
-        if waiting.unit.is_none() {
+        if queued.encoded_at.is_none() {
             return;
         }
         queue.units -= 1;
-        queue.unit_bytes -= waiting.message.body.len();
-        let room = queue.units + 1 == ROOM;
+        queue.unit_bytes -= queued.message.body.len();
+        let encoder_may_continue = queue.units + 1 == MAX_UNITS_BEFORE_ENCODE;
         drop(queue);
-        if room {
+        if encoder_may_continue {
             self.worker.wake();
         }
     }
 
-    /// Writes what waits until the outbox is closed and empty, or the sidecar is gone.
+    /// Writes messages until the queue is closed and empty, or the connection fails.
+    ///
+    /// # Errors
+    /// The connection failed, or the sidecar read nothing for [`WRITE_TIMEOUT`].
     pub async fn run(&self, writer: Writer) -> io::Result<()> {
         let writer = Arc::new(writer);
-        self.lock().writer = Some(Arc::clone(&writer));
-        let outcome = self.write_all(&writer).await;
+        self.queue.lock().writer = Some(Arc::clone(&writer));
+        let outcome = self.write_messages(&writer).await;
         {
-            let mut queue = self.lock();
+            let mut queue = self.queue.lock();
             queue.phase = Phase::Broken;
             queue.writer = None;
-            queue.waiting.clear();
+            queue.messages.clear();
         }
         self.worker.wake();
         outcome
     }
 
-    async fn write_all(&self, writer: &Writer) -> io::Result<()> {
+    async fn write_messages(&self, writer: &Writer) -> io::Result<()> {
         loop {
-            match self.take() {
-                Next::Write(mut waiting) => {
-                    let write = waiting.write(writer);
-                    timeout(WRITE_TIME, write)
+            match self.take_next() {
+                Next::Write(mut queued) => {
+                    let write = queued.write(writer);
+                    timeout(WRITE_TIMEOUT, write)
                         .await
                         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-                    self.written(&waiting);
+                    self.finish_write(&queued);
                 }
                 Next::Wait => self.changed.notified().await,
                 Next::End => return Ok(()),
@@ -250,32 +251,33 @@ impl Outbox {
     }
 }
 
-impl Waiting {
-    fn is_done(&self) -> bool {
-        self.sent >= self.message.len()
+impl Queued {
+    fn is_written(&self) -> bool {
+        self.written >= self.message.len()
     }
 
-    /// What is left to write.
-    fn parts(&self) -> [IoSlice<'_>; 2] {
+    /// Bytes of head and body that are not written.
+    fn remainder(&self) -> [IoSlice<'_>; 2] {
         let (head, body) = (&self.message.head, &self.message.body);
-        let after_head = self.sent.saturating_sub(head.len());
-        let left = |bytes, from: usize| IoSlice::new(<[u8]>::get(bytes, from..).unwrap_or_default());
-        [left(head, self.sent), left(body, after_head)]
+        let after_head = self.written.saturating_sub(head.len());
+        let rest = |bytes, from: usize| IoSlice::new(<[u8]>::get(bytes, from..).unwrap_or_default());
+        [rest(head, self.written), rest(body, after_head)]
     }
 
     async fn write(&mut self, writer: &Writer) -> io::Result<()> {
-        while !self.is_done() {
-            match writer.write(&self.parts()).await? {
+        while !self.is_written() {
+            match writer.write(&self.remainder()).await? {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
-                written => self.sent += written,
+                written => self.written += written,
             }
         }
         Ok(())
     }
 }
 
+/// The task's next step.
 enum Next {
-    Write(Waiting),
+    Write(Queued),
     Wait,
     End,
 }

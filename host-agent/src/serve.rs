@@ -1,90 +1,131 @@
-//! The daemon: opens everything, runs it, and ends it in order.
+//! The daemon: opens all sockets, runs its tasks, and shuts down in order.
 //!
-//! Opening comes first and as a whole: an address that is taken ends the start, not a session later. Each
-//! task has an owner here; if one ends before it is told to, the process ends, and whoever runs it starts
-//! it anew. Wiring only: what the tasks do is in their own files.
+//! All sockets are opened before any task starts, so that an address in use fails the start. This module
+//! owns every task; if one ends unexpectedly the process exits, and its supervisor restarts it.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use protocol::endpoint::Endpoint;
-use protocol::stream::{ErrorCode, ServerMessage};
+use contract::Endpoint;
+use protocol::stream::ErrorCode;
+use stream_token::Verifier;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::admin::{self, Admin};
-use crate::auth::{Gate, Verifier};
+use crate::auth::Authenticator;
 use crate::config::Settings;
 use crate::connection::{self, Service};
+use crate::connection_limiter::ConnectionLimiter;
 use crate::hub::Hub;
-use crate::hxfr::{self, Predecessor};
+use crate::hxfr::{self, HxfrService};
 use crate::link;
 use crate::listen::{Connection, ListenError, Listener, UnixSocket};
-use crate::status::{EncoderStatus, Identity};
+use crate::status::{self, Identity};
 use crate::worker::Policy;
 
-/// Connections beyond the sessions: those that shake hands, and those that are being replaced.
+/// Maximum number of connections beyond the sessions: in handshake, or of a session that is being replaced.
 const SPARE_CONNECTIONS: usize = 64;
-/// Connections that are being told, at once, that there is no room.
-const TURNED_AWAY: usize = 16;
-/// How long sessions may take to end when the process does.
-const SHUTDOWN_TIME: Duration = Duration::from_secs(8);
+/// Maximum number of connections that are being rejected with a message; more are closed without one.
+const MAX_REJECTING: usize = 16;
+/// Maximum time for connections to end at shutdown.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
+/// Delay after a failed accept, most likely for lack of file descriptors.
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Why the daemon did not start.
+/// Reason why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// An endpoint for sidecars.
+    /// An endpoint cannot be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The link.
-    #[error("can't open the link {}: {cause}; is another host-agent running? choose another with --link", path.display())]
+    /// The link's socket cannot be opened.
+    #[error("cannot open the link {}: {cause}; stop the other host-agent, or choose another path with --link", path.display())]
     Link {
-        /// Where.
+        /// Path of the socket.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         cause: std::io::Error,
     },
-    /// The admin address.
+    /// The admin address cannot be opened.
     #[error(
-        "can't open the admin address {address}: {cause}; is another host-agent running? choose another with --admin"
+        "cannot open the admin address {address}: {cause}; stop the program that uses it, or choose another with --admin"
     )]
     Admin {
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The reason.
         cause: std::io::Error,
     },
 }
 
 /// A running daemon.
 #[derive(Debug)]
-pub struct Running {
-    /// Where sidecars connect, with the ports that were given.
+pub struct Daemon {
+    /// Endpoints for sidecars, with assigned ports.
     pub listeners: Vec<Endpoint>,
-    /// Where the predecessor's elements connect.
+    /// Endpoints for the HXFR protocol, with assigned ports.
     pub hxfr: Vec<Endpoint>,
-    /// Where HTTP is.
+    /// Address of the admin server, with its assigned port.
     pub admin: SocketAddr,
-    /// Where taps connect.
+    /// Path of the socket for taps.
     pub link: PathBuf,
     /// Sessions and taps.
     pub hub: Arc<Hub>,
     stop: watch::Sender<bool>,
+    /// Every task returns its name.
     tasks: JoinSet<&'static str>,
 }
 
-/// Opens and starts everything.
-pub async fn start(settings: Settings) -> Result<Running, ServeError> {
+/// All open sockets.
+struct Sockets {
+    listeners: Vec<Listener>,
+    hxfr: Vec<Listener>,
+    link: UnixSocket,
+    admin: TcpListener,
+    admin_address: SocketAddr,
+}
+
+impl Sockets {
+    async fn open(settings: &Settings) -> Result<Self, ServeError> {
+        let listeners = bind_all(&settings.listen).await?;
+        let hxfr = bind_all(&settings.hxfr).await?;
+        let link = UnixSocket::bind(&settings.link)
+            .map_err(|cause| ServeError::Link { path: settings.link.clone(), cause })?;
+        let admin_error = |cause| ServeError::Admin { address: settings.admin, cause };
+        let admin = TcpListener::bind(settings.admin).await.map_err(admin_error)?;
+        let admin_address = admin.local_addr().map_err(admin_error)?;
+        Ok(Self { listeners, hxfr, link, admin, admin_address })
+    }
+}
+
+async fn bind_all(endpoints: &[Endpoint]) -> Result<Vec<Listener>, ListenError> {
+    let mut listeners = Vec::new();
+    for endpoint in endpoints {
+        listeners.push(Listener::bind(endpoint).await?);
+    }
+    Ok(listeners)
+}
+
+fn endpoints(listeners: &[Listener]) -> Vec<Endpoint> {
+    listeners.iter().map(|listener| listener.endpoint().clone()).collect()
+}
+
+/// Opens all sockets and starts all tasks.
+///
+/// # Errors
+/// A socket cannot be opened.
+pub async fn start(settings: Settings) -> Result<Daemon, ServeError> {
+    let sockets = Sockets::open(&settings).await?;
     let Settings {
-        listen,
-        hxfr,
+        listen: _,
+        hxfr: _,
         link: link_path,
-        admin: admin_address,
+        admin: _,
         name,
         keys,
         encoder,
@@ -93,241 +134,166 @@ pub async fn start(settings: Settings) -> Result<Running, ServeError> {
         max_sessions,
         max_taps,
         max_connections_per_peer,
-        idle,
+        idle_timeout,
     } = settings;
-    let gate = if let Some(keys) = keys {
-        Gate::Keys(Box::new(Verifier::new(&keys, &name)))
+    let Sockets { listeners, hxfr, link, admin, admin_address } = sockets;
+    let authenticator = if let Some(keys) = keys {
+        Authenticator::Tokens(Box::new(Verifier::new(&keys, &name)))
     } else {
-        tracing::warn!(
-            "ANYONE ON THIS MACHINE CAN HAVE A SESSION: --insecure-no-auth is for development only"
-        );
-        Gate::Open
+        tracing::warn!("AUTHENTICATION IS DISABLED: --insecure-no-auth is for development only");
+        Authenticator::Insecure
     };
-    let mut listeners = Vec::new();
-    for endpoint in &listen {
-        listeners.push(Listener::bind(endpoint).await?);
-    }
-    let mut hxfr_listeners = Vec::new();
-    for endpoint in &hxfr {
-        hxfr_listeners.push(Listener::bind(endpoint).await?);
-    }
-    let link_socket =
-        UnixSocket::bind(&link_path).map_err(|cause| ServeError::Link { path: link_path.clone(), cause })?;
-    let admin_failed = |cause| ServeError::Admin { address: admin_address, cause };
-    let admin_listener = TcpListener::bind(admin_address).await.map_err(admin_failed)?;
-    let admin_address = admin_listener.local_addr().map_err(admin_failed)?;
-
-    let (stop, stopped) = watch::channel(false);
+    let (stop, stopping) = watch::channel(false);
     let hub = Arc::new(Hub::new(max_sessions, max_taps));
-    let endpoints: Vec<_> = listeners.iter().map(|listener| listener.endpoint().clone()).collect();
+    let (listener_endpoints, hxfr_endpoints) = (endpoints(&listeners), endpoints(&hxfr));
     let identity = Arc::new(Identity {
         name,
         makes_video: encoder.makes_video(),
         started: Instant::now(),
-        listeners: endpoints.clone(),
+        listeners: listener_endpoints.clone(),
         link: link_path.display().to_string(),
         encoders: OnceLock::new(),
     });
-    let predecessor =
-        Arc::new(Predecessor { encoder: encoder.clone(), totals: Arc::clone(&hub.totals), max_pixels, idle });
-    let service = Arc::new(Service {
-        gate,
-        hub: Arc::clone(&hub),
-        policy: Policy { encoder, keepalive_fps },
+    let hxfr_service = Arc::new(HxfrService {
+        encoder: encoder.clone(),
+        totals: Arc::clone(&hub.totals),
         max_pixels,
-        idle,
+        idle_timeout,
     });
-    let doors = Doors::new(max_connections_per_peer, max_sessions + SPARE_CONNECTIONS);
+    let policy = Policy { encoder, keepalive_fps };
+    let service =
+        Arc::new(Service { authenticator, hub: Arc::clone(&hub), policy, max_pixels, idle_timeout });
+    let limiter = ConnectionLimiter::new(max_connections_per_peer, max_sessions + SPARE_CONNECTIONS);
 
     let mut tasks = JoinSet::new();
     for listener in listeners {
         tracing::info!(endpoint = %listener.endpoint(), "listening for sidecars");
-        let (service, doors, stopped) = (Arc::clone(&service), doors.clone(), stopped.clone());
+        let (service, limiter, stopping) = (Arc::clone(&service), limiter.clone(), stopping.clone());
         tasks.spawn(async move {
             let serve = |connection| connection::serve(Arc::clone(&service), connection);
-            accept(listener, doors, stopped, serve).await;
-            "a listener"
+            accept(listener, limiter, stopping, serve).await;
+            "listener"
         });
     }
-    let hxfr: Vec<_> = hxfr_listeners.iter().map(|listener| listener.endpoint().clone()).collect();
-    for listener in hxfr_listeners {
-        tracing::warn!(endpoint = %listener.endpoint(), "serving HXFR: whoever connects is served");
-        let (predecessor, doors, stopped) = (Arc::clone(&predecessor), doors.clone(), stopped.clone());
+    for listener in hxfr {
+        tracing::warn!(endpoint = %listener.endpoint(), "listening for HXFR, which has no authentication");
+        let (service, limiter, stopping) = (Arc::clone(&hxfr_service), limiter.clone(), stopping.clone());
         tasks.spawn(async move {
-            let until = stopped.clone();
-            let serve = |connection| hxfr::serve(Arc::clone(&predecessor), connection, until.clone());
-            accept(listener, doors, stopped, serve).await;
-            "an HXFR listener"
+            let stop = stopping.clone();
+            let serve = |connection| hxfr::serve(Arc::clone(&service), connection, stop.clone());
+            accept(listener, limiter, stopping, serve).await;
+            "HXFR listener"
         });
     }
     tracing::info!(path = %link_path.display(), "listening for taps");
-    let (link_hub, link_stopped) = (Arc::clone(&hub), stopped.clone());
+    let (link_hub, link_stopping) = (Arc::clone(&hub), stopping.clone());
     tasks.spawn(async move {
-        link::run(link_socket, link_hub, link_stopped).await;
-        "the link"
+        link::run(link, link_hub, link_stopping).await;
+        "link"
     });
-    tracing::info!(address = %admin_address, "serving /healthz /readyz /metrics /status");
-    let admin = Admin { hub: Arc::clone(&hub), identity: Arc::clone(&identity), stop: stopped };
+    tracing::info!(address = %admin_address, "serving /healthz, /readyz, /metrics and /status");
+    let state = Admin { hub: Arc::clone(&hub), identity: Arc::clone(&identity), stop: stopping };
     tasks.spawn(async move {
-        if let Err(error) = admin::run(admin_listener, admin).await {
-            tracing::error!(%error, "admin HTTP ended");
+        if let Err(error) = admin::run(admin, state).await {
+            tracing::error!(%error, "admin server failed");
         }
-        "the admin server"
+        "admin server"
     });
-    // Not waited for: a chip's driver may take seconds.
-    tokio::task::spawn_blocking(move || {
-        let found: Vec<EncoderStatus> =
-            crate::encoders::available().into_iter().map(EncoderStatus::from).collect();
-        let working: Vec<_> =
-            found.iter().filter(|found| found.ok).map(|found| found.name.as_str()).collect();
-        tracing::info!(?working, "encoders tried");
-        identity.encoders.get_or_init(|| found);
-    });
-    Ok(Running { listeners: endpoints, hxfr, admin: admin_address, link: link_path, hub, stop, tasks })
+    // Detached: a hardware driver may take seconds.
+    tokio::task::spawn_blocking(move || test_encoders(&identity));
+    Ok(Daemon {
+        listeners: listener_endpoints,
+        hxfr: hxfr_endpoints,
+        admin: admin_address,
+        link: link_path,
+        hub,
+        stop,
+        tasks,
+    })
 }
 
-impl Running {
-    /// Waits for a task that ends without being told to, and names it.
-    pub async fn failed(&mut self) -> &'static str {
+fn test_encoders(identity: &Identity) {
+    let found: Vec<_> = crate::encoders::available().into_iter().map(status::encoder_status).collect();
+    let working: Vec<_> = found.iter().filter(|found| found.ok).map(|found| found.name.as_str()).collect();
+    tracing::info!(?working, "encoders tested");
+    identity.encoders.get_or_init(|| found);
+}
+
+impl Daemon {
+    /// Waits until a task ends before [`Daemon::shut_down`], and returns its name.
+    pub async fn task_ended(&mut self) -> &'static str {
         match self.tasks.join_next().await {
             Some(Ok(task)) => task,
-            Some(Err(_)) => "a task that panicked",
-            None => "everything",
+            Some(Err(_)) => "panicked task",
+            None => "all tasks",
         }
     }
 
-    /// Tells every sidecar, waits for their connections to end, and closes everything.
+    /// Ends all sessions with an error to their sidecars, and closes all sockets.
     pub async fn shut_down(mut self) {
         self.stop.send_replace(true);
-        self.hub.end_all(ErrorCode::ShuttingDown, "host-agent is stopping; connect again when it is back");
+        self.hub.end_all(ErrorCode::ShuttingDown, "host-agent is shutting down; reconnect later");
         let ended = async { while self.tasks.join_next().await.is_some() {} };
-        if timeout(SHUTDOWN_TIME, ended).await.is_err() {
-            tracing::warn!("some connections did not end in time");
+        if timeout(SHUTDOWN_TIMEOUT, ended).await.is_err() {
+            tracing::warn!(timeout = ?SHUTDOWN_TIMEOUT, "connections did not end in time");
         }
     }
 }
 
-/// Counts connections: in all, and by where they come from.
-#[derive(Debug, Clone)]
-struct Doors {
-    open: Arc<Mutex<HashMap<String, usize>>>,
-    per_peer: usize,
-    in_all: usize,
-}
-
-/// A counted connection; dropping it makes room.
-struct Pass {
-    doors: Doors,
-    origin: String,
-}
-
-impl Doors {
-    fn new(per_peer: usize, in_all: usize) -> Self {
-        Self { open: Arc::default(), per_peer, in_all }
-    }
-
-    fn enter(&self, origin: &str) -> Option<Pass> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.values().sum::<usize>() >= self.in_all {
-            return None;
-        }
-        let count = open.entry(origin.to_owned()).or_default();
-        if *count >= self.per_peer {
-            return None;
-        }
-        *count += 1;
-        Some(Pass { doors: self.clone(), origin: origin.to_owned() })
-    }
-}
-
-impl Drop for Pass {
-    fn drop(&mut self) {
-        let mut open = self.doors.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.origin) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.origin);
-            }
-        }
-    }
-}
-
-/// Returns when `stop` says so, or nobody can say so any more.
+/// Returns when `stop` becomes true, or its sender is dropped.
 pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // The guard that `wait_for` gives is dropped here: it must not be held over an await.
+    // The guard that `wait_for` returns is dropped here: it must not be held across an await.
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
+/// Accepts connections until `stop`, then gives them time to end.
 async fn accept<F: Future<Output = ()> + Send + 'static>(
     listener: Listener,
-    doors: Doors,
+    limiter: ConnectionLimiter,
     mut stop: watch::Receiver<bool>,
     serve: impl Fn(Connection) -> F,
 ) {
     let mut connections = JoinSet::new();
-    let told = Arc::new(Semaphore::new(TURNED_AWAY));
+    let rejecting = Arc::new(Semaphore::new(MAX_REJECTING));
     loop {
         tokio::select! {
-            () = crate::serve::stopped(&mut stop) => break,
-            // Reaps those that ended.
+            () = stopped(&mut stop) => break,
+            // Removes finished tasks from the set.
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok(connection) => if let Some(pass) = doors.enter(&connection.origin) {
+                Ok(connection) => if let Some(permit) = limiter.try_acquire(&connection.origin) {
                     let served = serve(connection);
                     connections.spawn(async move {
                         served.await;
-                        drop(pass);
+                        drop(permit);
                     });
                 } else {
-                    tracing::warn!(peer = connection.peer, "too many connections");
-                    // Beyond these few, a flood is not worth an answer.
-                    if let Ok(permit) = Arc::clone(&told).try_acquire_owned() {
+                    tracing::warn!(peer = connection.peer, "connection rejected: too many connections");
+                    if let Ok(permit) = Arc::clone(&rejecting).try_acquire_owned() {
                         connections.spawn(async move {
-                            turn_away(connection).await;
+                            reject(connection).await;
                             drop(permit);
                         });
                     }
                 },
                 Err(error) => {
-                    // Out of descriptors, most likely: those that are open must end first.
-                    tracing::error!(%error, endpoint = %listener.endpoint(), "can't take a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tracing::error!(%error, endpoint = %listener.endpoint(), "cannot accept connection");
+                    tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
                 }
             }
         }
     }
-    // Those that still shake hands have no session that could be told.
+    // Sessions were ended by the hub; connections in handshake have no session.
     let ended = async { while connections.join_next().await.is_some() {} };
-    if timeout(SHUTDOWN_TIME / 2, ended).await.is_err() {
+    if timeout(SHUTDOWN_TIMEOUT / 2, ended).await.is_err() {
         connections.shutdown().await;
     }
 }
 
-/// Says why.
-async fn turn_away(connection: Connection) {
-    let Connection { mut reader, writer, .. } = connection;
-    let message = "too many connections from this address or in all; raise --max-connections-per-peer or --max-sessions";
-    let error = ServerMessage::Error { code: ErrorCode::Capacity, message: message.to_owned() };
-    // The peer may be gone: then there is nobody to tell.
-    let _told = timeout(Duration::from_secs(1), writer.write_all(&error.encode().to_vec())).await;
-    drop(writer);
-    connection::linger(&mut reader).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn doors_count_by_origin_and_in_all() {
-        let doors = Doors::new(2, 3);
-        let first = doors.enter("a").expect("room");
-        let _second = doors.enter("a").expect("room");
-        assert!(doors.enter("a").is_none(), "two from one address");
-        let _third = doors.enter("b").expect("room");
-        assert!(doors.enter("c").is_none(), "three in all");
-        drop(first);
-        assert!(doors.enter("c").is_some());
-        assert_eq!(doors.open.lock().expect("not poisoned").len(), 2, "nothing is kept of those that left");
-    }
+/// Tells a peer that a connection limit is reached.
+async fn reject(connection: Connection) {
+    let Connection { reader, writer, .. } = connection;
+    let message = "too many connections from this address or in total; close some, or raise \
+                   --max-connections-per-peer or --max-sessions";
+    connection::reject(reader, writer, ErrorCode::Capacity, message.to_owned()).await;
 }

@@ -1,5 +1,7 @@
-//! The one place that asks which operating system this is. vsock exists on Linux only: on a Mac a VM's
-//! vsock ends in a Unix socket on the host, so `unix:` serves it.
+//! Operating-system differences of the daemon. The only `cfg(target_os)` site of this crate.
+//!
+//! vsock exists on Linux only. On macOS the hypervisor connects a guest's vsock to a Unix socket on the
+//! host, which `unix:` serves.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -7,21 +9,17 @@ mod linux;
 mod macos;
 
 #[cfg(target_os = "linux")]
-pub use linux::{
-    INSERT, LIBRARIES_VARIABLE, MANAGER, SYSTEM, TAP_FILE, VsockListener, default_folder, describe, libraries,
-};
+pub use linux::{HAS_VSOCK, VsockListener, default_folder, describe};
 #[cfg(not(target_os = "linux"))]
-pub use macos::{
-    INSERT, LIBRARIES_VARIABLE, MANAGER, SYSTEM, TAP_FILE, VsockListener, default_folder, describe, libraries,
-};
+pub use macos::{HAS_VSOCK, VsockListener, default_folder, describe};
 
-/// What this machine is, for reports; empty where it does not say.
+/// The machine, for selftest reports. A field is empty if the system does not report it.
 #[derive(Debug, serde::Serialize)]
 pub struct System {
-    /// The system and its version.
+    /// Operating system and version.
     pub os: String,
-    /// The machine's model.
+    /// Hardware model.
     pub model: String,
-    /// Its processor.
+    /// Processor name.
     pub processor: String,
 }

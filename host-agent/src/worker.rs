@@ -1,19 +1,18 @@
-//! A session's encoder thread: takes the newest picture, has it encoded, hands the access unit to the
-//! outbox.
+//! A session's encoder thread: takes the newest frame, encodes it, and passes the access unit to the outbox.
 //!
 //! ```text
-//!   ring's bell, inbox, room in the outbox, encoder done  --poll-->  orders  -->  picture?  -->  encode
-//!        ^                                                                          |no: repeat due?
-//!        +--------------------------------------------------------------------------+
+//!   ring, inbox, outbox space, access unit  --poll-->  orders  -->  new frame?  -->  encode
+//!        ^                                                             |no: repeat due?
+//!        +-------------------------------------------------------------+
 //! ```
 //!
-//! It waits in `poll(2)` on the bell and the inbox itself, so that between a full slot and the encoder
-//! there is one wake-up of one thread. What is due when is [`pace`]'s; encoders that break are
-//! [`engine`]'s. It knows no connection, no VM and no token.
+//! The thread waits in `poll(2)` for the ring and the inbox itself, so that one wake-up of one thread lies
+//! between a full slot and the encoder. [`pace`] decides when a frame is due; [`session_encoder`] replaces
+//! an encoder that fails.
 
-mod engine;
-mod flight;
+mod output;
 mod pace;
+mod session_encoder;
 mod source;
 
 use std::os::fd::AsFd;
@@ -21,45 +20,52 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use frame_ring::wake::Waker;
+use parking_lot::Mutex;
 use protocol::stream::{Config, ErrorCode, Path, ServerMessage};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::encoders::Choice;
-use crate::inbox::{InboxReader, Orders, RingEnd};
+use crate::hub::Session;
+use crate::inbox::{InboxReader, Orders, RingReader};
 use crate::meter::{Count, Meter, Time};
 use crate::outbox::Outbox;
-use engine::Engine;
 use pace::Pace;
-use source::{Fresh, Source};
+use session_encoder::SessionEncoder;
+use source::{Frame, Source};
 
-/// Waking so much later than asked says that the process stood still: asleep, stopped, or starved.
-const STOOD_STILL: Duration = Duration::from_secs(2);
+/// A wait that takes this much longer than requested means that the process did not run: asleep, stopped or
+/// starved.
+const SUSPENSION_THRESHOLD: Duration = Duration::from_secs(2);
+/// Delay after a failed poll.
+const POLL_RETRY_INTERVAL: Duration = Duration::from_millis(10);
+/// Maximum length of a thread name on Linux (pthread_setname_np(3)).
+const MAX_THREAD_NAME: usize = 15;
 
-/// How sessions are encoded.
+/// Encoding policy of all sessions.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// Which encoder.
+    /// Encoder to open.
     pub encoder: Choice,
-    /// How often a still picture is encoded again, per second; 0 is never.
+    /// Rate at which an unchanged frame is encoded again, frames per second; 0 for never.
     pub keepalive_fps: u32,
 }
 
-/// What the worker tells about itself, for `/status`.
-pub type Report = Arc<std::sync::Mutex<Option<String>>>;
-
-/// Starts a session's worker.
+/// Starts the worker of a session. `waker` wakes the thread that reads `inbox`.
+///
+/// # Errors
+/// The operating system refused another thread.
 pub fn spawn(
-    name: &str,
+    session: &Session,
     policy: Policy,
     inbox: InboxReader,
-    outbox: Arc<Outbox>,
-    meter: Meter,
-    report: Report,
-    waker: crate::waker::Waker,
+    waker: Arc<Waker>,
 ) -> std::io::Result<JoinHandle<()>> {
-    let engine = Engine::new(
-        Box::new(move |settings, sink| crate::encoders::open(&policy.encoder, settings, sink)),
-        outbox.clone(),
+    let (outbox, meter) = (Arc::clone(&session.outbox), session.meter.clone());
+    let Policy { encoder, keepalive_fps } = policy;
+    let encoder = SessionEncoder::new(
+        Box::new(move |settings, sink| crate::encoders::open(&encoder, settings, sink)),
+        Arc::clone(&outbox),
         meter.clone(),
         waker,
     );
@@ -67,32 +73,34 @@ pub fn spawn(
         inbox,
         outbox,
         meter,
-        report,
-        engine,
-        keepalive_fps: policy.keepalive_fps,
+        encoder_name: Arc::clone(&session.encoder),
+        encoder,
+        keepalive_fps,
         config: None,
         source: Source::default(),
-        pace: Pace::new(60, policy.keepalive_fps),
-        keyframe: false,
+        pace: Pace::new(60, keepalive_fps),
+        keyframe_requested: false,
         last: None,
     };
-    std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || worker.run())
+    let name: String = format!("encode-{}", session.info.id).chars().take(MAX_THREAD_NAME).collect();
+    std::thread::Builder::new().name(name).spawn(move || worker.run())
 }
 
 struct Worker {
     inbox: InboxReader,
     outbox: Arc<Outbox>,
     meter: Meter,
-    report: Report,
-    engine: Engine,
+    /// Name of the open encoder, for `/status`.
+    encoder_name: Arc<Mutex<Option<String>>>,
+    encoder: SessionEncoder,
     keepalive_fps: u32,
     config: Option<Config>,
     source: Source,
     pace: Pace,
-    /// An IDR was asked for and not made yet.
-    keyframe: bool,
-    /// What is on the screen: its ring slot stays taken while it is shown.
-    last: Option<Fresh>,
+    /// An IDR was requested and is not encoded yet.
+    keyframe_requested: bool,
+    /// The last encoded frame, for repeats. It occupies a slot of the ring.
+    last: Option<Frame>,
 }
 
 impl Worker {
@@ -100,61 +108,53 @@ impl Worker {
         let mut wait = None;
         loop {
             self.sleep(wait);
-            let orders = self.inbox.take();
+            let orders = self.inbox.take_orders();
             if orders.stop {
                 return;
             }
-            self.obey(orders);
+            self.execute(orders);
             wait = self.step();
         }
     }
 
-    /// Waits for the bell, the inbox or the time. With no time, for ever.
+    /// Waits for the ring, the inbox or the time; with `None` without a timeout.
     fn sleep(&mut self, time: Option<Duration>) {
         let begin = Instant::now();
         let timeout = time.and_then(|time| Timespec::try_from(time).ok());
-        let bell = self.source.ring.as_ref().map(|ring| ring.bell.as_fd());
+        let ring = self.source.ring.as_ref().map(|ring| ring.wake_fd.as_fd());
         let mut fds = Vec::with_capacity(2);
-        fds.push(PollFd::new(&self.inbox.sleeper, PollFlags::IN));
-        if let Some(bell) = &bell {
-            fds.push(PollFd::new(bell, PollFlags::IN));
+        fds.push(PollFd::new(&self.inbox.wake_fd, PollFlags::IN));
+        if let Some(ring) = &ring {
+            fds.push(PollFd::new(ring, PollFlags::IN));
         }
-        // An interrupted poll is a wake-up like any other.
+        // An interrupted poll is handled like a wake.
         if let Err(error) = rustix::event::poll(&mut fds, timeout.as_ref())
             && error != rustix::io::Errno::INTR
         {
-            tracing::error!(%error, "a worker can't wait; slowing down instead of spinning");
-            std::thread::sleep(Duration::from_millis(10));
+            tracing::error!(%error, "poll failed");
+            std::thread::sleep(POLL_RETRY_INTERVAL);
         }
-        if time.is_some_and(|time| begin.elapsed() > time + STOOD_STILL) {
-            self.engine.pardon();
+        if time.is_some_and(|time| begin.elapsed() > time + SUSPENSION_THRESHOLD) {
+            self.encoder.extend_deadlines();
         }
-        self.inbox.sleeper.drain();
-        self.source.hear();
+        self.inbox.wake_fd.clear();
+        self.source.clear_wakes();
     }
 
-    fn obey(&mut self, orders: Orders) {
+    fn execute(&mut self, orders: Orders) {
         if let Some(ring) = orders.ring {
             self.set_ring(ring);
         }
         if let Some(config) = orders.config {
             self.configure(config);
         }
-        if let Some((bitrate_kbps, max_fps)) = orders.rate {
-            match self.engine.set_rate(bitrate_kbps, max_fps.into()) {
-                Ok(()) => self.pace.set_max_fps(max_fps.into()),
-                Err(error) => {
-                    self.outbox.push_error(ErrorCode::Encoder, format!("the new rate is not taken: {error}"));
-                }
-            }
-        }
-        self.keyframe |= orders.keyframe;
+        self.keyframe_requested |= orders.keyframe;
     }
 
-    fn set_ring(&mut self, ring: Option<RingEnd>) {
+    fn set_ring(&mut self, ring: Option<RingReader>) {
         self.source.ring = ring;
         if self.config.is_none_or(|config| config.path == Path::ResourceId) {
-            // Without its ring a picture is no longer the session's to show.
+            // The session must not show a frame of a ring that was taken from it.
             self.last = None;
         }
     }
@@ -162,11 +162,11 @@ impl Worker {
     fn configure(&mut self, config: Config) {
         self.config = Some(config);
         self.last = None;
-        // The first picture is an IDR whoever asks.
-        self.keyframe = true;
+        // A stream starts with an IDR.
+        self.keyframe_requested = true;
         self.source.configure(&config);
         self.pace = Pace::new(config.max_fps.into(), self.keepalive_fps);
-        let name = match self.engine.configure(&config) {
+        let name = match self.encoder.configure(&config) {
             Ok(name) => {
                 self.outbox.push(&ServerMessage::Configured { encoder: name.clone() });
                 Some(name)
@@ -176,100 +176,101 @@ impl Worker {
                 None
             }
         };
-        *self.report.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = name;
+        *self.encoder_name.lock() = name;
     }
 
-    /// Does what is due, and says how long there is nothing to do.
+    /// Does what is due. Returns the time until something else is due; `None` if only an event can change
+    /// that.
     fn step(&mut self) -> Option<Duration> {
-        if let Some(failure) = self.engine.check() {
-            self.outbox.push_error(ErrorCode::Encoder, failure);
+        if let Some(error) = self.encoder.replace_if_stalled() {
+            self.outbox.push_error(ErrorCode::Encoder, error);
         }
-        // Pushed pixels build on each other: they are applied even while nothing is encoded.
+        // Pushed pixels build on each other, so they are applied even if nothing can be encoded.
         while let Some(pushed) = self.inbox.next_pixels() {
             self.meter.add(Count::Captured, 1);
             let last = &mut self.last;
-            // What is shown shares its memory with the canvas: let go of it, or painting copies it all.
-            if let Some(overtaken) = self.source.push(pushed, || *last = None) {
-                self.drop_picture(overtaken);
+            // The last frame shares its memory with the canvas; released, the canvas is changed in place.
+            if let Some(replaced) = self.source.push(pushed, || *last = None) {
+                self.drop_frame(replaced);
             }
         }
-        if !self.engine.is_ready() || !self.outbox.has_room() {
-            return self.engine.patience();
+        if !self.encoder.is_ready() || !self.outbox.has_space() {
+            return self.encoder.time_to_stall();
         }
         let now = Instant::now();
-        let demanded_in = self.keyframe.then(|| self.pace.until_demanded(now));
-        let idr = self.outbox.needs_idr() || demanded_in == Some(Duration::ZERO);
+        let keyframe_in = self.keyframe_requested.then(|| self.pace.until_keyframe(now));
+        let idr = self.outbox.needs_idr() || keyframe_in == Some(Duration::ZERO);
         let new_in = self.pace.until_next(now);
         if new_in.is_zero()
-            && let Some(fresh) = self.newest()
+            && let Some(frame) = self.newest()
         {
             self.pace.took(now);
-            self.encode(fresh, idr, false);
+            self.encode(frame, idr, false);
             return Some(Duration::ZERO);
         }
-        let again_in =
-            if idr { Some(Duration::ZERO) } else { shorter(demanded_in, self.pace.until_repeat(now)) };
-        let again_in = again_in.filter(|_| self.last.is_some());
-        if again_in == Some(Duration::ZERO)
-            && let Some(again) = self.last.clone()
+        let repeat_in =
+            if idr { Some(Duration::ZERO) } else { earlier(keyframe_in, self.pace.until_repeat(now)) };
+        let repeat_in = repeat_in.filter(|_| self.last.is_some());
+        if repeat_in == Some(Duration::ZERO)
+            && let Some(last) = self.last.clone()
         {
             self.pace.repeated(now);
-            self.encode(again, idr, true);
+            self.encode(last, idr, true);
             return Some(Duration::ZERO);
         }
-        // With nothing held back by the pace, only the bell or the inbox can bring a new picture.
-        shorter(again_in, (!new_in.is_zero()).then_some(new_in))
+        // If the pace allows a new frame now, the next one arrives with a wake.
+        earlier(repeat_in, (!new_in.is_zero()).then_some(new_in))
     }
 
-    /// The newest picture that fits the configuration; what it overtook is told.
-    fn newest(&mut self) -> Option<Fresh> {
+    /// The newest frame of the configured size. Frames that it replaces are dropped.
+    fn newest(&mut self) -> Option<Frame> {
         let config = self.config?;
         while let Some(newest) = self.source.newest(config.path) {
             if config.path == Path::ResourceId {
-                self.meter.add(Count::Captured, 1 + newest.dropped.len() as u64);
+                self.meter.add(Count::Captured, 1 + newest.replaced.len() as u64);
             }
-            for seq in newest.dropped {
-                self.drop_picture(seq);
+            for seq in newest.replaced {
+                self.drop_frame(seq);
             }
             if let Some(us) = newest.read_us {
                 self.meter.record(Time::Read, us);
             }
-            let size = (newest.fresh.picture.width, newest.fresh.picture.height);
+            let size = (newest.frame.picture.width, newest.frame.picture.height);
             if size == (config.width.into(), config.height.into()) {
-                return Some(newest.fresh);
+                return Some(newest.frame);
             }
-            tracing::debug!(?size, "a picture of another size than configured");
-            self.drop_picture(newest.fresh.seq);
+            tracing::debug!(?size, "frame dropped: not of the configured size");
+            self.drop_frame(newest.frame.seq);
         }
         None
     }
 
-    fn drop_picture(&self, seq: u64) {
+    fn drop_frame(&self, seq: u64) {
         self.meter.add(Count::Dropped, 1);
         self.outbox.push_dropped(seq);
     }
 
-    fn encode(&mut self, fresh: Fresh, idr: bool, repeat: bool) {
-        match self.engine.encode(&fresh, idr, repeat) {
+    fn encode(&mut self, frame: Frame, idr: bool, repeat: bool) {
+        match self.encoder.encode(&frame, idr, repeat) {
             Ok(()) => {
                 if idr {
-                    self.keyframe = false;
+                    self.keyframe_requested = false;
                 }
                 self.pace.encoded(Instant::now(), idr);
-                self.last = Some(fresh);
+                self.last = Some(frame);
             }
-            Err(refusal) => {
-                self.drop_picture(fresh.seq);
-                if let Some(failure) = refusal {
-                    self.outbox.push_error(ErrorCode::Encoder, failure);
+            Err(failure) => {
+                self.drop_frame(frame.seq);
+                if let session_encoder::Failure::NoEncoder(message) = failure {
+                    self.outbox.push_error(ErrorCode::Encoder, message);
                 }
             }
         }
     }
 }
 
-/// The shorter of two waits, where `None` is for ever.
-fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+/// The earlier of two times, where `None` is never.
+fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (one, None) | (None, one) => one,

@@ -1,5 +1,5 @@
-# host-agent, and the tap in its two forms, for Apple silicon. There is no public release yet, so the archive's address
-# is a wish and its sha256 is missing: `brew install` asks for both. What is built and how is what docs/macos.md says.
+# host-agent and both forms of the tap, for Apple silicon. There is no public release yet: the URL does not exist, and the
+# sha256 that `brew install` requires is missing. docs/macos.md describes the build.
 class Desktopstream < Formula
   desc "Streams GPU desktops from Linux VMs to browsers"
   homepage "https://desktopstream.dev"
@@ -13,20 +13,22 @@ class Desktopstream < Formula
 
   def install
     system "cargo", "install", *std_cargo_args(path: "host-agent")
-    # A virglrenderer that has nothing but names: what the tap is linked against.
+    # Stub libraries with virglrenderer's symbols, to link the tap with.
     system "cargo", "run", "--release", "--package", "check-macos", "--", "sdk", buildpath/"sdk"
-    insert ["-weak_library", buildpath/"sdk/virglrenderer.tbd", "-install_name", "@rpath/libtap.dylib"],
-           [], "libtap.dylib"
-    insert ["-reexport_library", buildpath/"sdk/virglrenderer-original.tbd",
-            "-needed_library", buildpath/"sdk/virglrenderer-original.tbd",
-            "-install_name", "@rpath/libvirglrenderer.1.dylib",
-            "-compatibility_version", "1000.0.0", "-current_version", "1000.0.0"],
-           ["--features", "drop-in"], "libvirglrenderer.1.dylib"
+    install_tap "libtap.dylib", linker: [
+      "-weak_library", buildpath/"sdk/virglrenderer.tbd", "-install_name", "@rpath/libtap.dylib"
+    ]
+    install_tap "libvirglrenderer.1.dylib", features: ["--features", "drop-in"], linker: [
+      "-reexport_library", buildpath/"sdk/virglrenderer-original.tbd",
+      "-needed_library", buildpath/"sdk/virglrenderer-original.tbd",
+      "-install_name", "@rpath/libvirglrenderer.1.dylib",
+      "-compatibility_version", "1000.0.0", "-current_version", "1000.0.0"
+    ]
   end
 
-  # One form of the tap. Not in lib itself, where another formula's virglrenderer is.
-  def insert(linker, features, name)
-    arguments = linker.map { |word| "-Clink-arg=-Wl,#{word}" }
+  # Builds one form of the tap and installs it in lib/desktopstream: lib may have the virglrenderer of another formula.
+  def install_tap(name, linker:, features: [])
+    arguments = linker.map { |argument| "-Clink-arg=-Wl,#{argument}" }
     system "cargo", "rustc", "--release", "--locked", "--package", "tap", "--lib", "--crate-type", "cdylib",
            *features, "--", *arguments
     (lib/"desktopstream").install "target/release/libtap.dylib" => name
@@ -34,16 +36,17 @@ class Desktopstream < Formula
 
   def caveats
     <<~EOS
-      First of all:           host-agent selftest
-      With the operator's key: host-agent config init --public-key operator.pub
-      At login, from then on: host-agent install
-      The tap into UTM:       host-agent tap install --app UTM
+      Test this machine:            host-agent selftest
+      Configure the operator's key: host-agent config init --public-key operator.pub
+      Start at every login:         host-agent install
+      Install the tap into UTM:     host-agent tap install --app UTM
     EOS
   end
 
   test do
     assert_match version.to_s, shell_output("#{bin}/host-agent --version")
     system bin/"host-agent", "config", "init", "--config", testpath/"host-agent.toml"
-    assert_match "no key", shell_output("#{bin}/host-agent config check --config #{testpath}/host-agent.toml 2>&1", 1)
+    check = "#{bin}/host-agent config check --config #{testpath}/host-agent.toml 2>&1"
+    assert_match "no public key", shell_output(check, 1)
   end
 end

@@ -1,34 +1,34 @@
-# The formula without Homebrew: its words as stubs that write down what they are told. `ruby evaluate.rb FORMULA` prints
-# its fields and the commands that it would run, as JSON; tests compare them with the repository.
+# Evaluates a formula without Homebrew: its methods are stubs that record their arguments. `ruby evaluate.rb FORMULA` prints
+# the formula's fields and the commands that it would run as JSON, which tests compare with the repository.
 require "json"
 require "pathname"
 
-TOLD = { "depends_on" => [], "system" => [], "shell_output" => [], "installed" => [] }
+RECORD = { "depends_on" => [], "system" => [], "shell_output" => [], "installed" => [] }
 
-# A path, as Homebrew has them.
-class Place < Pathname
-  def /(other) = Place.new(File.join(to_s, other.to_s))
+# Homebrew's extension of Pathname.
+class FormulaPath < Pathname
+  def /(other) = FormulaPath.new(File.join(to_s, other.to_s))
 
-  def install(what) = TOLD["installed"] << what.to_a.flatten.map(&:to_s).unshift(to_s)
+  def install(files) = RECORD["installed"] << files.to_a.flatten.map(&:to_s).unshift(to_s)
 end
 
 class Formula
   FIELDS = %w[desc homepage url version license sha256].freeze
 
   class << self
-    attr_reader :tested
+    attr_reader :test_block
 
     FIELDS.each do |field|
-      define_method(field) { |value = nil| value.nil? ? TOLD[field] : TOLD[field] = value }
+      define_method(field) { |value = nil| value.nil? ? RECORD[field] : RECORD[field] = value }
     end
 
-    def depends_on(what) = TOLD["depends_on"] << what.to_s
+    def depends_on(dependency) = RECORD["depends_on"] << dependency.to_s
 
-    def test(&block) = @tested = block
+    def test(&block) = @test_block = block
 
     def inherited(formula)
       super
-      TOLD["class"] = formula.name
+      RECORD["class"] = formula.name
       @formula = formula
     end
 
@@ -36,34 +36,34 @@ class Formula
   end
 
   %w[bin lib buildpath testpath].each do |name|
-    define_method(name) { Place.new("/#{name}") }
+    define_method(name) { FormulaPath.new("/#{name}") }
   end
 
-  def version = TOLD["version"]
+  def version = RECORD["version"]
 
   def std_cargo_args(path: ".") = ["--locked", "--root", "/prefix", "--path", path]
 
-  def system(*words) = TOLD["system"] << words.flatten.map(&:to_s)
+  def system(*arguments) = RECORD["system"] << arguments.flatten.map(&:to_s)
 
   def shell_output(command, status = 0)
-    TOLD["shell_output"] << [command, status]
-    "#{version} no key"
+    RECORD["shell_output"] << [command, status]
+    "#{version} no public key"
   end
 
-  def assert_match(wanted, text)
-    raise "#{wanted} is not in #{text}" unless text.match?(wanted)
+  def assert_match(pattern, text)
+    raise "#{text} does not match #{pattern}" unless text.match?(pattern)
   end
 end
 
-# Some of what Homebrew asks of every formula by these names: one of them as a method of ours would break it.
-TAKEN = %i[tap name path prefix opt_prefix keg_only? stable head resources deps conflicts patch fetch build options logs
-           outdated? linked? pinned? service launchd_service_path run post_install ruby_binary inreplace mkdir].freeze
+# Methods that Homebrew calls on every formula. A formula that defines one of these names breaks Homebrew.
+RESERVED = %i[tap name path prefix opt_prefix keg_only? stable head resources deps conflicts patch fetch build options logs
+              outdated? linked? pinned? service launchd_service_path run post_install ruby_binary inreplace mkdir].freeze
 
 load ARGV.fetch(0)
-own = Formula.formula.instance_methods(false)
-abort "Homebrew's own: #{(own & TAKEN).join(", ")}" unless (own & TAKEN).empty?
+defined_methods = Formula.formula.instance_methods(false)
+abort "reserved by Homebrew: #{(defined_methods & RESERVED).join(", ")}" unless (defined_methods & RESERVED).empty?
 formula = Formula.formula.new
 formula.install
-TOLD["caveats"] = formula.caveats
-formula.instance_eval(&Formula.formula.tested)
-puts JSON.pretty_generate(TOLD)
+RECORD["caveats"] = formula.caveats
+formula.instance_eval(&Formula.formula.test_block)
+puts JSON.pretty_generate(RECORD)

@@ -80,7 +80,7 @@ fn stream_recovers_after_vm_or_sidecar_was_suspended() -> Result<()> {
 fn start_with_short_idle_timeout(name: &str) -> Result<(Rig, Stream)> {
     let programs = Programs::build()?;
     let mut options = RigOptions::new(name, &[Desktop::Pattern]);
-    options.host_agent = ["--idle-timeout", "20"].map(str::to_owned).into();
+    options.host_agent = ["--idle-timeout-seconds", "20"].map(str::to_owned).into();
     let mut rig = Rig::up(&programs, &options)?;
     let stream = rig.start("pattern", StreamOptions::new(Desktop::Pattern, SIZE))?;
     stream.wait_for_frame_path(FramePath::ResourceId)?;

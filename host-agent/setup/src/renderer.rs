@@ -1,14 +1,17 @@
-//! Whether a VMM's virglrenderer is one that the tap knows: by its name, which says its ABI, and by the functions that
-//! the tap stands in front of or calls. Finds the file as far as that can be told without the dynamic linker; a
-//! VMM that loads it by means of its own is not refused for that.
+//! Compatibility of virglrenderer with the tap: the ABI, which the library's name carries, and the
+//! functions that the tap interposes or calls.
+//!
+//! The library of a VMM is located without running the dynamic linker. A VMM that loads it by a path of its
+//! own is not refused.
 
 use std::path::{Path, PathBuf};
 
 use crate::binary::Binary;
+use crate::sys::{LIBRARY_PATH_VARIABLE, library_folders};
 
-/// The one ABI that there has been, as Linux and macOS name it, and UTM, which makes a framework of it.
+/// Names of the only ABI released so far: on Linux, on macOS, and as a framework in UTM.
 const NAMES: [&str; 3] = ["libvirglrenderer.so.1", "libvirglrenderer.1.dylib", "virglrenderer.1"];
-/// Without one of these the tap can do nothing.
+/// Functions that the tap cannot work without.
 pub(crate) const FUNCTIONS: [&str; 10] = [
     "virgl_renderer_init",
     "virgl_renderer_resource_create",
@@ -22,105 +25,114 @@ pub(crate) const FUNCTIONS: [&str; 10] = [
     "virgl_renderer_transfer_write_iov",
 ];
 
-/// Why a virglrenderer is of no use.
+/// Reason why the tap does not support a virglrenderer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RendererError {
-    /// Its ABI is another.
-    #[error("{}: {name} is a virglrenderer of an ABI that the tap does not know; take a VMM with {}", path.display(), NAMES.join(" or "))]
+    /// The library's name is of another ABI.
+    #[error("{}: {name} is a virglrenderer with an unsupported ABI; use a VMM with {}", path.display(), NAMES.join(" or "))]
     Abi {
-        /// The library, or who asks for it.
+        /// The library, or the program that links to it.
         path: PathBuf,
-        /// What it is called.
+        /// Name of the library.
         name: String,
     },
-    /// It lacks functions.
-    #[error("{} is no virglrenderer that the tap can use: it has no {}; take 0.10 or later", path.display(), lacking.join(", "))]
-    Lacks {
+    /// The library lacks functions.
+    #[error("{} is not a virglrenderer that the tap supports: it lacks {}; use version 0.10 or later", path.display(), functions.join(", "))]
+    MissingFunctions {
         /// The library.
         path: PathBuf,
-        /// What it lacks.
-        lacking: Vec<&'static str>,
+        /// Functions that it lacks.
+        functions: Vec<&'static str>,
     },
 }
 
-/// Checks a virglrenderer.
+/// Checks the ABI and the functions of a virglrenderer.
+///
+/// # Errors
+/// The tap does not support the library.
 pub fn check(path: &Path, library: &Binary) -> Result<(), RendererError> {
     if let Some(name) = library.name.as_deref() {
-        known(path, name)?;
+        check_abi(path, name)?;
     }
-    let lacking: Vec<_> =
+    let functions: Vec<_> =
         FUNCTIONS.into_iter().filter(|function| !library.exports.contains(*function)).collect();
-    if lacking.is_empty() { Ok(()) } else { Err(RendererError::Lacks { path: path.to_owned(), lacking }) }
+    if functions.is_empty() {
+        Ok(())
+    } else {
+        Err(RendererError::MissingFunctions { path: path.to_owned(), functions })
+    }
 }
 
-fn known(path: &Path, name: &str) -> Result<(), RendererError> {
-    let leaf = name.rsplit('/').next().unwrap_or(name);
-    if NAMES.contains(&leaf) {
+fn file_name(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name)
+}
+
+fn check_abi(path: &Path, name: &str) -> Result<(), RendererError> {
+    let name = file_name(name);
+    if NAMES.contains(&name) {
         return Ok(());
     }
-    Err(RendererError::Abi { path: path.to_owned(), name: leaf.to_owned() })
+    Err(RendererError::Abi { path: path.to_owned(), name: name.to_owned() })
 }
 
-/// The virglrenderer that a program asks for, itself or in a module of its own; checked if the file is found.
-/// Gives where it is.
-pub fn of(path: &Path, program: &Binary, folders: &[PathBuf]) -> Result<Option<PathBuf>, RendererError> {
-    let asked = |binary: &Binary| {
-        let is = |name: &&String| {
-            name.rsplit('/')
-                .next()
-                .is_some_and(|leaf| leaf.trim_start_matches("lib").starts_with("virglrenderer"))
-        };
-        binary.needs.iter().find(is).cloned()
-    };
-    let mut by = path.to_owned();
-    let mut name = asked(program);
-    if name.is_none() {
-        for module in modules(path, folders) {
-            name = read(&module, &program.target).and_then(|binary| asked(&binary));
-            if name.is_some() {
-                by = module;
-                break;
-            }
-        }
+/// Locates the virglrenderer that a program or one of its modules links to, and checks it if the file is
+/// found.
+///
+/// # Errors
+/// The tap does not support the library.
+pub fn find(path: &Path, program: &Binary, folders: &[PathBuf]) -> Result<Option<PathBuf>, RendererError> {
+    let mut linked = linked_renderer(program).map(|name| (path.to_owned(), name));
+    if linked.is_none() {
+        linked = modules(path, folders).into_iter().find_map(|module| {
+            let name = linked_renderer(&parse(&module, &program.target)?)?;
+            Some((module, name))
+        });
     }
-    let Some(name) = name else { return Ok(None) };
-    known(&by, &name)?;
-    for place in places(path, &name, folders) {
-        if let Some(library) = read(&place, &program.target) {
-            check(&place, &library)?;
-            return Ok(Some(place));
+    let Some((linked_by, name)) = linked else { return Ok(None) };
+    check_abi(&linked_by, &name)?;
+    for candidate in candidates(path, &name, folders) {
+        if let Some(library) = parse(&candidate, &program.target) {
+            check(&candidate, &library)?;
+            return Ok(Some(candidate));
         }
     }
     Ok(None)
 }
 
-/// A file's part for this target.
-fn read(path: &Path, target: &str) -> Option<Binary> {
-    Binary::read(&std::fs::read(path).ok()?).ok()?.into_iter().find(|binary| binary.target == target)
+/// The virglrenderer among the libraries that a binary links to.
+fn linked_renderer(binary: &Binary) -> Option<String> {
+    let is_renderer = |name: &&String| file_name(name).trim_start_matches("lib").starts_with("virglrenderer");
+    binary.needs.iter().find(is_renderer).cloned()
 }
 
-/// QEMU's modules with a GPU in them.
+/// The part of a file that is for `target`.
+fn parse(path: &Path, target: &str) -> Option<Binary> {
+    Binary::parse(&std::fs::read(path).ok()?).ok()?.into_iter().find(|binary| binary.target == target)
+}
+
+/// QEMU's GPU modules: in `../lib/qemu` beside the program, or in `qemu` in a library folder.
 fn modules(program: &Path, folders: &[PathBuf]) -> Vec<PathBuf> {
     let own = program.parent().map(|folder| folder.join("../lib")).unwrap_or_default();
     let all = std::iter::once(own).chain(folders.iter().cloned());
-    let within =
+    let entries =
         all.flat_map(|folder| std::fs::read_dir(folder.join("qemu")).into_iter().flatten().flatten());
-    let mut found: Vec<_> = within.map(|entry| entry.path()).filter(|path| is_gpu(path)).collect();
+    let mut found: Vec<_> = entries.map(|entry| entry.path()).filter(|path| is_gpu_module(path)).collect();
     found.sort();
     found
 }
 
-fn is_gpu(path: &Path) -> bool {
+fn is_gpu_module(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.contains("virtio-gpu-gl.") || name.contains("virtio-gpu-rutabaga.")
 }
 
-/// Where a library of that name may be.
-fn places(program: &Path, name: &str, folders: &[PathBuf]) -> Vec<PathBuf> {
+/// Paths where the dynamic linker may find a library, best first.
+fn candidates(program: &Path, name: &str, folders: &[PathBuf]) -> Vec<PathBuf> {
     let own = program.parent().unwrap_or_else(|| Path::new("."));
-    if let Some((place, rest)) = name.strip_prefix('@').and_then(|name| name.split_once('/')) {
-        let beside = match place {
+    if let Some((prefix, rest)) = name.strip_prefix('@').and_then(|name| name.split_once('/')) {
+        let beside = match prefix {
             "rpath" => vec![own.join("../Frameworks"), own.join("../lib")],
+            // @executable_path, @loader_path.
             _ => vec![own.to_owned()],
         };
         return beside.iter().chain(folders).map(|folder| folder.join(rest)).collect();
@@ -131,18 +143,19 @@ fn places(program: &Path, name: &str, folders: &[PathBuf]) -> Vec<PathBuf> {
     folders.iter().map(|folder| folder.join(name)).collect()
 }
 
-/// Where the system's dynamic linker looks, and what a user added.
-pub fn folders() -> Vec<PathBuf> {
-    let named = crate::sys::LIBRARIES_VARIABLE;
+/// Folders that the dynamic linker searches: those in the environment, then the system's.
+pub fn search_folders() -> Vec<PathBuf> {
+    let added = std::env::var_os(LIBRARY_PATH_VARIABLE);
     let mut folders: Vec<PathBuf> =
-        std::env::var_os(named).map(|value| std::env::split_paths(&value).collect()).unwrap_or_default();
-    folders.extend(crate::sys::libraries());
+        added.map(|value| std::env::split_paths(&value).collect()).unwrap_or_default();
+    folders.extend(library_folders());
     folders
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::SYSTEM;
 
     fn library(name: &str, functions: &[&str]) -> Binary {
         let exports = functions.iter().map(|&name| name.to_owned()).collect();
@@ -150,50 +163,66 @@ mod tests {
     }
 
     #[test]
-    fn another_abi_is_refused() {
-        let path = Path::new("/l");
-        assert_eq!(check(path, &library("libvirglrenderer.so.1", &FUNCTIONS)), Ok(()));
-        assert_eq!(check(path, &library("@rpath/libvirglrenderer.1.dylib", &FUNCTIONS)), Ok(()));
-        let refused = check(path, &library("libvirglrenderer.so.2", &FUNCTIONS)).expect_err("unknown");
+    fn supported_abi_with_all_functions_is_accepted() {
+        for name in ["libvirglrenderer.so.1", "@rpath/libvirglrenderer.1.dylib"] {
+            assert_eq!(check(Path::new("/l"), &library(name, &FUNCTIONS)), Ok(()));
+        }
+    }
+
+    #[test]
+    fn unsupported_abi_is_refused() {
+        let error =
+            check(Path::new("/l"), &library("libvirglrenderer.so.2", &FUNCTIONS)).expect_err("unsupported");
         assert!(
-            refused.to_string().contains("libvirglrenderer.so.2 is a virglrenderer of an ABI"),
-            "{refused}"
+            error.to_string().contains("libvirglrenderer.so.2 is a virglrenderer with an unsupported ABI"),
+            "{error}"
         );
-        let refused = check(path, &library("libvirglrenderer.so.1", &FUNCTIONS[..9])).expect_err("lacks one");
-        assert!(refused.to_string().contains("has no virgl_renderer_transfer_write_iov"), "{refused}");
     }
 
     #[test]
-    fn a_program_that_asks_for_another_abi_is_refused() {
+    fn library_without_a_needed_function_is_refused() {
+        let lacking = library("libvirglrenderer.so.1", &FUNCTIONS[..9]);
+        let error = check(Path::new("/l"), &lacking).expect_err("lacks a function");
+        assert!(error.to_string().contains("lacks virgl_renderer_transfer_write_iov"), "{error}");
+    }
+
+    #[test]
+    fn program_linked_to_an_unsupported_abi_is_refused() {
         let program = |name: &str| Binary { needs: vec![name.to_owned()], ..Binary::default() };
-        let found = of(Path::new("/vmm"), &program("/opt/lib/libvirglrenderer.3.dylib"), &[]);
+        let found = find(Path::new("/vmm"), &program("/opt/lib/libvirglrenderer.3.dylib"), &[]);
         assert!(matches!(found, Err(RendererError::Abi { .. })), "{found:?}");
-        assert_eq!(of(Path::new("/vmm"), &program("@rpath/libvirglrenderer.1.dylib"), &[]), Ok(None));
-        assert_eq!(of(Path::new("/vmm"), &program("libz.so.1"), &[]), Ok(None), "it may load one later");
     }
 
     #[test]
-    fn the_place_follows_from_the_name() {
+    fn program_without_a_locatable_renderer_is_accepted() {
+        let program = |name: &str| Binary { needs: vec![name.to_owned()], ..Binary::default() };
+        assert_eq!(find(Path::new("/vmm"), &program("@rpath/libvirglrenderer.1.dylib"), &[]), Ok(None));
+        assert_eq!(find(Path::new("/vmm"), &program("libz.so.1"), &[]), Ok(None), "it may load one later");
+    }
+
+    #[test]
+    fn candidates_follow_the_dynamic_linkers_rules() {
         let program = Path::new("/Apps/U.app/Contents/MacOS/vmm");
-        let rpath = places(program, "@rpath/libvirglrenderer.1.dylib", &[]);
+        let rpath = candidates(program, "@rpath/libvirglrenderer.1.dylib", &[]);
         assert!(rpath[0].ends_with("MacOS/../Frameworks/libvirglrenderer.1.dylib"), "{rpath:?}");
-        assert_eq!(places(program, "/opt/l.dylib", &["/x".into()]), [PathBuf::from("/opt/l.dylib")]);
-        assert_eq!(places(program, "l.so.1", &["/x".into()]), [PathBuf::from("/x/l.so.1")]);
+        assert_eq!(candidates(program, "/opt/l.dylib", &["/x".into()]), [PathBuf::from("/opt/l.dylib")]);
+        assert_eq!(candidates(program, "l.so.1", &["/x".into()]), [PathBuf::from("/x/l.so.1")]);
     }
 
-    /// Against the machine's own QEMU, where there is one.
+    /// Every Linux machine that `./x` prepared has QEMU with virglrenderer.
     #[test]
-    fn this_machines_virglrenderer_is_known() {
-        let Some(qemu) = ["/usr/bin/qemu-system-x86_64", "/usr/bin/qemu-system-aarch64"]
+    fn renderer_of_the_installed_qemu_is_found_and_supported() {
+        if SYSTEM != "Linux" {
+            eprintln!("not applicable: ./x installs QEMU on Linux only");
+            return;
+        }
+        let qemu = ["/usr/bin/qemu-system-x86_64", "/usr/bin/qemu-system-aarch64"]
             .into_iter()
             .map(Path::new)
             .find(|path| path.exists())
-        else {
-            eprintln!("skipped: no QEMU");
-            return;
-        };
-        let program = Binary::read(&std::fs::read(qemu).expect("read")).expect("a program").remove(0);
-        let found = of(qemu, &program, &folders()).expect("known");
+            .expect("QEMU is installed: ./x installs qemu-system-x86 or qemu-system-arm");
+        let program = Binary::parse(&std::fs::read(qemu).expect("file read")).expect("parsed").remove(0);
+        let found = find(qemu, &program, &search_folders()).expect("supported");
         assert!(found.is_some_and(|path| path.ends_with("libvirglrenderer.so.1")));
     }
 }

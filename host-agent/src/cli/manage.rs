@@ -1,54 +1,60 @@
-//! The commands that install, remove and look: service, config file, applications.
+//! Commands that install, configure and inspect: `install`, `uninstall`, `status`, `config` and `tap`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use host_agent_setup::application::{self, Application, Tools};
+use host_agent_setup::install_plan::{self, Action};
+use host_agent_setup::launch::library_beside;
+use host_agent_setup::service::{Service, default_config};
 
-use host_agent_setup::app::{self, App, Tools};
+use super::overview::Overview;
 use crate::config::Options;
 use crate::config_file;
-use host_agent_setup::run::beside;
-use host_agent_setup::service::{Overview, Service, default_config};
-use host_agent_setup::steps::{self, Step};
 
-/// Shows what would be done, or does it.
-fn carry_out(steps: &[Step], dry_run: bool) -> Result<()> {
+/// File name of the drop-in form of the tap.
+const DROP_IN_FILE: &str = "libvirglrenderer.1.dylib";
+
+/// Executes a plan, or prints it.
+fn execute(plan: &[Action], dry_run: bool) -> Result<()> {
     if !dry_run {
-        return Ok(steps::carry_out(steps)?);
+        return Ok(install_plan::execute(plan)?);
     }
-    for step in steps {
-        println!("would {step}");
+    for action in plan {
+        println!("would {action}");
     }
     Ok(())
 }
 
 pub(super) fn install(program: Option<PathBuf>, config: Option<PathBuf>, dry_run: bool) -> Result<ExitCode> {
-    let service = Service::own(program, config)?;
+    let service = Service::of_current_user(program, config)?;
     if !dry_run {
         service.check()?;
         config_file::check(&service.config).with_context(|| {
-            format!("{} is not ready; `host-agent config init` makes one", service.config.display())
+            format!(
+                "{} is not usable; create it with `host-agent config init`, or correct it",
+                service.config.display()
+            )
         })?;
     }
-    carry_out(&service.install(), dry_run)?;
+    execute(&service.install(), dry_run)?;
     if !dry_run {
-        println!("installed: {}; `host-agent status` says how it does", service.definition().display());
+        println!("installed {}; run `host-agent status` to see its state", service.definition().display());
     }
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn uninstall(dry_run: bool) -> Result<ExitCode> {
-    let service = Service::own(None, None)?;
-    carry_out(&service.uninstall(), dry_run)?;
+    execute(&Service::of_current_user(None, None)?.uninstall(), dry_run)?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn status(json: bool, config: Option<PathBuf>) -> Result<ExitCode> {
-    let service = Service::own(None, config)?;
-    // A file that is not there is part of what is told.
+    let service = Service::of_current_user(None, config)?;
+    // A missing file is reported, not an error.
     let options = if service.config.exists() { Options::read(&service.config)? } else { Options::default() };
-    let overview = Overview::of(&service, &options);
+    let overview = Overview::new(&service, &options);
     if json {
         println!("{}", serde_json::to_string_pretty(&overview)?);
     } else {
@@ -57,49 +63,48 @@ pub(super) fn status(json: bool, config: Option<PathBuf>) -> Result<ExitCode> {
     Ok(if overview.daemon.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn chosen(config: Option<PathBuf>) -> Result<PathBuf> {
+fn config_path(config: Option<PathBuf>) -> Result<PathBuf> {
     config.map_or_else(|| Ok(default_config()?), Ok)
 }
 
-pub(super) fn init(config: Option<PathBuf>, keys: &[PathBuf]) -> Result<ExitCode> {
-    let path = chosen(config)?;
+pub(super) fn init_config(config: Option<PathBuf>, keys: &[PathBuf]) -> Result<ExitCode> {
+    let path = config_path(config)?;
     config_file::init(&path, keys)?;
     println!("{}", path.display());
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn check(config: Option<PathBuf>) -> Result<ExitCode> {
-    let path = chosen(config)?;
+pub(super) fn check_config(config: Option<PathBuf>) -> Result<ExitCode> {
+    let path = config_path(config)?;
     let settings = config_file::check(&path)?;
-    println!("{} is good", path.display());
+    println!("{} is valid", path.display());
     for endpoint in settings.listen.iter().chain(&settings.hxfr) {
-        println!("sidecars at {endpoint}");
+        println!("sidecars connect to {endpoint}");
     }
-    println!("taps at {}", settings.link.display());
-    println!("HTTP at {}", settings.admin);
+    println!("taps connect to {}", settings.link.display());
+    println!("HTTP is served at {}", settings.admin);
     Ok(ExitCode::SUCCESS)
 }
 
-fn application(name: &str) -> Result<App> {
+fn find_application(name: &str) -> Result<Application> {
     let backups = default_config()?.with_file_name("backup");
-    Ok(App::find(name, &app::folders(), &backups, Tools::default())?)
+    Ok(Application::find(name, &application::folders(), &backups, Tools::default())?)
 }
 
-pub(super) fn tap_in(name: &str, drop_in: Option<PathBuf>, dry_run: bool) -> Result<ExitCode> {
-    let drop_in = drop_in
-        .unwrap_or_else(|| beside(std::env::current_exe().ok().as_deref(), "libvirglrenderer.1.dylib"));
-    let app = application(name)?;
-    let steps = app.install(Path::new(&drop_in))?;
-    let carried = carry_out(&steps, dry_run);
-    if carried.is_err() && app.has_backup() {
-        steps::carry_out(&app.restore()).context("and the way back failed, too")?;
-        return carried.context("the application is again what it was").map(|()| ExitCode::FAILURE);
+pub(super) fn install_tap(name: &str, drop_in: Option<PathBuf>, dry_run: bool) -> Result<ExitCode> {
+    let drop_in =
+        drop_in.unwrap_or_else(|| library_beside(std::env::current_exe().ok().as_deref(), DROP_IN_FILE));
+    let application = find_application(name)?;
+    let plan = application.install(&drop_in)?;
+    let outcome = execute(&plan, dry_run);
+    if outcome.is_err() && application.has_backup() {
+        install_plan::execute(&application.restore()).context("restoring the backup failed, too")?;
+        return outcome.context("the application was restored from its backup").map(|()| ExitCode::FAILURE);
     }
-    carried?;
-    Ok(ExitCode::SUCCESS)
+    outcome.map(|()| ExitCode::SUCCESS)
 }
 
-pub(super) fn tap_out(name: &str, dry_run: bool) -> Result<ExitCode> {
-    carry_out(&application(name)?.uninstall()?, dry_run)?;
+pub(super) fn uninstall_tap(name: &str, dry_run: bool) -> Result<ExitCode> {
+    execute(&find_application(name)?.uninstall()?, dry_run)?;
     Ok(ExitCode::SUCCESS)
 }

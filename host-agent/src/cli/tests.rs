@@ -1,19 +1,19 @@
-//! The command lines that docs and packages give, held against ours.
+//! Command lines in the documentation and the packages, checked against the parser.
 
 use clap::CommandFactory as _;
 
 use super::*;
 
-/// Where people are told what to type.
-const TOLD: [&str; 3] = ["docs/macos.md", "README.md", "packaging/homebrew/desktopstream.rb"];
+/// Files that contain command lines.
+const DOCUMENTS: [&str; 3] = ["docs/macos.md", "README.md", "packaging/homebrew/desktopstream.rb"];
 
 fn read(file: &str) -> String {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// What the formula tells who installed it, as a page of ours would.
-fn page(file: &str) -> String {
+/// A document as Markdown: the formula's caveats become a code block.
+fn markdown(file: &str) -> String {
     let text = read(file);
     match text.split("EOS").nth(1) {
         Some(caveats) => format!("```{caveats}```"),
@@ -21,37 +21,38 @@ fn page(file: &str) -> String {
     }
 }
 
-/// Whole lines of shell, continued ones joined, without comments and what stands before our name; and what is named in
-/// the text, which need not be whole.
-fn commands(text: &str) -> (Vec<Vec<String>>, Vec<Vec<String>>) {
-    let words = |line: &str| -> Option<Vec<String>> {
-        let line = line.split(" #").next().unwrap_or_default();
-        let all = line.split_whitespace().map(|word| word.trim_matches(['"', '\'']).to_owned());
-        let ours: Vec<_> = all.skip_while(|word| word != "host-agent").collect();
-        (ours.len() > 1).then_some(ours)
-    };
-    let (mut whole, mut named) = (Vec::new(), Vec::new());
-    for (at, block) in text.split("```").enumerate() {
-        if at % 2 == 1 {
-            let joined = block.replace("\\\n", " ");
-            whole.extend(joined.lines().filter_map(words));
-        } else {
-            let spans = block.split('`').skip(1).step_by(2);
-            named.extend(spans.filter(|span| span.starts_with("host-agent ")).filter_map(words));
-        }
-    }
-    (whole, named)
+/// The words of a command line from `host-agent` on, without comments; `None` if it is another program's.
+fn words(line: &str) -> Option<Vec<String>> {
+    let line = line.split(" #").next().unwrap_or_default();
+    let all = line.split_whitespace().map(|word| word.trim_matches(['"', '\'']).to_owned());
+    let ours: Vec<_> = all.skip_while(|word| word != "host-agent").collect();
+    (ours.len() > 1).then_some(ours)
 }
 
-/// Why a whole command line makes no sense.
-fn wrong(words: &[String]) -> Option<String> {
+/// Command lines of code blocks, with continued lines joined.
+fn complete_commands(markdown: &str) -> Vec<Vec<String>> {
+    let blocks = markdown.split("```").skip(1).step_by(2);
+    let joined: Vec<_> = blocks.map(|block| block.replace("\\\n", " ")).collect();
+    joined.iter().flat_map(|block| block.lines().filter_map(words)).collect()
+}
+
+/// Commands in inline code, which may lack required arguments.
+fn partial_commands(markdown: &str) -> Vec<Vec<String>> {
+    let prose = markdown.split("```").step_by(2);
+    let spans = prose.flat_map(|text| text.split('`').skip(1).step_by(2));
+    spans.filter(|span| span.starts_with("host-agent ")).filter_map(words).collect()
+}
+
+/// The parser's error for a complete command line, if any.
+fn parse_error(words: &[String]) -> Option<String> {
     use clap::error::ErrorKind::{DisplayHelp, DisplayVersion};
-    let parsed = Cli::try_parse_from(words).err()?;
-    (!matches!(parsed.kind(), DisplayHelp | DisplayVersion)).then(|| parsed.to_string())
+    let error = Cli::try_parse_from(words).err()?;
+    (!matches!(error.kind(), DisplayHelp | DisplayVersion)).then(|| error.to_string())
 }
 
-/// Why something that is named is not there: a command of ours, or an option of its. `install|uninstall` names two.
-fn unknown(words: &[String]) -> Option<String> {
+/// The first unknown subcommand or option of a partial command, if any. `install|uninstall` names two
+/// subcommands.
+fn unknown_word(words: &[String]) -> Option<String> {
     let mut command = Cli::command();
     command.build();
     let mut at = &command;
@@ -61,10 +62,10 @@ fn unknown(words: &[String]) -> Option<String> {
                 return Some(format!("{} has no --{name}", at.get_name()));
             }
         } else if at.has_subcommands() {
-            let of = at;
+            let parent = at;
             for name in word.split('|') {
-                let Some(found) = of.find_subcommand(name) else {
-                    return Some(format!("{} has no {name}", of.get_name()));
+                let Some(found) = parent.find_subcommand(name) else {
+                    return Some(format!("{} has no {name}", parent.get_name()));
                 };
                 at = found;
             }
@@ -74,29 +75,36 @@ fn unknown(words: &[String]) -> Option<String> {
 }
 
 #[test]
-fn what_people_are_told_to_type_is_understood() {
-    let (mut lines, mut names) = (0, 0);
-    for file in TOLD {
-        let (whole, named) = commands(&page(file));
-        for words in &whole {
-            assert_eq!(wrong(words), None, "{file}: {}", words.join(" "));
+fn documented_commands_are_accepted_by_the_parser() {
+    let (mut complete, mut partial) = (0, 0);
+    for file in DOCUMENTS {
+        let text = markdown(file);
+        for words in complete_commands(&text) {
+            assert_eq!(parse_error(&words), None, "{file}: {}", words.join(" "));
+            complete += 1;
         }
-        for words in &named {
-            assert_eq!(unknown(words), None, "{file}: {}", words.join(" "));
+        for words in partial_commands(&text) {
+            assert_eq!(unknown_word(&words), None, "{file}: {}", words.join(" "));
+            partial += 1;
         }
-        (lines, names) = (lines + whole.len(), names + named.len());
     }
-    assert!(lines >= 9 && names >= 3, "{lines} lines, {names} names: the docs were not read");
+    assert!(complete >= 9 && partial >= 3, "{complete} complete and {partial} partial commands found");
 }
 
 #[test]
-fn what_we_do_not_have_is_noticed() {
-    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    for bad in ["host-agent instal", "host-agent install --progam x", "host-agent run qemu", "host-agent tap"]
+fn unknown_commands_are_detected() {
+    let split = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    for line in
+        ["host-agent instal", "host-agent install --progam x", "host-agent run qemu", "host-agent tap"]
     {
-        assert!(wrong(&words(bad)).is_some(), "{bad}");
+        assert!(parse_error(&split(line)).is_some(), "{line}");
     }
-    for bad in ["host-agent instal", "host-agent install --progam", "host-agent install|uninstal"] {
-        assert!(unknown(&words(bad)).is_some(), "{bad}");
+    for line in ["host-agent instal", "host-agent install --progam", "host-agent install|uninstal"] {
+        assert!(unknown_word(&split(line)).is_some(), "{line}");
     }
+}
+
+#[test]
+fn command_line_definition_is_consistent() {
+    Cli::command().debug_assert();
 }

@@ -1,79 +1,81 @@
-//! A session's handles: what other parts may do to it from outside.
+//! A session's handles for other threads.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use protocol::stream::ErrorCode;
 use tokio::sync::Notify;
 
-use super::Nonce;
 use crate::inbox::Inbox;
 use crate::meter::Meter;
 use crate::outbox::Outbox;
-use crate::worker::Report;
 
-/// See the module.
+/// Random number that a sidecar sends through its mailbox to bind its session.
+pub type Nonce = [u8; 16];
+
+/// Identity of a session.
+#[derive(Debug, Clone)]
+pub struct SessionInfo {
+    /// Session number, unique in this process. Not a secret.
+    pub id: u64,
+    /// Stream: `namespace/name`.
+    pub stream: String,
+    /// Peer address.
+    pub peer: String,
+    /// Name and version of the client program.
+    pub client: String,
+    /// The nonce that binds the session.
+    pub nonce: Nonce,
+}
+
+/// A session of a sidecar.
 #[derive(Debug)]
 pub struct Session {
-    /// Its number: for logs, it proves nothing.
-    pub id: u64,
-    /// `namespace/name`.
-    pub stream: String,
-    /// Who connected.
-    pub peer: String,
-    /// What the sidecar says it is.
-    pub client: String,
-    /// What a bind must carry.
-    pub nonce: Nonce,
-    /// Since then.
+    /// Identity, which does not change.
+    pub info: SessionInfo,
+    /// Time of the handshake.
     pub since: Instant,
     /// Orders for its worker.
     pub inbox: Inbox,
-    /// Messages to its sidecar.
+    /// Messages for its sidecar.
     pub outbox: Arc<Outbox>,
-    /// Its numbers.
+    /// Frame counters and durations.
     pub meter: Meter,
-    /// Its encoder's name.
-    pub encoder: Report,
-    pub(super) over: Over,
+    /// Name of its encoder; `None` while it has none.
+    pub encoder: Arc<Mutex<Option<String>>>,
+    end: End,
 }
 
-/// Told once that a session is over.
+/// One-time notification that the session ended.
 #[derive(Debug, Default)]
-pub struct Over {
-    reason: OnceLock<ErrorCode>,
-    told: Notify,
+struct End {
+    code: OnceLock<ErrorCode>,
+    notify: Notify,
 }
 
 impl Session {
-    /// Puts one together.
-    pub fn new(
-        id: u64,
-        (stream, peer, client): (String, String, String),
-        nonce: Nonce,
-        inbox: Inbox,
-        outbox: Arc<Outbox>,
-        meter: Meter,
-    ) -> Self {
-        let (since, encoder, over) = (Instant::now(), Report::default(), Over::default());
-        Self { id, stream, peer, client, nonce, since, inbox, outbox, meter, encoder, over }
+    /// A session that starts now.
+    pub fn new(info: SessionInfo, inbox: Inbox, outbox: Arc<Outbox>, meter: Meter) -> Self {
+        let (since, encoder, end) = (Instant::now(), Arc::default(), End::default());
+        Self { info, since, inbox, outbox, meter, encoder, end }
     }
 
-    /// Tells the sidecar why, and then ends the connection. Only the first reason counts.
+    /// Sends an error to the sidecar and ends the session. Only the first call has an effect.
     pub fn end(&self, code: ErrorCode, message: impl Into<String>) {
-        if self.over.reason.set(code).is_ok() {
+        if self.end.code.set(code).is_ok() {
             self.outbox.push_error(code, message);
-            self.over.told.notify_one();
+            self.end.notify.notify_one();
         }
     }
 
-    /// Waits until somebody called [`Session::end`].
+    /// Waits for [`Session::end`] and returns its error code.
     pub async fn ended(&self) -> ErrorCode {
         loop {
-            if let Some(code) = self.over.reason.get() {
+            if let Some(code) = self.end.code.get() {
                 return *code;
             }
-            self.over.told.notified().await;
+            self.end.notify.notified().await;
         }
     }
 }

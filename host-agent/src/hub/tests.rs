@@ -1,44 +1,51 @@
 use protocol::PixelFormat;
-use protocol::frame::{HEADER_BYTES, Header};
 use protocol::stream::Codec;
 use tokio::sync::mpsc::Receiver;
 
-use super::vm::Outgoing;
 use super::*;
+use crate::framing::FramedReader;
 use crate::inbox::{self, InboxReader};
 use crate::meter::Meter;
 use crate::outbox::Outbox;
 
 struct Fixture {
     hub: Hub,
-    readers: Vec<InboxReader>,
+    /// Inboxes of the sessions, in order.
+    inboxes: Vec<InboxReader>,
 }
 
 impl Fixture {
+    /// A hub for three sessions and two taps.
     fn new() -> Self {
-        Self { hub: Hub::new(3, 2), readers: Vec::new() }
+        Self { hub: Hub::new(3, 2), inboxes: Vec::new() }
     }
 
     fn session(&mut self, stream: &str, nonce: u8) -> Arc<Session> {
-        self.try_session(stream, nonce).expect("room")
+        self.try_session("test", stream, nonce).expect("below the limit")
     }
 
-    fn try_session(&mut self, stream: &str, nonce: u8) -> Result<Arc<Session>, Full> {
-        self.session_of("test", stream, nonce)
+    fn doctor(&mut self, stream: &str, nonce: u8) -> Arc<Session> {
+        self.try_session(&format!("{DOCTOR} 1.0"), stream, nonce).expect("below the limit")
     }
 
-    fn session_of(&mut self, client: &str, stream: &str, nonce: u8) -> Result<Arc<Session>, Full> {
-        let (inbox, reader) = inbox::inbox().expect("an inbox");
-        self.readers.push(reader);
+    fn try_session(&mut self, client: &str, stream: &str, nonce: u8) -> Result<Arc<Session>, LimitReached> {
+        let (inbox, reader) = inbox::inbox().expect("a socket pair");
+        self.inboxes.push(reader);
         self.hub.add_session(|id| {
             let meter = Meter::new(Arc::clone(&self.hub.totals));
             let outbox = Arc::new(Outbox::new(inbox.waker(), meter.clone()));
-            let who = (stream.to_owned(), "peer".to_owned(), client.to_owned());
-            Arc::new(Session::new(id, who, [nonce; 16], inbox, outbox, meter))
+            let info = SessionInfo {
+                id,
+                stream: stream.to_owned(),
+                peer: "peer".to_owned(),
+                client: client.to_owned(),
+                nonce: [nonce; 16],
+            };
+            Arc::new(Session::new(info, inbox, outbox, meter))
         })
     }
 
-    fn vm(&self, name: &str) -> (Arc<Vm>, Receiver<Outgoing>) {
+    fn try_vm(&self, name: &str) -> Result<(Arc<Vm>, Receiver<Outgoing>), LimitReached> {
         let mut receiver = None;
         let vm = self.hub.add_vm(|id| {
             let description =
@@ -46,8 +53,16 @@ impl Fixture {
             let (vm, outgoing) = Vm::new(id, description);
             receiver = Some(outgoing);
             Arc::new(vm)
-        });
-        (vm.expect("room"), receiver.expect("made"))
+        })?;
+        Ok((vm, receiver.expect("set")))
+    }
+
+    fn vm(&self, name: &str) -> (Arc<Vm>, Receiver<Outgoing>) {
+        self.try_vm(name).expect("below the limit")
+    }
+
+    fn bind(&self, vm: &Arc<Vm>, context: Context, nonce: u8) -> bool {
+        self.hub.bind(vm, context, &[nonce; 16], "sidecar")
     }
 }
 
@@ -59,6 +74,15 @@ fn config(width: u16, path: Path) -> Config {
     Config { width, height: 10, format, max_fps: 60, bitrate_kbps: 1000, keyframe_ms: 0, codec, path }
 }
 
+fn attach(session: &Session, context: Context) -> ToTap {
+    ToTap::Attach { session: session.info.id, context }
+}
+
+fn detach(session: &Session) -> ToTap {
+    ToTap::Detach { session: session.info.id }
+}
+
+/// Messages queued for a tap.
 fn sent(receiver: &mut Receiver<Outgoing>) -> Vec<ToTap> {
     std::iter::from_fn(|| receiver.try_recv().ok())
         .map(|(message, descriptors)| {
@@ -68,173 +92,185 @@ fn sent(receiver: &mut Receiver<Outgoing>) -> Vec<ToTap> {
         .collect()
 }
 
-/// Everything the session's sidecar would read.
-async fn told(session: &Session) -> Vec<ServerMessage> {
+/// All messages queued for a session's sidecar. Closes the session.
+async fn received(session: &Session) -> Vec<ServerMessage> {
     session.outbox.close();
-    let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+    let (ours, theirs) = tokio::io::duplex(1 << 20);
     session.outbox.run(crate::listen::Writer::other(ours)).await.expect("written");
+    let mut reader = FramedReader::new(theirs);
     let mut messages = Vec::new();
-    let second = std::time::Duration::from_secs(1);
     while let Ok((header, payload)) =
-        crate::wire::read_message(&mut theirs, second, ServerMessage::limit).await
+        reader.read(std::time::Duration::from_secs(1), ServerMessage::limit).await
     {
-        assert_eq!(header.encode().len(), HEADER_BYTES);
-        messages.push(ServerMessage::decode(Header { ..header }, payload).expect("decodes"));
+        messages.push(ServerMessage::decode(header, payload).expect("decoded"));
     }
     messages
 }
 
+async fn was_unbound(session: &Session) -> bool {
+    received(session).await.iter().any(|message| matches!(message, ServerMessage::Unbound { .. }))
+}
+
 #[tokio::test]
-async fn a_nonce_binds_its_session_to_the_context_that_rang() {
+async fn nonce_binds_its_session_to_the_context_that_sent_it() {
     let mut f = Fixture::new();
     let session = f.session("a/b", 1);
     let (vm, mut to_tap) = f.vm("one");
-    f.hub.configure(session.id, config(10, Path::ResourceId));
-    assert!(sent(&mut to_tap).is_empty(), "no ring before a bind");
-    assert!(f.hub.bind(&vm, CONTEXT, &[1; 16], "sidecar".to_owned()));
-    assert_eq!(sent(&mut to_tap), [ToTap::Attach { session: session.id, context: CONTEXT }]);
-    assert!(f.readers[0].take().ring.flatten().is_some_and(|end| end.consumer.slot_bytes() == 400));
+    f.hub.configure(session.info.id, config(10, Path::ResourceId));
+    assert!(sent(&mut to_tap).is_empty(), "an unbound session has no ring");
+    assert!(f.bind(&vm, CONTEXT, 1));
+    assert_eq!(sent(&mut to_tap), [attach(&session, CONTEXT)]);
+    let ring = f.inboxes[0].take_orders().ring.flatten().expect("a ring");
+    assert_eq!(ring.consumer.slot_bytes(), 400);
     let bound = ServerMessage::Bound { context: 5, tap_version: 7, vm: "one".to_owned() };
-    assert_eq!(told(&session).await, [bound]);
+    assert_eq!(received(&session).await, [bound]);
 }
 
 #[test]
-fn a_bind_before_configure_is_remembered() {
+fn session_bound_before_configure_gets_its_ring_at_configure() {
     let mut f = Fixture::new();
     let session = f.session("a/b", 1);
     let (vm, mut to_tap) = f.vm("one");
-    assert!(f.hub.bind(&vm, CONTEXT, &[1; 16], String::new()));
-    assert!(sent(&mut to_tap).is_empty(), "no ring before a size is known");
-    f.hub.configure(session.id, config(10, Path::ResourceId));
-    assert_eq!(sent(&mut to_tap).len(), 1);
+    assert!(f.bind(&vm, CONTEXT, 1));
+    assert!(sent(&mut to_tap).is_empty(), "the size is unknown");
+    f.hub.configure(session.info.id, config(10, Path::ResourceId));
+    assert_eq!(sent(&mut to_tap), [attach(&session, CONTEXT)]);
 }
 
 #[test]
-fn foreign_and_replayed_nonces_are_refused() {
+fn unknown_or_replayed_nonce_is_refused() {
     let mut f = Fixture::new();
     f.session("a/b", 1);
     let (vm, mut to_tap) = f.vm("one");
     let (second, _keep) = f.vm("two");
-    assert!(!f.hub.bind(&vm, CONTEXT, &[9; 16], String::new()), "nobody's nonce");
-    assert!(f.hub.bind(&vm, CONTEXT, &[1; 16], String::new()));
-    assert!(!f.hub.bind(&vm, OTHER, &[1; 16], String::new()), "replayed by another context");
-    assert!(!f.hub.bind(&second, CONTEXT, &[1; 16], String::new()), "replayed in another VM");
-    assert!(!f.hub.bind(&vm, Context { generation: 9, ..CONTEXT }, &[1; 16], String::new()), "a reused ID");
-    assert!(f.hub.bind(&vm, CONTEXT, &[1; 16], String::new()), "rung again by the same");
+    assert!(!f.bind(&vm, CONTEXT, 9), "of no session");
+    assert!(f.bind(&vm, CONTEXT, 1));
+    assert!(!f.bind(&vm, OTHER, 1), "replayed by another context");
+    assert!(!f.bind(&second, CONTEXT, 1), "replayed in another VM");
+    assert!(!f.bind(&vm, Context { generation: 9, ..CONTEXT }, 1), "a reused context ID");
     assert!(sent(&mut to_tap).is_empty());
-    assert_eq!(f.hub.counts.binds.load(Ordering::Relaxed), 1);
     assert_eq!(f.hub.counts.binds_refused.load(Ordering::Relaxed), 4);
 }
 
-#[tokio::test]
-async fn after_its_context_is_gone_a_session_binds_again() {
+#[test]
+fn repeated_bind_of_the_same_context_is_confirmed_and_counted_once() {
     let mut f = Fixture::new();
-    let session = f.session("a/b", 1);
-    let (vm, mut to_tap) = f.vm("one");
-    f.hub.configure(session.id, config(10, Path::ResourceId));
-    f.hub.bind(&vm, CONTEXT, &[1; 16], String::new());
-    f.hub.context_gone(vm.id, OTHER);
-    assert_eq!(sent(&mut to_tap).len(), 1, "another context's end is none of ours");
-    f.hub.context_gone(vm.id, CONTEXT);
-    assert_eq!(sent(&mut to_tap), [ToTap::Detach { session: session.id }]);
-    assert!(f.hub.bind(&vm, OTHER, &[1; 16], String::new()));
-    assert_eq!(sent(&mut to_tap), [ToTap::Attach { session: session.id, context: OTHER }]);
-    let kinds: Vec<_> =
-        told(&session).await.iter().map(|m| matches!(m, ServerMessage::Bound { .. })).collect();
-    assert_eq!(kinds, [true, false, true]);
+    f.session("a/b", 1);
+    let (vm, _to_tap) = f.vm("one");
+    assert!(f.bind(&vm, CONTEXT, 1) && f.bind(&vm, CONTEXT, 1));
+    assert_eq!(f.hub.counts.binds.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
-async fn a_killed_vm_takes_its_bindings_along() {
+async fn session_of_a_destroyed_context_binds_another() {
+    let mut f = Fixture::new();
+    let session = f.session("a/b", 1);
+    let (vm, mut to_tap) = f.vm("one");
+    f.hub.configure(session.info.id, config(10, Path::ResourceId));
+    f.bind(&vm, CONTEXT, 1);
+    f.hub.context_destroyed(vm.id, OTHER);
+    assert_eq!(sent(&mut to_tap), [attach(&session, CONTEXT)], "another context was destroyed");
+    f.hub.context_destroyed(vm.id, CONTEXT);
+    assert_eq!(sent(&mut to_tap), [detach(&session)]);
+    assert!(f.bind(&vm, OTHER, 1));
+    assert_eq!(sent(&mut to_tap), [attach(&session, OTHER)]);
+    let bound: Vec<_> =
+        received(&session).await.iter().map(|m| matches!(m, ServerMessage::Bound { .. })).collect();
+    assert_eq!(bound, [true, false, true]);
+}
+
+#[tokio::test]
+async fn removed_vm_unbinds_its_own_sessions_only() {
     let mut f = Fixture::new();
     let (one, two) = (f.session("a/one", 1), f.session("a/two", 2));
     let ((vm, _keep), (other, _keep_too)) = (f.vm("one"), f.vm("two"));
-    f.hub.bind(&vm, CONTEXT, &[1; 16], String::new());
-    f.hub.bind(&other, CONTEXT, &[2; 16], String::new());
+    f.bind(&vm, CONTEXT, 1);
+    f.bind(&other, CONTEXT, 2);
     f.hub.remove_vm(vm.id);
     assert_eq!(f.hub.taps(), 1);
-    assert!(told(&one).await.iter().any(|m| matches!(m, ServerMessage::Unbound { .. })));
-    assert!(!told(&two).await.iter().any(|m| matches!(m, ServerMessage::Unbound { .. })));
+    assert!(was_unbound(&one).await);
+    assert!(!was_unbound(&two).await);
     let (sessions, _) = f.hub.view();
     assert_eq!(sessions.iter().filter(|view| view.binding.is_some()).count(), 1);
 }
 
 #[test]
-fn another_size_gets_another_ring_and_the_same_size_keeps_it() {
+fn ring_is_replaced_only_if_the_frame_size_changes() {
     let mut f = Fixture::new();
     let session = f.session("a/b", 1);
+    let id = session.info.id;
     let (vm, mut to_tap) = f.vm("one");
-    f.hub.bind(&vm, CONTEXT, &[1; 16], String::new());
-    f.hub.configure(session.id, config(10, Path::ResourceId));
-    f.hub.configure(session.id, Config { max_fps: 30, ..config(10, Path::ResourceId) });
-    assert_eq!(sent(&mut to_tap).len(), 1);
-    f.hub.configure(session.id, config(20, Path::ResourceId));
-    let (attach, detach) =
-        (ToTap::Attach { session: session.id, context: CONTEXT }, ToTap::Detach { session: session.id });
-    assert_eq!(sent(&mut to_tap), [detach, attach]);
-    f.hub.configure(session.id, config(20, Path::Pixels));
-    assert_eq!(sent(&mut to_tap), [detach], "pushed pixels need no ring");
-    f.hub.remove_session(session.id);
+    f.bind(&vm, CONTEXT, 1);
+    f.hub.configure(id, config(10, Path::ResourceId));
+    f.hub.configure(id, Config { max_fps: 30, ..config(10, Path::ResourceId) });
+    assert_eq!(sent(&mut to_tap), [attach(&session, CONTEXT)]);
+    f.hub.configure(id, config(20, Path::ResourceId));
+    assert_eq!(sent(&mut to_tap), [detach(&session), attach(&session, CONTEXT)]);
+    f.hub.configure(id, config(20, Path::Pixels));
+    assert_eq!(sent(&mut to_tap), [detach(&session)], "pushed pixels need no ring");
+    f.hub.remove_session(id);
     assert!(sent(&mut to_tap).is_empty());
 }
 
 #[tokio::test]
-async fn one_context_serves_its_newest_session() {
+async fn context_serves_the_newest_session_that_it_bound() {
     let mut f = Fixture::new();
     let (old, new) = (f.session("a/old", 1), f.session("a/new", 2));
     let (vm, mut to_tap) = f.vm("one");
     for session in [&old, &new] {
-        f.hub.configure(session.id, config(10, Path::ResourceId));
+        f.hub.configure(session.info.id, config(10, Path::ResourceId));
     }
-    f.hub.bind(&vm, CONTEXT, &[1; 16], String::new());
-    f.hub.bind(&vm, CONTEXT, &[2; 16], String::new());
-    let attach = |session: &Session| ToTap::Attach { session: session.id, context: CONTEXT };
-    assert_eq!(sent(&mut to_tap), [attach(&old), ToTap::Detach { session: old.id }, attach(&new)]);
-    assert!(told(&old).await.iter().any(|m| matches!(m, ServerMessage::Unbound { .. })));
+    f.bind(&vm, CONTEXT, 1);
+    f.bind(&vm, CONTEXT, 2);
+    assert_eq!(sent(&mut to_tap), [attach(&old, CONTEXT), detach(&old), attach(&new, CONTEXT)]);
+    assert!(was_unbound(&old).await);
+}
+
+#[test]
+fn session_over_the_limit_is_refused() {
+    let mut f = Fixture::new();
+    for nonce in 0..3 {
+        f.session(&format!("a/{nonce}"), nonce);
+    }
+    let error = f.try_session("test", "a/3", 3).expect_err("the limit is three");
+    assert!(error.to_string().contains("--max-sessions"), "{error}");
 }
 
 #[tokio::test]
-async fn a_newer_session_of_a_stream_replaces_the_older_even_when_full() {
+async fn newer_session_of_a_stream_replaces_the_older_at_the_limit() {
     let mut f = Fixture::new();
     let old = f.session("a/b", 1);
     f.session("a/c", 2);
     f.session("a/d", 3);
-    let full = f.try_session("a/e", 4).expect_err("three is the limit");
-    assert!(full.to_string().contains("--max-sessions"), "{full}");
     let (vm, mut to_tap) = f.vm("one");
-    f.hub.configure(old.id, config(10, Path::ResourceId));
-    f.hub.bind(&vm, CONTEXT, &[1; 16], String::new());
+    f.hub.configure(old.info.id, config(10, Path::ResourceId));
+    f.bind(&vm, CONTEXT, 1);
     f.session("a/b", 5);
     assert_eq!(old.ended().await, ErrorCode::Replaced);
-    assert_eq!(sent(&mut to_tap).last(), Some(&ToTap::Detach { session: old.id }));
-    assert!(!f.hub.bind(&vm, CONTEXT, &[1; 16], String::new()), "the old nonce died with its session");
-    f.hub.remove_session(old.id);
-    assert_eq!(f.hub.view().0.len(), 3, "removing the old one twice leaves the new one");
+    assert_eq!(sent(&mut to_tap).last(), Some(&detach(&old)));
+    assert!(!f.bind(&vm, CONTEXT, 1), "the nonce of a replaced session is invalid");
+    f.hub.remove_session(old.info.id);
+    assert_eq!(f.hub.view().0.len(), 3, "removing the replaced session does not remove the new one");
 }
 
 #[tokio::test]
-async fn a_doctor_looks_at_a_stream_beside_its_sidecar() {
+async fn doctor_and_sidecar_of_a_stream_do_not_replace_each_other() {
     let mut f = Fixture::new();
     let sidecar = f.session("a/b", 1);
-    let doctor = f.session_of("desktopstream doctor 1.0", "a/b", 2).expect("room");
+    let doctor = f.doctor("a/b", 2);
     let (vm, _to_tap) = f.vm("one");
-    assert!(f.hub.bind(&vm, CONTEXT, &[1; 16], String::new()), "the sidecar's session lives on");
-    assert!(f.hub.bind(&vm, OTHER, &[2; 16], String::new()));
-    f.session_of("desktopstream doctor 1.0", "a/b", 3).expect("room");
-    assert_eq!(doctor.ended().await, ErrorCode::Replaced, "one doctor at a time");
+    assert!(f.bind(&vm, CONTEXT, 1) && f.bind(&vm, OTHER, 2), "both sessions exist");
+    f.doctor("a/b", 3);
+    assert_eq!(doctor.ended().await, ErrorCode::Replaced, "by the newer doctor");
     f.session("a/b", 4);
-    assert_eq!(sidecar.ended().await, ErrorCode::Replaced);
+    assert_eq!(sidecar.ended().await, ErrorCode::Replaced, "by the newer sidecar");
     assert_eq!(f.hub.view().0.len(), 2);
 }
 
 #[test]
-fn taps_are_bounded() {
+fn tap_over_the_limit_is_refused() {
     let f = Fixture::new();
     let _keep = (f.vm("one"), f.vm("two"));
-    let full = f.hub.add_vm(|id| {
-        let description =
-            VmDescription { name: String::new(), pid: 1, tap_version: 1, abi: 1, instance: [0; 16] };
-        Arc::new(Vm::new(id, description).0)
-    });
-    assert!(full.expect_err("two is the limit").to_string().contains("--max-taps"));
+    let error = f.try_vm("three").expect_err("the limit is two");
+    assert!(error.to_string().contains("--max-taps"), "{error}");
 }

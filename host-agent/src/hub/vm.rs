@@ -1,72 +1,73 @@
-//! A connected tap, seen from outside its connection.
+//! A connected tap.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use protocol::link::{Stats, ToTap};
 use tokio::sync::mpsc;
 
-/// Messages that may wait for a tap. A tap that lets more wait is stuck, and its connection is closed.
-pub(crate) const WAITING: usize = 256;
+/// Maximum number of messages queued for a tap. A tap with a full queue is disconnected.
+pub(crate) const MAX_QUEUED: usize = 256;
 
-/// What a tap said about itself and its VM.
+/// Description of a VM and its tap, as the tap reports it.
 #[derive(Debug, Clone)]
 pub struct VmDescription {
-    /// The VM's name on the host.
+    /// Name of the VM.
     pub name: String,
     /// Process ID of the VMM.
     pub pid: u32,
-    /// The tap's version.
+    /// Version of the tap.
     pub tap_version: u16,
     /// `virgl_renderer_callbacks.version` that the VMM uses.
     pub abi: u32,
-    /// Random per tap.
+    /// Random number of the tap's process.
     pub instance: [u8; 16],
 }
 
-/// A message and the descriptors that go with it: the ring's memory and its bell.
+/// A message with its file descriptors: the ring's memory and its waker.
 pub type Outgoing = (ToTap, Option<[OwnedFd; 2]>);
 
-/// See the module.
+/// A connected tap and its VM.
 #[derive(Debug)]
 pub struct Vm {
-    /// Ours, for this connection.
+    /// Number of the connection, unique in this process.
     pub id: u64,
-    /// What it said.
+    /// Description by the tap.
     pub description: VmDescription,
-    /// Connected since then.
+    /// Time of the handshake.
     pub since: Instant,
     stats: Mutex<Stats>,
     outgoing: mpsc::Sender<Outgoing>,
 }
 
 impl Vm {
-    /// A tap that just said hello; what is sent to it comes out of the receiver.
+    /// A tap that just connected, and the receiver of messages to send to it.
     pub fn new(id: u64, description: VmDescription) -> (Self, mpsc::Receiver<Outgoing>) {
-        let (outgoing, receiver) = mpsc::channel(WAITING);
+        let (outgoing, receiver) = mpsc::channel(MAX_QUEUED);
         (Self { id, description, since: Instant::now(), stats: Mutex::default(), outgoing }, receiver)
     }
 
-    /// Queues a message; if the tap does not read, its connection finds the queue full and ends.
+    /// Queues a message without blocking. A message that does not fit is dropped; the connection then ends
+    /// because of the full queue.
     pub fn send(&self, message: ToTap, descriptors: Option<[OwnedFd; 2]>) {
         if self.outgoing.try_send((message, descriptors)).is_err() {
-            tracing::warn!(vm = self.description.name, ?message, "the tap is gone or does not read");
+            tracing::warn!(vm = self.description.name, ?message, "cannot send to tap: closed or not reading");
         }
     }
 
-    /// Whether a message was lost because the tap does not read.
+    /// Whether the queue is full because the tap does not read.
     pub fn is_stuck(&self) -> bool {
         self.outgoing.capacity() == 0
     }
 
-    /// What it counted last.
+    /// The tap's last counters.
     pub fn stats(&self) -> Stats {
-        *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.stats.lock()
     }
 
-    /// New counts.
+    /// Stores the tap's counters.
     pub fn set_stats(&self, stats: Stats) {
-        *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = stats;
+        *self.stats.lock() = stats;
     }
 }

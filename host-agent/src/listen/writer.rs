@@ -1,6 +1,8 @@
-//! The writing half of a connection, which two may use: the task that waits for a slow peer, and an
-//! encoder's thread that has an access unit in its hands while nothing else waits. That saves the unit a
-//! wake-up of another thread, which on a busy machine is most of its way.
+//! The writing half of a connection.
+//!
+//! Two threads write: the connection's task, which waits for slow peers, and an encoder's thread, which
+//! writes an access unit directly while nothing else is queued. That saves a wake-up of another thread, the
+//! largest part of the latency on a busy machine.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -9,13 +11,13 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::{tcp, unix};
 use tokio::sync::Mutex;
 
-/// See the module. Dropping it ends the peer's stream.
+/// The writing half. Dropping it shuts down the connection for writing.
 pub enum Writer {
-    /// TCP.
+    /// TCP connection.
     Tcp(tcp::OwnedWriteHalf),
-    /// A Unix socket.
+    /// Unix stream socket.
     Unix(unix::OwnedWriteHalf),
-    /// Anything else; only ever written by the task.
+    /// Another transport, which only the connection's task can write.
     Other(Mutex<Box<dyn AsyncWrite + Send + Unpin>>),
 }
 
@@ -30,12 +32,16 @@ impl fmt::Debug for Writer {
 }
 
 impl Writer {
-    /// Wraps what is neither TCP nor a Unix socket.
+    /// Wraps a transport other than TCP and Unix sockets.
     pub fn other(writer: impl AsyncWrite + Send + Unpin + 'static) -> Self {
         Self::Other(Mutex::new(Box::new(writer)))
     }
 
-    /// Writes what the peer's buffer takes now; [`WouldBlock`](io::ErrorKind::WouldBlock) if nothing.
+    /// Writes without blocking and returns the number of bytes written.
+    ///
+    /// # Errors
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if the socket's buffer is full, or the error of the
+    /// connection.
     pub fn try_write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(half) => half.try_write_vectored(parts),
@@ -44,7 +50,10 @@ impl Writer {
         }
     }
 
-    /// Waits until the peer takes something and writes that.
+    /// Waits until the socket accepts data, writes, and returns the number of bytes written.
+    ///
+    /// # Errors
+    /// The error of the connection.
     pub async fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         loop {
             match self {
@@ -59,7 +68,10 @@ impl Writer {
         }
     }
 
-    /// Writes all of it.
+    /// Writes all bytes.
+    ///
+    /// # Errors
+    /// The error of the connection.
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             match self.write(&[IoSlice::new(bytes)]).await? {

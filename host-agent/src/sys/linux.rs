@@ -1,4 +1,4 @@
-//! vsock by `AF_VSOCK`; no place of a user's own without a session.
+//! Linux: `AF_VSOCK`; a folder in the temporary directory.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,50 +6,34 @@ use std::path::PathBuf;
 use tokio_vsock::VsockAddr;
 
 use crate::listen::{Connection, Writer};
-use host_agent_setup::service::Manager;
 use crate::sys::System;
 
-/// The variable that has the dynamic linker insert libraries.
-pub const INSERT: &str = "LD_PRELOAD";
-/// What the tap is called.
-pub const TAP_FILE: &str = "libtap.so";
+/// Whether the host has `AF_VSOCK`.
+pub const HAS_VSOCK: bool = true;
 
-/// What this system is called.
-pub const SYSTEM: &str = "Linux";
-/// What starts a user's services.
-pub const MANAGER: Manager = Manager::Systemd;
-/// The variable by which a user adds folders of libraries.
-pub const LIBRARIES_VARIABLE: &str = "LD_LIBRARY_PATH";
-
-/// Where distributions have libraries.
-pub fn libraries() -> Vec<PathBuf> {
-    let multiarch = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
-    [multiarch.as_str(), "/usr/local/lib", "/usr/lib64", "/usr/lib"].map(PathBuf::from).to_vec()
-}
-
-/// The folder of the link's socket without XDG_RUNTIME_DIR.
+/// Folder of the link's socket if XDG_RUNTIME_DIR is not set.
 pub fn default_folder() -> PathBuf {
     std::env::temp_dir().join(format!("desktopstream-{}", rustix::process::getuid().as_raw()))
 }
 
-/// From the files that say so.
+/// Describes this machine from `/etc/os-release`, `/proc` and the DMI tables.
 pub fn describe() -> System {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let after = |text: &str, key: &str| {
+    let value = |text: &str, key: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(key));
         line.map(|value| value.trim_matches([':', '=', '"', ' ', '\t']).to_owned()).unwrap_or_default()
     };
     let kernel = read("/proc/sys/kernel/osrelease");
     let cpus = read("/proc/cpuinfo");
-    let named = after(&cpus, "model name");
+    let model_name = value(&cpus, "model name");
     System {
-        os: format!("{}, Linux {}", after(&read("/etc/os-release"), "PRETTY_NAME"), kernel.trim()),
+        os: format!("{}, Linux {}", value(&read("/etc/os-release"), "PRETTY_NAME"), kernel.trim()),
         model: read("/sys/class/dmi/id/product_name").trim().to_owned(),
-        // ARM kernels give numbers only.
-        processor: if named.is_empty() {
-            format!("{} {}", std::env::consts::ARCH, after(&cpus, "CPU part"))
+        // On ARM /proc/cpuinfo has a part number and no model name.
+        processor: if model_name.is_empty() {
+            format!("{} {}", std::env::consts::ARCH, value(&cpus, "CPU part"))
         } else {
-            named
+            model_name
         },
     }
 }
@@ -61,13 +45,13 @@ pub struct VsockListener {
 }
 
 impl VsockListener {
-    /// Listens on a port of one or all context IDs of this machine.
+    /// Listens on `port` of one context ID of this machine, or of all with `VMADDR_CID_ANY`.
     pub fn bind(cid: u32, port: u32) -> io::Result<Self> {
         let address = VsockAddr::new(cid, port);
         Ok(Self { listener: tokio_vsock::VsockListener::bind(address)? })
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
     pub async fn accept(&self) -> io::Result<Connection> {
         let (stream, address) = self.listener.accept().await?;
         let peer = format!("vsock:{}", address.cid());

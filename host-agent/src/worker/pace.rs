@@ -1,44 +1,41 @@
-//! What is due when: new pictures at most `max_fps` times a second, a still one again every
-//! `1 / keepalive_fps`, and a keyframe on demand at most every [`DEMAND_SPACING`]. Pure: it is told the
-//! time.
+//! Decides when a frame is due: new frames at most `max_fps` times per second, an unchanged one again every
+//! `1 / keepalive_fps` seconds, and a requested keyframe at most every [`KEYFRAME_INTERVAL`]. The current
+//! time is a parameter.
 
 use std::time::{Duration, Instant};
 
-/// Keyframes on demand come no closer than this, however many ask: viewers that join together share one.
-pub(super) const DEMAND_SPACING: Duration = Duration::from_millis(200);
+/// Minimum time between requested keyframes: viewers that join together share one.
+pub(super) const KEYFRAME_INTERVAL: Duration = Duration::from_millis(200);
 
-/// See the module.
+/// Schedule of one session.
 #[derive(Debug)]
 pub(super) struct Pace {
     interval: Duration,
     keepalive: Option<Duration>,
-    /// The next new picture may be taken then.
+    /// Time at which the next new frame is due.
     next: Option<Instant>,
-    /// A picture, new or still, was encoded then.
-    encoded: Option<Instant>,
-    /// The last IDR on demand was made then.
-    demanded: Option<Instant>,
+    /// Time of the last encoded frame, new or repeated.
+    last_encoded: Option<Instant>,
+    /// Time of the last IDR.
+    last_keyframe: Option<Instant>,
 }
 
 impl Pace {
+    /// A schedule with these rates in frames per second; no repeats with a `keepalive_fps` of 0.
     pub(super) fn new(max_fps: u32, keepalive_fps: u32) -> Self {
         let keepalive = (keepalive_fps > 0).then(|| Duration::from_secs(1) / keepalive_fps);
-        Self { interval: interval(max_fps), keepalive, next: None, encoded: None, demanded: None }
+        Self { interval: interval(max_fps), keepalive, next: None, last_encoded: None, last_keyframe: None }
     }
 
-    pub(super) fn set_max_fps(&mut self, max_fps: u32) {
-        self.interval = interval(max_fps);
-        self.next = None;
-    }
-
-    /// How long until a new picture may be taken. A quarter of an interval early counts as on time, so
-    /// that a source of the same rate with jitter keeps all its pictures.
+    /// Time until a new frame is due. A quarter of an interval early counts as due, so that no frame of a
+    /// source of the same rate is lost to jitter.
     pub(super) fn until_next(&self, now: Instant) -> Duration {
-        let slack = self.interval / 4;
-        self.next.map_or(Duration::ZERO, |next| next.saturating_duration_since(now).saturating_sub(slack))
+        let tolerance = self.interval / 4;
+        self.next.map_or(Duration::ZERO, |next| next.saturating_duration_since(now).saturating_sub(tolerance))
     }
 
-    /// A new picture is taken. The grid moves on by one interval; after a pause it begins anew.
+    /// Records that a new frame was taken. The next is due one interval after this one was; after a pause,
+    /// one interval from now.
     pub(super) fn took(&mut self, now: Instant) {
         self.next = Some(match self.next {
             Some(next) if next + self.interval > now => next + self.interval,
@@ -46,28 +43,30 @@ impl Pace {
         });
     }
 
-    /// A still picture is encoded again now.
+    /// Records that an unchanged frame is encoded again.
     pub(super) fn repeated(&mut self, now: Instant) {
-        self.encoded = Some(now);
+        self.last_encoded = Some(now);
     }
 
-    /// An encoder took a picture.
+    /// Records that the encoder accepted a frame.
     pub(super) fn encoded(&mut self, now: Instant, idr: bool) {
-        self.encoded = Some(now);
+        self.last_encoded = Some(now);
         if idr {
-            self.demanded = Some(now);
+            self.last_keyframe = Some(now);
         }
     }
 
-    /// How long until a still picture is due again; `None` for never.
+    /// Time until an unchanged frame is due again; `None` for never.
     pub(super) fn until_repeat(&self, now: Instant) -> Option<Duration> {
         let keepalive = self.keepalive?;
-        Some(self.encoded.map_or(Duration::ZERO, |last| (last + keepalive).saturating_duration_since(now)))
+        let due = |last: Instant| (last + keepalive).saturating_duration_since(now);
+        Some(self.last_encoded.map_or(Duration::ZERO, due))
     }
 
-    /// How long until a keyframe that was asked for may be made of a still picture.
-    pub(super) fn until_demanded(&self, now: Instant) -> Duration {
-        self.demanded.map_or(Duration::ZERO, |last| (last + DEMAND_SPACING).saturating_duration_since(now))
+    /// Time until a requested keyframe may be encoded.
+    pub(super) fn until_keyframe(&self, now: Instant) -> Duration {
+        let due = |last: Instant| (last + KEYFRAME_INTERVAL).saturating_duration_since(now);
+        self.last_keyframe.map_or(Duration::ZERO, due)
     }
 }
 
@@ -79,7 +78,7 @@ fn interval(max_fps: u32) -> Duration {
 mod tests {
     use super::*;
 
-    /// How many of a source's pictures are taken in ten seconds.
+    /// Number of frames that are taken from a source in ten seconds.
     fn taken(max_fps: u32, source_fps: u32, jitter_us: impl Fn(u32) -> i64) -> usize {
         let mut pace = Pace::new(max_fps, 10);
         let start = Instant::now();
@@ -96,12 +95,12 @@ mod tests {
     }
 
     #[test]
-    fn a_source_of_the_same_rate_loses_nothing_to_jitter() {
+    fn source_of_the_same_rate_loses_no_frame_to_jitter() {
         assert_eq!(taken(60, 60, |number| i64::from(number * 7 % 5) * 800 - 1600), 600);
     }
 
     #[test]
-    fn a_faster_source_is_held_to_the_rate() {
+    fn faster_source_is_limited_to_the_rate() {
         for source in [75, 120, 144, 240] {
             let count = taken(60, source, |_| 0);
             assert!((560..=601).contains(&count), "{count} of {source} fps");
@@ -109,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_pause_there_is_no_burst() {
+    fn pause_is_not_followed_by_a_burst() {
         let mut pace = Pace::new(10, 10);
         let start = Instant::now();
         pace.took(start);
@@ -120,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn still_pictures_come_at_the_keepalive_rate() {
+    fn unchanged_frame_is_repeated_at_the_keepalive_rate() {
         let mut pace = Pace::new(60, 10);
         let start = Instant::now();
         pace.encoded(start, false);
@@ -131,13 +130,13 @@ mod tests {
     }
 
     #[test]
-    fn demanded_keyframes_keep_their_distance() {
+    fn requested_keyframes_keep_their_interval() {
         let mut pace = Pace::new(60, 10);
         let start = Instant::now();
-        assert!(pace.until_demanded(start).is_zero());
+        assert!(pace.until_keyframe(start).is_zero());
         pace.encoded(start, true);
-        assert_eq!(pace.until_demanded(start), DEMAND_SPACING);
+        assert_eq!(pace.until_keyframe(start), KEYFRAME_INTERVAL);
         pace.encoded(start + Duration::from_millis(50), false);
-        assert_eq!(pace.until_demanded(start + DEMAND_SPACING), Duration::ZERO);
+        assert_eq!(pace.until_keyframe(start + KEYFRAME_INTERVAL), Duration::ZERO);
     }
 }

@@ -1,85 +1,96 @@
-//! Where a session's pictures come from: a tap's ring or pushed pixels. Gives the newest and tells what it
-//! overtook. Knows no encoder.
+//! The frames of a session: from a tap's ring, or from pushed pixels. Returns the newest, with the numbers
+//! of those that it replaces.
 
 use bytes::Bytes;
 use encode::Picture;
+use frame_ring::wake::WakeState;
 use protocol::stream::{Config, Path};
 
 use crate::canvas::Canvas;
-use crate::inbox::{Pushed, RingEnd};
+use crate::inbox::{PushedPixels, RingReader};
 
-/// A picture to encode.
+/// A frame to encode.
 #[derive(Debug, Clone)]
-pub(super) struct Fresh {
+pub(super) struct Frame {
+    /// Pixels and their layout.
     pub(super) picture: Picture,
-    /// The sidecar's number for it.
+    /// Number that the sidecar gave it.
     pub(super) seq: u64,
-    /// Guest's clock, ns; only repeated.
+    /// Guest's clock, ns.
     pub(super) capture_ns: u64,
-    /// In our hands since then: host's `CLOCK_MONOTONIC`, ns.
-    pub(super) since_ns: u64,
+    /// Time at which host-agent had it: host's `CLOCK_MONOTONIC`, ns.
+    pub(super) available_ns: u64,
 }
 
-/// The newest picture, and the numbers of those that it overtook.
+/// The newest frame.
 #[derive(Debug)]
 pub(super) struct Newest {
-    pub(super) fresh: Fresh,
-    /// How long the tap's reader took, us; none for pushed pixels.
+    pub(super) frame: Frame,
+    /// Duration of the tap's read, µs; `None` for pushed pixels.
     pub(super) read_us: Option<u64>,
-    pub(super) dropped: Vec<u64>,
+    /// Numbers of the frames that it replaces.
+    pub(super) replaced: Vec<u64>,
 }
 
-/// See the module.
+/// Both sources of one session; the configuration selects one.
 #[derive(Debug, Default)]
 pub(super) struct Source {
-    pub(super) ring: Option<RingEnd>,
+    pub(super) ring: Option<RingReader>,
     canvas: Option<Canvas>,
-    /// The canvas changed since it was taken: number, capture time, and since when we have it.
-    changed: Option<(u64, u64, u64)>,
+    /// The last change of the canvas, until it is taken.
+    change: Option<Change>,
+}
+
+/// A change of the canvas.
+#[derive(Debug, Clone, Copy)]
+struct Change {
+    seq: u64,
+    capture_ns: u64,
+    available_ns: u64,
 }
 
 impl Source {
+    /// Starts without a frame.
     pub(super) fn configure(&mut self, config: &Config) {
         self.canvas = (config.path == Path::Pixels).then(|| Canvas::new(config));
-        self.changed = None;
+        self.change = None;
     }
 
-    /// Takes note of the bell. A closed one belongs to a tap that is gone, and listening on would spin.
-    pub(super) fn hear(&mut self) {
-        if let Some(end) = &self.ring
-            && end.bell.clear() == frame_ring::wake::WakeState::Closed
+    /// Clears the ring's wakes. A ring whose tap exited is removed: its descriptor stays readable, and
+    /// polling it would spin.
+    pub(super) fn clear_wakes(&mut self) {
+        if let Some(ring) = &self.ring
+            && ring.wake_fd.clear() == WakeState::Closed
         {
-            tracing::debug!("the tap closed the bell");
+            tracing::debug!("ring closed by the tap");
             self.ring = None;
         }
     }
 
-    /// Applies pushed pixels; gives the number of a picture that is overtaken or refused. Before the canvas
-    /// changes `let_go` is called: whoever shares its memory now costs a copy.
-    pub(super) fn push(&mut self, pushed: Pushed, let_go: impl FnOnce()) -> Option<u64> {
-        let (seq, capture_ns) = (pushed.pixels.seq, pushed.pixels.capture_ns);
-        let Some(canvas) = &mut self.canvas else { return Some(seq) };
-        if let Err(error) = canvas.check(&pushed.pixels) {
-            tracing::debug!(seq, %error, "pixels refused");
-            return Some(seq);
+    /// Applies pushed pixels. Returns the number of a frame that is replaced or refused. Calls `release`
+    /// before the canvas changes: a frame that shares its memory then would cost a copy.
+    pub(super) fn push(&mut self, pushed: PushedPixels, release: impl FnOnce()) -> Option<u64> {
+        let PushedPixels { pixels, read_at_ns } = pushed;
+        let change = Change { seq: pixels.seq, capture_ns: pixels.capture_ns, available_ns: read_at_ns };
+        let Some(canvas) = &mut self.canvas else { return Some(change.seq) };
+        if let Err(error) = canvas.check(&pixels) {
+            tracing::debug!(seq = change.seq, %error, "pixels refused");
+            return Some(change.seq);
         }
-        let_go();
-        canvas.apply(pushed.pixels);
-        self.changed.replace((seq, capture_ns, pushed.read_at_ns)).map(|(overtaken, ..)| overtaken)
+        release();
+        canvas.apply(pixels);
+        self.change.replace(change).map(|replaced| replaced.seq)
     }
 
-    /// The newest picture that was not taken yet.
+    /// Takes the newest frame that was not taken yet.
     pub(super) fn newest(&mut self, path: Path) -> Option<Newest> {
         match path {
             Path::ResourceId => self.newest_slot(),
             Path::Pixels => {
                 let picture = self.canvas.as_ref()?.picture()?;
-                let (seq, capture_ns, since_ns) = self.changed.take()?;
-                Some(Newest {
-                    fresh: Fresh { picture, seq, capture_ns, since_ns },
-                    read_us: None,
-                    dropped: Vec::new(),
-                })
+                let Change { seq, capture_ns, available_ns } = self.change.take()?;
+                let frame = Frame { picture, seq, capture_ns, available_ns };
+                Some(Newest { frame, read_us: None, replaced: Vec::new() })
             }
         }
     }
@@ -87,7 +98,7 @@ impl Source {
     fn newest_slot(&mut self) -> Option<Newest> {
         let slot = self.ring.as_mut()?.consumer.newest()?;
         let meta = slot.meta();
-        let dropped = slot.dropped().to_vec();
+        let replaced = slot.dropped().to_vec();
         let picture = Picture {
             format: meta.format,
             width: meta.width,
@@ -95,7 +106,8 @@ impl Source {
             stride: meta.stride,
             data: Bytes::from_owner(slot),
         };
-        let fresh = Fresh { picture, seq: meta.seq, capture_ns: meta.capture_ns, since_ns: meta.full_at_ns };
-        Some(Newest { fresh, read_us: Some(meta.read_ns / 1000), dropped })
+        let (seq, capture_ns, available_ns) = (meta.seq, meta.capture_ns, meta.full_at_ns);
+        let frame = Frame { picture, seq, capture_ns, available_ns };
+        Some(Newest { frame, read_us: Some(meta.read_ns / 1000), replaced })
     }
 }

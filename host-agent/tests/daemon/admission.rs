@@ -1,55 +1,68 @@
-//! Who gets a session.
+//! Which connections get a session.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use host_agent::config::Options;
 use protocol::stream::{ClientMessage, ErrorCode, Path, ServerMessage};
+use stream_token::Signer;
 
 use crate::client::{Client, config};
-use crate::rig::{NAME, Rig, key, sign, token};
+use crate::rig::{NAME, Rig, TRUSTED, sign, token};
+
+fn null_encoder() -> Options {
+    Options { encoder: Some("null".to_owned()), ..Options::default() }
+}
+
+/// Sends `Hello` and expects an error and the end of the connection.
+async fn rejection(rig: &Rig, hello: ClientMessage) -> (ErrorCode, String) {
+    let mut client = rig.connect().await;
+    client.send(hello).await;
+    let error = client.error().await;
+    client.closed().await;
+    error
+}
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_are_judged_and_refusals_name_the_remedy() {
+async fn invalid_token_is_rejected_with_a_remedy() {
     let rig = Rig::new("null").await;
+    let untrusted = Signer::generate().expect("generated");
     let cases = [
         (String::new(), ErrorCode::BadToken, "host-agent token"),
         ("nonsense".to_owned(), ErrorCode::BadToken, "mint a new one"),
-        (sign(&key(1), "a/b", NAME, -100), ErrorCode::ExpiredToken, "read its token file again"),
-        (sign(&key(1), "a/b", "another", 60), ErrorCode::BadToken, "--name"),
-        (sign(&key(2), "a/b", NAME, 60), ErrorCode::BadToken, "--public-key"),
-        (sign(&key(1), "no slash", NAME, 60), ErrorCode::BadToken, "mint a new one"),
+        (sign(&TRUSTED, "a/b", NAME, -100), ErrorCode::ExpiredToken, "expired"),
+        (sign(&TRUSTED, "a/b", "another", 60), ErrorCode::BadToken, "--name"),
+        (sign(&untrusted, "a/b", NAME, 60), ErrorCode::BadToken, "--public-key"),
+        (sign(&TRUSTED, "no slash", NAME, 60), ErrorCode::BadToken, "mint a new one"),
     ];
     for (token, code, remedy) in cases {
-        let mut client = rig.connect().await;
-        client.send(Client::hello_message(&token)).await;
-        let (got, message) = client.error().await;
+        let (got, message) = rejection(&rig, Client::hello_message(&token)).await;
         assert_eq!(got, code, "{message}");
         assert!(message.contains(remedy), "{message}");
-        client.closed().await;
     }
     assert!(rig.status().await.sessions.is_empty());
     rig.session("a/b").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn versions_and_first_messages_are_judged() {
+async fn unsupported_version_is_rejected() {
     let rig = Rig::new("null").await;
-    let mut client = rig.connect().await;
-    let (token, client_name) = (token("a/b"), "test".to_owned());
-    client.send(ClientMessage::Hello { min: 7, max: 9, token, client: client_name }).await;
-    assert_eq!(client.error().await.0, ErrorCode::Version);
-    let mut client = rig.connect().await;
-    client.send(ClientMessage::Ping(1)).await;
-    assert_eq!(client.error().await.0, ErrorCode::Protocol);
-    client.closed().await;
+    let (token, client) = (token("a/b"), "test".to_owned());
+    let hello = ClientMessage::Hello { min: 7, max: 9, token, client };
+    assert_eq!(rejection(&rig, hello).await.0, ErrorCode::Version);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn message_before_hello_and_second_hello_are_protocol_errors() {
+    let rig = Rig::new("null").await;
+    assert_eq!(rejection(&rig, ClientMessage::Ping(1)).await.0, ErrorCode::Protocol);
     let mut client = rig.session("a/b").await;
     client.send(Client::hello_message("")).await;
-    assert_eq!(client.error().await.0, ErrorCode::Protocol, "a second Hello");
+    assert_eq!(client.error().await.0, ErrorCode::Protocol);
     client.closed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_newer_session_replaces_the_older() {
+async fn newer_session_of_a_stream_replaces_the_older() {
     let rig = Rig::new("null").await;
     let mut old = rig.session("a/b").await;
     let mut new = rig.session("a/b").await;
@@ -61,64 +74,54 @@ async fn a_newer_session_replaces_the_older() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sessions_are_bounded() {
-    let rig =
-        Rig::with(Options { max_sessions: Some(2), encoder: Some("null".to_owned()), ..Options::default() })
-            .await;
+async fn session_over_the_limit_is_rejected() {
+    let rig = Rig::with(Options { max_sessions: Some(2), ..null_encoder() }).await;
     let _keep = (rig.session("a/one").await, rig.session("a/two").await);
-    let mut third = rig.connect().await;
-    third.send(Client::hello_message(&token("a/three"))).await;
-    let (code, message) = third.error().await;
+    let (code, message) = rejection(&rig, Client::hello_message(&token("a/three"))).await;
     assert_eq!(code, ErrorCode::Capacity);
     assert!(message.contains("--max-sessions"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_from_one_address_are_bounded() {
-    let rig = Rig::with(Options {
-        max_connections_per_peer: Some(2),
-        encoder: Some("null".to_owned()),
-        ..Options::default()
-    })
-    .await;
+async fn connection_over_the_limit_of_its_address_is_rejected() {
+    let rig = Rig::with(Options { max_connections_per_peer: Some(2), ..null_encoder() }).await;
     let _keep = (rig.connect().await, rig.connect().await);
     let mut third = rig.connect().await;
     assert_eq!(third.error().await.0, ErrorCode::Capacity);
     third.closed().await;
-    let mut by_unix = Client::connect(&rig.running.listeners[1]).await;
-    by_unix.hello(&token("a/b")).await;
+    rig.connect_by_unix_socket().await.hello(&token("a/b")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_says_nothing_is_shown_the_door() {
-    const IDLE: Duration = Duration::from_secs(2);
-    let idle_timeout = Some(IDLE.as_secs());
-    let rig =
-        Rig::with(Options { idle_timeout, encoder: Some("null".to_owned()), ..Options::default() }).await;
-    let mut mute = rig.connect().await;
+async fn silent_connection_and_idle_session_time_out_and_ping_keeps_a_session() {
+    const IDLE: Duration = Duration::from_secs(4);
+    let rig = Rig::with(Options { idle_timeout_seconds: Some(IDLE.as_secs()), ..null_encoder() }).await;
+    let mut silent = rig.connect().await;
     let mut idle = rig.session("a/idle").await;
     let mut pinging = rig.session("a/pinging").await;
-    let start = Instant::now();
+    let others = tokio::spawn(async move {
+        let (code, message) = idle.error().await;
+        assert_eq!(code, ErrorCode::Protocol);
+        assert!(message.contains("Ping"), "{message}");
+        idle.closed().await;
+        assert_eq!(silent.error().await.0, ErrorCode::Protocol);
+        silent.closed().await;
+    });
+    // The session outlives those that began before it.
     for token in 0.. {
         pinging.send(ClientMessage::Ping(token)).await;
         assert_eq!(pinging.next().await, ServerMessage::Pong(token));
-        if start.elapsed() > 2 * IDLE {
+        if others.is_finished() {
             break;
         }
-        tokio::time::sleep(IDLE / 20).await;
+        tokio::time::sleep(IDLE / 40).await;
     }
-    let (code, message) = idle.error().await;
-    assert_eq!(code, ErrorCode::Protocol);
-    assert!(message.contains("Ping"), "{message}");
-    idle.closed().await;
-    assert_eq!(mute.error().await.0, ErrorCode::Protocol, "the handshake has a time, too");
-    mute.closed().await;
+    others.await.expect("both connections ended");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_open_gate_names_streams_by_what_they_say() {
-    let options = Options { insecure_no_auth: true, encoder: Some("null".to_owned()), ..Options::default() };
-    let rig = Rig::with(options).await;
+async fn insecure_session_is_named_by_its_token() {
+    let rig = Rig::with(Options { insecure_no_auth: true, ..null_encoder() }).await;
     let (mut named, mut anonymous) = (rig.connect().await, rig.connect().await);
     named.hello("team/desk").await;
     anonymous.hello("").await;

@@ -1,8 +1,8 @@
-//! A sidecar, as the wire sees it.
+//! A sidecar's end of a stream connection.
 
 use bytes::Bytes;
-use host_agent::wire::{ReadError, read_message};
-use protocol::endpoint::Endpoint;
+use contract::Endpoint;
+use host_agent::framing::{FramedReader, ReadError};
 use protocol::stream::{
     AccessUnit, ClientMessage, Codec, Config, ErrorCode, Path, Pixels, ServerMessage, VERSION,
 };
@@ -11,11 +11,14 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use crate::rig::PATIENCE;
+use crate::rig::TIMEOUT;
+
+type Reader = Box<dyn AsyncRead + Send + Unpin>;
+type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 
 pub struct Client {
-    reader: Box<dyn AsyncRead + Send + Unpin>,
-    writer: Box<dyn AsyncWrite + Send + Unpin>,
+    reader: FramedReader<Reader>,
+    writer: Writer,
     pub nonce: [u8; 16],
     pub session: u64,
 }
@@ -33,50 +36,50 @@ pub fn config(path: Path, width: u16, height: u16) -> Config {
     }
 }
 
-/// A whole BGRx picture of one grey, with a capture time that tells whose it is.
-pub fn picture(seq: u64, width: u16, height: u16, grey: u8) -> Pixels {
+/// A whole grey frame; its capture time is `seq * 1000`.
+pub fn grey_frame(seq: u64, width: u16, height: u16, grey: u8) -> Pixels {
     let format = PixelFormat::Bgrx;
     let data = Bytes::from(vec![grey; format.bytes(width.into(), height.into())]);
     let rects = vec![Rect::full(width.into(), height.into())];
     Pixels { seq, capture_ns: seq * 1000, format, width, height, rects, data }
 }
 
-/// A picture that costs many bits.
-pub fn noise(seq: u64, width: u16, height: u16) -> Pixels {
+/// A whole frame of noise, which encodes to many bits.
+pub fn noise_frame(seq: u64, width: u16, height: u16) -> Pixels {
     let mut state = seq.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut data = vec![0; PixelFormat::Bgrx.bytes(width.into(), height.into())];
     for byte in &mut data {
+        // xorshift64
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
         *byte = (state >> 32) as u8;
     }
-    Pixels { data: data.into(), ..picture(seq, width, height, 0) }
+    Pixels { data: data.into(), ..grey_frame(seq, width, height, 0) }
 }
 
 impl Client {
     pub async fn connect(endpoint: &Endpoint) -> Self {
-        let (reader, writer): (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>) =
-            match endpoint {
-                Endpoint::Tcp { host, port } => {
-                    let (reader, writer) =
-                        TcpStream::connect((host.as_str(), *port)).await.expect("connects").into_split();
-                    (Box::new(reader), Box::new(writer))
-                }
-                Endpoint::Unix(path) => {
-                    let (reader, writer) = UnixStream::connect(path).await.expect("connects").into_split();
-                    (Box::new(reader), Box::new(writer))
-                }
-                Endpoint::Vsock { .. } => unreachable!("no vsock loopback here"),
-            };
-        Self { reader, writer, nonce: [0; 16], session: 0 }
+        let (reader, writer): (Reader, Writer) = match endpoint {
+            Endpoint::Tcp { host, port } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await.expect("connected");
+                let (reader, writer) = stream.into_split();
+                (Box::new(reader), Box::new(writer))
+            }
+            Endpoint::Unix(path) => {
+                let (reader, writer) = UnixStream::connect(path).await.expect("connected").into_split();
+                (Box::new(reader), Box::new(writer))
+            }
+            Endpoint::Vsock { .. } => unreachable!("test machines have no vsock loopback"),
+        };
+        Self { reader: FramedReader::new(reader), writer, nonce: [0; 16], session: 0 }
     }
 
     pub async fn send_bytes(&mut self, bytes: &[u8]) {
-        timeout(PATIENCE, self.try_send_bytes(bytes)).await.expect("in time").expect("written");
+        timeout(TIMEOUT, self.try_send_bytes(bytes)).await.expect("in time").expect("written");
     }
 
-    /// Fails if the daemon hung up.
+    /// Fails if the daemon closed the connection.
     pub async fn try_send_bytes(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.writer.write_all(bytes).await
     }
@@ -94,6 +97,7 @@ impl Client {
         }
     }
 
+    /// Opens a session.
     pub async fn hello(&mut self, token: &str) {
         self.send(Self::hello_message(token)).await;
         match self.next().await {
@@ -101,80 +105,99 @@ impl Client {
                 assert_eq!(version, VERSION);
                 (self.session, self.nonce) = (session, nonce);
             }
-            other => panic!("no session: {other:?}"),
+            other => panic!("unexpected answer to Hello: {other:?}"),
         }
     }
 
-    /// The next message, or how the connection ended.
     pub async fn try_next(&mut self) -> Result<ServerMessage, ReadError> {
-        let (header, payload) = read_message(&mut self.reader, PATIENCE, ServerMessage::limit).await?;
-        Ok(ServerMessage::decode(header, payload).expect("decodes"))
+        let (header, payload) = self.reader.read(TIMEOUT, ServerMessage::limit).await?;
+        Ok(ServerMessage::decode(header, payload).expect("decoded"))
     }
 
     pub async fn next(&mut self) -> ServerMessage {
         self.try_next().await.expect("a message")
     }
 
-    /// The next message that `pick` takes; others are passed over.
-    pub async fn until<T>(&mut self, what: &str, pick: impl Fn(ServerMessage) -> Option<T>) -> T {
+    /// The next message that `select` accepts; others are skipped.
+    pub async fn until<T>(&mut self, description: &str, select: impl Fn(ServerMessage) -> Option<T>) -> T {
         let wait = async {
             loop {
-                if let Some(found) = pick(self.next().await) {
-                    return found;
+                if let Some(selected) = select(self.next().await) {
+                    return selected;
                 }
             }
         };
-        timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never: {what}"))
+        timeout(TIMEOUT, wait).await.unwrap_or_else(|_| panic!("timeout: {description}"))
     }
 
     pub async fn access_unit(&mut self) -> AccessUnit {
-        let pick = |message| match message {
+        let select = |message| match message {
             ServerMessage::AccessUnit(unit) => Some(unit),
             ServerMessage::Error { code, message } => panic!("{code:?}: {message}"),
             _ => None,
         };
-        self.until("an access unit", pick).await
+        self.until("an access unit", select).await
+    }
+
+    /// The next access unit of a frame that was not encoded before.
+    pub async fn new_access_unit(&mut self) -> AccessUnit {
+        loop {
+            let unit = self.access_unit().await;
+            if !unit.repeat {
+                return unit;
+            }
+        }
+    }
+
+    pub async fn dropped(&mut self) -> u64 {
+        let select = |message| match message {
+            ServerMessage::Dropped { seq } => Some(seq),
+            _ => None,
+        };
+        self.until("a dropped frame", select).await
     }
 
     pub async fn error(&mut self) -> (ErrorCode, String) {
-        let pick = |message| match message {
+        let select = |message| match message {
             ServerMessage::Error { code, message } => Some((code, message)),
             _ => None,
         };
-        self.until("an error", pick).await
+        self.until("an error", select).await
     }
 
+    /// Context and VM of the next `Bound`.
     pub async fn bound(&mut self) -> (u32, String) {
-        let pick = |message| match message {
+        let select = |message| match message {
             ServerMessage::Bound { context, vm, .. } => Some((context, vm)),
             ServerMessage::Unbound { reason } => panic!("unbound: {reason}"),
             _ => None,
         };
-        self.until("bound", pick).await
+        self.until("bound", select).await
     }
 
+    /// Reason of the next `Unbound`.
     pub async fn unbound(&mut self) -> String {
-        let pick = |message| match message {
+        let select = |message| match message {
             ServerMessage::Unbound { reason } => Some(reason),
             _ => None,
         };
-        self.until("unbound", pick).await
+        self.until("unbound", select).await
     }
 
-    /// Configures and waits for the encoder's name.
+    /// Configures the session and returns the encoder's name.
     pub async fn configure(&mut self, config: Config) -> String {
         self.send(ClientMessage::Configure(config)).await;
-        let pick = |message| match message {
+        let select = |message| match message {
             ServerMessage::Configured { encoder } => Some(encoder),
             ServerMessage::Error { code, message } => panic!("{code:?}: {message}"),
             _ => None,
         };
-        self.until("configured", pick).await
+        self.until("configured", select).await
     }
 
-    /// Reads until the peer closes; panics if it does not.
+    /// Reads until the daemon closes the connection.
     pub async fn closed(&mut self) {
         let read = async { while self.try_next().await.is_ok() {} };
-        timeout(PATIENCE, read).await.expect("closed in time");
+        timeout(TIMEOUT, read).await.expect("closed in time");
     }
 }

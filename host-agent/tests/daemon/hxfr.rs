@@ -1,10 +1,10 @@
-//! The predecessor's element, as the wire sees it.
+//! The HXFR protocol as the element `vsockenc` speaks it.
 
 use bytes::Bytes;
+use contract::Endpoint;
 use encode::annexb;
 use host_agent::config::Options;
 use protocol::PixelFormat;
-use protocol::endpoint::Endpoint;
 use protocol::hxfr::{
     Config, Frame, HEADER_BYTES, Header, Reply, Request, error_code, reply_limit, request_limit,
 };
@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::rig::{PATIENCE, Rig};
+use crate::rig::{Rig, TIMEOUT};
 
 struct Element {
     stream: TcpStream,
@@ -20,28 +20,28 @@ struct Element {
 
 impl Element {
     async fn connect(rig: &Rig) -> Self {
-        let Endpoint::Tcp { host, port } = &rig.running.hxfr[0] else { panic!("not TCP") };
-        Self { stream: TcpStream::connect((host.as_str(), *port)).await.expect("connects") }
+        let Endpoint::Tcp { host, port } = &rig.daemon.hxfr[0] else { panic!("not TCP") };
+        Self { stream: TcpStream::connect((host.as_str(), *port)).await.expect("connected") }
     }
 
     async fn send(&mut self, request: &Request) {
         self.stream.write_all(&request.encode(7)).await.expect("written");
     }
 
-    /// The next answer; `None` if the host closed.
-    async fn answer(&mut self) -> Option<Reply> {
+    /// The next reply; `None` if the host closed the connection.
+    async fn reply(&mut self) -> Option<Reply> {
         let mut header = [0; HEADER_BYTES];
-        timeout(PATIENCE, self.stream.read_exact(&mut header)).await.expect("in time").ok()?;
+        timeout(TIMEOUT, self.stream.read_exact(&mut header)).await.expect("in time").ok()?;
         let header = Header::decode(header, reply_limit).expect("a header");
-        assert_eq!(header.session, 7, "the session is repeated");
+        assert_eq!(header.session, 7, "the request's session");
         let mut payload = vec![0; header.len as usize];
         self.stream.read_exact(&mut payload).await.expect("a payload");
-        Some(Reply::decode(header, payload.into()).expect("decodes"))
+        Some(Reply::decode(header, payload.into()).expect("decoded"))
     }
 
     async fn frame(&mut self, frame: Frame) -> Reply {
         self.send(&Request::Frame(frame)).await;
-        self.answer().await.expect("an answer")
+        self.reply().await.expect("a reply")
     }
 }
 
@@ -66,27 +66,34 @@ fn frame(pts: i64, (width, height): (u32, u32), padding: u32) -> Frame {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pixels_come_back_encoded() {
+async fn frames_are_encoded_with_their_timestamps_and_keyframes() {
     let rig = rig().await;
     let mut element = Element::connect(&rig).await;
     for number in 0..10 {
-        // Times that go back are the element's business.
-        let wanted = Frame { keyframe: number == 6, ..frame(1000 - number, (64, 48), 16) };
-        let Reply::Frame { pts, keyframe, units, .. } = element.frame(wanted).await else {
-            panic!("no frame")
+        // Timestamps may go back.
+        let request = Frame { keyframe: number == 6, ..frame(1000 - number, (64, 48), 16) };
+        let Reply::Frame { pts, keyframe, units, .. } = element.frame(request).await else {
+            panic!("not a frame")
         };
         assert_eq!((pts, keyframe), (1000 - number, number == 0 || number == 6));
         assert_eq!(annexb::is_entry_point(&units.concat()), keyframe);
     }
     element.send(&Request::Keyframe).await;
     assert!(matches!(element.frame(frame(0, (64, 48), 0)).await, Reply::Frame { keyframe: true, .. }));
-    // Another size is another stream.
-    let Reply::Frame { keyframe, units, .. } = element.frame(frame(0, (128, 96), 0)).await else {
-        panic!("no frame")
-    };
-    let sps = annexb::sps(&units.concat()).expect("an SPS");
-    assert!(keyframe && (sps.width, sps.height) == (128, 96));
-    assert_eq!(rig.status().await.totals["pictures_encoded"], 12);
+    assert_eq!(rig.status().await.totals["pictures_encoded"], 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frame_of_another_size_starts_a_new_stream() {
+    let rig = rig().await;
+    let mut element = Element::connect(&rig).await;
+    for (width, height) in [(64, 48), (128, 96)] {
+        let Reply::Frame { keyframe, units, .. } = element.frame(frame(0, (width, height), 0)).await else {
+            panic!("not a frame")
+        };
+        let sps = annexb::sps(&units.concat()).expect("an SPS");
+        assert!(keyframe && (sps.width, sps.height) == (width, height));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,44 +101,50 @@ async fn config_and_ping_are_answered() {
     let rig = rig().await;
     let mut element = Element::connect(&rig).await;
     element.send(&Request::Ping).await;
-    assert_eq!(element.answer().await, Some(Reply::Pong));
+    assert_eq!(element.reply().await, Some(Reply::Pong));
     for (fps_num, fps_den, bitrate) in [(60, 1, 2_000_000), (0, 0, 0), (u32::MAX, 1, u32::MAX)] {
         element.send(&Request::Config(Config { width: 64, height: 48, bitrate, fps_num, fps_den })).await;
-        assert_eq!(element.answer().await, Some(Reply::Configured));
+        assert_eq!(element.reply().await, Some(Reply::Configured));
         assert!(matches!(element.frame(frame(0, (64, 48), 0)).await, Reply::Frame { .. }));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn resources_are_never_read_and_bad_pictures_are_refused() {
+async fn resource_without_pixels_is_refused() {
     let rig = rig().await;
     let mut element = Element::connect(&rig).await;
-    let by_resource = Frame { resource: 12, pixels: None, ..frame(0, (64, 48), 0) };
-    let Reply::Error { code, message } = element.frame(by_resource).await else { panic!("it was read") };
+    let request = Frame { resource: 12, pixels: None, ..frame(0, (64, 48), 0) };
+    let Reply::Error { code, message } = element.frame(request).await else { panic!("not an error") };
     assert_eq!(code, error_code::RESOURCE);
     assert!(message.contains("sidecar") && message.contains("12"), "{message}");
-    for bad in [
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_frame_is_refused_and_the_connection_continues() {
+    let rig = rig().await;
+    let mut element = Element::connect(&rig).await;
+    for malformed in [
         Frame { stride: 8, ..frame(0, (64, 48), 0) },
         Frame { stride: u32::MAX, ..frame(0, (64, 48), 0) },
         Frame { pixels: Some(Bytes::from_static(&[0; 10])), ..frame(0, (64, 48), 0) },
     ] {
-        assert!(matches!(element.frame(bad).await, Reply::Error { code: error_code::ENCODE, .. }));
+        assert!(matches!(element.frame(malformed).await, Reply::Error { code: error_code::ENCODE, .. }));
     }
-    assert!(matches!(element.frame(frame(0, (64, 48), 0)).await, Reply::Frame { .. }), "and lives");
+    assert!(matches!(element.frame(frame(0, (64, 48), 0)).await, Reply::Frame { .. }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nonsense_ends_the_connection_only() {
+async fn malformed_header_ends_its_own_connection_only() {
     let rig = rig().await;
     assert_eq!(request_limit(0x30), None);
-    let subscribe = Header { kind: 0x30, flags: 0, session: 7, len: 4 }.encode();
-    let huge = Header { kind: 1, flags: 1, session: 7, len: u32::MAX }.encode();
-    for bytes in [&subscribe[..], &huge, &[0xAA; 40]] {
+    let unknown = Header { kind: 0x30, flags: 0, session: 7, len: 4 }.encode();
+    let too_large = Header { kind: 1, flags: 1, session: 7, len: u32::MAX }.encode();
+    for bytes in [&unknown[..], &too_large, &[0xAA; 40]] {
         let mut element = Element::connect(&rig).await;
         element.stream.write_all(bytes).await.expect("written");
-        assert_eq!(element.answer().await, None, "closed");
+        assert_eq!(element.reply().await, None);
     }
     let mut element = Element::connect(&rig).await;
     element.send(&Request::Ping).await;
-    assert_eq!(element.answer().await, Some(Reply::Pong));
+    assert_eq!(element.reply().await, Some(Reply::Pong));
 }

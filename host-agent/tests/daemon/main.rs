@@ -1,10 +1,9 @@
-//! The daemon as its peers see it: real sockets, real rings, real x264. Sidecars are played by
-//! [`client`], taps by [`tap`]; everything waits for conditions, with a bound.
+//! The daemon as its peers see it: real sockets, real rings, real encoders. [`client`] plays sidecars,
+//! [`tap`] plays taps. Tests wait for conditions, with a timeout.
 
-#![expect(clippy::panic, reason = "a peer that gets something else than it waits for fails its test")]
+#![expect(clippy::panic, reason = "an unexpected message fails the test")]
 
 mod admission;
-mod asleep;
 mod client;
 mod hxfr;
 mod limits;
@@ -13,4 +12,5 @@ mod pairing;
 mod program;
 mod rig;
 mod streaming;
+mod suspension;
 mod tap;

@@ -1,14 +1,15 @@
-//! The program itself: its command line, its exit codes, its end.
+//! The program: command line, exit status, shutdown.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use contract::Endpoint;
+use contract::doctor::{Outcome, Report};
 use serde_json::Value;
 
 use crate::client::Client;
-use crate::rig::PATIENCE;
+use crate::rig::{POLL_INTERVAL, TIMEOUT};
 
 pub fn host_agent(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_host-agent"));
@@ -24,118 +25,165 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("a port").port()
-}
-
-/// A daemon as a process; killed if the test fails.
-pub struct Daemon {
+/// A daemon as a process; killed when it is dropped.
+pub struct Process {
     pub child: Child,
+    /// Endpoint for sidecars, with the assigned port.
+    pub listen: Endpoint,
+    /// Address of the admin server, with the assigned port.
+    pub admin: String,
+    log: std::path::PathBuf,
 }
 
-impl Drop for Daemon {
+impl Process {
+    /// Starts `host-agent serve` with assigned ports; its link and its log are in `folder`.
+    pub async fn start(folder: &Path, arguments: &[&str]) -> Self {
+        let log = folder.join("log");
+        let link = folder.join("link.sock").display().to_string();
+        let fixed = ["serve", "--log-json", "--listen", "tcp://127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let child = host_agent(&[&fixed[..], &["--link", &link], arguments].concat())
+            .stderr(std::fs::File::create(&log).expect("log created"))
+            .spawn()
+            .expect("started");
+        let (listen, admin) = (Endpoint::Unix(folder.to_owned()), String::new());
+        let mut process = Self { child, listen, admin, log };
+        let (endpoint, admin) = (process.logged("endpoint").await, process.logged("address").await);
+        process.listen = endpoint.parse().expect("an endpoint");
+        process.admin = admin;
+        process
+    }
+
+    /// Waits for a log message with this field.
+    async fn logged(&self, field: &str) -> String {
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            let log = std::fs::read_to_string(&self.log).expect("log read");
+            let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let value = lines.find_map(|line| line["fields"][field].as_str().map(str::to_owned));
+            if let Some(value) = value {
+                return value;
+            }
+            assert!(Instant::now() < deadline, "timeout: {field} in the log: {log}");
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Waits for the process to exit and returns its exit status.
+    async fn exited(&mut self) -> i32 {
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("waited") {
+                return status.code().expect("an exit status, not a signal");
+            }
+            assert!(Instant::now() < deadline, "timeout: exit");
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+}
+
+impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-fn legs(report: &Output) -> Vec<(String, String)> {
-    let report: Value = serde_json::from_slice(&report.stdout).expect("JSON");
-    let word = |leg: &Value, key: &str| leg[key].as_str().expect("text").to_owned();
-    report["legs"]
-        .as_array()
-        .expect("legs")
-        .iter()
-        .map(|leg| (word(leg, "leg"), word(leg, "outcome")))
-        .collect()
+fn doctor(arguments: &[&str]) -> (Option<i32>, Report) {
+    let output = run(&[&["doctor", "--json"], arguments].concat());
+    (output.status.code(), serde_json::from_slice(&output.stdout).expect("a report"))
 }
 
-fn outcome(legs: &[(String, String)], name: &str) -> String {
-    let found = legs.iter().find(|(leg, _)| leg.starts_with(name));
-    found.unwrap_or_else(|| panic!("no leg {name}: {legs:?}")).1.clone()
+/// The outcome of the first check whose name starts with `prefix`.
+fn outcome(report: &Report, prefix: &str) -> Outcome {
+    let found = report.checks.iter().find(|check| check.name.starts_with(prefix));
+    found.unwrap_or_else(|| panic!("no check {prefix}: {report:?}")).outcome
 }
 
-async fn ended(daemon: &mut Daemon) -> i32 {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(status) = daemon.child.try_wait().expect("waits") {
-            return status.code().expect("an exit code, not a signal");
-        }
-        assert!(Instant::now() < end, "it never ends");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+#[tokio::test(flavor = "multi_thread")]
+async fn daemon_serves_a_generated_token_and_shuts_down_on_sigterm() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (key, public) = (path("key"), path("key.pub"));
+    assert!(run(&["keygen", &key]).status.success());
+    let token = run(&["token", "--key", &key, "--stream", "team/desk", "--host-agent", "mac"]);
+    let token = text(&token.stdout).trim().to_owned();
+    // One half of the options is in the file, the other on the command line.
+    let options = format!("public-key = ['{public}']\nname = 'mac'\nencoder = 'null'\n");
+    std::fs::write(path("config.toml"), options).expect("file written");
+    let config = ["--config", &path("config.toml")];
+    let mut process = Process::start(folder.path(), &config).await;
+
+    let mut client = Client::connect(&process.listen).await;
+    client.hello(&token).await;
+    let pid = rustix::process::Pid::from_raw(process.child.id() as i32).expect("a process");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
+    assert_eq!(client.error().await.0, protocol::stream::ErrorCode::ShuttingDown);
+    client.closed().await;
+    assert_eq!(process.exited().await, 0);
+    assert!(!folder.path().join("link.sock").exists(), "the link's socket is removed");
+    for line in std::fs::read_to_string(path("log")).expect("log read").lines() {
+        serde_json::from_str::<Value>(line).expect("JSON");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn from_keygen_to_sigterm() {
-    let folder = tempfile::tempdir().expect("a folder");
+async fn doctor_checks_a_running_daemon_and_a_machine_without_one() {
+    let folder = tempfile::tempdir().expect("temporary folder");
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (key, public, link) = (path("key"), path("key.pub"), path("link.sock"));
     assert!(run(&["keygen", &key]).status.success());
-    let token = run(&["token", "--key", &key, "--stream", "team/desk", "--host-agent", "mac"]);
-    let token = text(&token.stdout).trim().to_owned();
-    let (port, admin) = (free_port(), format!("127.0.0.1:{}", free_port()));
-    let listen = format!("tcp://127.0.0.1:{port}");
-    // Half of it by file, half by flags.
-    std::fs::write(
-        path("config.toml"),
-        format!("public-key = ['{public}']\nname = 'mac'\nencoder = 'null'\n"),
-    )
-    .expect("written");
-    let config = path("config.toml");
-    let common = ["--config", &config, "--listen", &listen, "--admin", &admin, "--link", &link];
-    let doctor = || run(&[&["doctor", "--json"], &common[..]].concat());
+    let common = ["--public-key", &public, "--link", &link];
 
-    let before = doctor();
-    assert_eq!(before.status.code(), Some(0), "{}", text(&before.stdout));
-    assert_eq!(outcome(&legs(&before), "daemon"), "skipped");
-    assert_eq!(outcome(&legs(&before), "listen"), "ok");
+    let absent = ["--listen", "tcp://127.0.0.1:0", "--admin", "127.0.0.1:1"];
+    let (code, report) = doctor(&[&common[..], &absent].concat());
+    assert_eq!(code, Some(0), "{report}");
+    assert_eq!(outcome(&report, "daemon"), Outcome::Skipped);
+    assert_eq!(outcome(&report, "listen"), Outcome::Ok);
 
-    let log = std::fs::File::create(path("log")).expect("a log");
-    let child =
-        host_agent(&[&["serve", "--log-json"], &common[..]].concat()).stderr(log).spawn().expect("starts");
-    let mut daemon = Daemon { child };
-    let end = Instant::now() + PATIENCE;
-    while outcome(&legs(&doctor()), "daemon") != "ok" {
-        assert!(Instant::now() < end, "{}", std::fs::read_to_string(path("log")).unwrap_or_default());
+    let process = Process::start(folder.path(), &["--public-key", &public]).await;
+    let listen = process.listen.to_string();
+    let running = ["--listen", &listen, "--admin", &process.admin];
+    let (code, report) = doctor(&[&common[..], &running].concat());
+    assert_eq!(code, Some(0), "{report}");
+    for name in ["keys", "daemon", "listen", "link", "encoder x264enc"] {
+        assert_eq!(outcome(&report, name), Outcome::Ok, "{name}: {report}");
     }
-    let after = doctor();
-    let found = legs(&after);
-    for (name, wanted) in
-        [("key", "ok"), ("listen", "ok"), ("link", "ok"), ("taps", "skipped"), ("encoder x264enc", "ok")]
-    {
-        assert_eq!(outcome(&found, name), wanted, "{name}: {}", text(&after.stdout));
-    }
-    let second = run(&[&["serve"], &common[..]].concat());
-    assert_eq!(second.status.code(), Some(1), "the addresses are taken");
+    assert_eq!(outcome(&report, "taps"), Outcome::Skipped);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn second_daemon_with_the_same_addresses_fails_with_a_remedy() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let process = Process::start(folder.path(), &["--insecure-no-auth"]).await;
+    let listen = process.listen.to_string();
+    let second = run(&["serve", "--insecure-no-auth", "--listen", &listen, "--admin", &process.admin]);
+    assert_eq!(second.status.code(), Some(1));
     assert!(text(&second.stderr).contains("choose another"), "{}", text(&second.stderr));
+}
 
-    let mut client = Client::connect(&listen.parse().expect("an endpoint")).await;
-    client.hello(&token).await;
-    let pid = rustix::process::Pid::from_raw(daemon.child.id() as i32).expect("a process");
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
-    assert_eq!(client.error().await.0, protocol::stream::ErrorCode::ShuttingDown);
-    client.closed().await;
-    assert_eq!(ended(&mut daemon).await, 0);
-    assert!(!Path::new(&link).exists(), "its socket is gone");
-    for line in std::fs::read_to_string(path("log")).expect("a log").lines() {
-        serde_json::from_str::<Value>(line).expect("every line of the log is JSON");
+#[test]
+fn invalid_command_line_exits_with_2() {
+    let output = run(&["serve", "--listen", "nonsense"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("write tcp://"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn invalid_configuration_exits_with_1_and_a_remedy() {
+    let cases: [(&[&str], &str); 2] = [
+        (&["serve", "--insecure-no-auth", "--listen", "tcp://0.0.0.0:0"], "--public-key"),
+        (&["serve"], "keygen"),
+    ];
+    for (arguments, remedy) in cases {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(text(&output.stderr).contains(remedy), "{}", text(&output.stderr));
     }
 }
 
 #[test]
-fn mistakes_are_told_by_exit_code_and_remedy() {
-    let usage = run(&["serve", "--listen", "nonsense"]);
-    assert_eq!(usage.status.code(), Some(2));
-    assert!(text(&usage.stderr).contains("write tcp://"), "{}", text(&usage.stderr));
-    let open = run(&["serve", "--insecure-no-auth", "--listen", "tcp://0.0.0.0:0"]);
-    assert_eq!(open.status.code(), Some(1));
-    assert!(text(&open.stderr).contains("--public-key"), "{}", text(&open.stderr));
-    let no_keys = run(&["serve"]);
-    assert_eq!(no_keys.status.code(), Some(1));
-    assert!(text(&no_keys.stderr).contains("keygen"), "{}", text(&no_keys.stderr));
-    let sick = run(&["doctor", "--public-key", "/does/not/exist", "--admin", "127.0.0.1:1"]);
-    assert_eq!(sick.status.code(), Some(1));
-    assert!(text(&sick.stdout).contains("FAILED"), "{}", text(&sick.stdout));
+fn doctor_with_a_failed_check_exits_with_1() {
+    let output = run(&["doctor", "--public-key", "/missing", "--admin", "127.0.0.1:1"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("FAILED"), "{}", text(&output.stdout));
 }

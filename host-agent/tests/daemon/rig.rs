@@ -1,88 +1,92 @@
-//! A daemon in this process, on ports of its own, with keys of its own.
+//! A daemon in this process, with ports and keys of its own.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant, SystemTime};
 
-use ed25519_dalek::SigningKey;
-use host_agent::auth::Claims;
+use contract::{Endpoint, HostAgentStatus};
 use host_agent::config::Options;
-use host_agent::serve::{self, Running};
-use host_agent::status::Status;
-use host_agent::token;
-use protocol::endpoint::Endpoint;
+use host_agent::serve::{self, Daemon};
+use stream_token::Signer;
 
 use crate::client::Client;
 use crate::tap::Tap;
 
-/// Longest wait for anything: these machines are small and busy.
-pub const PATIENCE: Duration = Duration::from_secs(20);
-/// The name that tokens are for.
+/// Maximum wait for any condition: test machines are small and busy.
+pub const TIMEOUT: Duration = Duration::from_secs(20);
+/// Interval between two queries of a condition.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Name of the rig's host-agent.
 pub const NAME: &str = "rig";
 
+/// The key that the rig trusts.
+pub static TRUSTED: LazyLock<Signer> = LazyLock::new(|| Signer::generate().expect("generated"));
+
 pub struct Rig {
-    pub running: Running,
-    pub options: Options,
+    pub daemon: Daemon,
+    options: Options,
     folder: tempfile::TempDir,
 }
 
-pub fn key(seed: u8) -> SigningKey {
-    SigningKey::from_bytes(&[seed; 32])
-}
-
-/// A token for a stream, signed by the key of the rig.
+/// A valid token for a stream.
 pub fn token(stream: &str) -> String {
-    sign(&key(1), stream, NAME, 60)
+    sign(&TRUSTED, stream, NAME, 60)
 }
 
-pub fn sign(key: &SigningKey, stream: &str, aud: &str, seconds: i64) -> String {
-    let claims: Claims = token::claims(stream, aud, seconds).expect("claims");
-    token::sign(key, &claims).expect("signs")
+pub fn sign(signer: &Signer, stream: &str, host_agent: &str, seconds: i64) -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
+    signer.token(stream, host_agent, now, seconds).expect("signed")
 }
 
 impl Rig {
+    /// A daemon with this encoder.
     pub async fn new(encoder: &str) -> Self {
         Self::with(Options { encoder: Some(encoder.to_owned()), ..Options::default() }).await
     }
 
+    /// A daemon with these options; sockets and keys are the rig's own.
     pub async fn with(options: Options) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let public = folder.path().join("key.pub");
-        std::fs::write(&public, host_agent::auth::print_public_key(&key(1).verifying_key()))
-            .expect("written");
-        let any_port = "tcp://127.0.0.1:0".parse().expect("an endpoint");
-        let defaults = Options {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let public_key = folder.path().join("key.pub");
+        std::fs::write(&public_key, TRUSTED.public_base64()).expect("file written");
+        let any_port = Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: 0 };
+        let own = Options {
             listen: vec![any_port, Endpoint::Unix(folder.path().join("stream.sock"))],
             link: Some(folder.path().join("link.sock")),
             admin: Some(([127, 0, 0, 1], 0).into()),
             name: Some(NAME.to_owned()),
-            public_key: vec![public],
+            public_key: vec![public_key],
             ..Options::default()
         };
-        let mut options = options.or(defaults);
-        let running = serve::start(options.clone().settle().expect("holds")).await.expect("starts");
-        // A restart comes back where it was.
-        options.listen.clone_from(&running.listeners);
-        options.admin = Some(running.admin);
-        Self { running, options, folder }
+        let mut options = options.or(own);
+        let daemon = serve::start(options.clone().resolve().expect("valid")).await.expect("started");
+        // A restart uses the same addresses.
+        options.listen.clone_from(&daemon.listeners);
+        options.admin = Some(daemon.admin);
+        Self { daemon, options, folder }
     }
 
-    /// Ends the daemon and starts it again in the same places.
+    /// Shuts the daemon down and starts it again with the same addresses.
     pub async fn restart(self) -> Self {
-        let Self { running, options, folder } = self;
-        running.shut_down().await;
-        let running = serve::start(options.clone().settle().expect("holds")).await.expect("starts again");
-        Self { running, options, folder }
+        let Self { daemon, options, folder } = self;
+        daemon.shut_down().await;
+        let daemon = serve::start(options.clone().resolve().expect("valid")).await.expect("started again");
+        Self { daemon, options, folder }
     }
 
     pub fn link(&self) -> PathBuf {
-        self.running.link.clone()
+        self.daemon.link.clone()
     }
 
     pub async fn connect(&self) -> Client {
-        Client::connect(&self.running.listeners[0]).await
+        Client::connect(&self.daemon.listeners[0]).await
     }
 
-    /// A session of `stream`.
+    pub async fn connect_by_unix_socket(&self) -> Client {
+        Client::connect(&self.daemon.listeners[1]).await
+    }
+
+    /// Opens a session of a stream.
     pub async fn session(&self, stream: &str) -> Client {
         let mut client = self.connect().await;
         client.hello(&token(stream)).await;
@@ -93,36 +97,46 @@ impl Rig {
         Tap::connect(&self.link(), name)
     }
 
+    /// Status code and body of an admin page.
     pub async fn get(&self, path: &str) -> (u16, String) {
-        let url = format!("http://{}{path}", self.running.admin);
-        let get = move || {
-            let agent: ureq::Agent = ureq::Agent::config_builder()
-                .http_status_as_error(false)
-                .timeout_global(Some(PATIENCE))
-                .build()
-                .into();
-            let mut answer = agent.get(&url).call().expect("answers");
-            (answer.status().as_u16(), answer.body_mut().read_to_string().expect("text"))
-        };
-        tokio::task::spawn_blocking(get).await.expect("no panic")
+        get(&format!("http://{}{path}", self.daemon.admin)).await
     }
 
-    pub async fn status(&self) -> Status {
+    pub async fn status(&self) -> HostAgentStatus {
         let (code, body) = self.get("/status").await;
         assert_eq!(code, 200);
-        serde_json::from_str(&body).expect("status parses")
+        serde_json::from_str(&body).expect("a status")
     }
 
-    /// Waits until `/status` is as wanted.
-    pub async fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
-        let end = Instant::now() + PATIENCE;
+    /// Waits until `/status` meets a condition.
+    pub async fn until(
+        &self,
+        description: &str,
+        condition: impl Fn(&HostAgentStatus) -> bool,
+    ) -> HostAgentStatus {
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let status = self.status().await;
-            if wanted(&status) {
+            if condition(&status) {
                 return status;
             }
-            assert!(Instant::now() < end, "never: {what}; last: {status:#?}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            assert!(Instant::now() < deadline, "timeout: {description}; last status: {status:#?}");
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
+}
+
+/// Status code and body of a page.
+pub async fn get(url: &str) -> (u16, String) {
+    let url = url.to_owned();
+    let get = move || {
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(TIMEOUT))
+            .build()
+            .into();
+        let mut answer = agent.get(&url).call().expect("an answer");
+        (answer.status().as_u16(), answer.body_mut().read_to_string().expect("text"))
+    };
+    tokio::task::spawn_blocking(get).await.expect("no panic")
 }

@@ -1,4 +1,4 @@
-//! A tap without a VM: speaks the link and writes real rings. Blocking, with a bound.
+//! A tap without a VM: speaks the link protocol and writes real rings. Blocking, with a timeout.
 
 use std::io::{IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -7,47 +7,52 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use bytes::Bytes;
+use frame_ring::wake::Waker;
+use frame_ring::{Meta, Producer};
 use protocol::frame::{HEADER_BYTES, Header};
 use protocol::link::{Context, FromTap, Stats, ToTap, VERSION, to_tap_limit};
 use protocol::{PixelFormat, Rect};
-use frame_ring::wake::Waker;
-use frame_ring::{Meta, Producer};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
-use crate::rig::PATIENCE;
+use crate::rig::TIMEOUT;
 
 pub struct Tap {
     stream: UnixStream,
 }
 
-/// What the host-agent attached.
-pub struct Attached {
+/// A ring that the host-agent attached.
+pub struct AttachedRing {
     pub session: u64,
     pub context: Context,
     pub producer: Producer,
-    pub bell: Waker,
+    waker: Waker,
+}
+
+/// A `Hello` with a range of protocol versions.
+pub fn hello(vm: &str, min: u16, max: u16) -> FromTap {
+    FromTap::Hello {
+        min,
+        max,
+        tap_version: 3,
+        instance: [vm.len() as u8; 16],
+        pid: std::process::id(),
+        abi: 1,
+        vm: vm.to_owned(),
+    }
 }
 
 impl Tap {
     pub fn connect(link: &Path, vm: &str) -> Self {
-        let mut tap = Self::silent(link);
-        tap.send(&FromTap::Hello {
-            min: VERSION,
-            max: VERSION,
-            tap_version: 3,
-            instance: [vm.len() as u8; 16],
-            pid: std::process::id(),
-            abi: 1,
-            vm: vm.to_owned(),
-        });
+        let mut tap = Self::connect_silently(link);
+        tap.send(&hello(vm, VERSION, VERSION));
         assert!(matches!(tap.next().0, ToTap::HelloAck { version: VERSION }));
         tap
     }
 
-    /// Connected, and said nothing yet.
-    pub fn silent(link: &Path) -> Self {
-        let stream = UnixStream::connect(link).expect("connects");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    /// Connects without a `Hello`.
+    pub fn connect_silently(link: &Path) -> Self {
+        let stream = UnixStream::connect(link).expect("connected");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("timeout set");
         Self { stream }
     }
 
@@ -67,7 +72,7 @@ impl Tap {
         self.send(&FromTap::Stats(stats));
     }
 
-    /// The next message and the descriptors that came with its first byte.
+    /// The next message, and the descriptors that accompany its first byte.
     pub fn next(&mut self) -> (ToTap, Vec<OwnedFd>) {
         let mut header = [0; HEADER_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
@@ -85,37 +90,39 @@ impl Tap {
             _ => Vec::new(),
         });
         let fds = fds.collect();
-        self.stream.read_exact(&mut header[received..]).expect("the whole header");
-        let header = Header::decode(header, to_tap_limit).expect("a header");
+        self.stream.read_exact(&mut header[received..]).expect("a header");
+        let header = Header::decode(header, to_tap_limit).expect("decoded");
         let mut payload = vec![0; header.len as usize];
-        self.stream.read_exact(&mut payload).expect("the payload");
-        (ToTap::decode(header, Bytes::from(payload)).expect("decodes"), fds)
+        self.stream.read_exact(&mut payload).expect("a payload");
+        (ToTap::decode(header, Bytes::from(payload)).expect("decoded"), fds)
     }
 
-    pub fn attached(&mut self) -> Attached {
+    /// Waits for `Attach`.
+    pub fn attached(&mut self) -> AttachedRing {
         let (message, fds) = self.next();
-        let ToTap::Attach { session, context } = message else { panic!("no attach: {message:?}") };
-        let [memory, bell] = <[OwnedFd; 2]>::try_from(fds).expect("two descriptors");
-        let producer = Producer::map(memory).expect("a ring");
-        Attached { session, context, producer, bell: Waker::new(bell).expect("a socket") }
+        let ToTap::Attach { session, context } = message else { panic!("expected Attach: {message:?}") };
+        let [memory, waker] = <[OwnedFd; 2]>::try_from(fds).expect("two descriptors");
+        let producer = Producer::map(memory).expect("mapped");
+        AttachedRing { session, context, producer, waker: Waker::new(waker).expect("a socket") }
     }
 
+    /// Waits for `Detach` and returns its session.
     pub fn detached(&mut self) -> u64 {
         match self.next().0 {
             ToTap::Detach { session } => session,
-            other => panic!("no detach: {other:?}"),
+            other => panic!("expected Detach: {other:?}"),
         }
     }
 
-    /// Whether the host-agent closed the link.
+    /// Waits until the host-agent closes the link; false if it sends a message instead.
     pub fn is_closed(&mut self) -> bool {
         matches!(self.stream.read(&mut [0]), Ok(0) | Err(_))
     }
 }
 
-impl Attached {
-    /// Puts a grey picture into the ring and rings.
-    pub fn frame(&mut self, seq: u64, (width, height): (u32, u32), grey: u8) {
+impl AttachedRing {
+    /// Publishes a grey frame and wakes the host-agent. Its capture time is `grey`.
+    pub fn publish(&mut self, seq: u64, (width, height): (u32, u32), grey: u8) {
         let mut slot = self.producer.claim().expect("a slot");
         slot.bytes_mut()[..4 * (width * height) as usize].fill(grey);
         let meta = Meta {
@@ -129,7 +136,7 @@ impl Attached {
             read_ns: 5000,
             full_at_ns: 0,
         };
-        assert!(slot.publish(meta), "it fits");
-        self.bell.wake();
+        assert!(slot.publish(meta), "the description fits");
+        self.waker.wake();
     }
 }

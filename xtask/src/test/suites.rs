@@ -79,6 +79,7 @@ impl Suite {
             ],
             Self::Browser => vec![
                 Step::libtest("vms", || Ok(e2e(&["browser"], &[]))),
+                Step::check("page", page_in_chromium),
                 Step::check("rebuilt-stream", rebuilt_stream_in_chromium),
             ],
             Self::Macos => vec![
@@ -183,6 +184,18 @@ fn e2e(files: &[&str], more: &[&str]) -> Command {
     tests(&[&["-p", "e2e"], &targets("--test", files)[..]].concat(), &arguments)
 }
 
+/// The viewer page in Chromium, served by the example `viewer` of crate `viewers`.
+fn page_in_chromium() -> Result<()> {
+    check(&[&["build", "--release"], &WORKSPACE[..], &["--example", "viewer"]].concat())?;
+    e2e::browser::install()?;
+    let mut node = Command::new("node");
+    node.current_dir(lab::repository().join("tests/browser"))
+        .args(["--test", "page.test.mjs"])
+        .env("VIEWER_EXAMPLE", workspace::target()?.join("release/examples/viewer"))
+        .stdin(Stdio::null());
+    succeed(node)
+}
+
 /// Chromium's decoder on a stream whose encoder was replaced, which a test of crate `videotoolbox` writes.
 fn rebuilt_stream_in_chromium() -> Result<()> {
     let written = libtest::run(&mut workspace_tests(&["--test", "replaced_session"], &[]))?;
@@ -210,7 +223,10 @@ fn valgrind(test: &str, more: &[&str]) -> Result<()> {
 
 fn valgrind_finds_a_leak() -> Result<()> {
     println!("x: the next test leaks on purpose: valgrind must report it");
-    ensure!(valgrind("deliberate_leak_is_found_by_valgrind", &["--ignored"]).is_err(), "valgrind did not report the leak");
+    ensure!(
+        valgrind("deliberate_leak_is_found_by_valgrind", &["--ignored"]).is_err(),
+        "valgrind did not report the leak"
+    );
     Ok(())
 }
 

@@ -1,98 +1,107 @@
-//! A launchd agent: in the user's session, started at login and again when it fails.
+//! A launchd agent: runs in the user's session, started at login, restarted after a failure
+//! (launchd.plist(5)).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use plist::{Dictionary, Value};
 
 use super::Service;
-use crate::steps::Step;
+use crate::install_plan::Action;
 
-/// What launchd calls it.
+/// Label of the agent.
 const LABEL: &str = "dev.desktopstream.host-agent";
+/// Least interval between two starts, seconds.
+const THROTTLE_INTERVAL: i64 = 5;
 
 pub(super) fn definition(service: &Service) -> PathBuf {
     service.home.join("Library/LaunchAgents").join(format!("{LABEL}.plist"))
 }
 
-/// Where a Mac's user looks, and Console.app shows.
+/// The daemon's log, in the folder that Console.app shows.
 pub(super) fn log(service: &Service) -> PathBuf {
     service.home.join("Library/Logs/desktopstream/host-agent.log")
 }
 
-/// What is said before there is a log, and by what ends the program: launchd writes it.
+/// Output that does not pass through the log: errors before it is open, and crashes. launchd writes this
+/// file.
 fn stderr(service: &Service) -> PathBuf {
     log(service).with_extension("stderr.log")
 }
 
+/// launchd's domain of the user's graphical session.
 fn domain(service: &Service) -> String {
     format!("gui/{}", service.uid)
 }
 
-fn launchctl(words: &[&str]) -> Vec<String> {
-    std::iter::once("/bin/launchctl").chain(words.iter().copied()).map(str::to_owned).collect()
+fn target(service: &Service) -> String {
+    format!("{}/{LABEL}", domain(service))
 }
 
-/// What tells its state.
-pub(super) fn asks(service: &Service) -> Vec<String> {
-    launchctl(&["print", &format!("{}/{LABEL}", domain(service))])
+fn launchctl(arguments: &[&str]) -> Vec<String> {
+    std::iter::once("/bin/launchctl").chain(arguments.iter().copied()).map(str::to_owned).collect()
 }
 
-/// Out of what `launchctl print` says.
-pub(super) fn state(said: &str) -> Option<&str> {
-    said.lines().find_map(|line| line.trim().strip_prefix("state = "))
+/// The command that prints the agent's state.
+pub(super) fn query(service: &Service) -> Vec<String> {
+    launchctl(&["print", &target(service)])
 }
 
-pub(super) fn install(service: &Service) -> Vec<Step> {
+/// The agent's state in the output of [`query`]; `None` if it is not loaded.
+pub(super) fn state(stdout: &str) -> Option<&str> {
+    stdout.lines().find_map(|line| line.trim().strip_prefix("state = "))
+}
+
+pub(super) fn install(service: &Service) -> Vec<Action> {
     let (file, log) = (definition(service), log(service));
-    let parent = |path: &PathBuf| path.parent().map(PathBuf::from).unwrap_or_default();
+    let parent = |path: &Path| path.parent().map(PathBuf::from).unwrap_or_default();
     vec![
-        Step::Folder(parent(&file)),
-        Step::Folder(parent(&log)),
-        // Fails when none is loaded. Without it launchd would keep the old definition.
-        Step::Try(launchctl(&["bootout", &format!("{}/{LABEL}", domain(service))])),
-        Step::Write(file.clone(), plist(service)),
-        Step::Run(launchctl(&["bootstrap", &domain(service), &file.display().to_string()])),
+        Action::CreateFolder(parent(&file)),
+        Action::CreateFolder(parent(&log)),
+        // Fails if the agent is not loaded. launchd keeps the definition of a loaded agent.
+        Action::RunIgnoringFailure(launchctl(&["bootout", &target(service)])),
+        Action::WriteFile { path: file.clone(), contents: xml(&property_list(service)) },
+        Action::Run(launchctl(&["bootstrap", &domain(service), &file.display().to_string()])),
     ]
 }
 
-pub(super) fn uninstall(service: &Service) -> Vec<Step> {
+pub(super) fn uninstall(service: &Service) -> Vec<Action> {
     vec![
-        Step::Try(launchctl(&["bootout", &format!("{}/{LABEL}", domain(service))])),
-        Step::Remove(definition(service)),
+        Action::RunIgnoringFailure(launchctl(&["bootout", &target(service)])),
+        Action::Remove(definition(service)),
     ]
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-}
-
-fn plist(service: &Service) -> String {
-    let string = |text: &str| format!("<string>{}</string>", escaped(text));
-    let words = [
-        &service.program.display().to_string(),
-        "serve",
-        "--config",
-        &service.config.display().to_string(),
-        // Not launchd's own, which grows for ever.
-        "--log-file",
-        &log(service).display().to_string(),
+fn property_list(service: &Service) -> Value {
+    let path = |path: &Path| path.display().to_string();
+    let arguments = [
+        path(&service.program),
+        "serve".to_owned(),
+        "--config".to_owned(),
+        path(&service.config),
+        // The daemon rotates its log; launchd does not rotate StandardErrorPath.
+        "--log-file".to_owned(),
+        path(&log(service)),
     ];
-    let arguments = words.iter().map(|word| string(word)).collect::<Vec<_>>().join("\n\t\t");
-    let stderr = string(&stderr(service).display().to_string());
-    // Interactive: launchd slows other agents' timers down, and a stream is looked at by somebody.
-    format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
-         <!DOCTYPE plist PUBLIC \"-//Apple//DTD PLIST 1.0//EN\" \"http://www.apple.com/DTDs/PropertyList-1.0.dtd\">\n\
-         <plist version=\"1.0\">\n<dict>\n\
-         \t<key>Label</key>\n\t{}\n\
-         \t<key>ProgramArguments</key>\n\t<array>\n\t\t{arguments}\n\t</array>\n\
-         \t<key>RunAtLoad</key>\n\t<true/>\n\
-         \t<key>KeepAlive</key>\n\t<dict>\n\t\t<key>SuccessfulExit</key>\n\t\t<false/>\n\t</dict>\n\
-         \t<key>ThrottleInterval</key>\n\t<integer>5</integer>\n\
-         \t<key>ProcessType</key>\n\t<string>Interactive</string>\n\
-         \t<key>StandardOutPath</key>\n\t{stderr}\n\
-         \t<key>StandardErrorPath</key>\n\t{stderr}\n\
-         </dict>\n</plist>\n",
-        string(LABEL)
-    )
+    let keep_alive = Dictionary::from_iter([("SuccessfulExit", false)]);
+    let mut agent = Dictionary::new();
+    agent.insert("Label".to_owned(), LABEL.into());
+    agent.insert("ProgramArguments".to_owned(), Value::Array(arguments.map(Value::from).into()));
+    agent.insert("RunAtLoad".to_owned(), true.into());
+    agent.insert("KeepAlive".to_owned(), keep_alive.into());
+    agent.insert("ThrottleInterval".to_owned(), THROTTLE_INTERVAL.into());
+    // launchd coalesces the timers of other agents, which delays frames.
+    agent.insert("ProcessType".to_owned(), "Interactive".into());
+    agent.insert("StandardOutPath".to_owned(), path(&stderr(service)).into());
+    agent.insert("StandardErrorPath".to_owned(), path(&stderr(service)).into());
+    agent.into()
+}
+
+fn xml(list: &Value) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // Fails only if the writer does, and a Vec does not.
+    let _infallible = list.to_writer_xml(&mut bytes);
+    bytes.push(b'\n');
+    bytes
 }
 
 #[cfg(test)]
@@ -100,49 +109,77 @@ mod tests {
     use super::super::{Manager, example};
     use super::*;
 
-    #[test]
-    fn the_plist_starts_the_daemon_with_its_config_and_log() {
-        let text = plist(&example(Manager::Launchd));
-        for part in [
-            "<string>dev.desktopstream.host-agent</string>",
-            "<string>/opt/homebrew/bin/host-agent</string>\n\t\t<string>serve</string>\n\t\t<string>--config</string>\n",
-            "<string>/Users/a/Library/Application Support/desktopstream/host-agent.toml</string>",
-            "<string>--log-file</string>\n\t\t<string>/Users/a/Library/Logs/desktopstream/host-agent.log</string>",
-            "<key>StandardErrorPath</key>\n\t<string>/Users/a/Library/Logs/desktopstream/host-agent.stderr.log</string>",
-        ] {
-            assert!(text.contains(part), "{part} in {text}");
-        }
-        let odd = Service { program: "/Users/a/R&D <x>/host-agent".into(), ..example(Manager::Launchd) };
-        assert!(plist(&odd).contains("<string>/Users/a/R&amp;D &lt;x&gt;/host-agent</string>"));
-        // Each element is closed, and in its order.
-        let mut open = Vec::new();
-        for tag in text.split('<').skip(1).filter_map(|rest| rest.split_once('>')).map(|(tag, _)| tag) {
-            if let Some(closed) = tag.strip_prefix('/') {
-                assert_eq!(open.pop(), Some(closed));
-            } else if !tag.starts_with(['?', '!']) && !tag.ends_with('/') {
-                open.push(tag.split(' ').next().unwrap_or(tag));
-            }
-        }
-        assert!(open.is_empty(), "{open:?}");
+    /// The agent's definition as launchd reads it.
+    fn parsed(service: &Service) -> Dictionary {
+        let Some(Action::WriteFile { contents, .. }) =
+            install(service).into_iter().find(|action| matches!(action, Action::WriteFile { .. }))
+        else {
+            panic!("the plan writes no file")
+        };
+        let list = Value::from_reader_xml(&contents[..]).expect("a property list");
+        list.into_dictionary().expect("a dictionary")
+    }
+
+    fn strings(value: &Value) -> Vec<&str> {
+        let array = value.as_array().expect("an array");
+        array.iter().map(|value| value.as_string().expect("a string")).collect()
     }
 
     #[test]
-    fn an_upgrade_stops_what_runs_before_it_starts_the_new() {
-        let steps = install(&example(Manager::Launchd));
-        let at =
-            |wanted: &str| steps.iter().position(|step| step.to_string().contains(wanted)).expect(wanted);
-        assert!(at("bootout gui/501/dev.desktopstream.host-agent") < at("LaunchAgents/dev.desktopstream"));
-        assert!(
-            at("write")
-                < at("bootstrap gui/501 /Users/a/Library/LaunchAgents/dev.desktopstream.host-agent.plist")
+    fn agent_starts_the_daemon_with_its_config_and_log_files() {
+        let agent = parsed(&example(Manager::Launchd));
+        assert_eq!(agent["Label"].as_string(), Some("dev.desktopstream.host-agent"));
+        assert_eq!(
+            strings(&agent["ProgramArguments"]),
+            [
+                "/opt/homebrew/bin/host-agent",
+                "serve",
+                "--config",
+                "/Users/a/Library/Application Support/desktopstream/host-agent.toml",
+                "--log-file",
+                "/Users/a/Library/Logs/desktopstream/host-agent.log",
+            ]
         );
+        for key in ["StandardOutPath", "StandardErrorPath"] {
+            let path = "/Users/a/Library/Logs/desktopstream/host-agent.stderr.log";
+            assert_eq!(agent[key].as_string(), Some(path));
+        }
     }
 
     #[test]
-    fn the_state_is_read_out_of_what_launchctl_prints() {
-        let said =
+    fn agent_is_started_at_login_and_after_a_failure() {
+        let agent = parsed(&example(Manager::Launchd));
+        assert_eq!(agent["RunAtLoad"].as_boolean(), Some(true));
+        let keep_alive = agent["KeepAlive"].as_dictionary().expect("a dictionary");
+        assert_eq!(keep_alive["SuccessfulExit"].as_boolean(), Some(false));
+        assert_eq!(agent["ThrottleInterval"].as_signed_integer(), Some(THROTTLE_INTERVAL));
+        assert_eq!(agent["ProcessType"].as_string(), Some("Interactive"));
+    }
+
+    #[test]
+    fn special_characters_of_a_path_survive() {
+        let program = "/Users/a/R&D <x> \"y\"/host-agent";
+        let agent = parsed(&Service { program: program.into(), ..example(Manager::Launchd) });
+        assert_eq!(strings(&agent["ProgramArguments"])[0], program);
+    }
+
+    #[test]
+    fn upgrade_unloads_the_running_agent_before_it_loads_the_new_one() {
+        let plan = install(&example(Manager::Launchd));
+        let position =
+            |part: &str| plan.iter().position(|action| action.to_string().contains(part)).expect(part);
+        let definition = "/Users/a/Library/LaunchAgents/dev.desktopstream.host-agent.plist";
+        let unload = position("bootout gui/501/dev.desktopstream.host-agent");
+        let write = position(&format!("write {definition}"));
+        let load = position(&format!("bootstrap gui/501 {definition}"));
+        assert!(unload < write && write < load);
+    }
+
+    #[test]
+    fn state_is_parsed_from_the_output_of_launchctl() {
+        let stdout =
             "gui/501/dev.desktopstream.host-agent = {\n\tactive count = 1\n\tstate = running\n\n\tpid = 7\n}";
-        assert_eq!(state(said), Some("running"));
+        assert_eq!(state(stdout), Some("running"));
         assert_eq!(state("Could not find service"), None);
     }
 }

@@ -1,48 +1,53 @@
-//! A systemd unit of the user's: started at login and again when it fails; its log is the journal.
+//! A systemd user unit: started at login, restarted after a failure, logged to the journal.
 
 use std::path::PathBuf;
 
 use super::Service;
-use crate::steps::Step;
+use crate::install_plan::Action;
 
-/// What systemd calls it.
+/// Name of the unit.
 pub(super) const UNIT: &str = "desktopstream-host-agent.service";
 
 pub(super) fn definition(service: &Service) -> PathBuf {
     service.home.join(".config/systemd/user").join(UNIT)
 }
 
-fn systemctl(words: &[&str]) -> Vec<String> {
-    ["systemctl", "--user"].into_iter().chain(words.iter().copied()).map(str::to_owned).collect()
+fn systemctl(arguments: &[&str]) -> Vec<String> {
+    ["systemctl", "--user"].into_iter().chain(arguments.iter().copied()).map(str::to_owned).collect()
 }
 
-/// What tells its state.
-pub(super) fn asks() -> Vec<String> {
+/// The command that prints the unit's state.
+pub(super) fn query() -> Vec<String> {
     systemctl(&["is-active", UNIT])
 }
 
-pub(super) fn install(service: &Service) -> Vec<Step> {
+/// The unit's state in the output of [`query`]; `None` if systemd did not answer.
+pub(super) fn state(stdout: &str) -> Option<&str> {
+    Some(stdout.trim()).filter(|state| !state.is_empty())
+}
+
+pub(super) fn install(service: &Service) -> Vec<Action> {
     let file = definition(service);
     vec![
-        Step::Folder(file.parent().map(PathBuf::from).unwrap_or_default()),
-        Step::Write(file, unit(service)),
-        Step::Run(systemctl(&["daemon-reload"])),
-        Step::Run(systemctl(&["enable", UNIT])),
-        // What runs already is another version.
-        Step::Run(systemctl(&["restart", UNIT])),
+        Action::CreateFolder(file.parent().map(PathBuf::from).unwrap_or_default()),
+        Action::WriteFile { path: file, contents: unit(service).into_bytes() },
+        Action::Run(systemctl(&["daemon-reload"])),
+        Action::Run(systemctl(&["enable", UNIT])),
+        // `restart` rather than `start`: an older version may be running.
+        Action::Run(systemctl(&["restart", UNIT])),
     ]
 }
 
-pub(super) fn uninstall(service: &Service) -> Vec<Step> {
+pub(super) fn uninstall(service: &Service) -> Vec<Action> {
     vec![
-        Step::Try(systemctl(&["disable", "--now", UNIT])),
-        Step::Remove(definition(service)),
-        Step::Try(systemctl(&["daemon-reload"])),
+        Action::RunIgnoringFailure(systemctl(&["disable", "--now", UNIT])),
+        Action::Remove(definition(service)),
+        Action::RunIgnoringFailure(systemctl(&["daemon-reload"])),
     ]
 }
 
-/// A word of ExecStart: quoted, and nothing in it stands for something else (systemd.syntax, systemd.unit).
-fn word(text: &str) -> String {
+/// Quotes a word of ExecStart and escapes specifiers and variables (systemd.syntax(7), systemd.service(5)).
+fn quote(text: &str) -> String {
     let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
     format!("\"{text}\"")
 }
@@ -53,41 +58,63 @@ fn unit(service: &Service) -> String {
         "[Unit]\nDescription=desktopstream host-agent\n\n\
          [Service]\nExecStart={} serve --config {}\nRestart=on-failure\nRestartSec=2\n\n\
          [Install]\nWantedBy=default.target\n",
-        word(&program),
-        word(&config)
+        quote(&program),
+        quote(&config)
     )
 }
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::super::{Manager, example};
     use super::*;
+    use crate::sys;
 
     #[test]
-    fn the_unit_starts_the_daemon_with_its_config() {
+    fn unit_starts_the_daemon_with_its_config_file() {
         let text = unit(&example(Manager::Systemd));
         let line = "ExecStart=\"/opt/homebrew/bin/host-agent\" serve --config \"/Users/a/.config/desktopstream/host-agent.toml\"\n";
         assert!(text.contains(line), "{text}");
-        assert_eq!(word("a \"b\" 100% $HOME \\"), "\"a \\\"b\\\" 100%% $$HOME \\\\\"");
     }
 
-    /// By systemd's own reader, where it is installed.
     #[test]
-    fn systemd_takes_the_unit() {
-        let folder = tempfile::tempdir().expect("a folder");
+    fn special_characters_of_a_path_are_escaped() {
+        assert_eq!(quote("a \"b\" 100% $HOME \\"), "\"a \\\"b\\\" 100%% $$HOME \\\\\"");
+    }
+
+    /// Complaints of `systemd-analyze verify` that name the unit.
+    fn verify(text: &str) -> Vec<String> {
+        let folder = tempfile::tempdir().expect("temporary folder");
         let file = folder.path().join(UNIT);
-        let service =
-            Service { program: std::env::current_exe().expect("known"), ..example(Manager::Systemd) };
-        std::fs::write(&file, unit(&service)).expect("written");
-        let checked =
-            std::process::Command::new("systemd-analyze").args(["--user", "verify"]).arg(&file).output();
-        match checked {
-            Err(_) => eprintln!("skipped: no systemd-analyze"),
-            Ok(out) => {
-                let said = String::from_utf8_lossy(&out.stderr);
-                let ours: Vec<_> = said.lines().filter(|line| line.contains(UNIT)).collect();
-                assert!(ours.is_empty(), "{ours:?}");
-            }
+        std::fs::write(&file, text).expect("file written");
+        let output = Command::new("systemd-analyze")
+            .args(["--user", "verify"])
+            .arg(&file)
+            // Outside a login session the user manager's folders are unknown, and nothing would be checked.
+            .env("XDG_RUNTIME_DIR", folder.path())
+            .output()
+            .expect("systemd-analyze is installed: it is in Debian's package systemd");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        stderr.lines().filter(|line| line.contains(UNIT)).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn systemd_accepts_the_unit_and_reports_a_broken_one() {
+        if sys::MANAGER != Manager::Systemd {
+            eprintln!("not applicable: this system has no systemd");
+            return;
         }
+        let service =
+            Service { program: std::env::current_exe().expect("path known"), ..example(Manager::Systemd) };
+        assert_eq!(verify(&unit(&service)), [""; 0]);
+        let broken = unit(&service).replace("Restart=on-failure", "Restart=perhaps");
+        assert!(!verify(&broken).is_empty(), "systemd-analyze checked nothing");
+    }
+
+    #[test]
+    fn empty_answer_of_systemctl_has_no_state() {
+        assert_eq!(state("active\n"), Some("active"));
+        assert_eq!(state("\n"), None);
     }
 }

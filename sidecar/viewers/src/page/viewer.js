@@ -74,7 +74,7 @@ function layout() {
 
 /** Names of frame paths: short for the bar, long for the statistics. */
 const PATHS = {
-  ResourceId: { short: "zero-copy", long: "resource ID (zero-copy)" },
+  ResourceId: { short: "zero-copy", long: "resource ID" },
   Pixels: { short: "pixels", long: "pixels" },
   Local: { short: "local", long: "local encoder" },
 };
