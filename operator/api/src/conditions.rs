@@ -25,7 +25,7 @@ pub const STREAM_TYPES: [&str; 5] = [DEVICES_READY, PAIRED, CAPTURING, STREAMING
 /// Engine that runs the containers. Remedies name its commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Engine {
-    /// Kubernetes.
+    /// A Kubernetes cluster.
     Kubernetes,
     /// A Docker Engine.
     Docker,

@@ -87,7 +87,7 @@ pub struct Home {
     #[serde(default = "home_path")]
     #[schemars(regex(pattern = "^/[^:]+$"), length(max = 1024))]
     pub mount_path: String,
-    /// What happens to the volume when the DesktopStream is deleted. "Delete" deletes the PersistentVolumeClaim; "Keep"
+    /// Deletion policy of the volume when the DesktopStream is deleted. "Delete" deletes the PersistentVolumeClaim; "Keep"
     /// keeps it for a later DesktopStream of the same name.
     #[serde(default)]
     pub on_delete: OnDelete,
@@ -97,7 +97,7 @@ fn home_path() -> String {
     "/home/desktop".to_owned()
 }
 
-/// What happens to a home volume when its DesktopStream is deleted.
+/// Deletion policy of a home volume.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum OnDelete {
     /// The claim is deleted.
@@ -126,11 +126,11 @@ pub struct Attach {
 /// Kind of workload that `attach` can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum WorkloadKind {
-    /// apps/v1.
+    /// Kind of apps/v1.
     Deployment,
-    /// apps/v1.
+    /// Kind of apps/v1.
     StatefulSet,
-    /// batch/v1. The Job completes: the sidecar is a native sidecar container.
+    /// Kind of batch/v1. The Job completes: the sidecar is a native sidecar container.
     Job,
     /// Pods with the label `desktopstream.dev/inject: NAME`.
     Pod,

@@ -116,7 +116,7 @@ impl Names {
     pub fn new(stream: &str) -> Self {
         Self { stream: stream.to_owned() }
     }
-    /// Pod.
+    /// Pod with the desktop.
     pub fn pod(&self) -> String {
         format!("{}-desktop", self.stream)
     }

@@ -96,7 +96,7 @@ pub enum Source {
     Auto,
     /// A PipeWire stream of Mutter or a portal.
     PipeWire,
-    /// wlr-screencopy.
+    /// The wlr-screencopy protocol.
     Wayland,
     /// A moving pattern that the sidecar draws.
     TestPattern,
@@ -194,9 +194,9 @@ impl Default for HostAgentRef {
 pub enum Transport {
     /// The first endpoint that the node reaches.
     Auto,
-    /// vsock.
+    /// A vsock connection.
     Vsock,
-    /// TCP.
+    /// A TCP connection.
     Tcp,
     /// A Unix socket in the pod.
     Unix,

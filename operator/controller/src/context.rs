@@ -36,7 +36,7 @@ pub struct Settings {
 pub struct Context {
     /// Client of the apiserver.
     pub client: Client,
-    /// Settings.
+    /// Settings from the command line.
     pub settings: Settings,
     /// Objects as the watches report them.
     pub stores: Stores,
@@ -46,7 +46,7 @@ pub struct Context {
     pub signer: Signer,
     /// Writes Events.
     pub recorder: Recorder,
-    /// Metrics.
+    /// Metrics of this process.
     pub metrics: Arc<Metrics>,
 }
 

@@ -35,7 +35,7 @@ type Nodes = Arc<Mutex<HashMap<String, Node>>>;
 
 /// Objects as the watches report them.
 pub struct Stores {
-    /// Streams.
+    /// All streams.
     pub streams: Store<Guarded>,
     /// Pods with a stream's label.
     pub pods: Store<Pod>,
@@ -47,7 +47,7 @@ pub struct Stores {
     pub policies: Store<NetworkPolicy>,
     /// Claims with a stream's label.
     pub claims: Store<PersistentVolumeClaim>,
-    /// HostAgents.
+    /// All HostAgents.
     pub host_agents: Store<HostAgent>,
     nodes: Nodes,
 }

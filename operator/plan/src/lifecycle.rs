@@ -26,11 +26,11 @@ pub enum Life {
 pub struct Outcome {
     /// State that the stream should be in.
     pub life: Life,
-    /// `status.unwatchedSince`.
+    /// New value of `status.unwatchedSince`.
     pub unwatched_since: Option<Time>,
-    /// `status.idleSince`.
+    /// New value of `status.idleSince`.
     pub idle_since: Option<Time>,
-    /// `status.wokenBy`.
+    /// New value of `status.wokenBy`.
     pub woken_by: Option<String>,
     /// Time after which the decision can change by itself.
     pub requeue_after: Option<Duration>,

@@ -71,7 +71,7 @@ pub enum ContainerState {
         /// Message of the engine.
         message: String,
     },
-    /// Runs.
+    /// The process runs.
     Running {
         /// Time of the last start, if the engine reports it.
         since: Option<Timestamp>,
@@ -81,7 +81,7 @@ pub enum ContainerState {
         /// Last end, if the engine reports it.
         last: Option<Exit>,
     },
-    /// Ended.
+    /// The process ended.
     Exited(Exit),
 }
 

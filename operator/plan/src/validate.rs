@@ -53,12 +53,12 @@ impl Validated {
         format!("{}/{}", self.namespace, self.names.stream)
     }
 
-    /// `spec.lifecycle.idleTimeoutSeconds`.
+    /// `spec.lifecycle.idleTimeoutSeconds` as a duration.
     pub fn idle_timeout(&self) -> Option<Duration> {
         self.spec.lifecycle.idle_timeout_seconds.map(|seconds| Duration::from_secs(seconds.into()))
     }
 
-    /// `spec.lifecycle.ttlSeconds`.
+    /// `spec.lifecycle.ttlSeconds` as a duration.
     pub fn ttl(&self) -> Option<Duration> {
         self.spec.lifecycle.ttl_seconds.map(Duration::from_secs)
     }

@@ -26,7 +26,7 @@ const RENEW_BEFORE: Duration = Duration::from_secs(90 * 24 * 3600);
 /// A certificate with its key and CA bundle, in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cert {
-    /// Certificate.
+    /// Certificate, without its CA.
     pub chain: String,
     /// Private key.
     pub key: String,
