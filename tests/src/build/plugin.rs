@@ -20,10 +20,8 @@ impl Programs {
             std::fs::copy(&built, &to).with_context(|| format!("copying {}", built.display()))?;
             return Ok(self);
         }
-        let status = cargo()
-            .args(["build", "--release", "-p", package])
-            .status()
-            .context("starting cargo")?;
+        let status =
+            cargo().args(["build", "--release", "-p", package]).status().context("starting cargo")?;
         ensure!(status.success(), "cargo could not build {package}; see its messages above");
         strip(&target()?.join("release").join(library), &to)?;
         Ok(self)
