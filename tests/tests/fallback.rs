@@ -28,7 +28,7 @@ const CASES: &[Case] = &[
             Ok(())
         },
         frame_path: FramePath::Pixels,
-        reason: "no such render node",
+        reason: "render node not found",
         doctor: (checks::RENDER_NODE, "give the container the render node"),
     },
     Case {
@@ -82,7 +82,7 @@ const CASES: &[Case] = &[
         },
         frame_path: FramePath::Pixels,
         reason: "shared memory",
-        doctor: (checks::CAPTURE, "can the desktop open the render node"),
+        doctor: (checks::CAPTURE, "enable DMA-BUF"),
     },
 ];
 
