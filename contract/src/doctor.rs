@@ -4,56 +4,20 @@
 //! {"ok": false, "checks": [{"name": "tap", "outcome": "ok" | "failed" | "skipped", "detail": "…", "remedy": "…"}]}
 //! ```
 
+pub mod checks;
+
 use std::fmt;
 use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 
-/// Names of checks. Checks of one encoder, key or listener append its name: `encoder x264enc`.
-pub mod checks {
-    /// The render node exists and opens.
-    pub const RENDER_NODE: &str = "render node";
-    /// The tap answers mailbox requests.
-    pub const TAP: &str = "tap";
-    /// The host-agent accepts a session.
-    pub const HOST_AGENT: &str = "host-agent";
-    /// The session is bound to this container's virgl context.
-    pub const BIND: &str = "bind";
-    /// The compositor delivers frames.
-    pub const CAPTURE: &str = "capture";
-    /// The captured DMA-BUF resolves to a resource ID.
-    pub const IMPORT: &str = "import";
-    /// The tap reads a captured frame.
-    pub const READ: &str = "read";
-    /// The host-agent returns an access unit.
-    pub const ENCODE: &str = "encode";
-    /// The access unit decodes.
-    pub const DECODE: &str = "decode";
-    /// The host-agent daemon runs.
-    pub const DAEMON: &str = "daemon";
-    /// Public keys are readable.
-    pub const KEYS: &str = "keys";
-    /// Sidecars can connect.
-    pub const LISTEN: &str = "listen";
-    /// Taps can connect.
-    pub const LINK: &str = "link";
-    /// Taps are connected and healthy.
-    pub const TAPS: &str = "taps";
-    /// An encoder works.
-    pub const ENCODERS: &str = "encoders";
-    /// Operating system and processor.
-    pub const HOST: &str = "host";
-    /// The doctor itself failed.
-    pub const DOCTOR: &str = "doctor";
-}
-
 /// Outcome of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// Passed.
+    /// The check passed.
     Ok,
-    /// Failed.
+    /// The check failed.
     Failed,
     /// Not run, or not required to pass.
     Skipped,
@@ -64,9 +28,9 @@ pub enum Outcome {
 pub struct Check {
     /// Check name, see [`checks`].
     pub name: String,
-    /// Outcome.
+    /// Outcome of this run.
     pub outcome: Outcome,
-    /// Observation.
+    /// Observation that led to the outcome.
     pub detail: String,
     /// Action that would make the check pass; empty if none is needed.
     #[serde(default)]

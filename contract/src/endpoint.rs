@@ -21,7 +21,7 @@ pub const MAX_LENGTH: usize = 256;
 /// Transport protocol of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Transport {
-    /// TCP.
+    /// TCP socket.
     Tcp,
     /// Unix stream socket.
     Unix,

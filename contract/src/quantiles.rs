@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MillisecondQuantiles {
-    /// Median.
+    /// Median, ms.
     pub p50: f64,
     /// 95th percentile.
     pub p95: f64,
     /// 99th percentile.
     pub p99: f64,
-    /// Maximum.
+    /// Maximum, ms.
     pub max: f64,
 }
 
@@ -22,10 +22,10 @@ pub struct MillisecondQuantiles {
 pub struct CountedQuantiles {
     /// Number of samples.
     pub count: u64,
-    /// Median.
+    /// Median of the samples.
     pub p50: u64,
     /// 99th percentile.
     pub p99: u64,
-    /// Maximum.
+    /// Maximum of the samples.
     pub max: u64,
 }

@@ -13,9 +13,6 @@ pub use protocol::stream::Codec;
 /// Longest time that an encoder may take for one picture. Software encoders need some 100 ms at 4K; one
 /// that takes longer than this hangs.
 pub const ENCODE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Former name of [`ENCODE_TIMEOUT`].
-#[doc(hidden)]
-pub const PATIENCE: Duration = ENCODE_TIMEOUT;
 
 /// A picture to encode. `data` may be a ring slot or a compositor's buffer, which is released with the
 /// last clone of it.

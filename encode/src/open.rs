@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use crate::annexb;
 use crate::encoder::{Codec, EncodeError, Encoder, Output, Picture, PixelFormat, Settings, Sink};
@@ -122,7 +123,7 @@ pub const TRIAL_PICTURES: u64 = 3;
 
 fn remembered_trial(element: &'static Element) -> Result<(), EncodeError> {
     static TRIED: Mutex<Option<HashMap<&str, Result<(), EncodeError>>>> = Mutex::new(None);
-    let mut tried = TRIED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut tried = TRIED.lock();
     tried.get_or_insert_default().entry(element.name).or_insert_with(|| trial(element).map(drop)).clone()
 }
 
@@ -151,7 +152,7 @@ pub fn try_out(
     let collected = Arc::clone(&outputs);
     let sink: Sink = Box::new(move |output| {
         if let Ok(output) = output {
-            collected.lock().unwrap_or_else(PoisonError::into_inner).push(output);
+            collected.lock().push(output);
         }
     });
     let mut encoder = open(settings, sink)?;
@@ -166,7 +167,7 @@ pub fn try_out(
         encoder.submit(&picture, number, number * 33_333, false)?;
     }
     drop(encoder);
-    let outputs = outputs.lock().unwrap_or_else(PoisonError::into_inner);
+    let outputs = outputs.lock();
     match outputs.first() {
         Some(first) if outputs.len() as u64 == TRIAL_PICTURES && annexb::is_entry_point(&first.data) => {
             Ok(start.elapsed())

@@ -317,7 +317,6 @@ async fn handle_message(
             session.meter.add(Count::KeyframeRequest, 1);
             session.inbox.request_keyframe();
         }
-        ClientMessage::SetRate { bitrate_kbps, max_fps } => session.inbox.set_rate(bitrate_kbps, max_fps),
         ClientMessage::Ping(token) => {
             if !session.outbox.push(&ServerMessage::Pong(token)) {
                 return Err(EndReason::WriteFailed);

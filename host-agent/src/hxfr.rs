@@ -203,7 +203,7 @@ impl ConnectionEncoder {
         let begin = std::time::Instant::now();
         let submitted = open.encoder.submit(picture, ticket, pts_us, keyframe || self.keyframe);
         let output = submitted.and_then(|()| {
-            let output = open.outputs.recv_timeout(encode::encoder::PATIENCE);
+            let output = open.outputs.recv_timeout(encode::encoder::ENCODE_TIMEOUT);
             output.map_err(|_| EncodeError::Broken("it returned no access unit".to_owned()))?
         });
         if matches!(output, Ok(_) | Err(EncodeError::BadPicture(_))) {

@@ -28,8 +28,6 @@ pub struct Orders {
     pub config: Option<Config>,
     /// New ring, or `Some(None)` for none.
     pub ring: Option<Option<RingReader>>,
-    /// New bit rate in kbit/s and frame rate.
-    pub rate: Option<(u32, u16)>,
     /// Encode the next frame as an IDR.
     pub keyframe: bool,
     /// End the worker.
@@ -87,22 +85,14 @@ impl Inbox {
         self.waker.wake();
     }
 
-    /// Orders a new configuration; supersedes a pending rate.
+    /// Orders a new configuration.
     pub fn configure(&self, config: Config) {
-        self.order(|orders| {
-            orders.config = Some(config);
-            orders.rate = None;
-        });
+        self.order(|orders| orders.config = Some(config));
     }
 
     /// Orders a new ring, or none.
     pub fn set_ring(&self, ring: Option<RingReader>) {
         self.order(|orders| orders.ring = Some(ring));
-    }
-
-    /// Orders a new bit rate in kbit/s and frame rate.
-    pub fn set_rate(&self, bitrate_kbps: u32, max_fps: u16) {
-        self.order(|orders| orders.rate = Some((bitrate_kbps, max_fps)));
     }
 
     /// Orders an IDR.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use contract::doctor::{Check, Report, checks};
-use encode::encoder::PATIENCE;
+use encode::encoder::ENCODE_TIMEOUT;
 use encode::{Codec, EncodeError, Picture, PixelFormat, Settings, annexb};
 use frame_ring::wake::{self, WakeState};
 use frame_ring::{Meta, Producer, Ring, SLOTS};
@@ -150,8 +150,9 @@ fn encode_numbered_frames(encoder: &str) -> Result<String> {
         let frame = frame(number)?;
         let submitted = Instant::now();
         encoder.submit(&frame, number, number * 16_667, number == FRAMES / 2)?;
-        let (returned, outcome) =
-            outputs.recv_timeout(PATIENCE).with_context(|| format!("no access unit for frame {number}"))?;
+        let (returned, outcome) = outputs
+            .recv_timeout(ENCODE_TIMEOUT)
+            .with_context(|| format!("no access unit for frame {number}"))?;
         let output = outcome.map_err(|(_, error): (u64, EncodeError)| error)?;
         ensure!(output.ticket == number, "access unit {} was returned for {number}", output.ticket);
         if number == 0 {

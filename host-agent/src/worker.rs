@@ -148,14 +148,6 @@ impl Worker {
         if let Some(config) = orders.config {
             self.configure(config);
         }
-        if let Some((bitrate_kbps, max_fps)) = orders.rate {
-            match self.encoder.set_rate(bitrate_kbps, max_fps.into()) {
-                Ok(()) => self.pace.set_max_fps(max_fps.into()),
-                Err(error) => {
-                    self.outbox.push_error(ErrorCode::Encoder, format!("cannot change the rate: {error}"));
-                }
-            }
-        }
         self.keyframe_requested |= orders.keyframe;
     }
 

@@ -222,18 +222,6 @@ pub trait Message: Sized {
     /// # Errors
     /// If the payload is malformed or a field is over its limit.
     fn decode(header: Header, payload: Bytes) -> Result<Self, DecodeError>;
-
-    /// Takes one message off the front of `received`; `None` while it is incomplete.
-    ///
-    /// # Errors
-    /// As [`Decoder::next_message`].
-    fn take(received: &mut BytesMut) -> Result<Option<Self>, DecodeError> {
-        let mut decoder =
-            Decoder { received: std::mem::take(received), message_bytes: None, header: PhantomData };
-        let message = decoder.next_message();
-        *received = decoder.received;
-        message
-    }
 }
 
 /// Implements [`Message`] for a type with inherent `encode` and `decode` functions and a limit.

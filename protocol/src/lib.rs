@@ -15,8 +15,6 @@
 
 #![forbid(unsafe_code)]
 
-// Until every user names `contract`.
-pub use contract::endpoint;
 pub mod frame;
 pub mod hxfr;
 pub mod link;
@@ -26,6 +24,5 @@ pub mod rate;
 pub mod stream;
 pub mod wire;
 
-pub use contract::Endpoint;
 pub use pixel::{PixelFormat, Rect};
 pub use wire::DecodeError;

@@ -8,7 +8,7 @@
 //! | 0x02 | `Configure`        | width 2, height 2, fourcc 4, frame rate limit 2, bit rate (kbit/s) 4, keyframe interval (ms) 4, codec 1, path 1 |
 //! | 0x03 | `Pixels`           | sequence number 8, capture time 8, fourcc 4, width 2, height 2, `n` 1, `n` rectangles of 4 x 2, then their pixels |
 //! | 0x04 | `RequestKeyframe`  | none                                                                      |
-//! | 0x05 | `SetRate`          | bit rate (kbit/s) 4, frame rate limit 2                                   |
+//! | 0x05 | reserved           | refused as unknown                                                        |
 //! | 0x06 | `Ping`             | token 8                                                                   |
 //! | 0x07 | `Bye`              | none                                                                      |
 //!
@@ -148,13 +148,6 @@ pub enum ClientMessage {
     Pixels(Pixels),
     /// Makes the next frame an IDR.
     RequestKeyframe,
-    /// Changes the rate limits.
-    SetRate {
-        /// Bit rate, kbit/s.
-        bitrate_kbps: u32,
-        /// Frame rate limit, 1 to [`MAX_FPS`] frames per second.
-        max_fps: u16,
-    },
     /// Requests a [`ServerMessage::Pong`] with the same token.
     Ping(u64),
     /// Ends the session.

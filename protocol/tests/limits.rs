@@ -51,6 +51,15 @@ fn payload_longer_than_its_limit_is_refused() {
     }
 }
 
+/// Type 0x05 was `SetRate`; it may return with the same number.
+#[test]
+fn reserved_message_type_is_refused() {
+    let header = Header { len: 6, kind: 0x05 };
+    let unknown = DecodeError::Unknown { what: "message type", value: 5 };
+    assert_eq!(Header::decode(header.encode(), ClientMessage::limit), Err(unknown.clone()));
+    assert_eq!(ClientMessage::decode(header, Bytes::from_static(&[0; 6])), Err(unknown));
+}
+
 /// Sequence number 0 marks an unused slot.
 #[test]
 fn request_with_sequence_number_zero_is_refused() {
@@ -113,10 +122,11 @@ fn field_over_its_limit_is_refused_with_its_name() {
         DecodeError::Invalid("a rectangle is empty or outside the frame")
     );
 
+    // The frame rate limit of a `Configure`.
     for fps in [0_u16, 241, u16::MAX] {
-        let rate = [&[0; 4][..], &fps.to_le_bytes()].concat();
+        let config = [&[64, 0, 64, 0][..], b"NV12", &fps.to_le_bytes(), &[0; 4], &[0; 4], &[1, 1]].concat();
         assert_eq!(
-            refused::<ClientMessage>(5, &rate),
+            refused::<ClientMessage>(2, &config),
             DecodeError::Invalid("the frame rate limit must be between 1 and 240")
         );
     }

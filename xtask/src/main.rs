@@ -16,6 +16,8 @@ mod programs;
 mod test;
 mod tidy;
 mod tools;
+#[cfg(test)]
+mod troubleshooting;
 mod workspace;
 
 use std::process::ExitCode;

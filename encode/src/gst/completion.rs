@@ -1,8 +1,9 @@
 //! Completion of the one picture in flight, between the thread that called the encoder and the
 //! pipeline's.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 use crate::encoder::{Output, Sink};
 use crate::in_flight::{Full, InFlight};
@@ -28,14 +29,9 @@ impl Completion {
         Self { state: Mutex::new(state), changed: Condvar::new(), sink }
     }
 
-    /// No foreign code runs under the lock, so the state of a poisoned one is consistent.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A picture is about to be pushed.
     pub(super) fn begin(&self, ticket: u64) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.completed = None;
         if let Err(Full(())) = state.in_flight.begin(ticket, (), Instant::now()) {
             state.failure.get_or_insert_with(|| "the previous picture has not completed".to_owned());
@@ -44,31 +40,31 @@ impl Completion {
 
     /// The pipeline produced an access unit; called on its thread.
     pub(super) fn complete(&self, output: impl FnOnce(u64) -> Output) {
-        let Some(entry) = self.lock().in_flight.complete_oldest() else {
+        let Some(entry) = self.state.lock().in_flight.complete_oldest() else {
             return self.fail("an access unit without a picture".to_owned());
         };
         let output = output(entry.ticket);
         let idr = output.idr;
         (self.sink)(Ok(output));
-        self.lock().completed = Some(idr);
+        self.state.lock().completed = Some(idr);
         self.changed.notify_all();
     }
 
     /// The pipeline failed. Later errors are consequences of the first, so only that is kept.
     pub(super) fn fail(&self, reason: String) {
-        self.lock().failure.get_or_insert(reason);
+        self.state.lock().failure.get_or_insert(reason);
         self.changed.notify_all();
     }
 
     /// The pipeline's error, if it failed.
     pub(super) fn failure(&self) -> Option<String> {
-        self.lock().failure.clone()
+        self.state.lock().failure.clone()
     }
 
     /// Waits for the access unit; returns true if it is an IDR.
     pub(super) fn wait(&self, timeout: Duration) -> Result<bool, String> {
         let end = Instant::now() + timeout;
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             if let Some(idr) = state.completed.take() {
                 return Ok(idr);
@@ -76,13 +72,10 @@ impl Completion {
             if let Some(failure) = &state.failure {
                 return Err(failure.clone());
             }
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if self.changed.wait_until(&mut state, end).timed_out() && state.completed.is_none() {
                 let failure = format!("no access unit within {timeout:?}");
-                state.failure = Some(failure.clone());
-                return Err(failure);
+                return Err(state.failure.get_or_insert(failure).clone());
             }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }

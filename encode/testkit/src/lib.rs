@@ -12,10 +12,11 @@ pub mod decode;
 pub mod pictures;
 pub mod x265;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use encode::{Codec, EncodeError, Encoder, Output, Picture, Settings, Sink};
+use parking_lot::Mutex;
 
 pub use conformance::*;
 
@@ -93,7 +94,7 @@ impl Harness {
         let collected = Arc::clone(&outputs);
         let sink: Sink = Box::new(move |output| {
             let output = output.expect("every picture is encoded");
-            collected.lock().unwrap_or_else(PoisonError::into_inner).push(output);
+            collected.lock().push(output);
         });
         Ok(Self { encoder: (subject.open)(settings, sink)?, outputs, submitted: 0 })
     }
@@ -126,7 +127,7 @@ impl Harness {
     pub fn outputs(&self) -> Vec<Output> {
         let end = Instant::now() + TIMEOUT;
         loop {
-            let outputs = self.outputs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let outputs = self.outputs.lock().clone();
             if outputs.len() as u64 >= self.submitted {
                 return outputs;
             }
@@ -144,7 +145,7 @@ impl Harness {
     pub fn finish(self) -> Vec<Output> {
         drop(self.encoder);
         assert_eq!(Arc::strong_count(&self.outputs), 1, "the encoder dropped its sink");
-        self.outputs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.outputs.lock().clone()
     }
 }
 

@@ -27,12 +27,6 @@ impl Pace {
         Self { interval: interval(max_fps), keepalive, next: None, last_encoded: None, last_keyframe: None }
     }
 
-    /// Changes the rate of new frames.
-    pub(super) fn set_max_fps(&mut self, max_fps: u32) {
-        self.interval = interval(max_fps);
-        self.next = None;
-    }
-
     /// Time until a new frame is due. A quarter of an interval early counts as due, so that no frame of a
     /// source of the same rate is lost to jitter.
     pub(super) fn until_next(&self, now: Instant) -> Duration {

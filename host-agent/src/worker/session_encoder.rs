@@ -1,7 +1,7 @@
 //! The encoder of one session, with replacement after a failure.
 //!
 //! An encoder that fails or stalls is replaced once, and the new one starts with an IDR. If that one fails
-//! within [`REPLACEMENT_INTERVAL`], the session is told and has no encoder until it is configured again.
+//! within [`REPLACEMENT_INTERVAL`], the session receives an error and has no encoder until it is configured again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -97,17 +97,6 @@ impl SessionEncoder {
     fn close(&mut self) {
         self.encoder = None;
         self.output.clear();
-    }
-
-    /// Changes bit rate and frame rate of the open encoder.
-    pub(super) fn set_rate(&mut self, bitrate_kbps: u32, max_fps: u32) -> Result<(), EncodeError> {
-        if let Some(encoder) = &mut self.encoder {
-            encoder.set_rate(bitrate_kbps, max_fps)?;
-        }
-        if let Some(settings) = &mut self.settings {
-            (settings.bitrate_kbps, settings.max_fps) = (bitrate_kbps, max_fps);
-        }
-        Ok(())
     }
 
     /// Whether the encoder may be given a frame now.

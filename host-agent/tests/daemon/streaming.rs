@@ -123,18 +123,6 @@ async fn invalid_configuration_is_refused_and_the_session_continues() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn invalid_rate_is_refused_and_a_valid_one_is_applied() {
-    let rig = Rig::new("x264enc").await;
-    let mut client = rig.session("a/b").await;
-    client.configure(pixels(64, 64)).await;
-    client.send(ClientMessage::SetRate { bitrate_kbps: 0, max_fps: 60 }).await;
-    assert_eq!(client.error().await.0, ErrorCode::Encoder);
-    client.send(ClientMessage::SetRate { bitrate_kbps: 500, max_fps: 30 }).await;
-    client.send(ClientMessage::Pixels(grey_frame(1, 64, 64, 9))).await;
-    assert_eq!(client.access_unit().await.seq, 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn new_size_starts_with_an_idr_of_that_size() {
     let rig = Rig::new("x264enc").await;
     let mut client = rig.session("a/b").await;

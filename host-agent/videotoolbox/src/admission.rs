@@ -8,9 +8,10 @@
 //!   dropped.
 //! - memory: the service is killed at 1 GB. A session has about [`PICTURES`] pictures and [`SESSION_BYTES`].
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use encode::{EncodeError, Settings};
+use parking_lot::Mutex;
 
 /// Encoder time per picture, us.
 const PICTURE_US: u64 = 1_430;
@@ -88,7 +89,7 @@ impl Admission {
 
     /// The current total.
     pub fn total(&self) -> Total {
-        *self.total.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.total.lock()
     }
 
     /// Reserves capacity for a stream.
@@ -103,7 +104,7 @@ impl Admission {
     }
 
     fn change(&self, from: Load, to: Load, settings: &Settings, new: bool) -> Result<(), EncodeError> {
-        let mut total = self.total.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut total = self.total.lock();
         let others = Load { us: total.load.us - from.us, bytes: total.load.bytes - from.bytes };
         let all = Load { us: others.us + to.us, bytes: others.bytes + to.bytes };
         let exhausted = if all.us > self.limits.overbooking * 1_000_000 {
@@ -144,7 +145,7 @@ impl Drop for Reservation {
         if self.load == Load::default() {
             return;
         }
-        let mut total = self.admission.total.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut total = self.admission.total.lock();
         total.streams -= 1;
         total.load.us -= self.load.us;
         total.load.bytes -= self.load.bytes;

@@ -2,7 +2,8 @@
 //! repeated callback finds nothing, and nothing is freed twice.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::Mutex;
 
 /// Values by handle. A handle is never reused.
 #[derive(Debug)]
@@ -22,13 +23,9 @@ impl<T> Registry<T> {
         Self { entries: Mutex::new(None) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<(usize, HashMap<usize, T>)>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Adds a value; returns its handle, which is not 0.
     pub fn add(&self, entry: T) -> usize {
-        let mut entries = self.lock();
+        let mut entries = self.entries.lock();
         let (last, map) = entries.get_or_insert_with(|| (0, HashMap::new()));
         *last += 1;
         map.insert(*last, entry);
@@ -37,12 +34,12 @@ impl<T> Registry<T> {
 
     /// Removes and returns a value.
     pub fn remove(&self, handle: usize) -> Option<T> {
-        self.lock().as_mut()?.1.remove(&handle)
+        self.entries.lock().as_mut()?.1.remove(&handle)
     }
 
     /// Number of values.
     pub fn len(&self) -> usize {
-        self.lock().as_ref().map_or(0, |entries| entries.1.len())
+        self.entries.lock().as_ref().map_or(0, |entries| entries.1.len())
     }
 
     /// True if there are none.
@@ -54,7 +51,7 @@ impl<T> Registry<T> {
 impl<T: Clone> Registry<T> {
     /// A clone of a value.
     pub fn get(&self, handle: usize) -> Option<T> {
-        self.lock().as_ref()?.1.get(&handle).cloned()
+        self.entries.lock().as_ref()?.1.get(&handle).cloned()
     }
 }
 

@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use encode::annexb::{self, nal_type};
 use encode::{Choice, Codec, EncodeError, Encoder, Output, Picture, PixelFormat, Settings, Sink};
+use parking_lot::{Condvar, Mutex};
 
 use crate::api::{Api, Deliver, Delivery, Frame, Property, Sample, Session, Shape, Status};
 
@@ -80,10 +81,6 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Simulator {
     /// A simulator with x264 and these faults by picture number; the first picture has number 1.
     pub fn new(script: impl IntoIterator<Item = (u64, Fault)>) -> Arc<Self> {
@@ -98,7 +95,7 @@ impl Simulator {
 
     /// Lets the creation of sessions fail with `status`, or succeed again.
     pub fn refuse_sessions(&self, status: Option<Status>) {
-        *lock(&self.refuse) = status;
+        *self.refuse.lock() = status;
     }
 
     /// Number of existing sessions.
@@ -113,19 +110,19 @@ impl Simulator {
 
     /// Waits until a session's thread is stopped by [`Fault::Held`].
     pub fn await_held(&self) {
-        let hold = lock(&self.shared.hold);
-        drop(self.shared.hold_changed.wait_while(hold, |hold| *hold != Hold::Waiting));
+        let mut hold = self.shared.hold.lock();
+        self.shared.hold_changed.wait_while(&mut hold, |hold| *hold != Hold::Waiting);
     }
 
     /// Lets a thread that [`Fault::Held`] stopped go on, now or when it gets there.
     pub fn release(&self) {
-        *lock(&self.shared.hold) = Hold::Released;
+        *self.shared.hold.lock() = Hold::Released;
         self.shared.hold_changed.notify_all();
     }
 
     /// Repeats the deliveries of [`Fault::DeliveredLater`]; returns their number.
     pub fn redeliver(&self) -> usize {
-        let repeated = std::mem::take(&mut *lock(&self.shared.repeated));
+        let repeated = std::mem::take(&mut *self.shared.repeated.lock());
         let count = repeated.len();
         for (deliver, number, delivery) in repeated {
             deliver(number, delivery);
@@ -157,7 +154,7 @@ pub struct SimulatorApi(pub Arc<Simulator>);
 
 impl Api for SimulatorApi {
     fn create(&self, shape: Shape, deliver: Deliver) -> Result<Box<dyn Session>, Status> {
-        if let Some(status) = *lock(&self.0.refuse) {
+        if let Some(status) = *self.0.refuse.lock() {
             return Err(status);
         }
         let (jobs, todo) = mpsc::channel();
@@ -190,7 +187,7 @@ impl Simulated {
 
 impl Session for Simulated {
     fn set(&mut self, property: Property) -> Result<(), Status> {
-        if let Some(status) = *lock(&self.invalid) {
+        if let Some(status) = *self.invalid.lock() {
             return Err(status);
         }
         match property {
@@ -204,12 +201,12 @@ impl Session for Simulated {
     }
 
     fn encode(&mut self, frame: &Frame) -> Result<(), Status> {
-        if let Some(status) = *lock(&self.invalid) {
+        if let Some(status) = *self.invalid.lock() {
             return Err(status);
         }
-        let fault = lock(&self.simulator.script).remove(&frame.number);
+        let fault = self.simulator.script.lock().remove(&frame.number);
         if fault == Some(Fault::Invalidated) {
-            *lock(&self.invalid) = Some(Status::INVALID_SESSION);
+            *self.invalid.lock() = Some(Status::INVALID_SESSION);
             self.simulator.release();
             return Err(Status::INVALID_SESSION);
         }
@@ -265,7 +262,7 @@ fn run_session(
             }
             Job::Encode(frame, fault) => {
                 let number = frame.number;
-                let status = *lock(invalid);
+                let status = *invalid.lock();
                 let delivery = match (status, fault) {
                     (Some(status), _) | (None, Some(Fault::Failed(status))) => Delivery::Failed(status),
                     (None, Some(Fault::Dropped)) => Delivery::Dropped,
@@ -277,16 +274,16 @@ fn run_session(
                 match fault {
                     Some(Fault::Late(time)) => std::thread::sleep(time),
                     Some(Fault::Held) => {
-                        let mut hold = lock(&shared.hold);
+                        let mut hold = shared.hold.lock();
                         if *hold == Hold::None {
                             *hold = Hold::Waiting;
                             shared.hold_changed.notify_all();
                         }
-                        drop(shared.hold_changed.wait_while(hold, |hold| *hold != Hold::Released));
+                        shared.hold_changed.wait_while(&mut hold, |hold| *hold != Hold::Released);
                     }
                     Some(Fault::DeliveredTwice) => deliver(number, delivery.clone()),
                     Some(Fault::DeliveredLater) => {
-                        lock(&shared.repeated).push((Arc::clone(deliver), number, delivery.clone()));
+                        shared.repeated.lock().push((Arc::clone(deliver), number, delivery.clone()));
                     }
                     Some(Fault::Reordered) => {
                         reordered = Some((number, delivery));
@@ -316,7 +313,7 @@ impl Coder {
     fn new(open: Open, settings: Settings) -> Self {
         let output: Arc<Mutex<Option<Output>>> = Arc::default();
         let taken = Arc::clone(&output);
-        let sink = move |outcome: Result<Output, _>| *lock(&taken) = outcome.ok();
+        let sink = move |outcome: Result<Output, _>| *taken.lock() = outcome.ok();
         match open(settings, Box::new(sink)) {
             Ok(encoder) => Self { codec: settings.codec, encoder, output, sets: Vec::new() },
             Err(error) => panic!("the simulator needs an encoder: {error}"),
@@ -335,7 +332,7 @@ impl Coder {
         if self.encoder.submit(&picture, frame.number, frame.pts_us, idr).is_err() {
             return Delivery::Failed(Status::MALFUNCTION);
         }
-        let Some(output) = lock(&self.output).take() else { return Delivery::Failed(Status::MALFUNCTION) };
+        let Some(output) = self.output.lock().take() else { return Delivery::Failed(Status::MALFUNCTION) };
         Delivery::Sample(self.sample(&output, fault))
     }
 

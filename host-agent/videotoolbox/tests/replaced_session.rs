@@ -4,11 +4,12 @@
 //! (tests/browser/rebuilt.test.mjs).
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use encode::{EncodeError, Encoder as _, Output, Picture, PixelFormat, Sink};
 use encode_testkit::{SETTINGS, SIZE, decode};
+use parking_lot::Mutex;
 use videotoolbox::api::Status;
 use videotoolbox::simulator::{Fault, Simulator, SimulatorApi};
 use videotoolbox::{Admission, Limits, VideoToolbox};
@@ -37,8 +38,7 @@ fn encode(script: impl IntoIterator<Item = (u64, Fault)>) -> (Vec<Output>, usize
     let simulator = Simulator::new(script);
     let outcomes: Arc<Mutex<Vec<Outcome>>> = Arc::default();
     let collected = Arc::clone(&outcomes);
-    let sink: Sink =
-        Box::new(move |outcome| collected.lock().unwrap_or_else(PoisonError::into_inner).push(outcome));
+    let sink: Sink = Box::new(move |outcome| collected.lock().push(outcome));
     let admission = Arc::new(Admission::new(Limits::default()));
     let api = Arc::new(SimulatorApi(Arc::clone(&simulator)));
     let mut encoder = VideoToolbox::new(api, &admission, SETTINGS, sink).expect("opens");
@@ -46,14 +46,14 @@ fn encode(script: impl IntoIterator<Item = (u64, Fault)>) -> (Vec<Output>, usize
         encoder.submit(&picture(number), number, number * 16_667, false).expect("accepted");
         // As in the host-agent, only a few pictures are in flight.
         let end = Instant::now() + TIMEOUT;
-        let count = || outcomes.lock().unwrap_or_else(PoisonError::into_inner).len() as u64;
+        let count = || outcomes.lock().len() as u64;
         while count() + IN_FLIGHT < number {
             assert!(Instant::now() < end, "{} of {number} pictures have an outcome", count());
             std::thread::sleep(Duration::from_millis(1));
         }
     }
     drop(encoder);
-    let outcomes = std::mem::take(&mut *outcomes.lock().expect("not poisoned"));
+    let outcomes = std::mem::take(&mut *outcomes.lock());
     assert_eq!(outcomes.len() as u64, PICTURES, "one outcome per picture");
     (outcomes.into_iter().flatten().collect(), simulator.sessions_created())
 }

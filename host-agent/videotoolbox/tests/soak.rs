@@ -1,11 +1,12 @@
 //! Ten thousand pictures with all faults: one outcome per picture, and no leak. With x264, and with the null
 //! encoder, which is fast enough for valgrind (`./x test macos`).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use encode::{Choice, Encoder as _, Picture, PixelFormat, Settings, Sink, open};
 use encode_testkit::SETTINGS;
+use parking_lot::Mutex;
 use videotoolbox::api::Status;
 use videotoolbox::simulator::{Fault, Open, Simulator, SimulatorApi};
 use videotoolbox::{Admission, Limits, VideoToolbox};
@@ -32,7 +33,7 @@ fn encode_all(open: Open) {
     let collected = Arc::clone(&outcomes);
     let sink: Sink = Box::new(move |outcome| {
         let ticket = outcome.map_or_else(|failed| failed.0, |output| output.ticket);
-        collected.lock().unwrap_or_else(PoisonError::into_inner).push(ticket);
+        collected.lock().push(ticket);
     });
     let admission = Arc::new(Admission::new(Limits::default()));
     let api = Arc::new(SimulatorApi(Arc::clone(&simulator)));
@@ -45,7 +46,7 @@ fn encode_all(open: Open) {
     }
     assert!(encoder.sessions_replaced() >= 10, "{} sessions were replaced", encoder.sessions_replaced());
     drop(encoder);
-    assert_eq!(*outcomes.lock().expect("not poisoned"), (1..=PICTURES).collect::<Vec<_>>());
+    assert_eq!(*outcomes.lock(), (1..=PICTURES).collect::<Vec<_>>());
     // Repeated deliveries hold their session's callback.
     simulator.redeliver();
     assert!(picture.data.is_unique(), "all pictures were released");

@@ -36,6 +36,8 @@ pub enum Engine {
 pub struct Reason {
     /// `reason` of the condition.
     pub name: &'static str,
+    /// State that the reason stands for, one sentence; documentation shows it.
+    pub meaning: &'static str,
     /// Remedy on Kubernetes; empty if there is nothing to do but wait.
     kubernetes: &'static str,
     /// Remedy on Docker.
@@ -60,9 +62,10 @@ impl Reason {
 macro_rules! reasons {
     (@docker $kubernetes:literal) => { $kubernetes };
     (@docker $kubernetes:literal, $docker:literal) => { $docker };
-    ($($(#[$doc:meta])* $name:ident = $text:literal, $kubernetes:literal $(, docker $docker:literal)?;)*) => {
-        $($(#[$doc])* pub const $name: Reason = Reason {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal, $kubernetes:literal $(, docker $docker:literal)?;)*) => {
+        $($(#[doc = $doc])+ pub const $name: Reason = Reason {
             name: $text,
+            meaning: concat!($($doc),+),
             kubernetes: $kubernetes,
             docker: reasons!(@docker $kubernetes $(, $docker)?),
         };)*

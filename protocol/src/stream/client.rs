@@ -14,7 +14,7 @@ impl ClientMessage {
     /// Longest payload of a message type in bytes; `None` for a type that a sidecar does not send.
     pub fn limit(kind: u8) -> Option<u32> {
         match kind {
-            0x01 | 0x02 | 0x04..=0x07 => Some(MAX_CONTROL),
+            0x01 | 0x02 | 0x04 | 0x06 | 0x07 => Some(MAX_CONTROL),
             0x03 => Some(MAX_PIXELS),
             _ => None,
         }
@@ -58,11 +58,6 @@ impl ClientMessage {
                 0x03
             }
             Self::RequestKeyframe => 0x04,
-            Self::SetRate { bitrate_kbps, max_fps } => {
-                out.put_u32_le(*bitrate_kbps);
-                out.put_u16_le(*max_fps);
-                0x05
-            }
             Self::Ping(token) => {
                 out.put_u64_le(*token);
                 0x06
@@ -100,7 +95,6 @@ impl ClientMessage {
             }),
             0x03 => return pixels::decode(r).map(Self::Pixels),
             0x04 => Self::RequestKeyframe,
-            0x05 => Self::SetRate { bitrate_kbps: r.u32("bitrate")?, max_fps: fps(&mut r)? },
             0x06 => Self::Ping(r.u64("token")?),
             0x07 => Self::Bye,
             other => return Err(DecodeError::Unknown { what: "message type", value: other.into() }),

@@ -148,8 +148,6 @@ pub fn client_message() -> impl Strategy<Value = ClientMessage> {
         config().prop_map(ClientMessage::Configure),
         pixels().prop_map(ClientMessage::Pixels),
         Just(ClientMessage::RequestKeyframe),
-        (any::<u32>(), 1..=MAX_FPS)
-            .prop_map(|(bitrate_kbps, max_fps)| ClientMessage::SetRate { bitrate_kbps, max_fps }),
         any::<u64>().prop_map(ClientMessage::Ping),
         Just(ClientMessage::Bye),
     ]

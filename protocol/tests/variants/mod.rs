@@ -29,7 +29,6 @@ variants!(ClientMessage {
     Self::Configure(_) => "Configure",
     Self::Pixels(_) => "Pixels",
     Self::RequestKeyframe => "RequestKeyframe",
-    Self::SetRate { .. } => "SetRate",
     Self::Ping(_) => "Ping",
     Self::Bye => "Bye",
 });

@@ -112,11 +112,6 @@ pub fn client() -> Vec<Vector<ClientMessage>> {
             message: ClientMessage::RequestKeyframe,
         },
         Vector {
-            name: "set_rate",
-            hex: "06000000 05 000000  dc050000 1e00",
-            message: ClientMessage::SetRate { bitrate_kbps: 1500, max_fps: 30 },
-        },
-        Vector {
             name: "ping",
             hex: "08000000 06 000000  efcdab8967452301",
             message: ClientMessage::Ping(0x0123_4567_89ab_cdef),

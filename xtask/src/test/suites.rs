@@ -223,7 +223,10 @@ fn valgrind(test: &str, more: &[&str]) -> Result<()> {
 
 fn valgrind_finds_a_leak() -> Result<()> {
     println!("x: the next test leaks on purpose: valgrind must report it");
-    ensure!(valgrind("deliberate_leak_is_found_by_valgrind", &["--ignored"]).is_err(), "valgrind did not report the leak");
+    ensure!(
+        valgrind("deliberate_leak_is_found_by_valgrind", &["--ignored"]).is_err(),
+        "valgrind did not report the leak"
+    );
     Ok(())
 }
 

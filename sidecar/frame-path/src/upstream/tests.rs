@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 
-use bytes::BytesMut;
-use protocol::frame::Message as _;
+use protocol::frame::{Decoder, Header};
 use protocol::stream::{ClientMessage, ServerMessage, VERSION};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,12 +14,12 @@ use super::*;
 const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 
 async fn answer_hello(mut socket: TcpStream, server: &str) -> std::io::Result<()> {
-    let mut bytes = BytesMut::new();
+    let mut decoder = Decoder::<Header>::new();
     loop {
-        if socket.read_buf(&mut bytes).await? == 0 {
+        if socket.read_buf(decoder.buffer()).await? == 0 {
             return Ok(());
         }
-        while let Some(message) = ClientMessage::take(&mut bytes).expect("a message") {
+        while let Some(message) = decoder.next_message::<ClientMessage>().expect("a message") {
             if let ClientMessage::Hello { .. } = message {
                 let answer = ServerMessage::HelloAck {
                     version: VERSION,
