@@ -89,5 +89,8 @@ fn pair_ignores_nodes_without_the_device_and_cordoned_nodes() {
     let stream = stream_of(json!({"gpu": {"class": "Amd"}}));
     assert_eq!(reason(&pair(&stream, &all, &nodes, None, None)).0, reasons::HOST_AGENT_UNREACHABLE);
     nodes[0].unschedulable = true;
-    assert_eq!(reason(&pair(&stream_of(json!({})), &all, &nodes, None, None)).0, reasons::HOST_AGENT_UNREACHABLE);
+    assert_eq!(
+        reason(&pair(&stream_of(json!({})), &all, &nodes, None, None)).0,
+        reasons::HOST_AGENT_UNREACHABLE
+    );
 }
