@@ -1,5 +1,5 @@
-//! `host-agent doctor`: checks each part of the frame path on the host. Queries a running daemon, and tries
-//! things itself if there is none. Changes nothing.
+//! `host-agent doctor`: checks each part of the frame path on the host. Queries a running daemon; without one
+//! it tests the addresses itself. Changes nothing.
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;

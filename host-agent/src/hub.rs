@@ -171,7 +171,7 @@ impl Hub {
         }
     }
 
-    /// Configures a session: attaches the ring that it needs, then tells its worker.
+    /// Configures a session: attaches the ring that it needs, then passes the configuration to its worker.
     pub fn configure(&self, id: u64, config: Config) {
         let mut state = self.state.lock();
         let Some(entry) = state.sessions.get_mut(&id) else { return };
@@ -296,7 +296,7 @@ impl Entry {
         }
     }
 
-    /// Tells the tap to stop writing the session's ring.
+    /// Sends the tap the message to stop writing the session's ring.
     fn detach(&self) {
         if let (Some(_), Some(binding)) = (self.attached_slot_bytes, &self.binding) {
             binding.vm.send(ToTap::Detach { session: self.session.info.id }, None);

@@ -290,7 +290,7 @@ async fn accept<F: Future<Output = ()> + Send + 'static>(
     }
 }
 
-/// Tells a peer that a connection limit is reached.
+/// Rejects a connection over a limit.
 async fn reject(connection: Connection) {
     let Connection { reader, writer, .. } = connection;
     let message = "too many connections from this address or in total; close some, or raise \

@@ -61,7 +61,7 @@ pub enum ServiceState {
     NotInstalled,
     /// Its definition exists, and the manager has not loaded it.
     NotLoaded,
-    /// The manager's own word, such as `running` or `active`.
+    /// State in the manager's terms, such as `running` or `active`.
     Reported(String),
     /// The manager did not answer.
     Unknown(String),
@@ -147,7 +147,7 @@ impl Service {
         }
     }
 
-    /// Asks the service manager for the service's state.
+    /// Queries the service manager for the service's state.
     pub fn state(&self) -> ServiceState {
         if !self.definition().exists() {
             return ServiceState::NotInstalled;

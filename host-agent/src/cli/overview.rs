@@ -27,7 +27,7 @@ pub(super) struct Overview {
 }
 
 impl Overview {
-    /// Asks the service manager and the daemon.
+    /// Queries the service manager and the daemon.
     pub(super) fn new(service: &Service, options: &Options) -> Self {
         let missing = if service.config.exists() { "" } else { " (missing; run `host-agent config init`)" };
         Self {

@@ -1,7 +1,7 @@
 //! The encoder of one session, with replacement after a failure.
 //!
 //! An encoder that fails or stalls is replaced once, and the new one starts with an IDR. If that one fails
-//! within [`REPLACEMENT_INTERVAL`], the session is told and has no encoder until it is configured again.
+//! within [`REPLACEMENT_INTERVAL`], the session receives an error and has no encoder until it is configured again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! The HXFR protocol as the element `vsockenc` speaks it.
+//! The HXFR protocol as the element `vsockenc` uses it.
 
 use bytes::Bytes;
 use contract::Endpoint;

@@ -1,4 +1,4 @@
-//! A tap without a VM: speaks the link protocol and writes real rings. Blocking, with a timeout.
+//! A tap without a VM: uses the link protocol and writes real rings. Blocking, with a timeout.
 
 use std::io::{IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;

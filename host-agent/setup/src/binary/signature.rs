@@ -13,8 +13,6 @@ pub struct Signature {
     pub hardened: bool,
     /// `CS_REQUIRE_LV` or `CS_FORCED_LV`: only libraries of the same signer, or of Apple.
     pub library_validation: bool,
-    /// `CS_ADHOC`: signed without an identity.
-    pub ad_hoc: bool,
     /// Entitlements whose value is `true`.
     entitlements: Vec<String>,
 }
@@ -33,7 +31,6 @@ pub enum PreloadBarrier {
 const SUPER_BLOB: u32 = 0xFADE_0CC0;
 const CODE_DIRECTORY: u32 = 0xFADE_0C02;
 const ENTITLEMENTS: u32 = 0xFADE_7171;
-const CS_ADHOC: u32 = 0x2;
 const CS_FORCED_LV: u32 = 0x10;
 const CS_REQUIRE_LV: u32 = 0x2000;
 const CS_RUNTIME: u32 = 0x1_0000;
@@ -91,7 +88,6 @@ fn parse(blob: &[u8]) -> Option<Signature> {
                 signature = Some(Signature {
                     hardened: flags & CS_RUNTIME != 0,
                     library_validation: flags & (CS_REQUIRE_LV | CS_FORCED_LV) != 0,
-                    ad_hoc: flags & CS_ADHOC != 0,
                     entitlements: Vec::new(),
                 });
             }
@@ -112,6 +108,9 @@ fn granted(xml: &[u8]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An ad hoc signature: the linker's default on arm64.
+    const CS_ADHOC: u32 = 0x2;
 
     fn blob(flags: u32, entitlements: &str) -> Vec<u8> {
         let mut directory = Vec::new();
@@ -163,7 +162,7 @@ mod tests {
     #[test]
     fn truncated_or_oversized_signature_is_ignored() {
         let whole = blob(CS_ADHOC, "<plist/>");
-        assert!(parse(&whole).is_some_and(|signature| signature.ad_hoc && !signature.hardened));
+        assert!(parse(&whole).is_some_and(|signature| !signature.hardened));
         assert!((0..whole.len()).all(|length| parse(&whole[..length]).is_none()));
         let mut many = whole;
         many[8..12].fill(0xFF);
