@@ -1,15 +1,14 @@
 //! `operator install-manifests`: the Helm chart as plain objects.
 //!
-//! `install/manifests.yaml` is the chart, rendered with the placeholders below; `tests/chart` regenerates it. This module
+//! `install/manifests.json` is the chart, rendered with the placeholders below; `tests/chart` regenerates it. This module
 //! replaces the placeholders and applies the options.
 
 use clap::Args;
 use operator_api::{crds, names};
-use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 /// The rendered chart.
-const CHART: &str = include_str!("install/manifests.yaml");
+const CHART: &str = include_str!("install/manifests.json");
 
 /// Namespace in [`CHART`].
 const NAMESPACE: &str = "placeholder-namespace";
@@ -63,11 +62,11 @@ pub enum InstallError {
     /// A CustomResourceDefinition cannot be generated.
     #[error(transparent)]
     Crd(#[from] crds::CrdError),
-    /// The manifests cannot be read or written as YAML.
-    #[error("cannot process the manifests as YAML: {0}")]
+    /// The manifests cannot be written as YAML.
+    #[error("cannot write the manifests as YAML: {0}")]
     Yaml(#[from] serde_yaml_ng::Error),
-    /// An object cannot be represented as JSON.
-    #[error("cannot convert an object to JSON: {0}")]
+    /// The embedded manifests or a definition cannot be processed as JSON.
+    #[error("cannot process the manifests as JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
 
@@ -80,20 +79,29 @@ pub fn objects(options: &Options) -> Result<Vec<Value>, InstallError> {
     for crd in crds::all().map_err(crds::CrdError::from)? {
         all.push(serde_json::to_value(crd)?);
     }
-    let text = CHART
-        .replace(NAMESPACE, &options.namespace)
-        .replace(IMAGE, &options.image)
-        .replace(SIDECAR_IMAGE, &options.sidecar_image)
-        .replace(DEV, options.dev.trim_end_matches('/'))
-        .replace(SYS, options.sys.trim_end_matches('/'));
-    for document in serde_yaml_ng::Deserializer::from_str(&text) {
-        let mut object = Value::deserialize(document)?;
-        if is_installed(&object, options) {
-            apply_options(&mut object, options);
-            all.push(object);
-        }
+    let chart: Vec<Value> = serde_json::from_str(CHART)?;
+    for mut object in chart.into_iter().filter(|object| is_installed(object, options)) {
+        replace_placeholders(&mut object, options);
+        apply_options(&mut object, options);
+        all.push(object);
     }
     Ok(all)
+}
+
+fn replace_placeholders(value: &mut Value, options: &Options) {
+    match value {
+        Value::String(text) if text.contains("placeholder") => {
+            *text = text
+                .replace(NAMESPACE, &options.namespace)
+                .replace(SIDECAR_IMAGE, &options.sidecar_image)
+                .replace(IMAGE, &options.image)
+                .replace(DEV, options.dev.trim_end_matches('/'))
+                .replace(SYS, options.sys.trim_end_matches('/'));
+        }
+        Value::Array(list) => list.iter_mut().for_each(|value| replace_placeholders(value, options)),
+        Value::Object(map) => map.values_mut().for_each(|value| replace_placeholders(value, options)),
+        _ => {}
+    }
 }
 
 /// All objects as one stream of YAML documents.
@@ -125,7 +133,7 @@ fn namespace(options: &Options) -> Value {
 fn is_installed(object: &Value, options: &Options) -> bool {
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let is_budget = object["kind"] == "PodDisruptionBudget";
-    !object.is_null() && !name.ends_with("-check") && (!is_budget || options.replicas > 1)
+    !name.ends_with("-check") && (!is_budget || options.replicas > 1)
 }
 
 fn apply_options(object: &mut Value, options: &Options) {

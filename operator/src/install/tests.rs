@@ -1,3 +1,5 @@
+use serde::Deserialize as _;
+
 use super::*;
 
 fn options() -> Options {

@@ -1,8 +1,11 @@
-//! `src/install/manifests.yaml` is the chart, rendered with placeholders. With UPDATE_MANIFESTS=1 the file is written.
+//! `src/install/manifests.json` is the chart, rendered with placeholders. With UPDATE_MANIFESTS=1 the file is written.
 
 use std::fs;
 use std::path::Path;
 
+use serde_json::Value;
+
+use super::objects::Rendered;
 use super::{chart, must};
 
 /// Values that `src/install.rs` replaces.
@@ -31,14 +34,15 @@ fn install_manifests_are_the_rendered_chart() {
         "--skip-tests",
     ];
     arguments.extend(VALUES.iter().flat_map(|value| ["--set", value]));
-    let text = must(&arguments);
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/install/manifests.yaml");
+    let objects = Value::Array(Rendered::read(&must(&arguments)).objects);
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/install/manifests.json");
     if std::env::var_os("UPDATE_MANIFESTS").is_some() {
-        fs::write(&file, &text).expect("writes");
+        let text = serde_json::to_string_pretty(&objects).expect("JSON");
+        fs::write(&file, text + "\n").expect("writes");
     }
-    let found = fs::read_to_string(&file).unwrap_or_default();
+    let text = fs::read_to_string(&file).unwrap_or_default();
     assert!(
-        found == text,
+        serde_json::from_str::<Value>(&text).is_ok_and(|found| found == objects),
         "{} is stale: run UPDATE_MANIFESTS=1 cargo test --release -p operator --test chart -- --ignored install_manifests",
         file.display()
     );
