@@ -15,6 +15,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 /// Maximum time from the first to the last byte of a message: 256 MiB take 21 s at 100 Mbit/s.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Additional time to read data that is already there when a timeout fires. After a suspension of the process
+/// (host asleep, SIGSTOP) expired timers may fire before the runtime has seen that the socket is readable.
+const READABLE_GRACE: Duration = Duration::from_millis(200);
+
 /// Reason why a connection cannot be read further.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -67,11 +71,21 @@ impl<R: AsyncRead + Unpin, H: FrameHeader> FramedReader<R, H> {
             }
             let idle = self.decoder.is_between_messages();
             let read = self.reader.read_buf(self.decoder.buffer());
-            let count = if idle {
-                timeout(idle_timeout, read).await.map_err(|_| ReadError::Idle(idle_timeout))??
+            let in_time = if idle {
+                timeout(idle_timeout, read).await
             } else {
                 let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.message_timeout);
-                timeout_at(deadline, read).await.map_err(|_| ReadError::Incomplete)??
+                timeout_at(deadline, read).await
+            };
+            let count = match in_time {
+                Ok(count) => count?,
+                Err(_) => {
+                    let read = self.reader.read_buf(self.decoder.buffer());
+                    let late = timeout(READABLE_GRACE, read).await;
+                    late.map_err(
+                        |_| if idle { ReadError::Idle(idle_timeout) } else { ReadError::Incomplete },
+                    )??
+                }
             };
             match count {
                 0 if idle => return Err(ReadError::Closed),
