@@ -154,7 +154,9 @@ fn apply_options(object: &mut Value, options: &Options) {
             container["imagePullPolicy"] = policy.as_str().into();
         }
         if let Some(list) = container["args"].as_array_mut() {
-            args.iter().for_each(|arg| set_argument(list, arg));
+            for arg in &args {
+                set_argument(list, arg);
+            }
         }
     }
 }
