@@ -222,7 +222,7 @@ fn ended_desktop_is_reported(bed: &Installed) -> Result<()> {
 
 fn crashing_desktop_is_reported(bed: &Installed) -> Result<()> {
     let changes = json!({"desktop": {"args": ["nonsense"]}});
-    is_reported(bed, "crash", &changes, ["Capturing", "DesktopCrashing", "exit code 1"])
+    is_reported(bed, "crash", &changes, ["Capturing", "DesktopCrashing", "code 1"])
 }
 
 fn desktop_without_a_compositor_is_reported(bed: &Installed) -> Result<()> {
