@@ -10,7 +10,7 @@ use contract::{Endpoint, FramePath};
 #[derive(Debug, Parser)]
 #[command(name = "sidecar", version, max_term_width = 100)]
 pub struct Cli {
-    /// Subcommand.
+    /// Subcommand to run.
     #[command(subcommand)]
     pub command: Command,
     /// Log as JSON lines. RUST_LOG sets the level; the default is info.
@@ -18,7 +18,7 @@ pub struct Cli {
     pub log_json: bool,
 }
 
-/// Subcommands.
+/// Subcommands of the sidecar.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Capture, stream and serve viewers until SIGTERM or SIGINT.
@@ -34,7 +34,7 @@ pub enum SourceArg {
     Auto,
     /// PipeWire stream of Mutter, or the node of --pipewire-node.
     Pipewire,
-    /// wlr-screencopy.
+    /// The compositor's wlr-screencopy protocol.
     Wayland,
     /// Generated moving pattern; needs no desktop.
     TestPattern,
@@ -98,7 +98,7 @@ pub struct Desktop {
     pub pattern_size: (u32, u32),
 }
 
-/// Host-agent.
+/// Host-agent connection.
 #[derive(Debug, Clone, Args)]
 pub struct HostAgent {
     /// Endpoint of the host-agent: tcp://HOST:PORT, unix:/PATH or vsock://CID:PORT. Without one the sidecar encodes.
@@ -121,7 +121,7 @@ pub struct Run {
     /// Desktop and GPU.
     #[command(flatten)]
     pub desktop: Desktop,
-    /// Host-agent.
+    /// Host-agent connection.
     #[command(flatten)]
     pub host_agent: HostAgent,
     /// Name of the stream.
@@ -179,7 +179,7 @@ pub struct Doctor {
     /// Desktop and GPU.
     #[command(flatten)]
     pub desktop: Desktop,
-    /// Host-agent.
+    /// Host-agent connection.
     #[command(flatten)]
     pub host_agent: HostAgent,
     /// Print the report as JSON.

@@ -80,13 +80,18 @@ impl<F: Fn() -> SidecarStatus + Send + Sync + 'static> Collector for StatusColle
         )?;
         ConstGauge::new(status.fps).encode(fps)?;
         let bytes = encoder.encode_descriptor(
-            "desktopstream_bytes_to_host_total",
+            base_name("desktopstream_bytes_to_host_total"),
             "Bytes sent to the host: mailbox requests and stream connection",
             None,
             MetricType::Counter,
         )?;
         ConstCounter::new(status.bytes_to_host).encode(bytes)
     }
+}
+
+/// Name of a counter without `_total`, which the encoder appends.
+fn base_name(counter: &str) -> &str {
+    counter.strip_suffix("_total").unwrap_or(counter)
 }
 
 fn counters(
@@ -96,7 +101,7 @@ fn counters(
     label: &str,
     samples: &[(&str, u64)],
 ) -> fmt::Result {
-    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    let mut family = encoder.encode_descriptor(base_name(name), help, None, MetricType::Counter)?;
     samples
         .iter()
         .try_for_each(|(value, count)| sample(&mut family, label, value, &ConstCounter::new(*count)))

@@ -55,7 +55,7 @@ pub struct PumpOptions {
     pub max_fps: u16,
     /// Maximum time between keyframes, ms; 0 for keyframes on demand only.
     pub keyframe_ms: u32,
-    /// Codec.
+    /// Video codec to request.
     pub codec: Codec,
 }
 

@@ -29,7 +29,7 @@ pub enum SourceKind {
     /// PipeWire stream of Mutter, or the node of `pipewire-node`.
     #[enum_value(name = "PipeWire stream of Mutter, or the node of pipewire-node", nick = "pipewire")]
     PipeWire,
-    /// wlr-screencopy.
+    /// The compositor's wlr-screencopy protocol.
     #[enum_value(name = "wlr-screencopy", nick = "wayland")]
     Wayland,
     /// Generated moving pattern.

@@ -94,22 +94,22 @@ pub struct Wait {
 /// `VIRTGPU_WAIT_NOWAIT`: return `EBUSY` instead of waiting.
 pub const WAIT_NOWAIT: u32 = 1;
 
-/// `DRM_IOCTL_VIRTGPU_MAP`.
+/// `DRM_IOCTL_VIRTGPU_MAP`: offset for mapping a resource's pages.
 pub const MAP: Opcode = opcode::read_write::<Map>(GROUP, DRIVER + 0x01);
-/// `DRM_IOCTL_VIRTGPU_GETPARAM`.
+/// `DRM_IOCTL_VIRTGPU_GETPARAM`: reads a driver parameter.
 pub const GETPARAM: Opcode = opcode::read_write::<GetParam>(GROUP, DRIVER + 0x03);
-/// `DRM_IOCTL_VIRTGPU_RESOURCE_CREATE`.
+/// `DRM_IOCTL_VIRTGPU_RESOURCE_CREATE`: creates a resource.
 pub const RESOURCE_CREATE: Opcode = opcode::read_write::<ResourceCreate>(GROUP, DRIVER + 0x04);
-/// `DRM_IOCTL_VIRTGPU_RESOURCE_INFO`.
+/// `DRM_IOCTL_VIRTGPU_RESOURCE_INFO`: resource ID and size of a GEM handle.
 pub const RESOURCE_INFO: Opcode = opcode::read_write::<ResourceInfo>(GROUP, DRIVER + 0x05);
-/// `DRM_IOCTL_VIRTGPU_TRANSFER_FROM_HOST`.
+/// `DRM_IOCTL_VIRTGPU_TRANSFER_FROM_HOST`: copies from the host into guest pages.
 pub const TRANSFER_FROM_HOST: Opcode = opcode::read_write::<Transfer>(GROUP, DRIVER + 0x06);
-/// `DRM_IOCTL_VIRTGPU_TRANSFER_TO_HOST`.
+/// `DRM_IOCTL_VIRTGPU_TRANSFER_TO_HOST`: copies guest pages to the host.
 pub const TRANSFER_TO_HOST: Opcode = opcode::read_write::<Transfer>(GROUP, DRIVER + 0x07);
-/// `DRM_IOCTL_VIRTGPU_WAIT`.
+/// `DRM_IOCTL_VIRTGPU_WAIT`: waits for the commands of a resource.
 pub const WAIT: Opcode = opcode::read_write::<Wait>(GROUP, DRIVER + 0x08);
 
-/// `VIRTGPU_PARAM_*`.
+/// Driver parameters, `VIRTGPU_PARAM_*`.
 pub mod param {
     pub const FEATURES_3D: u64 = 1;
     pub const CAPSET_QUERY_FIX: u64 = 2;

@@ -44,7 +44,7 @@ pub enum UpstreamError {
     /// The connection could not be established.
     #[error("cannot reach the host-agent at {endpoint}: {source}; start it, or correct the endpoint")]
     Connect {
-        /// Endpoint.
+        /// Endpoint of the host-agent.
         endpoint: Endpoint,
         /// Error of the operating system.
         source: io::Error,
@@ -52,7 +52,7 @@ pub enum UpstreamError {
     /// The host-agent did not answer in time.
     #[error("the host-agent at {endpoint} does not answer ({step})")]
     Timeout {
-        /// Endpoint.
+        /// Endpoint of the host-agent.
         endpoint: Endpoint,
         /// Step that timed out: `connect`, `HELLO` or `PING`.
         step: &'static str,
