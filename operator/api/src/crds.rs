@@ -37,7 +37,8 @@ pub fn all() -> Result<Vec<CustomResourceDefinition>, NoSuchProperty> {
 }
 
 /// Rewrites a schema of Rust types to the conventions of Kubernetes: no `nullable` (the apiserver then drops nulls, and
-/// `has()` in rules works), descriptions in one line, `int32` and `int64` in place of Rust's integer formats, a list type on every list.
+/// `has()` in rules works), descriptions in one line, `int32` and `int64` in place of Rust's integer
+/// formats, a list type on every list.
 fn normalize(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
     // Line breaks of doc comments; kubectl wraps lines by itself.

@@ -87,8 +87,8 @@ pub struct Home {
     #[serde(default = "home_path")]
     #[schemars(regex(pattern = "^/[^:]+$"), length(max = 1024))]
     pub mount_path: String,
-    /// Deletion policy of the volume when the DesktopStream is deleted. "Delete" deletes the PersistentVolumeClaim; "Keep"
-    /// keeps it for a later DesktopStream of the same name.
+    /// Deletion policy of the volume. "Delete" deletes the PersistentVolumeClaim with the DesktopStream; "Keep" keeps it
+    /// for a later DesktopStream of the same name.
     #[serde(default)]
     pub on_delete: OnDelete,
 }

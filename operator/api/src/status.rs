@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DesktopStreamStatus {
-    /// Overall phase: "Pending", "Starting", "Streaming", "Degraded", "Failed", "Suspended", "Idle" or "Ended". The
-    /// conditions give the reason.
+    /// Overall phase. The schema takes its description from [`Phase`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
     /// Conditions of the stream. Types are DevicesReady, Paired, Capturing, Streaming and Ready, in the order in which
@@ -62,7 +61,8 @@ pub(super) fn conditions(generator: &mut schemars::SchemaGenerator) -> schemars:
     })
 }
 
-/// Overall phase of a stream.
+/// Overall phase: "Pending", "Starting", "Streaming", "Degraded", "Failed", "Suspended", "Idle" or "Ended". The conditions
+/// give the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Phase {
     /// The pod does not exist or has no node.
