@@ -82,8 +82,8 @@ pub fn unchanged_stream_causes_no_writes(bed: &Installed) -> Result<()> {
     for (kind, name) in objects("steady") {
         bed.await_object(kind, &name)?;
     }
-    // The last condition of a pod that no node accepts.
-    bed.await_reason("steady", "DevicesReady", "Unschedulable")?;
+    // The final reason: the cluster has no StorageClass for the claim.
+    bed.await_reason("steady", "DevicesReady", "VolumePending")?;
     let deadline = Instant::now() + TIMEOUT;
     let mut before = versions(bed)?;
     loop {
