@@ -77,15 +77,12 @@ impl<R: AsyncRead + Unpin, H: FrameHeader> FramedReader<R, H> {
                 let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.message_timeout);
                 timeout_at(deadline, read).await
             };
-            let count = match in_time {
-                Ok(count) => count?,
-                Err(_) => {
-                    let read = self.reader.read_buf(self.decoder.buffer());
-                    let late = timeout(READABLE_GRACE, read).await;
-                    late.map_err(
-                        |_| if idle { ReadError::Idle(idle_timeout) } else { ReadError::Incomplete },
-                    )??
-                }
+            let count = if let Ok(count) = in_time {
+                count?
+            } else {
+                let read = self.reader.read_buf(self.decoder.buffer());
+                let late = timeout(READABLE_GRACE, read).await;
+                late.map_err(|_| if idle { ReadError::Idle(idle_timeout) } else { ReadError::Incomplete })??
             };
             match count {
                 0 if idle => return Err(ReadError::Closed),
