@@ -54,12 +54,12 @@ impl Rendered {
                 "ConfigMap" => assert_known_fields::<ConfigMap>(object),
                 "PodDisruptionBudget" => assert_known_fields::<PodDisruptionBudget>(object),
                 "ValidatingWebhookConfiguration" => {
-                    assert_known_fields::<ValidatingWebhookConfiguration>(object)
+                    assert_known_fields::<ValidatingWebhookConfiguration>(object);
                 }
                 "MutatingWebhookConfiguration" => assert_known_fields::<MutatingWebhookConfiguration>(object),
                 "ValidatingAdmissionPolicy" => assert_known_fields::<ValidatingAdmissionPolicy>(object),
                 "ValidatingAdmissionPolicyBinding" => {
-                    assert_known_fields::<ValidatingAdmissionPolicyBinding>(object)
+                    assert_known_fields::<ValidatingAdmissionPolicyBinding>(object);
                 }
                 "HostAgent" => {
                     drop(serde_json::from_value::<HostAgent>(object.clone()).expect("a HostAgent"));
