@@ -86,7 +86,7 @@ fn invalid_spec_is_refused_with_a_remedy() {
         match outcome {
             Ok(()) => assert!(by == "schema", "{case}: the validator accepts it"),
             Err(invalid) if by == "webhook" => {
-                assert!(invalid.to_string().contains(&says), "{case}: {invalid}")
+                assert!(invalid.to_string().contains(&says), "{case}: {invalid}");
             }
             Err(_) => {}
         }
