@@ -41,7 +41,7 @@ pub fn take(stream: &Stream, path: &str, time: Duration) -> Result<Vec<u8>> {
 /// Decoder to use.
 #[derive(Debug, Clone, Copy)]
 pub enum Decoder {
-    /// `ffmpeg`.
+    /// H.264 decoder of the `ffmpeg` program.
     Ffmpeg,
     /// `gst-launch-1.0` with `avdec_h264`.
     GStreamer,

@@ -17,7 +17,7 @@ pub struct Summary {
     pub name: String,
     /// `status.phase`; empty before the first reconciliation.
     pub phase: String,
-    /// `status.capture.framePath`.
+    /// Frame path in use, from `status.capture.framePath`.
     pub frame_path: String,
     /// Encoded frames per second.
     pub fps: Option<u32>,

@@ -87,7 +87,7 @@ impl Commands {
         anyhow!("no stream {name:?} in project {}; existing streams: {existing}", self.project)
     }
 
-    /// `status`.
+    /// Prints one stream, or all, as a table or as JSON: `docker status`.
     pub fn status(&self, name: Option<&str>, json: bool) -> Result<()> {
         let streams = self.streams(name)?;
         if json {
@@ -126,7 +126,7 @@ impl Commands {
         Ok(View::from(self.engine.list(&label).await?))
     }
 
-    /// `logs`.
+    /// Prints or follows the logs of a stream's containers: `docker logs`.
     pub async fn logs(&self, options: &LogsOptions) -> Result<()> {
         let LogsOptions { name, follow, desktop, tail } = options;
         let role = if *desktop { Role::Desktop } else { Role::Sidecar };
@@ -142,7 +142,7 @@ impl Commands {
         print_output(docker.logs(&container.id, Some(options))).await
     }
 
-    /// `open`.
+    /// Prints the address of a stream's viewer and opens it in a browser: `docker open`.
     pub async fn open(&self, name: &str, no_browser: bool, json: bool) -> Result<()> {
         let sidecar = self.container(name, Role::Sidecar).await?;
         let base = sidecar.local_url();
@@ -160,7 +160,7 @@ impl Commands {
         Ok(())
     }
 
-    /// `rm`.
+    /// Removes streams and their containers: `docker rm`.
     pub async fn rm(&self, names: &[String], remove_home: bool) -> Result<()> {
         let known = self.folder.streams();
         let home = if remove_home { Home::Remove } else { Home::KeepIfLabelled };

@@ -94,7 +94,7 @@ pub struct World {
     pub gpus: Vec<Gpu>,
     /// The machine, with the host-agents that it reaches.
     pub node: Node,
-    /// Host-agents.
+    /// Host-agents that this machine can reach, with their state.
     pub host_agents: Vec<HostAgent>,
     /// The project's network. The first stream that needs it creates it.
     pub network: tokio::sync::Mutex<Option<Network>>,

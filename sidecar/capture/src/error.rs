@@ -67,7 +67,7 @@ pub enum CaptureError {
         operation: &'static str,
         /// Time waited.
         after: Duration,
-        /// What to do about it.
+        /// Remedy for the user, an imperative sentence.
         remedy: &'static str,
     },
     /// Too many consecutive captures failed.

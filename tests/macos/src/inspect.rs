@@ -13,9 +13,9 @@ use crate::signature::{self, Signature};
 /// Mach-O file type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// `MH_EXECUTE`.
+    /// Main executable (`MH_EXECUTE`).
     Executable,
-    /// `MH_DYLIB`.
+    /// Dynamic library (`MH_DYLIB`).
     Library,
     /// Any other type.
     Other(u32),

@@ -14,7 +14,7 @@ use crate::render::Device;
 pub(super) struct Decision {
     /// Whether the stream runs.
     pub(super) lifecycle: lifecycle::Outcome,
-    /// Host-agent.
+    /// Host-agent that the stream is paired with, or why there is none.
     pub(super) pairing: Pairing,
     /// GPUs; `None` if the machine has too few.
     pub(super) devices: Option<Vec<Device>>,

@@ -1,4 +1,4 @@
-//! What a pass remembers of a stream for the next one.
+//! State of a stream that one reconcile pass hands to the next.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

@@ -19,15 +19,15 @@ const GRACE_PERIOD: Duration = Duration::from_secs(10);
 /// A daemon. Nodes are counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Daemon {
-    /// etcd.
+    /// Key-value store of the apiserver: `etcd`.
     Etcd,
-    /// kube-apiserver.
+    /// API server: `kube-apiserver`.
     Apiserver,
-    /// kube-controller-manager.
+    /// Built-in controllers: `kube-controller-manager`.
     Controllers,
-    /// kube-scheduler.
+    /// Pod scheduler: `kube-scheduler`.
     Scheduler,
-    /// CoreDNS.
+    /// DNS server of the cluster: CoreDNS.
     Dns,
     /// containerd of a node. Its containers outlive it.
     Containerd(u8),

@@ -124,7 +124,7 @@ impl Instance {
         ended
     }
 
-    /// Name.
+    /// Name of the cluster, unique on this machine.
     pub fn name(&self) -> &str {
         &self.state.name
     }

@@ -100,7 +100,7 @@ impl Engine {
         self.instance.down()
     }
 
-    /// Version.
+    /// Version of Docker Engine: newest or oldest supported.
     pub fn version(&self) -> Version {
         self.version
     }

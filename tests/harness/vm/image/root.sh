@@ -9,7 +9,7 @@ umask 022
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 OUT KERNEL="${KERNEL:-}"
 here=$(dirname "$(readlink -f "$0")")
 
-# No man pages, no translations, no fsync: nobody reads them, and a half-made image is thrown away.
+# No man pages, no translations, and no fsync: an incomplete image is discarded.
 set -- --mode=root --variant=essential --architectures="$ARCH" --include="$PACKAGES" \
 	--dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
 	--aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"'

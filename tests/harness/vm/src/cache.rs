@@ -114,7 +114,7 @@ impl Recipe {
 
 /// An entry of the cache.
 pub struct Entry {
-    /// `NAME-HASH`.
+    /// Folder name in the cache: `NAME-HASH`.
     pub id: String,
     /// Folder of the entry.
     pub path: PathBuf,

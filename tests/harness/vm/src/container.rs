@@ -66,9 +66,9 @@ pub struct Spec {
     pub name: String,
     /// Image; the VM must contain it.
     pub image: String,
-    /// Runtime.
+    /// Runtime that starts the container.
     pub runtime: Runtime,
-    /// Command.
+    /// Command and its arguments.
     pub argv: Vec<String>,
     /// Environment in addition to `PATH`, `HOME` and `XDG_RUNTIME_DIR`.
     pub env: Vec<(String, String)>,
@@ -198,7 +198,7 @@ impl Container {
         Self { guest: guest.clone(), name: name.to_owned() }
     }
 
-    /// Name.
+    /// Name of the container, unique in the VM.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -92,7 +92,7 @@ impl Image {
 pub struct GuestImage {
     /// Root disk.
     pub disk: PathBuf,
-    /// Kernel.
+    /// Kernel image that QEMU boots.
     pub kernel: PathBuf,
     /// Folder with busybox and the modules for the initramfs.
     pub boot: PathBuf,

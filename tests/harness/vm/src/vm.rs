@@ -85,12 +85,12 @@ pub struct Network {
 pub struct VmConfig {
     /// Name among the VMs of this user.
     pub name: String,
-    /// Architecture.
+    /// Architecture of the guest.
     pub arch: Arch,
     /// QEMU version.
     #[serde(default)]
     pub qemu: Qemu,
-    /// GPU.
+    /// GPU device model of the VM.
     pub gpu: Gpu,
     /// Library to load into QEMU.
     pub tap: Option<Tap>,
@@ -201,7 +201,7 @@ impl Vm {
         &self.guest
     }
 
-    /// Configuration.
+    /// Configuration that the VM was started with.
     pub fn config(&self) -> &VmConfig {
         &self.state.config
     }
