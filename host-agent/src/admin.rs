@@ -60,7 +60,7 @@ pub struct Admin {
 /// A listener for HTTP clients.
 #[derive(Debug)]
 pub enum AdminListener {
-    /// TCP.
+    /// TCP endpoint, which every user and guest that reaches it can read.
     Tcp(TcpListener),
     /// Unix socket, for processes of this user and root.
     Unix(UnixSocket),

@@ -53,7 +53,13 @@ impl Watch {
             .arg(script())
             .args(["watch", "--url", url, "--token", token, "--read-pattern"])
             .args(["--until-frames", &frames.to_string(), "--viewers", &viewers.to_string()])
-            .args(["--timeout", &TIMEOUT.as_secs().to_string(), "--restarts", &restarts.to_string(), "--json"])
+            .args([
+                "--timeout",
+                &TIMEOUT.as_secs().to_string(),
+                "--restarts",
+                &restarts.to_string(),
+                "--json",
+            ])
             .arg(folder.path().join("seen.json"))
             .stdin(Stdio::null())
             .spawn()
