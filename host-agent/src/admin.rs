@@ -23,11 +23,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::accept::{Accept, accept_until, end_within};
 use crate::hub::Hub;
-use crate::listen::{ListenError, UnixSocket, check_peer, origin};
+use crate::listen::{ListenError, UnixSocket, bind_tcp, check_peer, origin};
 use crate::metrics;
 use crate::pending::{PendingConnections, PendingPlace};
 use crate::status::{self, Identity};
@@ -43,8 +43,6 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEADER: usize = 8 << 10;
 /// Maximum time for answers in progress at shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
-/// Delay after a failed accept.
-const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// State that all requests share.
 #[derive(Debug, Clone)]
@@ -66,7 +64,7 @@ pub enum AdminListener {
     Unix(UnixSocket),
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
@@ -79,24 +77,27 @@ impl AdminListener {
         let failed = |cause| ListenError::new(endpoint, cause);
         match endpoint {
             Endpoint::Tcp { host, port } => {
-                let listener = TcpListener::bind((host.as_str(), *port)).await.map_err(failed)?;
-                let port = listener.local_addr().map_err(failed)?.port();
-                Ok((Self::Tcp(listener), Endpoint::Tcp { host: host.clone(), port }))
+                let (listener, endpoint) = bind_tcp(host, *port).await.map_err(failed)?;
+                Ok((Self::Tcp(listener), endpoint))
             }
             Endpoint::Unix(path) => Ok((Self::Unix(UnixSocket::bind(path)?), endpoint.clone())),
             Endpoint::Vsock { .. } => Err(failed(io::ErrorKind::Unsupported.into())),
         }
     }
+}
 
-    /// The next connection and its origin.
-    async fn accept(&self) -> io::Result<(Box<dyn Stream>, String)> {
+impl Accept for AdminListener {
+    /// A connection and its origin.
+    type Connection = (Box<dyn Stream>, String);
+
+    async fn accept(&self) -> io::Result<Self::Connection> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 Ok((Box::new(stream), origin(address.ip())))
             }
             Self::Unix(socket) => loop {
-                let (stream, _) = socket.listener.accept().await?;
+                let stream = socket.accept().await?;
                 match check_peer(&stream)? {
                     Ok(()) => return Ok((Box::new(stream), "unix".to_owned())),
                     Err(error) => tracing::warn!(%error, "admin connection rejected"),
@@ -110,28 +111,11 @@ impl AdminListener {
 pub async fn run(listener: AdminListener, admin: Admin) {
     let mut stop = admin.stop.clone();
     let pending = PendingConnections::new(MAX_CONNECTIONS_PER_ORIGIN, MAX_CONNECTIONS);
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            () = crate::serve::stopped(&mut stop) => break,
-            // Removes finished tasks from the set.
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, origin)) => {
-                    connections.spawn(serve(stream, pending.enter(&origin), admin.clone()));
-                }
-                Err(error) => {
-                    tracing::error!(%error, "cannot accept an admin connection");
-                    tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
-                }
-            }
-        }
-    }
+    let serve =
+        |(stream, origin): (Box<dyn Stream>, String)| serve(stream, pending.enter(&origin), admin.clone());
+    let connections = accept_until(&listener, "admin", &mut stop, serve).await;
     drop(listener);
-    let answered = async { while connections.join_next().await.is_some() {} };
-    if timeout(SHUTDOWN_TIMEOUT, answered).await.is_err() {
-        connections.shutdown().await;
-    }
+    end_within(connections, SHUTDOWN_TIMEOUT).await;
 }
 
 async fn serve(stream: Box<dyn Stream>, place: PendingPlace, admin: Admin) {

@@ -58,7 +58,7 @@ pub async fn serve(service: Arc<HxfrService>, connection: Connection, mut stop: 
     tracing::info!(peer, "HXFR connection started");
     let end = tokio::select! {
         end = serve_requests(&service, connection) => end,
-        () = crate::serve::stopped(&mut stop) => Ok(()),
+        () = crate::accept::stopped(&mut stop) => Ok(()),
     };
     let reason = end.err().map_or_else(|| "shutting down".to_owned(), |reason| reason.to_string());
     tracing::info!(peer, reason, "HXFR connection ended");

@@ -30,6 +30,7 @@
 
 #![forbid(unsafe_code)]
 
+mod accept;
 pub mod admin;
 pub mod auth;
 pub mod canvas;

@@ -16,9 +16,9 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::accept::accept_until;
 use crate::framing::{FramedReader, ReadError};
 use crate::hub::{Hub, LimitReached, Outgoing, Vm, VmDescription};
 use crate::listen::{ForeignUser, UnixSocket, check_peer};
@@ -27,8 +27,6 @@ use crate::listen::{ForeignUser, UnixSocket, check_peer};
 const PEER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A tap is silent while its VM draws nothing.
 const NO_IDLE_TIMEOUT: Duration = Duration::MAX;
-/// Delay after a failed accept.
-const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Reason why a tap's connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -52,24 +50,11 @@ enum LinkError {
 
 /// Accepts taps until `stop`, then closes their connections.
 pub async fn run(socket: UnixSocket, hub: Arc<Hub>, mut stop: watch::Receiver<bool>) {
-    let mut taps = JoinSet::new();
-    loop {
-        tokio::select! {
-            () = crate::serve::stopped(&mut stop) => break,
-            // Removes finished tasks from the set.
-            Some(_) = taps.join_next() => {}
-            accepted = socket.listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    let hub = Arc::clone(&hub);
-                    taps.spawn(async move { serve(stream, &hub).await });
-                }
-                Err(error) => {
-                    tracing::error!(%error, "cannot accept tap");
-                    tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
-                }
-            }
-        }
-    }
+    let serve = |stream| {
+        let hub = Arc::clone(&hub);
+        async move { serve(stream, &hub).await }
+    };
+    let mut taps = accept_until(&socket, "link", &mut stop, serve).await;
     taps.shutdown().await;
 }
 

@@ -12,6 +12,7 @@ use contract::Endpoint;
 use tokio::io::AsyncRead;
 use tokio::net::TcpListener;
 
+use crate::accept::Accept;
 use crate::sys::VsockListener;
 pub use folder::FolderError;
 pub use unix::{ForeignUser, UnixSocket, check_peer};
@@ -119,6 +120,16 @@ impl ListenError {
     }
 }
 
+/// Listens on a TCP address; returns the endpoint with the assigned port.
+///
+/// # Errors
+/// The address is in use, or the operating system refuses it.
+pub async fn bind_tcp(host: &str, port: u16) -> io::Result<(TcpListener, Endpoint)> {
+    let listener = TcpListener::bind((host, port)).await?;
+    let port = listener.local_addr()?.port();
+    Ok((listener, Endpoint::Tcp { host: host.to_owned(), port }))
+}
+
 /// A listener of any transport.
 #[derive(Debug)]
 pub struct Listener {
@@ -142,9 +153,7 @@ impl Listener {
         let failed = |cause| ListenError::new(endpoint, cause);
         match endpoint {
             Endpoint::Tcp { host, port } => {
-                let listener = TcpListener::bind((host.as_str(), *port)).await.map_err(failed)?;
-                let port = listener.local_addr().map_err(failed)?.port();
-                let endpoint = Endpoint::Tcp { host: host.clone(), port };
+                let (listener, endpoint) = bind_tcp(host, *port).await.map_err(failed)?;
                 Ok(Self { endpoint, socket: Socket::Tcp(listener) })
             }
             Endpoint::Unix(path) => {
@@ -162,12 +171,12 @@ impl Listener {
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
+}
 
-    /// Accepts the next connection.
-    ///
-    /// # Errors
-    /// The operating system failed to accept it, for example because the process is out of file descriptors.
-    pub async fn accept(&self) -> io::Result<Connection> {
+impl Accept for Listener {
+    type Connection = Connection;
+
+    async fn accept(&self) -> io::Result<Connection> {
         match &self.socket {
             Socket::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
@@ -178,7 +187,7 @@ impl Listener {
                 Ok(Connection::new(reader, Writer::Tcp(writer), origin, peer))
             }
             Socket::Unix(socket) => {
-                let (stream, _) = socket.listener.accept().await?;
+                let stream = socket.accept().await?;
                 let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
                 let peer = pid.map_or_else(|| "unix".to_owned(), |pid| format!("unix:{pid}"));
                 let (reader, writer) = stream.into_split();

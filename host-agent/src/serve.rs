@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::accept::{accept_until, end_within};
 use crate::admin::{self, Admin, AdminListener};
 use crate::auth::Authenticator;
 use crate::config::Settings;
@@ -38,8 +39,6 @@ const MAX_HXFR: usize = 64;
 const MAX_HXFR_PER_ORIGIN: usize = 16;
 /// Maximum time for connections to end at shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
-/// Delay after a failed accept, most likely for lack of file descriptors.
-const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Reason why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -253,38 +252,13 @@ impl Daemon {
     }
 }
 
-/// Returns when `stop` becomes true, or its sender is dropped.
-pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // The guard that `wait_for` returns is dropped here: it must not be held across an await.
-    let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// Accepts connections until `stop`, then gives them time to end. `serve` is called in the order of accepts.
+/// Accepts connections until `stop`, then gives them time to end.
 async fn accept<F: Future<Output = ()> + Send + 'static>(
     listener: Listener,
     mut stop: watch::Receiver<bool>,
     serve: impl Fn(Connection) -> F,
 ) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            () = stopped(&mut stop) => break,
-            // Removes finished tasks from the set.
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok(connection) => {
-                    connections.spawn(serve(connection));
-                }
-                Err(error) => {
-                    tracing::error!(%error, endpoint = %listener.endpoint(), "cannot accept connection");
-                    tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
-                }
-            }
-        }
-    }
+    let connections = accept_until(&listener, listener.endpoint(), &mut stop, serve).await;
     // Sessions were ended by the hub; connections in handshake have no session.
-    let ended = async { while connections.join_next().await.is_some() {} };
-    if timeout(SHUTDOWN_TIMEOUT / 2, ended).await.is_err() {
-        connections.shutdown().await;
-    }
+    end_within(connections, SHUTDOWN_TIMEOUT / 2).await;
 }

@@ -8,12 +8,12 @@ use contract::Endpoint;
 use tokio::net::{UnixListener, UnixStream};
 
 use super::{ListenError, folder};
+use crate::accept::Accept;
 
 /// A listening Unix socket that only this user can open. Its file is removed when it is dropped.
 #[derive(Debug)]
 pub struct UnixSocket {
-    /// The socket.
-    pub listener: UnixListener,
+    listener: UnixListener,
     path: PathBuf,
 }
 
@@ -39,6 +39,14 @@ impl UnixSocket {
         std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))?;
         std::fs::rename(&temporary, path)?;
         Ok(Self { listener, path: path.to_owned() })
+    }
+}
+
+impl Accept for UnixSocket {
+    type Connection = UnixStream;
+
+    async fn accept(&self) -> io::Result<UnixStream> {
+        Ok(self.listener.accept().await?.0)
     }
 }
 

@@ -140,9 +140,7 @@ impl Pass<'_> {
         });
         Ok(Applied { changed: apply.changed, obstacle })
     }
-}
 
-impl Pass<'_> {
     /// Identity of the paired host-agent's Unix socket. While the socket is missing, that of the last one: the sidecar that
     /// has it mounted encodes by itself until the host-agent is back, or is no longer paired.
     fn host_socket(&self, pairing: &Pairing) -> Option<String> {
