@@ -39,6 +39,8 @@ const TIMEOUT: Duration = Duration::from_mins(3);
 pub struct Watch {
     child: Child,
     folder: TempDir,
+    frames: u32,
+    restarts: u32,
 }
 
 impl Watch {
@@ -64,18 +66,21 @@ impl Watch {
             .stdin(Stdio::null())
             .spawn()
             .context("starting node")?;
-        Ok(Self { child, folder })
+        Ok(Self { child, folder, frames, restarts })
     }
 
-    /// Waits for the browser and returns its report: per viewer, the frames that it drew.
+    /// Waits for the browser, checks that every viewer drew its frames whole and in order, and returns the report: per
+    /// viewer, the frames that it drew.
     ///
     /// # Errors
-    /// Fails if the browser failed.
+    /// Fails if the browser failed, and names the first violation.
     pub fn finish(mut self) -> Result<Value> {
         let status = self.child.wait()?;
         let text = std::fs::read_to_string(self.folder.path().join("seen.json"));
         ensure!(status.success(), "the browser failed: {status}; {}", text.unwrap_or_default());
-        Ok(serde_json::from_str(&text?)?)
+        let seen = serde_json::from_str(&text?)?;
+        in_order(&seen, self.frames as usize, self.restarts as usize)?;
+        Ok(seen)
     }
 }
 
@@ -83,7 +88,7 @@ impl Watch {
 ///
 /// # Errors
 /// Names the violation.
-pub fn in_order(seen: &Value, least: usize, restarts: usize) -> Result<()> {
+fn in_order(seen: &Value, least: usize, restarts: usize) -> Result<()> {
     let viewers = seen["viewers"].as_array().context("the report has no viewers")?;
     ensure!(!viewers.is_empty(), "the report has no viewer");
     for viewer in viewers {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use cluster::suite::Suite;
 use e2e::Desktop;
-use e2e::browser::{self, in_order};
+use e2e::browser;
 use serde_json::json;
 use topology::{HOST_AGENTS, Options, Topology, Viewers, stream};
 
@@ -48,7 +48,7 @@ fn each_stream_shows_its_own_vm(host_agents: usize) -> Result<()> {
         ensure!(status["capture"]["framePath"] == "ResourceId", "{status}");
         ensure!(status["hostAgentName"] == HOST_AGENTS[owner].0, "{status}");
         let viewers = Viewers::of(&topology.bed, "default", node)?;
-        in_order(&browser::Watch::start(&viewers.url(), &viewers.token, 10, 1, 0)?.finish()?, 10, 0)?;
+        browser::Watch::start(&viewers.url(), &viewers.token, 10, 1, 0)?.finish()?;
         let sessions = topology.host_agents[owner].status()?.sessions;
         let session = sessions.iter().find(|it| it.stream == format!("default/{node}"));
         let session = session.with_context(|| format!("no session of {node}: {sessions:?}"))?;
