@@ -16,6 +16,8 @@ use crate::testbed::{GPU, Testbed};
 pub struct Foreign<'b> {
     bed: &'b Testbed,
     name: &'static str,
+    /// ID, which stays when an operator renames the container.
+    id: String,
 }
 
 impl<'b> Foreign<'b> {
@@ -26,8 +28,8 @@ impl<'b> Foreign<'b> {
 
     /// Runs the probe with these options of `docker run`, of which the last is the image.
     pub fn start(bed: &'b Testbed, name: &'static str, options: &str) -> Result<Self> {
-        bed.docker(&format!("run --detach --name {name} {options} wait"))?;
-        Ok(Self { bed, name })
+        let id = bed.docker(&format!("run --detach --name {name} {options} wait"))?.trim().to_owned();
+        Ok(Self { bed, name, id })
     }
 
     pub fn remove(&self) -> Result<()> {
@@ -101,10 +103,10 @@ pub fn container_with_permission_is_recreated_with_the_device(bed: &mut Testbed)
     let labels = "--label desktopstream.dev/attach=old";
     let network = "--network recreate_front --network-alias oldie";
     let volumes = "--volume recreate_kept:/kept --volume /nameless";
-    bed.docker(&format!(
+    let id = bed.docker(&format!(
         "create --name old {labels} --env A=b --user 1000 {network} {volumes} --restart always {PROBE} wait"
     ))?;
-    let old = Foreign { bed, name: "old" };
+    let old = Foreign { bed, name: "old", id: id.trim().to_owned() };
     bed.docker("network connect --alias second recreate_back old")?;
     bed.docker("start old")?;
     project.start(&["--recreate=old"])?;
@@ -143,7 +145,8 @@ pub fn failed_recreation_restores_the_container(bed: &mut Testbed) -> Result<()>
         project.write("stays", &settings(1))?;
         let options = " --volume /nameless --user 1000";
         let stays = Foreign::run(bed, "stays", options)?;
-        let before = bed.inspect("stays")?;
+        // The operator may have renamed it already.
+        let before = bed.inspect(&stays.id)?;
         let message = project.await_reason("stays", "DevicesReady", "ContainerConfigError")?;
         // The Engine's error about the new container.
         ensure!(message.contains("renderD128") && message.contains("no such file"), "{message}");

@@ -10,6 +10,7 @@ mod lifecycle;
 mod many;
 mod operator;
 mod pulls;
+mod socket;
 mod testbed;
 
 use std::process::ExitCode;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
                 failures::foreign_container_of_the_same_name_is_reported_until_it_is_removed,
                 pulls::refused_pull_quotes_the_registry_until_it_succeeds,
                 pulls::samples_reach_their_conditions,
+                socket::host_agent_socket_is_mounted_alone_and_followed_when_created_again,
                 // These run alone: an operator attaches to every container that asks for a sidecar without naming a project,
                 // and the last ones stop the Engine or load it.
                 attach::labelled_container_gets_a_sidecar_without_a_restart,
