@@ -35,6 +35,7 @@ pub use error::CaptureError;
 pub use frame::{BufferOwner, Frame, FrameBuffer, GpuBuffer, Lease, ShmView};
 pub use negotiated::{Negotiated, ShmReason};
 pub use options::{CaptureOptions, Cursor, Memory, Source};
+pub use pipewire_buffers::survive_truncation;
 
 use slot::Slot;
 use source_context::SourceContext;
