@@ -31,6 +31,6 @@ COPY --from=programs-in /sidecar /usr/local/bin/sidecar
 # finish.sh writes the registry: scanning the plugins is slow, and the user cannot write a registry.
 ENV GST_REGISTRY=/usr/share/desktopstream/gstreamer-registry.bin GST_REGISTRY_UPDATE=no
 USER 1000:1000
-EXPOSE 8080
+EXPOSE 8080 15939
 ENTRYPOINT ["/usr/bin/tini", "--", "/usr/local/bin/sidecar"]
 CMD ["--help"]

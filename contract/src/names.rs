@@ -1,7 +1,9 @@
 //! Ports, flags, environment variables, files, labels and metric names that more than one program uses.
 
-/// TCP port of the sidecar's HTTP server: page, WebSocket, `/status`, `/metrics`, probes.
+/// TCP port of the sidecar's viewers: page, WebSocket, live streams, snapshots.
 pub const VIEWER_PORT: u16 = 8080;
+/// TCP port of the sidecar's `/status`, `/metrics` and probes.
+pub const SIDECAR_ADMIN_PORT: u16 = 15939;
 /// TCP and vsock port of the host-agent's stream listener.
 pub const HOST_AGENT_PORT: u16 = 15937;
 
@@ -20,8 +22,10 @@ pub const TOKEN_FILE: &str = "token";
 pub mod flags {
     /// Stream as `namespace/name`.
     pub const NAME: &str = "name";
-    /// Address of the HTTP server.
+    /// Address of the viewers' HTTP server.
     pub const LISTEN: &str = "listen";
+    /// Address of `/status`, `/metrics` and the probes.
+    pub const ADMIN_LISTEN: &str = "admin-listen";
     /// Maximum number of viewers.
     pub const MAX_VIEWERS: &str = "max-viewers";
     /// Origins of other sites whose pages may open a WebSocket.

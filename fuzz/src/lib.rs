@@ -10,7 +10,11 @@ use contract::{Endpoint, StreamName};
 use protocol::frame::{Decoder, HEADER_BYTES, Message};
 use protocol::mailbox::{Answer, Operation, Request};
 use protocol::stream::{ClientMessage, Pixels};
+use http::header::{HOST, ORIGIN};
+use http::{HeaderMap, HeaderValue};
 use protocol::{PixelFormat, Rect, hxfr};
+use viewers::server::auth::origin::{AllowedOrigins, Host};
+use viewers::server::auth::session::{Session, Sessions};
 
 /// Decodes a peer's bytes as messages of a framed protocol: unchanged, and with a header that has the
 /// right length, so that the fuzzer reaches the payload decoders.
@@ -166,6 +170,71 @@ pub fn endpoint(text: &str) {
             assert!(path.is_absolute() && !path.as_os_str().as_encoded_bytes().contains(&0), "{path:?}");
         }
         assert_eq!(endpoint.to_string().parse(), Ok(endpoint));
+    }
+}
+
+/// Time at which the sessions of [`viewer_headers`] are used, Unix seconds.
+const NOW: u64 = 1_800_000_000;
+
+/// Checks the headers of a viewer's request, one per line: Host, Origin, Cookie, and an origin to allow.
+pub fn viewer_headers(bytes: &[u8]) {
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    let [host, origin, cookie, allowed] = [(); 4].map(|()| lines.next().unwrap_or_default());
+    let text = |bytes| std::str::from_utf8(bytes).unwrap_or_default();
+    let parsed = Host::parse(text(host));
+    check_host(text(host), parsed);
+    check_origin(host, origin, text(allowed));
+    check_sessions(parsed, text(cookie));
+}
+
+fn check_host(value: &str, host: Host<'_>) {
+    let rest = value.strip_prefix(host.name).expect("the name is the beginning of the value");
+    let port = rest.strip_prefix(':').and_then(|port| port.parse::<u16>().ok());
+    assert!(host.port == port && (rest.is_empty() || port.is_some()), "{host:?}");
+    if host.is_loopback() {
+        let name = host.name.to_ascii_lowercase();
+        let is_named = name == "localhost" || name.ends_with(".localhost");
+        assert!(is_named || name.contains("127.") || name.contains("::1") || name.contains(":1"), "{host:?}");
+    }
+}
+
+fn check_origin(host: &[u8], origin: &[u8], allowed: &str) {
+    let mut headers = HeaderMap::new();
+    for (name, value) in [(HOST, host), (ORIGIN, origin)] {
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            headers.append(name, value);
+        }
+    }
+    let own = AllowedOrigins::new(Vec::new()).expect("no origin is invalid").allows(&headers);
+    let is_own = |origin: &[u8]| {
+        let at = origin.windows(3).position(|part| part == b"://").map(|at| at + 3);
+        at.is_some_and(|at| origin[at..].eq_ignore_ascii_case(host))
+    };
+    assert!(!own || !headers.contains_key(ORIGIN) || is_own(origin), "another site's page is allowed");
+    if let Ok(listed) = AllowedOrigins::new(vec![allowed.to_owned()]) {
+        let is_listed = origin.eq_ignore_ascii_case(allowed.as_bytes());
+        let expected = own || (headers.contains_key(ORIGIN) && is_listed);
+        assert_eq!(listed.allows(&headers), expected);
+    }
+}
+
+/// No text is a session but one that was minted, which is found beside all others.
+fn check_sessions(host: Host<'_>, cookies: &str) {
+    let sessions = Sessions::new("team/desk".to_owned());
+    let token = "0123456789abcdef".parse().expect("a token");
+    assert_eq!(sessions.find(&token, cookies, Some(host), NOW), None, "a forged session");
+    let minted = Session::new(NOW);
+    for secure in [true, false] {
+        let cookie = sessions.cookie(&token, minted, Some(host), secure, NOW);
+        let pair = cookie.split(';').next().unwrap_or_default();
+        for header in [pair.to_owned(), format!("{cookies};{pair}"), format!("{pair}; {cookies}")] {
+            assert_eq!(sessions.find(&token, &header, Some(host), NOW), Some((minted, secure)));
+        }
+        let forged = format!("{pair}{cookies}");
+        let found = sessions.find(&token, &forged, Some(host), NOW);
+        let is_same = cookies.split(';').next().unwrap_or_default().trim().is_empty();
+        assert!(found.is_none() || is_same, "a changed session is accepted");
+        assert_eq!(sessions.find(&token, pair, Some(host), minted.expires), None, "an expired session");
     }
 }
 

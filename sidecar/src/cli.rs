@@ -127,10 +127,13 @@ pub struct Run {
     /// Name of the stream.
     #[arg(long, default_value = "desktop", env = "DESKTOPSTREAM_NAME")]
     pub name: String,
-    /// Address of the HTTP server.
+    /// Address of the viewers' HTTP server.
     #[arg(long, default_value = "127.0.0.1:8080", env = "DESKTOPSTREAM_LISTEN")]
     pub listen: SocketAddr,
-    /// File with the token that viewers must present.
+    /// Address of /status, /metrics, /healthz and /readyz.
+    #[arg(long, default_value = "127.0.0.1:15939", env = "DESKTOPSTREAM_ADMIN_LISTEN")]
+    pub admin_listen: SocketAddr,
+    /// File with the token that viewers must present. A new content ends the sessions of the former token.
     #[arg(long, env = "DESKTOPSTREAM_VIEWER_TOKEN_FILE")]
     pub viewer_token_file: Option<PathBuf>,
     /// Token that viewers must present. Prefer --viewer-token-file.
@@ -140,7 +143,7 @@ pub struct Run {
         hide_env_values = true,
         conflicts_with = "viewer_token_file"
     )]
-    pub viewer_token: Option<String>,
+    pub viewer_token: Option<viewers::ViewerToken>,
     /// Serve viewers without a token, even beyond loopback.
     #[arg(long, env = "DESKTOPSTREAM_INSECURE_NO_VIEWER_AUTH")]
     pub insecure_no_viewer_auth: bool,
@@ -211,6 +214,7 @@ mod tests {
         for flag in [
             flags::NAME,
             flags::LISTEN,
+            flags::ADMIN_LISTEN,
             flags::MAX_VIEWERS,
             flags::ALLOWED_ORIGINS,
             flags::SOURCE,

@@ -4,3 +4,4 @@ pub mod cli;
 pub mod doctor;
 pub mod metrics;
 pub mod run;
+mod viewer_token;

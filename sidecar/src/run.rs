@@ -17,11 +17,13 @@ use frame_path::upstream::{EndpointSource, Event, SIDECAR, TokenSource, Upstream
 use prometheus_client::registry::Registry;
 use protocol::stream::{AccessUnit, Codec, ServerMessage};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 use viewers::{Hub, HubOptions, Server, ServerOptions, StreamInfo};
 use virtgpu::{Device, OpenError};
 
 use crate::cli::{Cli, Command, Desktop, HostAgent, MemoryArg, PushArg, RequireArg, Run, SourceArg};
+use crate::viewer_token;
 
 /// Interval at which viewers receive changes of frame path, size and encoder.
 const INFO_INTERVAL: Duration = Duration::from_millis(250);
@@ -37,6 +39,9 @@ pub fn main() -> ExitCode {
         log.json().init();
     } else {
         log.with_ansi(std::io::stderr().is_terminal()).init();
+    }
+    if let Err(error) = capture::survive_truncation() {
+        tracing::warn!(%error, "a desktop that truncates shared memory will end this program");
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
@@ -105,6 +110,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         host_agent,
         name,
         listen,
+        admin_listen,
         viewer_token_file,
         viewer_token,
         insecure_no_viewer_auth,
@@ -118,18 +124,18 @@ async fn run(options: Run) -> anyhow::Result<()> {
         keyframe_ms,
         local_encoder,
     } = options;
-    let viewer_token = match viewer_token_file {
-        Some(path) => Some(
-            std::fs::read_to_string(&path)
-                .with_context(|| format!("cannot read the viewer token file {}", path.display()))?
-                .trim()
-                .to_owned(),
-        ),
-        None => viewer_token,
-    };
+    // First of all, and with an exit on failure: in a pod the desktop can bind the ports of a sidecar that ended, and a
+    // sidecar without its ports must not run, as the desktop would answer its probes.
+    let admin = tokio::net::TcpListener::bind(admin_listen).await.with_context(|| {
+        format!("cannot listen for probes on {admin_listen}; choose another --admin-listen")
+    })?;
     let listener = tokio::net::TcpListener::bind(listen)
         .await
         .with_context(|| format!("cannot listen for viewers on {listen}; choose another --listen"))?;
+    let viewer_token = match viewer_token_file {
+        Some(path) => Some(viewer_token::follow(path)?),
+        None => viewer_token.map(|token| watch::channel(token).1),
+    };
 
     let report = Arc::new(Report::new(name.clone()));
     let hub = Hub::new(HubOptions::default());
@@ -180,6 +186,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         }
     };
     let server_options = ServerOptions {
+        stream: name.clone(),
         viewer_token,
         insecure_no_auth: insecure_no_viewer_auth,
         allowed_origins,
@@ -194,11 +201,12 @@ async fn run(options: Run) -> anyhow::Result<()> {
             move || serde_json::to_value(status()).unwrap_or_default()
         })
         .with_registry(registry)
+        .with_admin(admin)
         .with_ready({
             let status = status.clone();
             move || ready(&status(), require)
         });
-    tracing::info!(%listen, name, "serving viewers");
+    tracing::info!(%listen, %admin_listen, name, "serving viewers");
 
     let keyframes = tokio::spawn({
         let (hub, want_idr) = (hub.clone(), Arc::clone(&want_idr));

@@ -96,10 +96,15 @@ pageTest("change of size and encoder keeps the connection", ["--switch-every", "
   assert.equal(seen.stats.errors, 0);
 });
 
-pageTest("token is requested by a form and removed from the URL", ["--token", TOKEN], async ({ server, context }) => {
+pageTest("token is requested by a form, removed from the URL and sent in no URL", ["--token", TOKEN], async ({ server, context }) => {
+  const requested = [];
+  context.on("request", (request) => requested.push(request.url()));
   const form = await context.newPage();
   assert.equal((await form.goto(server.url)).status(), 401);
   await shot(form, "login");
+  await form.fill("#token", `${TOKEN}0`);
+  await form.click("button");
+  await form.waitForFunction(() => document.getElementById("message").textContent.includes("refuses"), null, WAIT);
   await form.fill("#token", TOKEN);
   await form.click("button");
   await form.waitForFunction(() => window.desktopstream?.frames > 5, null, WAIT);
@@ -110,10 +115,33 @@ pageTest("token is requested by a form and removed from the URL", ["--token", TO
   assertIntact(await report(viewer));
   assert.equal(viewer.page.url(), server.url);
   assert.equal(await viewer.page.evaluate(() => document.cookie), "", "scripts cannot read the cookie");
+  const [cookie] = await context.cookies();
+  assert.ok(cookie.httpOnly && cookie.sameSite === "Strict" && !cookie.value.includes(TOKEN), JSON.stringify(cookie));
+  // A browser shows the fragment in a request's URL only if it was part of the navigation; it sends none.
+  assert.deepEqual(requested.filter((url) => url.split("#")[0].includes(TOKEN)), []);
+});
+
+pageTest("changed token ends the session until a link with the new one is opened in the tab", ["--token", TOKEN], async ({ server, context }) => {
+  const { page } = await open(context, { url: server.url, token: TOKEN });
+  await page.waitForFunction(() => window.desktopstream.frames > 5, null, WAIT);
+  await page.evaluate(() => { window.beforeTheChange = true; });
+  await server.stop();
+  const changed = [...TOKEN].reverse().join("");
+  const again = await start("--listen", server.host, "--token", changed);
+  try {
+    await notice(page, "token-required");
+    await page.evaluate((token) => { location.hash = `token=${token}`; }, changed);
+    await page.waitForFunction(() => !window.beforeTheChange && window.desktopstream?.frames > 5, null, WAIT);
+    assert.equal(page.url(), server.url);
+  } finally {
+    await again.stop();
+  }
 });
 
 pageTest("WebSocket opened by another site is refused", ["--token", TOKEN], async ({ server, context }) => {
-  await (await context.newPage()).goto(`${server.url}?token=${TOKEN}`);
+  const own = await context.newPage();
+  await own.goto(`${server.url}#token=${TOKEN}`);
+  await own.waitForFunction(() => window.desktopstream?.frames > 0, null, WAIT);
   const other = await start();
   try {
     const elsewhere = await context.newPage();

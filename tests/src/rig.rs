@@ -182,6 +182,8 @@ impl Rig {
         let program = format!("{}/sidecar", lab::payload::IN_CONTAINER);
         let mut sidecar = Spec::sidecar(&format!("{name}-sidecar"), name, &[&program, "run"]);
         sidecar.argv.extend(["--name", name, "--listen", &format!("0.0.0.0:{port}")].map(str::to_owned));
+        // The VM's sidecars share its network.
+        sidecar.argv.extend(["--admin-listen", "127.0.0.1:0"].map(str::to_owned));
         if upstream != "none" {
             sidecar.argv.extend(["--upstream".to_owned(), upstream]);
         }
@@ -250,7 +252,7 @@ impl Stream {
 
     /// URL of the viewer page, with token.
     pub fn page(&self) -> String {
-        format!("{}/?token={VIEWER_TOKEN}", self.url)
+        format!("{}/#token={VIEWER_TOKEN}", self.url)
     }
 
     /// Waits until frames travel by `path`. Returns the status then.

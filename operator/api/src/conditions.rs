@@ -195,7 +195,7 @@ pub mod reasons {
         NO_FRAMES = "NoFrames", "run kubectl desktopstream doctor NAME", docker "run operator docker doctor NAME";
         /// The sidecar does not answer.
         SIDECAR_SILENT = "SidecarSilent",
-            "check that NetworkPolicies let the operator connect to pods on port 8080, and see the sidecar's log",
+            "check that NetworkPolicies let the operator connect to pods on port 15939, and see the sidecar's log",
             docker "see operator docker logs NAME";
 
         /// Frames travel by resource ID.

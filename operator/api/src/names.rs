@@ -2,7 +2,7 @@
 //! [`contract::names`].
 
 pub use contract::names::labels::{INJECT, STREAM, WAKE};
-pub use contract::names::{HOST_AGENT_PORT, RUNTIME_DIR, VIEWER_PORT};
+pub use contract::names::{HOST_AGENT_PORT, RUNTIME_DIR, SIDECAR_ADMIN_PORT, VIEWER_PORT};
 
 use super::GpuClass;
 
@@ -12,6 +12,10 @@ pub const FIELD_MANAGER: &str = "desktopstream";
 pub const NODE_FIELD_MANAGER: &str = "desktopstream-node";
 /// Reporting controller of Events.
 pub const REPORTER: &str = "desktopstream.dev/operator";
+
+/// Name of the sidecar's container port [`SIDECAR_ADMIN_PORT`]. Pods of earlier versions have none and serve `/status` on
+/// [`VIEWER_PORT`].
+pub const ADMIN_PORT_NAME: &str = "admin";
 
 /// Label on every object that the operator creates.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bollard::models::{ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum};
 use k8s_openapi::jiff::Timestamp;
-use operator_api::names::VIEWER_PORT;
+use operator_api::names::{SIDECAR_ADMIN_PORT, VIEWER_PORT};
 
 use crate::names::{Role, StreamKey};
 
@@ -30,6 +30,8 @@ pub struct Container {
     pub networks: HashMap<String, String>,
     /// Published address of the viewer port; the IP may be unspecified (`0.0.0.0`, `::`).
     pub published: Option<SocketAddr>,
+    /// Published address of the sidecar's admin port.
+    pub admin: Option<SocketAddr>,
     /// Time of creation.
     pub created: Option<Timestamp>,
     /// Result of an inspection, if there was one.
@@ -77,15 +79,17 @@ impl From<&ContainerSummary> for Container {
         let descriptor = summary.image_manifest_descriptor.as_ref();
         let platform = descriptor.and_then(|descriptor| descriptor.platform.as_ref());
         let networks = summary.network_settings.as_ref().and_then(|settings| settings.networks.clone());
-        let published = summary.ports.iter().flatten().find_map(|port| {
-            let public = port.public_port.filter(|_| port.private_port == VIEWER_PORT)?;
-            let ip = port
-                .ip
-                .as_deref()
-                .and_then(|ip| ip.parse().ok())
-                .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-            Some(SocketAddr::new(ip, public))
-        });
+        let published = |private: u16| {
+            summary.ports.iter().flatten().find_map(|port| {
+                let public = port.public_port.filter(|_| port.private_port == private)?;
+                let ip = port
+                    .ip
+                    .as_deref()
+                    .and_then(|ip| ip.parse().ok())
+                    .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+                Some(SocketAddr::new(ip, public))
+            })
+        };
         Self {
             name: name.unwrap_or_default(),
             id: summary.id.clone().unwrap_or_default(),
@@ -108,7 +112,8 @@ impl From<&ContainerSummary> for Container {
                 .flatten()
                 .map(|(name, endpoint)| (name, endpoint.ip_address.unwrap_or_default()))
                 .collect(),
-            published,
+            published: published(VIEWER_PORT),
+            admin: published(SIDECAR_ADMIN_PORT),
             created: summary.created.and_then(|at| Timestamp::from_second(at).ok()),
             detail: None,
         }

@@ -13,7 +13,7 @@ use bollard::models::{
 use contract::Endpoint;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use operator_api::OnDelete;
-use operator_api::names::{RUNTIME_DIR, SECRETS_DIR, UID, VIEWER_PORT};
+use operator_api::names::{RUNTIME_DIR, SECRETS_DIR, SIDECAR_ADMIN_PORT, UID, VIEWER_PORT};
 use operator_plan::kubernetes::SidecarImage;
 use operator_plan::pair::Pairing;
 use operator_plan::quantity::amount;
@@ -188,14 +188,17 @@ fn sidecar(stream: &Validated, workload: &Workload, settings: Settings<'_>) -> C
         host_ip: Some(publish.ip.to_string()),
         host_port: Some(if publish.port == 0 { String::new() } else { publish.port.to_string() }),
     };
+    // The operator polls it. The container's own address is not reachable from outside of an Engine in a VM.
+    let admin = format!("{SIDECAR_ADMIN_PORT}/tcp");
+    let admin_binding = PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some(String::new()) };
     let mut body = ContainerCreateBody {
         image: Some(sidecar.image.clone()),
         hostname: Some(format!("{}-sidecar", key.stream)),
         cmd: Some(workload.sidecar_args.clone()),
         user: Some(attached.map_or_else(|| format!("{uid}:{gid}"), |it| it.user.clone())),
-        exposed_ports: Some(vec![port.clone()]),
+        exposed_ports: Some(vec![port.clone(), admin.clone()]),
         host_config: Some(HostConfig {
-            port_bindings: Some([(port, Some(vec![binding]))].into()),
+            port_bindings: Some([(port, Some(vec![binding])), (admin, Some(vec![admin_binding]))].into()),
             memory: bytes(&Quantity(sidecar.memory_limit.clone())),
             memory_reservation: bytes(&Quantity(sidecar.memory.clone())),
             readonly_rootfs: Some(true),

@@ -46,7 +46,8 @@ fn with_remedy(error: &RequestError, name: &str) -> String {
     };
     match status {
         401 => format!(
-            "the sidecar refuses the viewer token; delete the pod of {name}, and its next pod reads the Secret's token"
+            "the sidecar of {name} refuses the viewer token; after a change of the Secret the kubelet takes up to two \
+             minutes to pass it on, try again then"
         ),
         503 => {
             format!("no frame available ({error}); run `kubectl desktopstream doctor {name}`")

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use contract::names::{
-    ENDPOINT_FILE, HOST_AGENT_DIR, RUNTIME_DIR, TOKEN_FILE, VIEWER_DIR, VIEWER_PORT, env, flags,
+    ENDPOINT_FILE, HOST_AGENT_DIR, RUNTIME_DIR, SIDECAR_ADMIN_PORT, TOKEN_FILE, VIEWER_DIR, VIEWER_PORT, env,
+    flags,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use operator_api::{
@@ -84,6 +85,7 @@ fn sidecar_args(stream: &Validated) -> Vec<String> {
     let mut flag = |name: &str, value: String| args.push(format!("--{name}={value}"));
     flag(flags::NAME, stream.id());
     flag(flags::LISTEN, format!("0.0.0.0:{VIEWER_PORT}"));
+    flag(flags::ADMIN_LISTEN, format!("0.0.0.0:{SIDECAR_ADMIN_PORT}"));
     flag(flags::MAX_VIEWERS, spec.viewers.max.to_string());
     flag(flags::SOURCE, source(spec.capture.source).to_owned());
     flag(flags::MAX_FPS, spec.capture.max_framerate.to_string());

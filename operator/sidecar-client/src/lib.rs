@@ -9,7 +9,6 @@ mod viewer;
 
 use std::time::Duration;
 
-use contract::names::VIEWER_PORT;
 use contract::{HostAgentStatus, SidecarStatus, sidecar_status};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::Request;
@@ -109,11 +108,6 @@ pub async fn get(url: &str, token: Option<&str>, limits: Limits) -> Result<Bytes
         body.map(http_body_util::Collected::to_bytes).map_err(|error| connection(&*error))
     };
     tokio::time::timeout(timeout, answer).await.unwrap_or(Err(RequestError::Timeout(timeout)))
-}
-
-/// Address of the viewers' port at `ip`.
-pub fn viewer_address(ip: std::net::IpAddr) -> String {
-    std::net::SocketAddr::new(ip, VIEWER_PORT).to_string()
 }
 
 /// First line of a body, if it is short plain text; otherwise empty.

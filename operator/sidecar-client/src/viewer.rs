@@ -4,12 +4,13 @@ use std::process::{Command, Stdio};
 
 use form_urlencoded::byte_serialize;
 
-/// URL of the viewer page. `base` has no trailing slash; the token goes into the query.
+/// URL of the viewer page. `base` has no trailing slash; the token goes into the fragment, which browsers do not send, so
+/// proxies do not log it.
 pub fn viewer_url(base: &str, token: Option<&str>) -> String {
     match token {
         Some(token) => {
             let token: String = byte_serialize(token.as_bytes()).collect();
-            format!("{base}/?token={token}")
+            format!("{base}/#token={token}")
         }
         None => format!("{base}/"),
     }
@@ -27,10 +28,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn token_is_percent_encoded_in_the_query() {
+    fn token_is_percent_encoded_in_the_fragment() {
         assert_eq!(
             viewer_url("http://127.0.0.1:1", Some("a+b/c=&d")),
-            "http://127.0.0.1:1/?token=a%2Bb%2Fc%3D%26d"
+            "http://127.0.0.1:1/#token=a%2Bb%2Fc%3D%26d"
         );
         assert_eq!(viewer_url("http://127.0.0.1:1", None), "http://127.0.0.1:1/");
     }

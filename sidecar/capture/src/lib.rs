@@ -9,6 +9,7 @@
 //! The capture thread runs one source at a time. When a source fails, or the desktop is not up yet, the thread
 //! retries with back-off. Dropping a [`Frame`] returns its buffer to the compositor.
 
+mod copies;
 mod error;
 mod frame;
 mod mutter;
@@ -29,10 +30,12 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+pub use copies::Copies;
 pub use error::CaptureError;
 pub use frame::{BufferOwner, Frame, FrameBuffer, GpuBuffer, Lease, ShmView};
 pub use negotiated::{Negotiated, ShmReason};
 pub use options::{CaptureOptions, Cursor, Memory, Source};
+pub use pipewire_buffers::survive_truncation;
 
 use slot::Slot;
 use source_context::SourceContext;

@@ -93,6 +93,10 @@ pub fn run(
         if let Some(error) = stream.take_error() {
             return Err(error);
         }
+        if pipewire_buffers::take_truncated() {
+            let reason = "it truncated memory that it shares".to_owned();
+            return Err(CaptureError::Disconnected { peer: PEER, reason });
+        }
         frames.buffers_removed(&stream.buffers().take_removed());
         frames.buffers_added(stream.buffers().take_added());
         if let Some(modifier) = frames.deliver_newest(&stream, context)? {

@@ -2,11 +2,14 @@
 //!
 //! - [`StreamBuffers`] keeps a stream's buffers beyond the callback that dequeued them.
 //! - [`context`] makes a PipeWire context without a configuration file.
+//! - [`survive_truncation`] keeps a daemon that truncates shared memory from ending the process.
 //!
 //! All unsafe code for PipeWire is in this crate.
 
 mod context;
 mod stream_buffers;
+mod truncation;
 
 pub use context::{ContextError, context};
 pub use stream_buffers::{BufferInfo, BufferListener, FilledBuffer, MemoryKind, StreamBuffers};
+pub use truncation::{survive_truncation, take_truncated};

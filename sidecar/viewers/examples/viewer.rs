@@ -21,7 +21,10 @@ use gstreamer_video::{UpstreamForceKeyUnitEvent, VideoFormat, VideoInfo};
 use parking_lot::Mutex;
 use protocol::PixelFormat;
 use protocol::stream::AccessUnit;
-use viewers::{Hub, HubOptions, Server, ServerOptions, StreamInfo};
+use viewers::{Hub, HubOptions, Server, ServerOptions, StreamInfo, ViewerToken};
+
+/// Name of the stream.
+const NAME: &str = "test-pattern";
 
 /// Serves a test pattern to viewers.
 #[derive(Debug, Clone, Parser)]
@@ -31,7 +34,7 @@ struct Args {
     listen: SocketAddr,
     /// Token that viewers must present.
     #[arg(long)]
-    token: Option<String>,
+    token: Option<ViewerToken>,
     /// Serve all clients without a token.
     #[arg(long)]
     insecure_no_viewer_auth: bool,
@@ -84,7 +87,8 @@ async fn main() -> anyhow::Result<()> {
     let listener =
         tokio::net::TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let options = ServerOptions {
-        viewer_token: token,
+        stream: NAME.into(),
+        viewer_token: token.map(|token| tokio::sync::watch::channel(token).1),
         insecure_no_auth: insecure_no_viewer_auth,
         allowed_origins,
         max_viewers,
@@ -108,7 +112,7 @@ fn produce(args: &Args, hub: &Hub, keyframe: &AtomicBool, stop: &AtomicBool) -> 
         let divisor = if half { 2 } else { 1 };
         let (width, height) = (args.width / divisor, args.height / divisor);
         hub.set_info(StreamInfo {
-            name: "test-pattern".into(),
+            name: NAME.into(),
             frame_path: Some(args.frame_path),
             frame_path_reason: match args.frame_path {
                 FramePath::ResourceId => String::new(),

@@ -16,4 +16,5 @@ pub mod server;
 pub mod snapshot;
 
 pub use hub::{Hub, HubOptions, Protocol, StreamInfo};
+pub use server::auth::token::ViewerToken;
 pub use server::{Server, ServerOptions};

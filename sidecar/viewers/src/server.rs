@@ -1,22 +1,27 @@
 //! HTTP server for viewers.
 //!
-//! | path                    | response                                             | token required |
-//! |-------------------------|------------------------------------------------------|----------------|
-//! | `/`                     | the page, with its scripts and style sheet           | yes            |
-//! | `/ws`                   | WebSocket with access units and messages, see [`wire`] | yes          |
-//! | `/stream.h264`          | live Annex B from the last IDR                       | yes            |
-//! | `/stream.mp4`           | live fragmented MP4                                  | yes            |
-//! | `/snapshot.png`         | the newest picture                                   | yes            |
-//! | `/status`               | JSON                                                 | yes            |
-//! | `/metrics`              | Prometheus text, version 0.0.4                       | yes            |
-//! | `/healthz`, `/readyz`   | probes                                               | no             |
-//! | `/login.css`            | style of the page that asks for the token            | no             |
+//! | path                     | listener       | response                                           | token required |
+//! |--------------------------|----------------|----------------------------------------------------|----------------|
+//! | `/`                      | viewers        | the page, with its scripts and style sheet         | yes            |
+//! | `/ws`                    | viewers        | WebSocket with access units and messages, see [`wire`] | yes        |
+//! | `/stream.h264`           | viewers        | live Annex B from the last IDR                     | yes            |
+//! | `/stream.mp4`            | viewers        | live fragmented MP4                                | yes            |
+//! | `/snapshot.png`          | viewers        | the newest picture                                 | yes            |
+//! | `/status`                | viewers, admin | JSON                                               | yes            |
+//! | `/metrics`               | admin          | Prometheus text, version 0.0.4                     | yes            |
+//! | `/healthz`, `/readyz`    | admin          | probes                                             | no             |
+//! | `POST /session`          | viewers        | exchanges the token for a session cookie           | in the body    |
+//! | `/login.css`, `/login.js`, `/token.js` | viewers | of the page that asks for the token         | no             |
+//!
+//! The listeners share no limit: clients that exhaust the viewers' connections do not affect probes.
 //!
 //! Viewers are untrusted before and after authentication: the number of connections and viewers, message sizes, message
 //! rates and response times are limited.
 
 pub mod auth;
+mod connections;
 mod listen;
+mod login;
 mod middleware;
 mod page;
 mod session;
@@ -30,20 +35,26 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{any, get};
+use axum::routing::{any, get, post};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use self::auth::{AllowedOrigins, AuthError, Authenticator};
+use self::auth::origin::AllowedOrigins;
+use self::auth::token::ViewerToken;
+use self::auth::{AuthError, Authenticator};
+use self::listen::Endpoint;
 use crate::hub::{Hub, Rejection};
 use crate::snapshot::Snapshots;
 
 /// Settings of a server.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
-    /// Token that viewers must present. `None` is accepted only on loopback, or with `insecure_no_auth`.
-    pub viewer_token: Option<String>,
+    /// Name of the stream, which its sessions are bound to.
+    pub stream: String,
+    /// Token that viewers must present. A new token ends sessions and connections that the former one admitted. `None` is
+    /// accepted only on loopback, or with `insecure_no_auth`.
+    pub viewer_token: Option<watch::Receiver<ViewerToken>>,
     /// Serve all clients without a token.
     pub insecure_no_auth: bool,
     /// Origins besides the server's own that may embed the page and open the WebSocket, as `scheme://host[:port]`.
@@ -52,6 +63,8 @@ pub struct ServerOptions {
     pub max_viewers: usize,
     /// Time after which a viewer that does not answer pings is disconnected.
     pub pong_timeout: Duration,
+    /// Time limit for the header of a connection's next request.
+    pub header_timeout: Duration,
     /// `/readyz` fails if the last access unit is older than this. Unused with [`Server::with_ready`].
     pub ready_within: Duration,
 }
@@ -59,11 +72,13 @@ pub struct ServerOptions {
 impl Default for ServerOptions {
     fn default() -> Self {
         Self {
+            stream: String::new(),
             viewer_token: None,
             insecure_no_auth: false,
             allowed_origins: Vec::new(),
             max_viewers: 16,
             pong_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(5),
             ready_within: Duration::from_secs(5),
         }
     }
@@ -106,6 +121,7 @@ pub struct Server {
     options: ServerOptions,
     hooks: Hooks,
     registry: Registry,
+    admin: Option<TcpListener>,
 }
 
 /// State of all handlers.
@@ -137,7 +153,7 @@ impl Shared {
 impl Server {
     /// A server for the stream of `hub`.
     pub fn new(hub: Hub, options: ServerOptions) -> Self {
-        Self { hub, options, hooks: Hooks::default(), registry: Registry::default() }
+        Self { hub, options, hooks: Hooks::default(), registry: Registry::default(), admin: None }
     }
 
     /// Sets the body of `/status`.
@@ -159,23 +175,35 @@ impl Server {
         self
     }
 
-    /// Serves until dropped. Dropping the future lets requests complete; viewers are disconnected when the hub closes.
+    /// Serves probes, status and metrics on `listener`. Without it there are no probes and no metrics.
+    pub fn with_admin(mut self, listener: TcpListener) -> Self {
+        self.admin = Some(listener);
+        self
+    }
+
+    /// Serves viewers on `listener` until dropped. Dropping the future lets requests complete; viewers are disconnected when the hub closes.
     ///
     /// # Errors
     /// [`ServerError`] if a setting is invalid or the listener has no address.
     pub async fn serve(self, listener: TcpListener) -> Result<(), ServerError> {
-        let Self { hub, options, hooks, mut registry } = self;
+        let Self { hub, options, hooks, mut registry, admin } = self;
         let ServerOptions {
+            stream,
             viewer_token,
             insecure_no_auth,
             allowed_origins,
             max_viewers,
             pong_timeout,
+            header_timeout,
             ready_within,
         } = options;
+        let mut addresses = vec![listener.local_addr()?];
+        if let Some(admin) = &admin {
+            addresses.push(admin.local_addr()?);
+        }
         hub.register(&mut registry);
         let shared = Shared {
-            authenticator: Authenticator::new(viewer_token, insecure_no_auth, listener.local_addr()?)?,
+            authenticator: Authenticator::new(stream, viewer_token, insecure_no_auth, &addresses)?,
             allowed_origins: AllowedOrigins::new(allowed_origins)?,
             viewer_permits: Arc::new(Semaphore::new(max_viewers)),
             max_viewers,
@@ -186,24 +214,41 @@ impl Server {
             snapshots: Snapshots::new(hub.clone()),
             hub,
         };
-        let connections = max_viewers.saturating_add(listen::SPARE_CONNECTIONS);
-        listen::serve(listener, Self::router(Arc::new(shared)), connections).await
+        let shared = Arc::new(shared);
+        let viewers = Self::viewer_routes(Arc::clone(&shared));
+        let viewers = Endpoint::viewers(listener, viewers, max_viewers, header_timeout).serve();
+        let Some(admin) = admin else { viewers.await };
+        let admin = Endpoint::admin(admin, Self::admin_routes(shared), header_timeout).serve();
+        tokio::select! {
+            never = viewers => never,
+            never = admin => never,
+        }
     }
 
-    fn router(shared: Arc<Shared>) -> Router {
+    fn viewer_routes(shared: Arc<Shared>) -> Router {
         let authenticated = page::routes()
             .route("/ws", any(session::upgrade))
             .route("/stream.h264", get(streams::annexb))
             .route("/stream.mp4", get(streams::mp4))
             .route("/snapshot.png", get(status::snapshot))
             .route("/status", get(status::status))
-            .route("/metrics", get(status::metrics))
             .route_layer(from_fn_with_state(Arc::clone(&shared), middleware::authenticate));
-        Router::new()
-            .merge(authenticated)
+        let public = page::login_routes().route("/session", post(login::create_session));
+        Self::finish(authenticated.merge(public), shared)
+    }
+
+    fn admin_routes(shared: Arc<Shared>) -> Router {
+        let routes = Router::new()
+            .route("/status", get(status::status))
+            .route("/metrics", get(status::metrics))
+            .route_layer(from_fn_with_state(Arc::clone(&shared), middleware::authenticate))
             .route("/healthz", get(status::healthz))
-            .route("/readyz", get(status::readyz))
-            .route("/login.css", get(page::login_style))
+            .route("/readyz", get(status::readyz));
+        Self::finish(routes, shared)
+    }
+
+    fn finish(routes: Router<Arc<Shared>>, shared: Arc<Shared>) -> Router {
+        routes
             .layer(from_fn_with_state(Arc::clone(&shared), middleware::add_security_headers))
             .with_state(shared)
     }

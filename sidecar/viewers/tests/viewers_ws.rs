@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use contract::FramePath;
 use futures_util::SinkExt;
-use support::{Served, TOKEN, fake, until, within};
+use support::{Served, TOKEN, fake, until, with_token, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -193,12 +193,13 @@ async fn protocol_violation_closes_the_connection() {
 #[tokio::test]
 async fn websocket_from_another_origin_is_refused_unless_allowed() {
     let served = Served::start(ServerOptions {
-        viewer_token: Some(TOKEN.into()),
         allowed_origins: vec!["https://portal.example.com".into()],
-        ..ServerOptions::default()
+        ..with_token()
     })
     .await;
-    let cookie = ("cookie", format!("desktopstream-{}={TOKEN}", served.address.port()));
+    let head = served.exchange(TOKEN, &[]).await;
+    let cookie = head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).expect("a cookie");
+    let cookie = ("cookie", cookie.split(';').next().expect("a pair").to_owned());
     let open = async |origin: &str| served.open(&[cookie.clone(), ("origin", origin.into())]).await.map(drop);
     assert_eq!(open("https://evil.example.com").await, Err(403));
     assert_eq!(open("null").await, Err(403));
@@ -259,6 +260,6 @@ async fn stopped_server_closes_connections_and_its_port_can_be_reused() {
     let hub = Hub::new(HubOptions::default());
     hub.publish(fake(7, true, 50));
     let task = tokio::spawn(Server::new(hub.clone(), ServerOptions::default()).serve(listener));
-    let again = Served { hub, address, task };
+    let again = Served { hub, address, admin: served.admin, task };
     assert_eq!(again.viewer().await.unit().await.seq, 7);
 }

@@ -32,7 +32,7 @@ pub use allocate::Buffer;
 pub use device::{Device, OpenError, Params};
 pub use import::Imported;
 pub use mailbox::{CallError, Mailbox, Ticket};
-pub use shared::{SharedMap, duplicate_raw};
+pub use shared::{SharedMap, duplicate_raw, read_shared};
 
 /// Name of the kernel driver, as `DRM_IOCTL_VERSION` reports it.
 pub const DRIVER: &str = "virtio_gpu";

@@ -1,4 +1,8 @@
-//! Shared memory, allocated here for a compositor to write, or received from one to read.
+//! Shared memory: allocated and mapped here for a compositor to write, or received from one and read without a mapping.
+//!
+//! Memory of another process is never mapped. Its owner can truncate it at any time, and then a mapping raises `SIGBUS`;
+//! and a page that its owner never wrote is allocated, and charged to this process's cgroup, when a mapping is read.
+//! `pread` does neither.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -7,14 +11,10 @@ use rustix::fs::{MemfdFlags, SealFlags};
 
 use crate::map::Mapping;
 
-/// Largest page size of the kernels we run on. Mapping offsets must be multiples of the page size.
-const MAX_PAGE_BYTES: u64 = 64 << 10;
-
-/// Mapped shared memory.
+/// Shared memory of this process, mapped.
 #[derive(Debug)]
 pub struct SharedMap {
     map: Mapping,
-    skip: usize,
     len: usize,
 }
 
@@ -27,28 +27,7 @@ impl SharedMap {
         rustix::fs::ftruncate(&fd, len as u64)?;
         rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         let map = Mapping::new(fd.as_fd(), 0, len, true)?;
-        Ok((Self { map, skip: 0, len }, fd))
-    }
-
-    /// Maps `len` bytes from `offset` of another process's memory, read-only. `offset` need not be page-aligned.
-    ///
-    /// The file need not be sealed: its owner, the compositor, already controls the desktop being streamed.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidInput` if `len` is 0 or the range is not inside the file.
-    pub fn map_read_only(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
-        let size = u64::try_from(rustix::fs::fstat(fd)?.st_size).unwrap_or(0);
-        let end = offset.checked_add(len as u64).ok_or(io::ErrorKind::InvalidInput)?;
-        if len == 0 || end > size {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("bytes {offset} to {end} are outside the shared memory, which has {size}"),
-            ));
-        }
-        let skip = offset % MAX_PAGE_BYTES;
-        let map = Mapping::new(fd, offset - skip, len + skip as usize, false)?;
-        Ok(Self { map, skip: skip as usize, len })
+        Ok((Self { map, len }, fd))
     }
 
     /// Length in bytes; never 0.
@@ -59,19 +38,41 @@ impl SharedMap {
 
     /// The memory's bytes.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: the bytes must not be written while the slice lives. Wayland and PipeWire forbid the owner to write
-        // between "ready" and release of the buffer, which is when this is called. An owner that breaks the protocol
-        // tears its own picture: the bytes are only ever copied or converted as pixels, never used as lengths,
-        // indices or pointers. Copying each frame first would cost more than all other work on it.
-        unsafe { self.map.bytes(self.skip, self.len) }.unwrap_or(&[])
+        // SAFETY: the bytes must not be written while the slice lives. Wayland forbids the compositor to write between
+        // "ready" and the next copy into the buffer, which is when this is called. A compositor that breaks the
+        // protocol tears its own picture: the bytes are only ever copied or converted as pixels, never used as
+        // lengths, indices or pointers. Copying each frame first would cost more than all other work on it.
+        unsafe { self.map.bytes(0, self.len) }.unwrap_or(&[])
     }
 
-    /// The bytes of memory from [`Self::create`], for writing; `None` for memory from [`Self::map_read_only`].
+    /// The memory's bytes, for writing; `None` if the mapping is read-only.
     pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
         // SAFETY: the bytes must not be accessed by others while the slice lives: callers write while they own the
         // buffer; an owner of the descriptor that breaks the protocol tears its own picture, as for `bytes`.
         unsafe { self.map.bytes_mut() }
     }
+}
+
+/// Copies `out.len()` bytes from `offset` of another process's shared memory, which may change and shrink meanwhile.
+///
+/// # Errors
+///
+/// `UnexpectedEof` if the memory ends before the range does. `EINVAL` if the file is not in memory (memfd or tmpfs): reads
+/// of other files can block.
+pub fn read_shared(fd: BorrowedFd<'_>, offset: u64, out: &mut [u8]) -> io::Result<()> {
+    // Files of memory have seals, all others refuse the question (fcntl(2), F_GET_SEALS).
+    rustix::fs::fcntl_get_seals(fd)?;
+    let mut done = 0;
+    while done < out.len() {
+        let at = offset.checked_add(done as u64).ok_or(io::ErrorKind::InvalidInput)?;
+        match rustix::io::pread(fd, &mut out[done..], at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => done += read,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Duplicates a descriptor that a C library passes as a number.
@@ -102,15 +103,26 @@ mod tests {
     }
 
     #[test]
-    fn read_only_map_checks_range_and_accepts_unaligned_offset() {
+    fn memory_of_another_process_is_read_from_any_offset() {
         let (_map, fd) = SharedMap::create("test", 8192).expect("memfd");
         rustix::io::pwrite(&fd, b"picture", 5000).expect("written");
-        let mut mapped = SharedMap::map_read_only(fd.as_fd(), 5000, 7).expect("mapped");
-        assert_eq!(mapped.bytes(), b"picture");
-        assert!(mapped.bytes_mut().is_none(), "read-only");
-        assert!(SharedMap::map_read_only(fd.as_fd(), 8000, 193).is_err(), "beyond the end");
-        assert!(SharedMap::map_read_only(fd.as_fd(), u64::MAX, 2).is_err(), "overflow");
-        assert!(SharedMap::map_read_only(fd.as_fd(), 0, 0).is_err(), "empty");
+        let mut out = [0; 7];
+        read_shared(fd.as_fd(), 5000, &mut out).expect("read");
+        assert_eq!(&out, b"picture");
+        let kind =
+            |offset, len| read_shared(fd.as_fd(), offset, &mut vec![0; len]).map_err(|error| error.kind());
+        assert_eq!(kind(8000, 192), Ok(()));
+        assert_eq!(kind(8000, 193), Err(io::ErrorKind::UnexpectedEof));
+        assert!(kind(u64::MAX, 2).is_err(), "overflow");
+        assert_eq!(kind(9000, 0), Ok(()));
+    }
+
+    #[test]
+    fn file_that_is_not_in_memory_is_refused() {
+        let (reader, _writer) = std::io::pipe().expect("a pipe");
+        assert!(read_shared(reader.as_fd(), 0, &mut [0; 1]).is_err());
+        let program = std::fs::File::open("/proc/self/exe").expect("this program");
+        assert!(read_shared(program.as_fd(), 0, &mut [0; 1]).is_err(), "a file of a disk");
     }
 
     #[test]

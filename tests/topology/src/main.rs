@@ -119,7 +119,7 @@ fn demo(Demo { up, seconds }: &Demo) -> Result<()> {
         let took = topology.await_ready("default", name, START_TIMEOUT)?;
         let viewers = Viewers::of(&topology.bed, "default", name)?;
         progress(&format!("{name} streams after {:.0} s", took.as_secs_f64()));
-        println!("\n    {name}: {}/?token={}\n", viewers.url(), viewers.token);
+        println!("\n    {name}: {}/#token={}\n", viewers.url(), viewers.token);
         all.push((name, viewers));
     }
     if seconds.is_none() {

@@ -1,6 +1,6 @@
 //! Reads the inputs of a reconciliation: pod, nodes, previous status, and the sidecar's status.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -97,7 +97,7 @@ async fn report(context: &Context, uid: &str, pod: Option<&Pod>) -> Option<Timed
         }
     }
     context.metrics.polls.inc();
-    let address = operator_sidecar_client::viewer_address(ip);
+    let address = SocketAddr::new(ip, pod.map_or(names::VIEWER_PORT, status_port)).to_string();
     let result = operator_sidecar_client::sidecar_status(&address, known.viewer_token.as_deref()).await;
     let report = TimedReport { at: Instant::now(), result: result.map_err(|error| error.to_string()) };
     context.memory.update(uid, |known| known.report = Some(report.clone()));
@@ -113,11 +113,34 @@ fn running_sidecar_ip(pod: &Pod) -> Option<IpAddr> {
     status.pod_ip.as_ref()?.parse().ok()
 }
 
+/// Port of the sidecar's `/status`: that of viewers in pods of earlier versions, which have no other.
+fn status_port(pod: &Pod) -> u16 {
+    let inits = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    let mut ports =
+        inits.filter(|it| it.name == names::SIDECAR_CONTAINER).flat_map(|it| it.ports.iter().flatten());
+    let has_admin = ports.any(|port| port.name.as_deref() == Some(names::ADMIN_PORT_NAME));
+    if has_admin { names::SIDECAR_ADMIN_PORT } else { names::VIEWER_PORT }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn status_is_read_from_the_admin_port_unless_the_pod_has_none() {
+        let pod = |ports: serde_json::Value| -> Pod {
+            let sidecar = json!({"name": names::SIDECAR_CONTAINER, "ports": ports});
+            let other = json!({"name": "other", "ports": [{"name": "admin", "containerPort": 1}]});
+            let spec = json!({"containers": [], "initContainers": [other, sidecar]});
+            serde_json::from_value(json!({"metadata": {}, "spec": spec})).expect("a pod")
+        };
+        let viewers = json!({"name": "viewers", "containerPort": 8080});
+        assert_eq!(status_port(&pod(json!([viewers]))), names::VIEWER_PORT);
+        let admin = json!({"name": "admin", "containerPort": names::SIDECAR_ADMIN_PORT});
+        assert_eq!(status_port(&pod(json!([viewers, admin]))), names::SIDECAR_ADMIN_PORT);
+    }
 
     #[test]
     fn sidecar_has_an_address_only_while_it_runs() {

@@ -47,9 +47,9 @@ mod tests {
         let line = |address: &str, token| announcement(&desk, &at(address), token);
         assert_eq!(
             line("127.0.0.1:8090", Some("t")).as_deref(),
-            Some("desk: http://127.0.0.1:8090/?token=t")
+            Some("desk: http://127.0.0.1:8090/#token=t")
         );
-        assert_eq!(line("[::1]:8090", Some("t")).as_deref(), Some("desk: http://[::1]:8090/?token=t"));
+        assert_eq!(line("[::1]:8090", Some("t")).as_deref(), Some("desk: http://[::1]:8090/#token=t"));
         assert_eq!(line("127.0.0.1:8090", None).as_deref(), Some("desk: http://127.0.0.1:8090/"));
         let public = line("0.0.0.0:8090", Some("t")).expect("it is published");
         assert!(!public.contains("token=") && public.contains("operator docker open desk"), "{public}");

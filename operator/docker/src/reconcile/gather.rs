@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use contract::SidecarStatus;
-use operator_api::names::VIEWER_PORT;
+use operator_api::names::SIDECAR_ADMIN_PORT;
 use operator_sidecar_client::{RequestError, sidecar_status};
 
 use super::Pass;
@@ -103,8 +103,10 @@ impl<'p> Pass<'p> {
         }
         let inside = sidecar.networks.get(&self.key.object(Role::Network)).filter(|ip| !ip.is_empty());
         let mut addresses: Vec<String> = memory.address.into_iter().collect();
+        addresses.extend(sidecar.admin.map(|address| address.to_string()));
+        addresses.extend(inside.map(|ip| format!("{ip}:{SIDECAR_ADMIN_PORT}")));
+        // Viewers' port: the only one that a container on a remote Engine publishes to this machine.
         addresses.extend(sidecar.local_address().map(|address| address.to_string()));
-        addresses.extend(inside.map(|ip| format!("{ip}:{VIEWER_PORT}")));
         let token = self.context.folder.viewer_token(&self.key.stream);
         let mut report = Err(RequestError::Connection("the sidecar has no address".to_owned()));
         let mut answered = None;

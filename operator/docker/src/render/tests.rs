@@ -70,6 +70,8 @@ fn sidecar_is_read_only_and_published_on_loopback() {
     let ports = host(&objects.sidecar).port_bindings.as_ref().expect("ports");
     let bindings = ports["8080/tcp"].as_ref().expect("bindings");
     assert_eq!(bindings[0].host_ip.as_deref(), Some("127.0.0.1"));
+    let admin = ports["15939/tcp"].as_ref().expect("bindings");
+    assert_eq!((admin[0].host_ip.as_deref(), admin[0].host_port.as_deref()), (Some("127.0.0.1"), Some("")));
 }
 
 #[test]

@@ -81,8 +81,8 @@ pub(super) fn ingress(stream: &Validated) -> Option<Ingress> {
 /// `None` with `attach`: the ports of an existing workload are not known.
 pub(super) fn network_policy(stream: &Validated) -> Option<NetworkPolicy> {
     stream.spec.desktop.as_ref()?;
-    let port = NetworkPolicyPort {
-        port: Some(IntOrString::Int(names::VIEWER_PORT.into())),
+    let port = |port: u16| NetworkPolicyPort {
+        port: Some(IntOrString::Int(port.into())),
         protocol: Some("TCP".to_owned()),
         ..NetworkPolicyPort::default()
     };
@@ -95,7 +95,7 @@ pub(super) fn network_policy(stream: &Validated) -> Option<NetworkPolicy> {
             }),
             policy_types: Some(vec!["Ingress".to_owned()]),
             ingress: Some(vec![NetworkPolicyIngressRule {
-                ports: Some(vec![port]),
+                ports: Some(vec![port(names::VIEWER_PORT), port(names::SIDECAR_ADMIN_PORT)]),
                 ..NetworkPolicyIngressRule::default()
             }]),
             ..NetworkPolicySpec::default()

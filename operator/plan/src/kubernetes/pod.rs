@@ -325,12 +325,10 @@ fn sidecar(workload: &Workload, image: &SidecarImage) -> Container {
         image_pull_policy: image.pull_policy.clone(),
         restart_policy: Some("Always".to_owned()),
         args: Some(workload.sidecar_args.clone()),
-        ports: Some(vec![ContainerPort {
-            name: Some("viewers".to_owned()),
-            container_port: names::VIEWER_PORT.into(),
-            protocol: Some("TCP".to_owned()),
-            ..ContainerPort::default()
-        }]),
+        ports: Some(vec![
+            container_port("viewers", names::VIEWER_PORT),
+            container_port(names::ADMIN_PORT_NAME, names::SIDECAR_ADMIN_PORT),
+        ]),
         resources: Some(resources),
         volume_mounts: Some(mounts),
         // The desktop is started after the startup probe succeeds.
@@ -349,11 +347,20 @@ fn sidecar(workload: &Workload, image: &SidecarImage) -> Container {
     }
 }
 
+fn container_port(name: &str, port: u16) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: port.into(),
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    }
+}
+
 fn http_probe(path: &str, period: i32, failures: i32) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.to_owned()),
-            port: IntOrString::Int(names::VIEWER_PORT.into()),
+            port: IntOrString::Int(names::SIDECAR_ADMIN_PORT.into()),
             ..HTTPGetAction::default()
         }),
         period_seconds: Some(period),

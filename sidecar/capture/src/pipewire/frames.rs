@@ -1,20 +1,21 @@
-//! Builds frames from dequeued PipeWire buffers: imports or maps each buffer's memory, and delivers the newest
-//! filled buffer.
+//! Builds frames from dequeued PipeWire buffers: imports each DMA-BUF, copies shared memory, and delivers the newest filled
+//! buffer.
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use encode::clock::clock_ns;
 use pipewire_buffers::{BufferInfo, FilledBuffer, MemoryKind};
 use protocol::Rect;
 use protocol::pixel::MAX_SIDE;
-use virtgpu::{Imported, SharedMap, duplicate_raw};
+use virtgpu::{Imported, duplicate_raw, read_shared};
 
 use super::offer::{AgreedFormat, OfferedFormat};
 use super::stream::Stream;
 use crate::CaptureOptions;
+use crate::copies::Copies;
 use crate::error::CaptureError;
 use crate::frame::{BufferOwner, Frame, FrameBuffer, GpuBuffer, Lease, ShmView, clip_damage};
 use crate::negotiated::{Negotiated, ShmReason, modifier_text};
@@ -25,13 +26,23 @@ use crate::source_context::SourceContext;
 /// Maximum difference between a presentation time and now, in ns; a larger one means another clock.
 const MAX_CLOCK_DIFFERENCE: u64 = 2_000_000_000;
 
-/// Memory of a buffer, imported or mapped.
+/// Memory of a buffer. Only a DMA-BUF is used in place: the producer could shrink shared memory while it is mapped.
 #[derive(Debug, Clone)]
 enum Memory {
     Gpu(Arc<Imported>),
-    Shm(Arc<SharedMap>),
-    /// Memory mapped by libpipewire: each frame is copied. Used by test sources, not by desktops.
+    Shm(Arc<Shm>),
+    /// Memory mapped by libpipewire. Used by test sources, not by desktops.
     MemPtr,
+}
+
+/// Shared memory of the producer.
+#[derive(Debug)]
+struct Shm {
+    fd: OwnedFd,
+    /// Offset of the buffer in the file, in bytes.
+    offset: u64,
+    /// Size of the buffer in bytes.
+    len: usize,
 }
 
 /// Builds frames and caches the memory of buffers.
@@ -42,6 +53,7 @@ pub struct FrameBuilder {
     release: Arc<ReleaseQueue>,
     added: HashMap<u64, BufferInfo>,
     memory: HashMap<u64, Memory>,
+    copies: Copies,
     /// Number of the last frame's agreement. The first frame of a new one is reported, and fully damaged.
     agreement: u64,
     /// True once a warning about unusable frames was logged.
@@ -54,6 +66,22 @@ enum Rejected {
     Skip,
     /// The buffer's memory is not accessible.
     Memory(io::Error),
+}
+
+impl From<io::Error> for Rejected {
+    fn from(error: io::Error) -> Self {
+        Self::Memory(error)
+    }
+}
+
+impl Shm {
+    /// Copies the bytes from `offset` in the buffer. `UnexpectedEof` if it ends before.
+    fn read(&self, offset: usize, out: &mut [u8]) -> io::Result<()> {
+        if offset.checked_add(out.len()).is_none_or(|end| end > self.len) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        read_shared(self.fd.as_fd(), self.offset + offset as u64, out)
+    }
 }
 
 impl FrameBuilder {
@@ -71,6 +99,7 @@ impl FrameBuilder {
             release,
             added: HashMap::new(),
             memory: HashMap::new(),
+            copies: Copies::default(),
             agreement: 0,
             warned: false,
         }
@@ -144,7 +173,7 @@ impl FrameBuilder {
                         Ok(Some(modifier))
                     }
                     None => Err(CaptureError::Buffer {
-                        operation: "mapping the producer's memory",
+                        operation: "reading the producer's memory",
                         source: error,
                     }),
                 }
@@ -165,7 +194,9 @@ impl FrameBuilder {
             return Err(self.skip("stride out of range"));
         }
         let offset = filled.offset as usize;
-        let (view, in_use) = match self.memory(filled.id)? {
+        let len = stride as usize * agreed.height as usize;
+        let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let copy = match self.memory(filled.id)? {
             Memory::Gpu(imported) if filled.offset == 0 => {
                 return Ok((FrameBuffer::Gpu(GpuBuffer::new(imported, stride)), true));
             }
@@ -175,23 +206,23 @@ impl FrameBuilder {
             }
             // Mutter sends empty buffers to report a cursor movement.
             Memory::Shm(_) | Memory::MemPtr if filled.size == 0 => return Err(Rejected::Skip),
-            Memory::Shm(map) => (ShmView::new(map, offset, stride, agreed.height), true),
-            Memory::MemPtr => {
-                let len = stride as usize * agreed.height as usize;
-                let (mut copy, _) = SharedMap::create("desktopstream-copy", len).map_err(Rejected::Memory)?;
-                let copied =
-                    copy.bytes_mut().is_some_and(|out| stream.buffers().copy_out(filled.id, offset, out));
-                let view = copied.then(|| ShmView::new(Arc::new(copy), 0, stride, agreed.height)).flatten();
-                (view, false)
-            }
+            Memory::Shm(shm) => self.copies.make(len, |out| shm.read(offset, out)),
+            Memory::MemPtr => self.copies.make(len, |out| {
+                stream.buffers().copy_out(filled.id, offset, out).then_some(()).ok_or_else(short)
+            }),
         };
-        match view {
-            Some(view) => Ok((FrameBuffer::Shm(view), in_use)),
-            None => Err(self.skip("buffer shorter than the picture")),
-        }
+        let copy = match copy {
+            Ok(copy) => copy,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(self.skip("buffer shorter than the picture"));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let view = ShmView::new(copy, 0, stride, agreed.height).ok_or_else(short)?;
+        Ok((FrameBuffer::Shm(view), false))
     }
 
-    /// A buffer's memory, imported or mapped on first use.
+    /// A buffer's memory, imported or duplicated on first use.
     fn memory(&mut self, id: u64) -> Result<Memory, Rejected> {
         if let Some(memory) = self.memory.get(&id) {
             return Ok(memory.clone());
@@ -208,8 +239,7 @@ impl FrameBuilder {
             }
             (MemoryKind::DmaBuf, None) => return Err(unsupported("the render node is not open".to_owned())),
             (MemoryKind::MemFd, _) => {
-                let map = SharedMap::map_read_only(fd()?.as_fd(), info.offset.into(), info.len as usize);
-                Memory::Shm(Arc::new(map.map_err(Rejected::Memory)?))
+                Memory::Shm(Arc::new(Shm { fd: fd()?, offset: info.offset.into(), len: info.len as usize }))
             }
             (MemoryKind::MemPtr, _) => Memory::MemPtr,
             (MemoryKind::Other(kind), _) => return Err(unsupported(format!("SPA data type {kind}"))),
@@ -300,6 +330,21 @@ mod tests {
         assert_eq!(capture_time(0, now), now);
         assert_eq!(capture_time(-1, now), now);
         assert_eq!(capture_time(i64::MAX, now), now);
+    }
+
+    #[test]
+    fn shared_memory_shorter_than_the_picture_has_no_frame() {
+        let (_, fd) = virtgpu::SharedMap::create("test", 4096).expect("a memfd");
+        let shm = Shm { fd, offset: 1024, len: 2048 };
+        let mut out = [0; 1024];
+        assert!(shm.read(1024, &mut out).is_ok());
+        for offset in [1025, usize::MAX] {
+            let error = shm.read(offset, &mut out).expect_err("outside the buffer");
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        }
+        let lying = Shm { len: usize::MAX, ..shm };
+        let error = lying.read(3000, &mut out).expect_err("outside the file");
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

@@ -8,19 +8,17 @@ use std::io;
 use std::sync::Arc;
 
 use capture::resolve::Resolver;
-use capture::{BufferOwner, Frame, FrameBuffer, GpuBuffer, Lease, ShmView};
+use capture::{BufferOwner, Copies, Frame, FrameBuffer, GpuBuffer, Lease, ShmView};
 use gstreamer as gst;
 use gstreamer_allocators::DmaBufMemory;
 use gstreamer_video::VideoMeta;
 use protocol::Rect;
-use virtgpu::{Device, Imported, SharedMap, duplicate_raw};
+use virtgpu::{Device, Imported, duplicate_raw};
 
 use crate::caps::{Memory, Video};
 
 /// Number of imports kept; more than producers cycle through.
 const MAX_IMPORTED: usize = 16;
-/// Number of copies kept: one with the pump, one queued, one being written.
-const MAX_COPIES: usize = 3;
 
 /// Buffer that cannot be converted to a frame.
 #[derive(Debug, thiserror::Error)]
@@ -76,14 +74,14 @@ pub struct Input {
     video: Video,
     resolver: Option<Resolver>,
     imported: VecDeque<Arc<Imported>>,
-    copies: Vec<Arc<SharedMap>>,
+    copies: Copies,
 }
 
 impl Input {
     /// Creates a converter for pictures like `video`. DMA-BUFs require a device.
     pub fn new(video: Video, device: Option<Device>) -> Self {
         let resolver = device.map(Resolver::new);
-        Self { video, resolver, imported: VecDeque::new(), copies: Vec::new() }
+        Self { video, resolver, imported: VecDeque::new(), copies: Copies::default() }
     }
 
     /// Properties of the pictures.
@@ -130,25 +128,14 @@ impl Input {
         let map = buffer.map_readable().map_err(InputError::Read)?;
         let need = offset + stride as usize * (rows - 1) + row;
         let bytes = map.get(offset..need).ok_or(InputError::Short { has: map.len(), need })?;
-        let free = self.copies.iter_mut().position(|copy| Arc::get_mut(copy).is_some());
-        let index = free.map_or_else(|| self.allocate_copy(row * rows), Ok)?;
-        let copy = &mut self.copies[index];
-        if let Some(out) = Arc::get_mut(copy).and_then(SharedMap::bytes_mut) {
+        let copy = self.copies.make(row * rows, |out| {
             for (from, to) in bytes.chunks(stride as usize).zip(out.chunks_exact_mut(row)) {
                 to.copy_from_slice(&from[..row]);
             }
-        }
-        let view = ShmView::new(Arc::clone(copy), 0, row as u32, rows as u32);
+            Ok(())
+        });
+        let view = ShmView::new(copy.map_err(InputError::Copy)?, 0, row as u32, rows as u32);
         view.map(FrameBuffer::Shm).ok_or(InputError::Short { has: 0, need })
-    }
-
-    /// Allocates another copy and returns its index.
-    fn allocate_copy(&mut self, bytes: usize) -> Result<usize, InputError> {
-        let (fresh, _) = SharedMap::create("desktopstreamenc", bytes).map_err(InputError::Copy)?;
-        // Further copies are freed with their frames.
-        self.copies.truncate(MAX_COPIES);
-        self.copies.push(Arc::new(fresh));
-        Ok(self.copies.len() - 1)
     }
 }
 
@@ -202,7 +189,6 @@ mod tests {
         for value in 6..20 {
             assert_eq!(bytes(&input.frame(picture(value), 0).expect("a frame")), [value; 16]);
         }
-        assert!(input.copies.len() <= MAX_COPIES + 1, "{}", input.copies.len());
     }
 
     #[test]

@@ -59,7 +59,7 @@ export class Connection {
     if (this.socket && this.socket.readyState === WebSocket.OPEN) return;
     if (response?.status === 401) {
       this.close();
-      fatal("token-required", "This stream requires a token", "The token changed, or this browser no longer has its cookie.", ["Enter the token", () => location.reload()]);
+      fatal("token-required", "This stream requires a token", "The token changed, or this browser's session ended.", ["Enter the token", () => location.reload()]);
     } else if (response?.ok && code === 1006) {
       waiting("rejected", "The connection was rejected", "The maximum number of viewers may be connected. Retrying…");
     } else if (!response) {
@@ -105,6 +105,9 @@ export class Connection {
       data: new Uint8Array(buffer, HEADER),
     });
   }
+
+  /** Renews the session: the server extends the cookie of a request that it answers. */
+  renewSession() { fetch("status", { method: "HEAD", cache: "no-store" }).catch(() => {}); }
 
   /** Every 2 s: detects a dead connection, measures the clock offset, reports statistics. */
   tick() {

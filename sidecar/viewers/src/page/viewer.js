@@ -3,8 +3,10 @@
 import { Connection } from "./connection.js";
 import { Player } from "./player.js";
 import { snapshot, stats } from "./stats.js";
+import { createSession, takeToken } from "./token.js";
 
 const HIDDEN_MS = 15000;        // after this time a hidden page disconnects, which frees its place for another viewer
+const RENEW_MS = 1800000;       // a session lasts hours after its last renewal
 const AWAKE_MS = 2500;          // the controls hide after this time without input
 
 const $ = (id) => document.getElementById(id);
@@ -177,7 +179,15 @@ const connection = new Connection({
   fatal,
 });
 
+/** Uses a token in the URL. A link to this page that is opened in its tab changes the fragment only. */
+async function login() {
+  const token = takeToken();
+  if (token !== null && await createSession(token).catch(() => false) && stopped) location.reload();
+}
+
 function start() {
+  addEventListener("hashchange", login);
+  login();
   for (const event of ["pointermove", "pointerdown", "keydown", "touchstart"]) addEventListener(event, awake, { passive: true });
   $("info").onclick = $("close").onclick = toggleInfo;
   $("full").onclick = $("stage").ondblclick = toggleFull;
@@ -219,6 +229,7 @@ function start() {
   });
   addEventListener("online", () => { if (!stopped) connection.open(); });
   setInterval(() => connection.tick(), 2000);
+  setInterval(() => connection.renewSession(), RENEW_MS);
   setInterval(paint, 500);
   connection.open();
 }

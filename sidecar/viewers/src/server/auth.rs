@@ -1,25 +1,27 @@
 //! Authentication of viewers.
 //!
-//! A stream has one token, sent as `Authorization: Bearer`, as `?token=` or in the cookie that the page's first visit
-//! sets. Without a token only loopback clients are served, and their `Host` must be a loopback name, so that a web page
-//! cannot reach the server under its own name (DNS rebinding). Browsers send cookies with WebSockets opened by any site,
-//! so the `Origin` of a WebSocket must be the server's own or an allowed one.
+//! A stream has one token. Programs send it as `Authorization: Bearer`; browsers exchange it for a [session](session)
+//! cookie. A URL never contains it, because proxies log URLs. Without a token only loopback clients are served, and their
+//! `Host` must be a loopback name, so that a web page cannot reach the server under its own name (DNS rebinding). Browsers
+//! send cookies with WebSockets opened by any page of the same site, so the `Origin` of a WebSocket must be the server's
+//! own or an allowed one.
 //!
-//! All functions are pure functions of a request's headers and URI; [`middleware`](super::middleware) applies them.
+//! All functions are pure functions of a request's headers and the time; [`middleware`](super::middleware) applies them.
+
+pub mod origin;
+pub mod session;
+pub mod token;
 
 use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN};
-use axum::http::{HeaderMap, Uri};
-use cookie::{Cookie, SameSite};
-use subtle::ConstantTimeEq;
+use axum::http::HeaderMap;
+use axum::http::header::{AUTHORIZATION, COOKIE};
+use tokio::sync::watch;
 
-/// Minimum length of a token: 64 bits in hexadecimal.
-const MIN_TOKEN: usize = 16;
-/// Maximum length of a token.
-const MAX_TOKEN: usize = 512;
-/// Name of the query parameter with the token.
-const TOKEN_PARAMETER: &str = "token";
+use self::origin::Host;
+use self::session::{Session, Sessions};
+use self::token::{MAX_TOKEN, MIN_TOKEN, ViewerToken};
 
 /// Error of a viewer authentication setting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,17 +52,38 @@ pub(super) enum Credential {
     NotRequired,
     /// `Authorization` header.
     Bearer,
-    /// `token` parameter of the URL.
-    Query,
-    /// Cookie set by the page's first visit.
-    Cookie,
+    /// Session cookie; `secure` if it is one of HTTPS.
+    Session { session: Session, secure: bool },
+}
+
+/// An authenticated request.
+#[derive(Debug, Clone)]
+pub(super) struct Admission {
+    pub(super) credential: Credential,
+    pub(super) revocation: Revocation,
+}
+
+/// Tells when the token by which a request was authenticated is replaced.
+#[derive(Debug, Clone)]
+pub(super) struct Revocation(Option<watch::Receiver<ViewerToken>>);
+
+impl Revocation {
+    /// Waits until the token is replaced; forever if it cannot be.
+    pub(super) async fn wait(mut self) {
+        if let Some(token) = &mut self.0
+            && token.changed().await.is_ok()
+        {
+            return;
+        }
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Decides whether a request may view the stream.
 #[derive(Debug)]
 pub(super) enum Authenticator {
-    /// Requests with this token.
-    Token(String),
+    /// Requests with the current token, or with a session of it.
+    Token { current: watch::Receiver<ViewerToken>, sessions: Sessions },
     /// Requests to a loopback name; the server listens on loopback only.
     Loopback,
     /// All requests.
@@ -68,104 +91,66 @@ pub(super) enum Authenticator {
 }
 
 impl Authenticator {
-    pub(super) fn new(token: Option<String>, insecure: bool, listen: SocketAddr) -> Result<Self, AuthError> {
-        let safe = |c: u8| c.is_ascii_alphanumeric() || b"-._~+/=".contains(&c);
-        match token {
-            Some(token) if !(MIN_TOKEN..=MAX_TOKEN).contains(&token.len()) || !token.bytes().all(safe) => {
-                Err(AuthError::InvalidToken)
-            }
-            Some(token) => Ok(Self::Token(token)),
-            None if insecure => Ok(Self::Open),
-            None if listen.ip().is_loopback() => Ok(Self::Loopback),
-            None => Err(AuthError::TokenRequired(listen)),
+    /// An authenticator for the stream with this name, which is served on `listen`.
+    pub(super) fn new(
+        stream: String,
+        token: Option<watch::Receiver<ViewerToken>>,
+        insecure: bool,
+        listen: &[SocketAddr],
+    ) -> Result<Self, AuthError> {
+        match (token, listen.iter().find(|address| !address.ip().is_loopback())) {
+            (Some(current), _) => Ok(Self::Token { current, sessions: Sessions::new(stream) }),
+            (None, _) if insecure => Ok(Self::Open),
+            (None, None) => Ok(Self::Loopback),
+            (None, Some(exposed)) => Err(AuthError::TokenRequired(*exposed)),
         }
     }
 
-    /// The token, for the cookie.
-    pub(super) fn token(&self) -> Option<&str> {
-        if let Self::Token(token) = self { Some(token) } else { None }
-    }
-
-    /// The request's credential; `None` if the request must be rejected.
-    pub(super) fn authenticate(&self, uri: &Uri, headers: &HeaderMap) -> Option<Credential> {
-        let token = match self {
-            Self::Open => return Some(Credential::NotRequired),
+    /// Authenticates a request at the time `now`, Unix time in seconds; `None` if it must be rejected.
+    pub(super) fn authenticate(&self, headers: &HeaderMap, now: u64) -> Option<Admission> {
+        let (credential, revocation) = match self {
+            Self::Open => (Some(Credential::NotRequired), None),
             Self::Loopback => {
-                return host(headers).is_some_and(is_loopback_name).then_some(Credential::NotRequired);
+                let allowed = Host::of(headers).is_some_and(|host| host.is_loopback());
+                (allowed.then_some(Credential::NotRequired), None)
             }
-            Self::Token(token) => token.as_bytes(),
+            Self::Token { current, sessions } => {
+                let mut current = current.clone();
+                // The version that is verified is the one whose replacement is a revocation.
+                let token = current.borrow_and_update().clone();
+                (credential(&token, sessions, headers, now), Some(current))
+            }
         };
-        let matches = |presented: &str| bool::from(presented.as_bytes().ct_eq(token));
-        if bearer(headers).is_some_and(matches) {
-            return Some(Credential::Bearer);
-        }
-        if query_token(uri).is_some_and(|presented| matches(&presented)) {
-            return Some(Credential::Query);
-        }
-        let name = cookie_name(headers);
-        cookies(headers)
-            .any(|cookie| cookie.name() == name && matches(cookie.value()))
-            .then_some(Credential::Cookie)
+        Some(Admission { credential: credential?, revocation: Revocation(revocation) })
+    }
+
+    /// `Set-Cookie` for a new session, in exchange for the token; `None` if `presented` is not the token.
+    pub(super) fn exchange(&self, presented: &str, headers: &HeaderMap, now: u64) -> Option<String> {
+        let Self::Token { current, sessions } = self else { return None };
+        let token = current.borrow();
+        let secure = origin::is_secure(headers);
+        token
+            .matches(presented)
+            .then(|| sessions.cookie(&token, Session::new(now), Host::of(headers), secure, now))
+    }
+
+    /// `Set-Cookie` with a later end, if the request's session is due for one.
+    pub(super) fn renewal(&self, credential: Credential, headers: &HeaderMap, now: u64) -> Option<String> {
+        let Self::Token { current, sessions } = self else { return None };
+        let Credential::Session { session, secure } = credential else { return None };
+        let renewed = session.renewed(now)?;
+        Some(sessions.cookie(&current.borrow(), renewed, Host::of(headers), secure, now))
     }
 }
 
-/// Origins that may open the WebSocket and embed the page, besides the server's own.
-#[derive(Debug)]
-pub(super) struct AllowedOrigins(Vec<String>);
-
-impl AllowedOrigins {
-    pub(super) fn new(allowed: Vec<String>) -> Result<Self, AuthError> {
-        let mut origins = Vec::with_capacity(allowed.len());
-        for origin in allowed {
-            let origin = origin.to_ascii_lowercase();
-            let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-            let valid = |c: char| c.is_ascii_alphanumeric() || "-.:[]_".contains(c);
-            if !authority.is_some_and(|host| !host.is_empty() && host.chars().all(valid)) {
-                return Err(AuthError::InvalidOrigin(origin));
-            }
-            origins.push(origin);
-        }
-        Ok(Self(origins))
+fn credential(token: &ViewerToken, sessions: &Sessions, headers: &HeaderMap, now: u64) -> Option<Credential> {
+    if bearer(headers).is_some_and(|presented| token.matches(presented)) {
+        return Some(Credential::Bearer);
     }
-
-    /// True if a WebSocket request has no `Origin` (its client is not a browser), the server's own or an allowed one.
-    pub(super) fn allows(&self, headers: &HeaderMap) -> bool {
-        let Some(origin) = headers.get(ORIGIN) else { return true };
-        let Ok(origin) = origin.to_str() else { return false };
-        let origin = origin.to_ascii_lowercase();
-        if self.0.contains(&origin) {
-            return true;
-        }
-        let Some((_, authority)) = origin.split_once("://") else { return false };
-        host(headers).is_some_and(|host| host.eq_ignore_ascii_case(authority))
-    }
-
-    /// The allowed origins as a Content-Security-Policy source list.
-    pub(super) fn source_list(&self) -> String {
-        self.0.join(" ")
-    }
-}
-
-fn host(headers: &HeaderMap) -> Option<&str> {
-    headers.get(HOST)?.to_str().ok()
-}
-
-/// Splits a `Host` into name and port.
-fn split_port(host: &str) -> (&str, Option<&str>) {
-    match host.rsplit_once(':') {
-        Some((name, port)) if !port.is_empty() && port.bytes().all(|c| c.is_ascii_digit()) => {
-            (name, Some(port))
-        }
-        _ => (host, None),
-    }
-}
-
-fn is_loopback_name(host: &str) -> bool {
-    let (name, _) = split_port(host);
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost")
-        || name.to_ascii_lowercase().ends_with(".localhost")
-        || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    let host = Host::of(headers);
+    let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut found = cookies.filter_map(|header| sessions.find(token, header, host, now));
+    found.next().map(|(session, secure)| Credential::Session { session, secure })
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -173,50 +158,9 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-fn query_token(uri: &Uri) -> Option<String> {
-    let (_, value) =
-        form_urlencoded::parse(uri.query()?.as_bytes()).find(|(key, _)| key == TOKEN_PARAMETER)?;
-    // Form decoding turns `+` into a space. Tokens may contain `+`, people paste them unencoded, and no token
-    // contains a space.
-    Some(value.replace(' ', "+"))
-}
-
-/// Name of the cookie. It contains the port because browsers share cookies between the ports of a host, and two
-/// forwarded desktops need two cookies.
-fn cookie_name(headers: &HeaderMap) -> String {
-    let port = host(headers).and_then(|host| split_port(host).1).unwrap_or("web");
-    format!("desktopstream-{port}")
-}
-
-fn cookies(headers: &HeaderMap) -> impl Iterator<Item = Cookie<'_>> {
-    headers
-        .get_all(COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(Cookie::split_parse)
-        .filter_map(Result::ok)
-}
-
-/// `Set-Cookie` with the token, inaccessible to scripts and not sent with requests from other sites.
-pub(super) fn token_cookie(headers: &HeaderMap, token: &str) -> String {
-    let https =
-        headers.get("x-forwarded-proto").is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
-    Cookie::build((cookie_name(headers), token))
-        .path("/")
-        .http_only(true)
-        .same_site(SameSite::Strict)
-        .secure(https)
-        .build()
-        .to_string()
-}
-
-/// The query of `uri` without the token, with a leading `?` unless empty.
-pub(super) fn query_without_token(uri: &Uri) -> String {
-    let pairs = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
-    let rest: String = form_urlencoded::Serializer::new(String::new())
-        .extend_pairs(pairs.filter(|(key, _)| key != TOKEN_PARAMETER))
-        .finish();
-    if rest.is_empty() { rest } else { format!("?{rest}") }
+/// Unix time in seconds.
+pub(super) fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

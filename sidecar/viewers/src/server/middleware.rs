@@ -4,81 +4,69 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY, REFRESH,
-    SET_COOKIE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, SET_COOKIE, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::auth::{self, Authenticator, Credential};
+use super::auth::{self, Authenticator};
+use super::connections::Connection;
 use super::{Shared, page};
 use crate::hub::Rejection;
 
 const TOKEN_REQUIRED: &str = "401: this stream requires a token.\n\
-    In a browser, open /?token=TOKEN once; a cookie keeps the token.\n\
-    In a program, send the header 'Authorization: Bearer TOKEN', or append ?token=TOKEN to the URL.\n";
+    In a browser, open /#token=TOKEN once; a cookie keeps the session.\n\
+    In a program, send the header 'Authorization: Bearer TOKEN'.\n";
 const LOOPBACK_REQUIRED: &str = "401: this stream has no token and is served under loopback names only.\n\
     Open it as http://localhost:PORT/ or http://127.0.0.1:PORT/, or start the sidecar with a viewer token.\n";
 
-/// Rejects requests without a valid credential. A page request with the token in its URL is answered with a cookie and
-/// a redirect to the URL without the token, which keeps the token out of histories, bookmarks and screenshots.
+/// Rejects requests without a valid credential, and renews the sessions of others.
 pub(super) async fn authenticate(
     State(shared): State<Arc<Shared>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    let Some(credential) = shared.authenticator.authenticate(request.uri(), request.headers()) else {
+    let now = auth::unix_time();
+    let Some(admission) = shared.authenticator.authenticate(request.headers(), now) else {
         shared.hub.metrics().rejected(Rejection::Auth).inc();
         return unauthorized(&shared.authenticator, &request);
     };
-    if credential == Credential::Query
-        && request.uri().path() == "/"
-        && request.method() == Method::GET
-        && let Some(token) = shared.authenticator.token()
-    {
-        return move_token_to_cookie(&request, token);
+    if let Some(connection) = request.extensions().get::<Arc<Connection>>() {
+        connection.authenticated();
     }
-    next.run(request).await
+    let renewal = shared.authenticator.renewal(admission.credential, request.headers(), now);
+    request.extensions_mut().insert(admission);
+    let mut response = next.run(request).await;
+    if let Some(cookie) = renewal.and_then(|cookie| HeaderValue::try_from(cookie).ok()) {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+    response
+}
+
+/// True if the client is a browser that navigates.
+fn accepts_html(headers: &HeaderMap) -> bool {
+    headers.get(ACCEPT).is_some_and(|accept| accept.as_bytes().starts_with(b"text/html"))
 }
 
 fn unauthorized(authenticator: &Authenticator, request: &Request) -> Response {
-    let challenge = [(WWW_AUTHENTICATE, "Bearer realm=\"desktopstream\"")];
-    let accepts_html =
-        request.headers().get(ACCEPT).is_some_and(|accept| accept.as_bytes().starts_with(b"text/html"));
     match authenticator {
-        Authenticator::Token(_) if accepts_html && request.uri().path() == "/" => {
-            (StatusCode::UNAUTHORIZED, challenge, page::login()).into_response()
-        }
         Authenticator::Loopback => (StatusCode::UNAUTHORIZED, LOOPBACK_REQUIRED).into_response(),
-        _ => (StatusCode::UNAUTHORIZED, challenge, TOKEN_REQUIRED).into_response(),
+        _ if accepts_html(request.headers()) && request.uri().path() == "/" => {
+            (StatusCode::UNAUTHORIZED, challenge(), page::login()).into_response()
+        }
+        _ => token_required(),
     }
 }
 
-fn move_token_to_cookie(request: &Request, token: &str) -> Response {
-    let query = auth::query_without_token(request.uri());
-    let target = HeaderValue::try_from(format!("./{query}")).unwrap_or(HeaderValue::from_static("./"));
-    let Ok(cookie) = HeaderValue::try_from(auth::token_cookie(request.headers(), token)) else {
-        return StatusCode::BAD_REQUEST.into_response();
-    };
-    let mut headers = HeaderMap::new();
-    headers.insert(SET_COOKIE, cookie);
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // Browsers do not send a SameSite=Strict cookie on a redirect that started at another site's link. A refresh by the
-    // page is a navigation of this site, so the cookie is sent.
-    let cross_site = request.headers().get("sec-fetch-site").is_some_and(|site| site == "cross-site");
-    if cross_site {
-        let mut refresh = b"0; url=".to_vec();
-        refresh.extend_from_slice(target.as_bytes());
-        headers.insert(
-            REFRESH,
-            HeaderValue::from_bytes(&refresh).unwrap_or(HeaderValue::from_static("0; url=./")),
-        );
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-        return (StatusCode::OK, headers, "<!doctype html><title>desktopstream</title>").into_response();
-    }
-    headers.insert(LOCATION, target);
-    (StatusCode::SEE_OTHER, headers).into_response()
+/// Response to a request without a valid token.
+pub(super) fn token_required() -> Response {
+    (StatusCode::UNAUTHORIZED, challenge(), TOKEN_REQUIRED).into_response()
+}
+
+fn challenge() -> [(HeaderName, &'static str); 1] {
+    [(WWW_AUTHENTICATE, "Bearer realm=\"desktopstream\"")]
 }
 
 /// Adds security headers to every response.

@@ -2,14 +2,14 @@
 //!
 //! Two futures run concurrently: [`send`] writes the hub's events, [`read`] handles the viewer's messages. The session
 //! ends when either ends. Browsers answer the server's pings, so a viewer that sends nothing for the pong timeout is
-//! disconnected, which frees its permit.
+//! disconnected, which frees its permit. It ends as well when the token that admitted it is replaced.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use encode::clock::clock_ns;
@@ -18,6 +18,7 @@ use protocol::rate::{RateLimit, TokenBucket};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::auth::{Admission, Revocation};
 use super::wire::{self, FromViewer, MAX_FROM_VIEWER, ToViewer};
 use super::{Shared, streams};
 use crate::hub::{Event, Protocol, Rejection, Subscription, ViewerHandle, ViewerReport};
@@ -39,6 +40,7 @@ type Close = (u16, &'static str);
 
 pub(super) async fn upgrade(
     State(shared): State<Arc<Shared>>,
+    Extension(admission): Extension<Admission>,
     headers: HeaderMap,
     ws: WebSocketUpgrade,
 ) -> Response {
@@ -53,11 +55,11 @@ pub(super) async fn upgrade(
         .write_buffer_size(0)
         .on_upgrade(async move |socket| {
             let _permit = permit;
-            serve(&shared, socket).await;
+            serve(&shared, socket, admission.revocation).await;
         })
 }
 
-async fn serve(shared: &Shared, socket: WebSocket) {
+async fn serve(shared: &Shared, socket: WebSocket, revocation: Revocation) {
     let subscription = shared.hub.subscribe(Protocol::WebSocket);
     let viewer = subscription.handle();
     let (mut sink, source) = socket.split();
@@ -65,6 +67,7 @@ async fn serve(shared: &Shared, socket: WebSocket) {
     let close = tokio::select! {
         close = read(source, shared.pong_timeout, &viewer, &replies) => close,
         close = send(&mut sink, subscription, queued, shared.pong_timeout) => close,
+        () = revocation.wait() => Some((close_code::POLICY, "The viewer token changed")),
     };
     if let Some((code, reason)) = close {
         let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };

@@ -1,23 +1,24 @@
 //! Live streams for players, as endless HTTP bodies.
 //!
 //! A player that stops reading first fills its connection, then its queue. After the stall timeout the hub disconnects
-//! it, which ends the body.
+//! it, which ends the body. So does a new token.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use encode::clock::clock_ns;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Shared;
+use super::auth::Admission;
 use crate::hub::{Protocol, Subscription};
 use crate::mp4::Muxer;
 
@@ -41,7 +42,10 @@ pub(super) fn too_many_viewers(max: usize) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
 }
 
-pub(super) async fn annexb(State(shared): State<Arc<Shared>>) -> Response {
+pub(super) async fn annexb(
+    State(shared): State<Arc<Shared>>,
+    Extension(admission): Extension<Admission>,
+) -> Response {
     let Some(viewer) = subscribe(&shared, Protocol::AnnexB) else {
         return too_many_viewers(shared.max_viewers);
     };
@@ -49,10 +53,14 @@ pub(super) async fn annexb(State(shared): State<Arc<Shared>>) -> Response {
         let unit = viewer.subscription.unit().await?;
         Some((Ok::<Bytes, Infallible>(unit.au.data), viewer))
     });
-    ([(CONTENT_TYPE, "video/h264")], Body::from_stream(body)).into_response()
+    let body = Body::from_stream(body.take_until(admission.revocation.wait()));
+    ([(CONTENT_TYPE, "video/h264")], body).into_response()
 }
 
-pub(super) async fn mp4(State(shared): State<Arc<Shared>>) -> Response {
+pub(super) async fn mp4(
+    State(shared): State<Arc<Shared>>,
+    Extension(admission): Extension<Admission>,
+) -> Response {
     let Some(viewer) = subscribe(&shared, Protocol::Mp4) else {
         return too_many_viewers(shared.max_viewers);
     };
@@ -73,5 +81,6 @@ pub(super) async fn mp4(State(shared): State<Arc<Shared>>) -> Response {
             }
         }
     });
-    ([(CONTENT_TYPE, "video/mp4")], Body::from_stream(body)).into_response()
+    let body = Body::from_stream(body.take_until(admission.revocation.wait()));
+    ([(CONTENT_TYPE, "video/mp4")], body).into_response()
 }

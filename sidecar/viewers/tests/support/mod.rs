@@ -15,13 +15,14 @@ use gstreamer_app::AppSink;
 use protocol::stream::AccessUnit;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::Request;
 use viewers::server::{Server, ServerError, ServerOptions};
-use viewers::{Hub, HubOptions};
+use viewers::{Hub, HubOptions, ViewerToken};
 
 pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 /// Time limit for each wait.
@@ -41,10 +42,21 @@ pub async fn until(what: &str, condition: impl Fn() -> bool) {
     .await;
 }
 
+/// Options with the viewer token [`TOKEN`].
+pub fn with_token() -> ServerOptions {
+    ServerOptions { viewer_token: Some(changing_token().1), ..ServerOptions::default() }
+}
+
+/// The viewer token [`TOKEN`] and its sender.
+pub fn changing_token() -> (watch::Sender<ViewerToken>, watch::Receiver<ViewerToken>) {
+    watch::channel(TOKEN.parse().expect("a token"))
+}
+
 /// A running server; stops when dropped.
 pub struct Served {
     pub hub: Hub,
     pub address: SocketAddr,
+    pub admin: SocketAddr,
     pub task: JoinHandle<Result<(), ServerError>>,
 }
 
@@ -68,19 +80,44 @@ impl Served {
         let hub = Hub::new(hub);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let server = finish(Server::new(hub.clone(), options));
-        Self { hub, address, task: tokio::spawn(server.serve(listener)) }
+        let admin_listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let admin = admin_listener.local_addr().expect("an address");
+        let server = finish(Server::new(hub.clone(), options).with_admin(admin_listener));
+        Self { hub, address, admin, task: tokio::spawn(server.serve(listener)) }
     }
 
-    /// Sends a request with the given header lines. Returns the lower-case head and the body.
+    /// Sends a `GET` to the viewers' listener. Returns the lower-case head and the body.
     pub async fn request(&self, target: &str, headers: &[&str]) -> (String, Vec<u8>) {
-        let host = format!("Host: {}", self.address);
+        Self::send(self.address, "GET", target, headers, "").await
+    }
+
+    /// As [`Self::request`], to the admin listener.
+    pub async fn admin(&self, target: &str, headers: &[&str]) -> (String, Vec<u8>) {
+        Self::send(self.admin, "GET", target, headers, "").await
+    }
+
+    /// Exchanges a token for a session. Returns the lower-case head.
+    pub async fn exchange(&self, token: &str, headers: &[&str]) -> String {
+        let body: String =
+            form_urlencoded::Serializer::new(String::new()).append_pair("token", token).finish();
+        Self::send(self.address, "POST", "/session", headers, &body).await.0
+    }
+
+    /// Sends a request with the given header lines.
+    async fn send(
+        address: SocketAddr,
+        method: &str,
+        target: &str,
+        headers: &[&str],
+        body: &str,
+    ) -> (String, Vec<u8>) {
+        let host = format!("Host: {address}");
         let named = headers.iter().any(|header| header.to_ascii_lowercase().starts_with("host:"));
         let lines = headers.iter().copied().chain((!named).then_some(host.as_str()));
         let request =
-            lines.fold(format!("GET {target} HTTP/1.1\r\n"), |request, line| request + line + "\r\n");
-        let mut stream = within("connect", TcpStream::connect(self.address)).await.expect("a connection");
-        let request = request + "Connection: close\r\n\r\n";
+            lines.fold(format!("{method} {target} HTTP/1.1\r\n"), |request, line| request + line + "\r\n");
+        let mut stream = within("connect", TcpStream::connect(address)).await.expect("a connection");
+        let request = format!("{request}Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
         stream.write_all(request.as_bytes()).await.expect("sent");
         let mut answer = Vec::new();
         within("an answer", stream.read_to_end(&mut answer)).await.expect("an answer");
@@ -90,8 +127,7 @@ impl Served {
     }
 
     pub async fn status(&self, target: &str, headers: &[&str]) -> u16 {
-        let (head, _) = self.request(target, headers).await;
-        head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status")
+        status(&self.request(target, headers).await.0)
     }
 
     pub fn ws_request(&self, headers: &[(&'static str, String)]) -> Request<()> {
@@ -116,6 +152,11 @@ impl Served {
     pub async fn viewer(&self) -> Viewer {
         self.open(&[]).await.expect("accepted")
     }
+}
+
+/// Status of a response's head.
+pub fn status(head: &str) -> u16 {
+    head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status")
 }
 
 /// An access unit as received by the page.

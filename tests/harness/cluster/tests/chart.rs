@@ -212,20 +212,21 @@ fn plugin_open_serves_with_the_token_until_it_is_ended(chart: &Chart) -> Result<
     BufReader::new(open.stdout.take().context("stdout is a pipe")?).read_line(&mut line)?;
     let json: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
     let url = json["url"].as_str().and_then(|url| url.strip_prefix("http://")).context("no HTTP URL")?;
-    let (address, query) = url.split_once("/?").context("the URL has no query")?;
+    let (address, token) = url.split_once("/#token=").context("the URL has no token in its fragment")?;
     let address = address.parse()?;
-    let token = query.strip_prefix("token=").context("the query has no token")?;
     let (status, body) = http::get(address, "/status", Some(token))?;
     ensure!(status == 200, "{status}: {}", String::from_utf8_lossy(&body));
     let (status, _) = http::get(address, "/status", None)?;
     ensure!(status == 401, "{status} without the token");
-    let (status, page) = http::get(address, &format!("/?{query}"), None)?;
-    ensure!([200, 302, 303].contains(&status), "{status}: {}", String::from_utf8_lossy(&page));
+    let (status, page) = http::get(address, "/", Some(token))?;
+    ensure!(status == 200, "{status}: {}", String::from_utf8_lossy(&page));
+    let (status, _) = http::get(address, &format!("/?token={token}"), None)?;
+    ensure!(status == 401, "{status} with the token in the query");
 
     pods::signal(open.id(), rustix::process::Signal::TERM)?;
     let status = open.wait()?;
     ensure!(status.success(), "{status} after SIGTERM");
-    ensure!(http::get(address, "/healthz", None).is_err(), "the port is still open");
+    ensure!(http::get(address, "/status", None).is_err(), "the port is still open");
     Ok(())
 }
 

@@ -60,7 +60,7 @@ pub fn run(command: &Command) -> Result<ExitCode> {
         }
         Command::Open { name } => {
             let (url, token) = GuestEngine::attach(NAME)?.viewers(name)?;
-            println!("{url}/?token={token}");
+            println!("{url}/#token={token}");
         }
         Command::Hold => hold()?,
         Command::Docker(arguments) => {

@@ -158,7 +158,7 @@ impl GuestEngine {
 /// Port and token of a viewers' URL.
 fn parts(url: &str) -> Option<(u16, &str)> {
     let (port, rest) = url.strip_prefix("http://127.0.0.1:")?.split_once('/')?;
-    let (_, token) = rest.split_once("token=")?;
+    let (_, token) = rest.split_once("#token=")?;
     Some((port.parse().ok()?, token))
 }
 
@@ -174,9 +174,9 @@ mod tests {
 
     #[test]
     fn viewers_url_is_split_into_port_and_token() {
-        assert_eq!(parts("http://127.0.0.1:32768/?token=abc"), Some((32768, "abc")));
         assert_eq!(parts("http://127.0.0.1:32768/#token=abc"), Some((32768, "abc")));
-        assert_eq!(parts("http://10.0.0.1:32768/?token=abc"), None);
+        assert_eq!(parts("http://127.0.0.1:32768/?token=abc"), None, "proxies log the query");
+        assert_eq!(parts("http://10.0.0.1:32768/#token=abc"), None);
         assert_eq!(parts("http://127.0.0.1:32768/"), None);
     }
 

@@ -162,7 +162,7 @@ impl Compose {
         let url = self.await_url()?;
         let rest = url.strip_prefix("http://127.0.0.1:").context("not published on the loopback")?;
         let (port, rest) = rest.split_once('/').context("the URL has no path")?;
-        let (_, token) = rest.split_once("token=").context("the URL has no token")?;
+        let (_, token) = rest.split_once("#token=").context("the URL has no token")?;
         let forward = self.engine.forward((Ipv4Addr::LOCALHOST, port.parse()?).into())?;
         let (status, _) = http::get(forward.address(), "/snapshot.png", None)?;
         ensure!(status == 401, "{status} without the token");

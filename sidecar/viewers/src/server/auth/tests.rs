@@ -1,8 +1,10 @@
-//! Authentication by headers and URI.
+//! Authentication by headers.
 
+use super::origin::AllowedOrigins;
 use super::*;
 
 const TOKEN: &str = "0123456789abcdef+/=";
+const NOW: u64 = 1_800_000_000;
 
 fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -12,70 +14,106 @@ fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
     headers
 }
 
-fn check(authenticator: &Authenticator, uri: &str, pairs: &[(&'static str, &str)]) -> Option<Credential> {
-    authenticator.authenticate(&uri.parse().expect("a URI"), &headers(pairs))
+fn check(authenticator: &Authenticator, pairs: &[(&'static str, &str)]) -> Option<Credential> {
+    authenticator.authenticate(&headers(pairs), NOW).map(|admission| admission.credential)
 }
 
 fn listen(address: &str) -> SocketAddr {
     address.parse().expect("an address")
 }
 
+fn new(token: Option<&str>, insecure: bool, addresses: &[&str]) -> Result<Authenticator, AuthError> {
+    let token = token.map(|token| watch::channel(token.parse().expect("a token")).1);
+    let addresses: Vec<_> = addresses.iter().map(|address| listen(address)).collect();
+    Authenticator::new("team/desk".to_owned(), token, insecure, &addresses)
+}
+
+/// The pair `NAME=VALUE` of a `Set-Cookie`.
+fn pair(cookie: &str) -> &str {
+    cookie.split(';').next().expect("a pair")
+}
+
 #[test]
 fn missing_token_is_refused_except_on_loopback_or_with_the_insecure_flag() {
-    let open = |insecure, address| Authenticator::new(None, insecure, listen(address));
-    assert!(open(false, "127.0.0.1:1").is_ok());
-    assert!(open(false, "[::1]:1").is_ok());
-    assert!(open(true, "0.0.0.0:1").is_ok());
-    let error = open(false, "0.0.0.0:1").expect_err("refused");
-    assert_eq!(error, AuthError::TokenRequired(listen("0.0.0.0:1")));
+    assert!(new(None, false, &["127.0.0.1:1"]).is_ok());
+    assert!(new(None, false, &["[::1]:1", "127.0.0.1:2"]).is_ok());
+    assert!(new(None, true, &["0.0.0.0:1"]).is_ok());
+    assert!(new(Some(TOKEN), false, &["0.0.0.0:1"]).is_ok());
+    let error = new(None, false, &["127.0.0.1:1", "0.0.0.0:2"]).expect_err("refused");
+    assert_eq!(error, AuthError::TokenRequired(listen("0.0.0.0:2")));
     assert!(error.to_string().contains("--insecure-no-viewer-auth"));
-    for bad in ["short", "with a space in it", &"x".repeat(513), "quote\"and;semicolon"] {
-        assert_eq!(
-            Authenticator::new(Some(bad.into()), true, listen("[::]:1")).err(),
-            Some(AuthError::InvalidToken),
-            "{bad}"
-        );
+}
+
+#[test]
+fn token_is_accepted_in_the_authorization_header_only() {
+    let authenticator = new(Some(TOKEN), false, &["0.0.0.0:1"]).expect("a token");
+    let (bearer, basic) = (format!("bearer {TOKEN}"), format!("Basic {TOKEN}"));
+    assert_eq!(check(&authenticator, &[("authorization", &bearer)]), Some(Credential::Bearer));
+    let cookies = [format!("desktopstream-8080={TOKEN}"), format!("token={TOKEN}")];
+    for pairs in [
+        vec![],
+        vec![("authorization", "Bearer wrong")],
+        vec![("authorization", basic.as_str())],
+        vec![("host", "x:8080"), ("cookie", cookies[0].as_str())],
+        vec![("host", "x:8080"), ("cookie", cookies[1].as_str())],
+    ] {
+        assert_eq!(check(&authenticator, &pairs), None, "{pairs:?}");
     }
 }
 
 #[test]
-fn token_is_accepted_in_header_query_and_cookie() {
-    let authenticator = Authenticator::new(Some(TOKEN.into()), false, listen("0.0.0.0:1")).expect("a token");
-    let bearer = format!("bearer {TOKEN}");
-    assert_eq!(check(&authenticator, "/", &[("authorization", &bearer)]), Some(Credential::Bearer));
-    assert_eq!(check(&authenticator, "/ws?x=1&token=0123456789abcdef+/=", &[]), Some(Credential::Query));
-    assert_eq!(check(&authenticator, "/ws?token=0123456789abcdef%2b%2F%3D", &[]), Some(Credential::Query));
-    let cookie = format!("a=b; desktopstream-8080={TOKEN}");
-    assert_eq!(
-        check(&authenticator, "/", &[("host", "x:8080"), ("cookie", &cookie)]),
-        Some(Credential::Cookie)
-    );
-    assert_eq!(
-        check(&authenticator, "/", &[("host", "x:8081"), ("cookie", &cookie)]),
-        None,
-        "the cookie of another port"
-    );
-    let basic = format!("Basic {TOKEN}");
-    for pairs in [vec![], vec![("authorization", "Bearer wrong")], vec![("authorization", basic.as_str())]] {
-        assert_eq!(check(&authenticator, "/", &pairs), None);
+fn exchanged_token_gives_a_session_that_authenticates() {
+    let authenticator = new(Some(TOKEN), false, &["0.0.0.0:1"]).expect("a token");
+    assert_eq!(authenticator.exchange("wrong", &headers(&[("host", "x:80")]), NOW), None);
+    for (origin, secure) in [("http://x:8080", false), ("https://x:8080", true), ("HTTPS://x:8080", true)] {
+        let request = [("host", "x:8080"), ("origin", origin)];
+        let cookie = authenticator.exchange(TOKEN, &headers(&request), NOW).expect("a cookie");
+        assert_eq!(cookie.starts_with("__Host-") && cookie.contains("; Secure"), secure, "{cookie}");
+        let session = Session::new(NOW);
+        assert_eq!(
+            check(&authenticator, &[("host", "x:8080"), ("cookie", "a=b"), ("cookie", pair(&cookie))]),
+            Some(Credential::Session { session, secure })
+        );
+        let renewal =
+            |now| authenticator.renewal(Credential::Session { session, secure }, &headers(&request), now);
+        assert_eq!(renewal(NOW), None);
+        let renewed = renewal(NOW + session::LIFETIME - 1).expect("due");
+        assert_eq!(renewed.starts_with("__Host-"), secure, "{renewed}");
     }
-    for uri in
-        ["/?token=", "/?token=0123456789abcdef", "/?token=%", "/?token=%zz", "/?nottoken=0123456789abcdef+/="]
-    {
-        assert_eq!(check(&authenticator, uri, &[]), None, "{uri}");
-    }
+    // Without `Origin` the scheme is unknown: a forwarded scheme can be forged by each client and proxy.
+    let forged = headers(&[("host", "x"), ("x-forwarded-proto", "https")]);
+    assert!(!authenticator.exchange(TOKEN, &forged, NOW).expect("a cookie").contains("Secure"));
+}
+
+#[tokio::test]
+async fn changed_token_ends_sessions_and_revokes_admissions_of_the_old_one() {
+    let (sender, current) = watch::channel(TOKEN.parse::<ViewerToken>().expect("a token"));
+    let listen = [listen("0.0.0.0:1")];
+    let authenticator =
+        Authenticator::new("team/desk".to_owned(), Some(current), false, &listen).expect("a token");
+    let cookie = authenticator.exchange(TOKEN, &headers(&[("host", "x:80")]), NOW).expect("a cookie");
+    let request = headers(&[("host", "x:80"), ("cookie", pair(&cookie))]);
+    let admitted = authenticator.authenticate(&request, NOW).expect("admitted");
+    let revoked = tokio::spawn(admitted.revocation.wait());
+    sender.send_replace("fedcba9876543210".parse().expect("a token"));
+    revoked.await.expect("the revocation is seen");
+    assert!(authenticator.authenticate(&request, NOW).is_none());
+    let bearer = headers(&[("authorization", "Bearer fedcba9876543210")]);
+    assert!(authenticator.authenticate(&bearer, NOW).is_some());
 }
 
 #[test]
 fn loopback_server_without_token_accepts_loopback_names_only() {
-    let authenticator = Authenticator::new(None, false, listen("127.0.0.1:1")).expect("loopback");
+    let authenticator = new(None, false, &["127.0.0.1:1"]).expect("loopback");
     for host in ["localhost", "LOCALHOST:80", "127.0.0.1:8080", "[::1]:8080", "desk.localhost:1"] {
-        assert_eq!(check(&authenticator, "/", &[("host", host)]), Some(Credential::NotRequired), "{host}");
+        assert_eq!(check(&authenticator, &[("host", host)]), Some(Credential::NotRequired), "{host}");
     }
-    for host in ["rebound.example.com:8080", "10.0.0.1", "localhost.example.com", ""] {
-        assert_eq!(check(&authenticator, "/", &[("host", host)]), None, "{host}");
+    for host in ["rebound.example.com:8080", "10.0.0.1", "localhost.example.com", "", "[::1", "::1]:80"] {
+        assert_eq!(check(&authenticator, &[("host", host)]), None, "{host}");
     }
-    assert_eq!(check(&authenticator, "/", &[]), None);
+    assert_eq!(check(&authenticator, &[]), None);
+    let two = [("host", "localhost"), ("host", "rebound.example.com")];
+    assert_eq!(check(&authenticator, &two), None, "an ambiguous Host");
 }
 
 #[test]
@@ -88,41 +126,22 @@ fn websocket_from_another_origin_is_refused_unless_allowed() {
     for origin in ["http://desk:8081", "https://evil.example.com", "null", "http://desk:8080.evil.com"] {
         assert!(!allow(&[("host", "desk:8080"), ("origin", origin)]), "{origin}");
     }
+    let two = [("host", "desk:8080"), ("origin", "http://desk:8080"), ("origin", "https://evil.example.com")];
+    assert!(!allow(&two), "an ambiguous Origin");
     for bad in ["portal.example.com", "https://", "https://a/b", "https://a b", "ftp://a"] {
         assert!(AllowedOrigins::new(vec![bad.into()]).is_err(), "{bad}");
     }
 }
 
 #[test]
-fn query_without_token_keeps_the_other_parameters() {
-    let rest = |uri: &str| query_without_token(&uri.parse().expect("a URI"));
-    assert_eq!(rest("/"), "");
-    assert_eq!(rest("/?token=x"), "");
-    assert_eq!(rest("/?a=1&token=x&b=2&token=y"), "?a=1&b=2");
-    assert_eq!(rest("/?%74oken=x"), "", "an encoded parameter name is recognized as well");
-    assert_eq!(rest("/?a=%0d%0aSet-Cookie:x"), "?a=%0D%0ASet-Cookie%3Ax");
-}
-
-#[test]
-fn token_cookie_is_strict_and_inaccessible_to_scripts() {
-    let parse = |pairs: &[(&'static str, &str)]| {
-        Cookie::parse(token_cookie(&headers(pairs), TOKEN)).expect("a cookie").into_owned()
+fn host_is_split_into_name_and_port() {
+    let parts = |value| {
+        let Host { name, port } = Host::parse(value);
+        (name, port)
     };
-    let cookie = parse(&[("host", "h:1"), ("x-forwarded-proto", "https")]);
-    assert_eq!((cookie.name(), cookie.value(), cookie.path()), ("desktopstream-1", TOKEN, Some("/")));
-    assert_eq!((cookie.http_only(), cookie.same_site()), (Some(true), Some(SameSite::Strict)));
-    assert_eq!(cookie.secure(), Some(true));
-    assert_ne!(parse(&[("host", "h:1")]).secure(), Some(true), "plain HTTP would not send a Secure cookie");
-}
-
-#[test]
-fn cookie_header_with_several_cookies_of_the_name_is_searched_completely() {
-    let authenticator = Authenticator::new(Some(TOKEN.into()), false, listen("0.0.0.0:1")).expect("a token");
-    for cookies in [
-        format!("desktopstream-80=stale; desktopstream-80={TOKEN}"),
-        format!("desktopstream-80={TOKEN}; desktopstream-80=stale"),
-    ] {
-        let pairs = [("host", "x:80"), ("cookie", cookies.as_str())];
-        assert_eq!(check(&authenticator, "/", &pairs), Some(Credential::Cookie), "{cookies}");
+    assert_eq!(parts("desk:8080"), ("desk", Some(8080)));
+    assert_eq!(parts("[::1]:80"), ("[::1]", Some(80)));
+    for whole in ["desk", "desk:", "desk:65536", "desk:+1", "[::1]", ""] {
+        assert_eq!(parts(whole), (whole, None));
     }
 }

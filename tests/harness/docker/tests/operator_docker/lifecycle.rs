@@ -20,7 +20,7 @@ pub fn stream_file_starts_a_streaming_desktop(bed: &Testbed) -> Result<()> {
     let url = status["viewerURL"].as_str().unwrap_or_default().to_owned();
     ensure!(url.starts_with("http://127.0.0.1:"), "{status}");
     project.eventually("the operator prints the viewers' URL", || {
-        ensure!(project.log().contains(&format!("\ndesk: {url}?token=")), "not in the log");
+        ensure!(project.log().contains(&format!("\ndesk: {url}#token=")), "not in the log");
         Ok(())
     })
 }

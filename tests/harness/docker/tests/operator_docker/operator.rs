@@ -75,7 +75,7 @@ pub fn commands_print_url_status_logs_and_checks(bed: &Testbed) -> Result<()> {
     let mut project = bed.project("commands")?;
     project.start_with("desk", &pattern(&json!({})))?;
     let open: Value = serde_json::from_str(&project.print(&["open", "desk", "--json"])?)?;
-    ensure!(open["url"].as_str().is_some_and(|url| url.contains("?token=")), "{open}");
+    ensure!(open["url"].as_str().is_some_and(|url| url.contains("/#token=")), "{open}");
     let table = project.print(&["status"])?;
     ensure!(table.contains("Streaming"), "{table}");
     let log = project.print(&["logs", "desk", "--tail", "5"])?;
