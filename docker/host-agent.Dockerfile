@@ -29,6 +29,6 @@ RUN --mount=type=bind,source=docker,target=/mnt sh /mnt/common/install.sh host-a
 COPY --from=programs-in /host-agent /usr/local/bin/host-agent
 ENV GST_REGISTRY=/usr/share/desktopstream/gstreamer-registry.bin GST_REGISTRY_UPDATE=no
 USER 1000:1000
-EXPOSE 15937 15938
+EXPOSE 15937
 ENTRYPOINT ["/usr/bin/tini", "--", "/usr/local/bin/host-agent"]
 CMD ["serve"]

@@ -9,6 +9,7 @@
 //! | [`host_agent_status`]   | host-agent (`/status`) | operator, `host-agent status`, tests       |
 //! | [`doctor`]              | every `doctor` command | people, kubectl plugin, tests              |
 //! | [`names`]               | all                    | all                                        |
+//! | [`stream_name`]         | users, operator        | operator, containers' labels               |
 //!
 //! JSON readers accept unknown fields and default missing ones, so that programs of neighbouring versions work
 //! together. No IO, no unsafe code, no other crate of this project.
@@ -23,9 +24,11 @@ pub mod host_agent_status;
 pub mod names;
 pub mod quantiles;
 pub mod sidecar_status;
+pub mod stream_name;
 
 pub use claims::Claims;
 pub use endpoint::Endpoint;
 pub use frame_path::FramePath;
 pub use host_agent_status::HostAgentStatus;
 pub use sidecar_status::{HostAgentConnection, SidecarStatus};
+pub use stream_name::StreamName;

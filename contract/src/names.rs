@@ -4,8 +4,6 @@
 pub const VIEWER_PORT: u16 = 8080;
 /// TCP and vsock port of the host-agent's stream listener.
 pub const HOST_AGENT_PORT: u16 = 15937;
-/// TCP port of the host-agent's `/status`, `/metrics` and probes.
-pub const HOST_AGENT_ADMIN_PORT: u16 = 15938;
 
 /// Directory that desktop and sidecar share: `XDG_RUNTIME_DIR` of both.
 pub const RUNTIME_DIR: &str = "/run/desktop";

@@ -3,8 +3,10 @@
 //! A decoder may refuse any bytes, but must not panic. Accepted bytes are canonical: encoding the decoded
 //! value gives the same bytes.
 
+use std::path::Path;
+
 use bytes::Bytes;
-use contract::Endpoint;
+use contract::{Endpoint, StreamName};
 use protocol::frame::{Decoder, HEADER_BYTES, Message};
 use protocol::mailbox::{Answer, Operation, Request};
 use protocol::stream::{ClientMessage, Pixels};
@@ -141,9 +143,28 @@ impl UncheckedPixels {
     }
 }
 
-/// Checks that an endpoint prints as a text that parses to the same endpoint.
+/// Checks that a stream's name is a DNS label, and a path that stays in its folder.
+pub fn stream_name(text: &str) {
+    let folder = Path::new("/state/project");
+    match text.parse::<StreamName>() {
+        Ok(name) => {
+            assert_eq!((name.as_str(), name.to_string().as_str()), (text, text));
+            let path = folder.join(&name);
+            assert_eq!(path.parent(), Some(folder), "another folder");
+            assert_eq!(path.file_name(), Some(text.as_ref()), "not a plain component");
+            assert!(text.len() <= 63 && !text.starts_with('-') && !text.ends_with('-'), "not a DNS label");
+            assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'), "not a DNS label");
+        }
+        Err(error) => assert!(error.to_string().len() < 2048, "a message as long as the text"),
+    }
+}
+
+/// Checks that an endpoint prints as a text that parses to the same endpoint, and that its path is absolute.
 pub fn endpoint(text: &str) {
     if let Ok(endpoint) = text.parse::<Endpoint>() {
+        if let Endpoint::Unix(path) = &endpoint {
+            assert!(path.is_absolute() && !path.as_os_str().as_encoded_bytes().contains(&0), "{path:?}");
+        }
         assert_eq!(endpoint.to_string().parse(), Ok(endpoint));
     }
 }

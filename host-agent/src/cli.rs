@@ -19,7 +19,7 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::config::{DEFAULT_NAME, Options, Settings};
 use crate::log_file::{self, LogFile};
-use crate::{doctor, keys, selftest, serve};
+use crate::{doctor, keys, selftest, serve, sys};
 
 /// Encodes the desktops of Linux VMs on their host and streams them back to the VMs' sidecars.
 ///
@@ -235,6 +235,8 @@ impl Command {
         match self {
             Self::Serve { config, options } => {
                 let settings = with_config_file(*options, config)?.resolve()?;
+                let descriptors = sys::raise_descriptor_limit();
+                tracing::debug!(descriptors, "limit of descriptors");
                 let runtime = tokio::runtime::Runtime::new().context("cannot start the tokio runtime")?;
                 runtime.block_on(run_daemon(settings))
             }

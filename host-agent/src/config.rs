@@ -3,20 +3,20 @@
 //! [`Options`] has what was given, every field optional. [`Settings`] has the values in effect, checked,
 //! with the keys read from their files.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use contract::Endpoint;
-use contract::names::{HOST_AGENT_ADMIN_PORT, HOST_AGENT_PORT};
+use contract::names::HOST_AGENT_PORT;
 use ed25519_dalek::VerifyingKey;
 use protocol::pixel::MAX_SIDE;
 use serde::Deserialize;
 
 use crate::encoders::Choice;
 use crate::keys::{KeyFileError, read_public_key};
-use crate::listen;
+use crate::listen::{Reach, reach};
 
 /// Default name of the host-agent.
 pub const DEFAULT_NAME: &str = "default";
@@ -37,16 +37,19 @@ pub struct Options {
     /// ~/Library/Application Support/desktopstream/link.sock]
     #[arg(long, value_name = "PATH", env = "HOST_AGENT_LINK")]
     pub link: Option<PathBuf>,
-    /// Address of /healthz, /readyz, /metrics and /status [default: 127.0.0.1:15938]
-    #[arg(long, value_name = "IP:PORT", env = "HOST_AGENT_ADMIN")]
-    pub admin: Option<SocketAddr>,
+    /// Endpoint of /healthz, /readyz, /metrics and /status, which name all streams: unix:PATH or tcp://IP:PORT.
+    /// Every process and VM that reaches a TCP address can read them; VMs with QEMU's user network reach loopback
+    /// [default: admin.sock beside the link]
+    #[arg(long, value_name = "URL", env = "HOST_AGENT_ADMIN")]
+    pub admin: Option<Endpoint>,
     /// Audience that tokens must have: the name of the HostAgent in the cluster [default: default]
     #[arg(long, env = "HOST_AGENT_NAME")]
     pub name: Option<String>,
     /// Public key that tokens must be signed with: Ed25519, PEM or base64; may be repeated
     #[arg(long, value_name = "FILE", env = "HOST_AGENT_PUBLIC_KEY", value_delimiter = ',')]
     pub public_key: Vec<PathBuf>,
-    /// Accept sidecars without a token. Only for listeners that other machines cannot reach
+    /// Accept sidecars without a token, for development. Only with unix: listeners: VMs with QEMU's user network
+    /// and other users of this machine reach loopback
     #[arg(long, env = "HOST_AGENT_INSECURE_NO_AUTH")]
     pub insecure_no_auth: bool,
     /// Encoder: auto, videotoolbox (macOS), x264enc, openh264enc, …, or null, which produces no video
@@ -66,10 +69,10 @@ pub struct Options {
     /// Maximum number of taps; must be between 1 and 10000 [default: 16]
     #[arg(long, value_name = "N", env = "HOST_AGENT_MAX_TAPS")]
     pub max_taps: Option<usize>,
-    /// Maximum number of connections from one address, which all containers of a VM may share; must be
-    /// between 1 and 100000 [default: 128]
-    #[arg(long, value_name = "N", env = "HOST_AGENT_MAX_CONNECTIONS_PER_PEER")]
-    pub max_connections_per_peer: Option<usize>,
+    /// Maximum number of connections from one address, which all containers of a VM may share, that wait for a
+    /// valid token; a newer connection closes the oldest. Must be between 1 and 1000 [default: 32]
+    #[arg(long, value_name = "N", env = "HOST_AGENT_MAX_PENDING_PER_PEER")]
+    pub max_pending_per_peer: Option<usize>,
     /// Time without a message after which a sidecar's session ends, seconds; must be between 1 and 86400
     /// [default: 60]
     #[arg(long, value_name = "S", env = "HOST_AGENT_IDLE_TIMEOUT_SECONDS")]
@@ -85,8 +88,8 @@ pub struct Settings {
     pub hxfr: Vec<Endpoint>,
     /// Path of the socket for taps.
     pub link: PathBuf,
-    /// Address of the admin server.
-    pub admin: SocketAddr,
+    /// Endpoint of the admin server: Unix or TCP.
+    pub admin: Endpoint,
     /// Audience that tokens must have.
     pub name: String,
     /// Keys that tokens must be signed with; `None` disables authentication.
@@ -101,8 +104,8 @@ pub struct Settings {
     pub max_sessions: usize,
     /// Maximum number of taps.
     pub max_taps: usize,
-    /// Maximum number of connections from one address.
-    pub max_connections_per_peer: usize,
+    /// Maximum number of connections from one address without a verified token.
+    pub max_pending_per_peer: usize,
     /// Time without a message after which a session ends.
     pub idle_timeout: Duration,
 }
@@ -132,12 +135,15 @@ pub enum ConfigError {
          --insecure-no-auth on a development machine"
     )]
     NoKeys,
-    /// A listener without authentication is reachable from other machines.
+    /// A listener without authentication is reachable by others than this user.
     #[error(
-        "--insecure-no-auth with {0}, which other machines or VMs can reach; listen on tcp://127.0.0.1 or unix:, or \
-         give --public-key"
+        "--insecure-no-auth with {0}, which VMs or other users can reach (the address 10.0.2.2 of a VM with QEMU's \
+         user network is this machine's loopback); give --listen unix:PATH, or --public-key"
     )]
-    InsecureRemoteListener(Endpoint),
+    InsecureListener(Endpoint),
+    /// The admin server cannot listen on vsock.
+    #[error("--admin is {0}; it must be unix:PATH or tcp://IP:PORT")]
+    Admin(Endpoint),
     /// Both a key and --insecure-no-auth were given.
     #[error("--insecure-no-auth and --public-key exclude each other; give one of them")]
     KeysAndInsecure,
@@ -193,7 +199,7 @@ impl Options {
             max_pixels,
             max_sessions,
             max_taps,
-            max_connections_per_peer,
+            max_pending_per_peer,
             idle_timeout_seconds,
         } = self;
         let has_auth = !public_key.is_empty() || insecure_no_auth;
@@ -215,7 +221,7 @@ impl Options {
             max_pixels: max_pixels.or(other.max_pixels),
             max_sessions: max_sessions.or(other.max_sessions),
             max_taps: max_taps.or(other.max_taps),
-            max_connections_per_peer: max_connections_per_peer.or(other.max_connections_per_peer),
+            max_pending_per_peer: max_pending_per_peer.or(other.max_pending_per_peer),
             idle_timeout_seconds: idle_timeout_seconds.or(other.idle_timeout_seconds),
         }
     }
@@ -234,9 +240,16 @@ impl Options {
         self.link.clone().unwrap_or_else(default_link)
     }
 
-    /// Address of the admin server, or the default one.
-    pub fn admin_address(&self) -> SocketAddr {
-        self.admin.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, HOST_AGENT_ADMIN_PORT).into())
+    /// Endpoint of the admin server, or the default one: a socket beside the link's.
+    pub fn admin_endpoint(&self) -> Endpoint {
+        let default = || Endpoint::Unix(self.link_path().with_file_name("admin.sock"));
+        self.admin.clone().unwrap_or_else(default)
+    }
+
+    /// The first listener that --insecure-no-auth does not allow, if any.
+    pub fn insecure_listener(&self) -> Option<Endpoint> {
+        let exposed = |endpoint: &Endpoint| reach(endpoint) != Reach::ThisUser;
+        self.listeners().into_iter().find(exposed).filter(|_| self.insecure_no_auth)
     }
 
     /// Checks the options, applies defaults and reads the keys.
@@ -251,14 +264,18 @@ impl Options {
             (false, false) => {
                 Some(self.public_key.iter().map(|path| read_public_key(path)).collect::<Result<_, _>>()?)
             }
-            (true, true) => match listen.iter().find(|endpoint| !listen::is_local(endpoint)) {
-                Some(remote) => return Err(ConfigError::InsecureRemoteListener(remote.clone())),
+            (true, true) => match self.insecure_listener() {
+                Some(exposed) => return Err(ConfigError::InsecureListener(exposed)),
                 None => None,
             },
         };
+        let admin = self.admin_endpoint();
+        if matches!(admin, Endpoint::Vsock { .. }) {
+            return Err(ConfigError::Admin(admin));
+        }
         let settings = Settings {
             link: self.link_path(),
-            admin: self.admin_address(),
+            admin,
             listen,
             hxfr: self.hxfr,
             name: self.name.unwrap_or_else(|| DEFAULT_NAME.to_owned()),
@@ -268,7 +285,7 @@ impl Options {
             max_pixels: self.max_pixels.unwrap_or(3840 * 2160),
             max_sessions: self.max_sessions.unwrap_or(64),
             max_taps: self.max_taps.unwrap_or(16),
-            max_connections_per_peer: self.max_connections_per_peer.unwrap_or(128),
+            max_pending_per_peer: self.max_pending_per_peer.unwrap_or(32),
             idle_timeout: Duration::from_secs(self.idle_timeout_seconds.unwrap_or(60)),
         };
         settings.check_ranges()?;
@@ -283,7 +300,7 @@ impl Settings {
         check_range("--max-pixels", self.max_pixels.into(), 1, max_pixels)?;
         check_range("--max-sessions", self.max_sessions as u64, 1, 10_000)?;
         check_range("--max-taps", self.max_taps as u64, 1, 10_000)?;
-        check_range("--max-connections-per-peer", self.max_connections_per_peer as u64, 1, 100_000)?;
+        check_range("--max-pending-per-peer", self.max_pending_per_peer as u64, 1, 1000)?;
         check_range("--idle-timeout-seconds", self.idle_timeout.as_secs(), 1, 24 * 3600)
     }
 }
@@ -302,7 +319,8 @@ mod tests {
     use super::*;
 
     fn insecure() -> Options {
-        Options { insecure_no_auth: true, ..Options::default() }
+        let listen = vec![Endpoint::Unix("/x".into())];
+        Options { insecure_no_auth: true, listen, ..Options::default() }
     }
 
     #[test]
@@ -313,27 +331,43 @@ mod tests {
     }
 
     #[test]
-    fn default_listeners_are_on_loopback() {
-        let settings = insecure().resolve().expect("valid");
-        let listen: Vec<_> = settings.listen.iter().map(ToString::to_string).collect();
+    fn default_listener_is_on_loopback() {
+        let listen: Vec<_> = Options::default().listeners().iter().map(ToString::to_string).collect();
         assert_eq!(listen, ["tcp://127.0.0.1:15937"]);
-        assert_eq!(settings.admin.to_string(), "127.0.0.1:15938");
-        assert!(settings.link.ends_with("link.sock"));
     }
 
     #[test]
-    fn insecure_listener_that_others_can_reach_is_refused() {
-        for text in ["tcp://0.0.0.0:1", "vsock://any:1"] {
-            let listen = vec![text.parse().expect(text)];
+    fn default_admin_endpoint_is_a_unix_socket_beside_the_link() {
+        let options = Options { link: Some("/run/x/link.sock".into()), ..insecure() };
+        assert_eq!(options.resolve().expect("valid").admin.to_string(), "unix:/run/x/admin.sock");
+        let settings = insecure().resolve().expect("valid");
+        assert_eq!(settings.admin, Endpoint::Unix(settings.link.with_file_name("admin.sock")));
+    }
+
+    #[test]
+    fn admin_endpoint_on_vsock_is_refused() {
+        let admin = Some("vsock://any:1".parse().expect("an endpoint"));
+        assert!(matches!(Options { admin, ..insecure() }.resolve(), Err(ConfigError::Admin(_))));
+    }
+
+    /// Guests with QEMU's user network reach loopback at 10.0.2.2.
+    #[test]
+    fn insecure_listener_that_guests_can_reach_is_refused() {
+        for text in
+            ["tcp://127.0.0.1:1", "tcp://[::1]:1", "tcp://localhost:1", "tcp://0.0.0.0:1", "vsock://any:1"]
+        {
+            let listen = vec!["unix:/x".parse().expect("an endpoint"), text.parse().expect(text)];
             let resolved = Options { listen, ..insecure() }.resolve();
-            assert!(matches!(resolved, Err(ConfigError::InsecureRemoteListener(_))), "{text}");
+            assert!(matches!(resolved, Err(ConfigError::InsecureListener(_))), "{text}");
         }
+        let default = Options { listen: vec![], ..insecure() }.resolve();
+        assert!(matches!(default, Err(ConfigError::InsecureListener(_))), "the default listener");
     }
 
     #[test]
     fn flags_override_the_file() {
         let file: Options = toml::from_str(
-            "listen = ['tcp://127.0.0.1:1', 'unix:/x']\nname = 'mac'\ninsecure-no-auth = true\nkeepalive-fps = 5\n",
+            "listen = ['unix:/y', 'unix:/x']\nname = 'mac'\ninsecure-no-auth = true\nkeepalive-fps = 5\n",
         )
         .expect("parsed");
         let flags = Options { name: Some("other".to_owned()), ..Options::default() };

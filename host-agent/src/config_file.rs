@@ -27,15 +27,16 @@ const TEMPLATE: &str = r#"# Configuration of host-agent. Flags and environment v
 # desktopstream-public-key.
 {public-key}
 
-# Endpoints for sidecars: tcp://IP:PORT, unix:PATH or, on Linux, vsock://CID:PORT. By default only this machine can
-# connect; a VM with QEMU's user network reaches the loopback address as 10.0.2.2.
+# Endpoints for sidecars: tcp://IP:PORT, unix:PATH or, on Linux, vsock://CID:PORT. Every process of this machine can
+# connect to the default one, and so can VMs with QEMU's user network, as 10.0.2.2. Sidecars need a token.
 #listen = ["tcp://127.0.0.1:15937"]
 
 # Unix socket for taps.
 #link = "/path/to/link.sock"
 
-# Address of /healthz, /readyz, /metrics and /status.
-#admin = "127.0.0.1:15938"
+# Endpoint of /healthz, /readyz, /metrics and /status: unix:PATH, for this user, or tcp://IP:PORT, for every process
+# and VM that reaches the address. The pages name all streams and VMs.
+#admin = "unix:/path/to/admin.sock"
 
 # Audience that tokens must have: the name of the HostAgent in the cluster.
 #name = "default"
@@ -46,11 +47,12 @@ const TEMPLATE: &str = r#"# Configuration of host-agent. Flags and environment v
 # Rate at which an unchanged frame is encoded again, frames per second; 0 for never.
 #keepalive-fps = 10
 
-# Maximum size of a frame in pixels, maximum number of sessions, of taps, and of connections from one address.
+# Maximum size of a frame in pixels, maximum number of sessions, of taps, and of connections from one address that wait
+# for a token.
 #max-pixels = 8294400
 #max-sessions = 64
 #max-taps = 16
-#max-connections-per-peer = 128
+#max-pending-per-peer = 32
 
 # Time without a message after which a sidecar's session ends, seconds.
 #idle-timeout-seconds = 60
@@ -58,7 +60,7 @@ const TEMPLATE: &str = r#"# Configuration of host-agent. Flags and environment v
 # Endpoints for the HXFR protocol of the GStreamer element `vsockenc`. HXFR has no authentication.
 #hxfr = ["tcp://127.0.0.1:15939"]
 
-# Accept sidecars without a token. Only for development.
+# Accept sidecars without a token, for development. Only with unix: endpoints in `listen`.
 #insecure-no-auth = false
 "#;
 
@@ -131,10 +133,13 @@ mod tests {
 
     #[test]
     fn template_values_are_the_defaults() {
-        let defaults = Options { insecure_no_auth: true, ..Options::default() }.resolve().expect("valid");
-        let insecure =
-            Options { public_key: vec![], insecure_no_auth: true, link: None, hxfr: vec![], ..all_options() };
-        let template = insecure.resolve().expect("valid");
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let public_key = vec![crate::keys::generate_key_pair(&folder.path().join("key")).expect("generated")];
+        let defaults = Options { public_key: public_key.clone(), ..Options::default() };
+        let defaults = defaults.resolve().expect("valid");
+        let template =
+            Options { public_key, link: None, admin: None, hxfr: vec![], ..all_options() }.resolve();
+        let template = template.expect("valid");
         assert_eq!(format!("{template:?}"), format!("{defaults:?}"));
     }
 

@@ -3,11 +3,14 @@
 //! ```text
 //!   accepted --Hello with token--> session --Configure, Pixels, …--> ended
 //!       |                             |
-//!       +-- timeout, bad token        +-- Bye, timeout, protocol error, replaced, shutdown
+//!       +-- timeout, bad token,       +-- Bye, timeout, protocol error, replaced, shutdown
+//!           evicted
 //! ```
 //!
+//! Until its token is verified, a connection has a place among the [pending](crate::pending) ones.
 //! The peer receives an `Error` message with the reason before the connection closes, if it still reads.
 
+use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,12 +22,14 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
 use crate::auth::{self, Authenticator};
+use crate::connection_limiter::{ConnectionLimiter, ConnectionPermit};
 use crate::framing::{FramedReader, ReadError};
 use crate::hub::{Hub, Session, SessionInfo};
 use crate::inbox::{self, PushedPixels};
 use crate::listen::{Connection, Reader, Writer};
 use crate::meter::{Count, Meter};
 use crate::outbox::Outbox;
+use crate::pending::PendingPlace;
 use crate::worker::{self, Policy};
 
 /// Sustained rate of messages from one sidecar, and the largest burst.
@@ -44,6 +49,8 @@ const LINGER_BYTES: u64 = 1 << 20;
 pub struct Service {
     /// Authenticates sidecars.
     pub authenticator: Authenticator,
+    /// Limits connections with a verified token, by stream and in total.
+    pub limiter: ConnectionLimiter,
     /// Sessions and taps.
     pub hub: Arc<Hub>,
     /// Encoding policy of all sessions.
@@ -68,6 +75,8 @@ enum EndReason {
     SessionEnded(ErrorCode),
     #[error("the peer does not read")]
     WriteFailed,
+    #[error("closed for a newer connection")]
+    Evicted,
 }
 
 impl EndReason {
@@ -85,6 +94,12 @@ impl EndReason {
                 Some((ErrorCode::Protocol, format!("{error}; send Ping while there is nothing else to send")))
             }
             Self::Rejected { code, message } => Some((*code, message.clone())),
+            Self::Evicted => Some((
+                ErrorCode::Capacity,
+                "too many connections from this address wait for their token; send Hello at once, or raise \
+                 --max-pending-per-peer"
+                    .to_owned(),
+            )),
             Self::Bye
             | Self::SessionEnded(_)
             | Self::WriteFailed
@@ -93,28 +108,44 @@ impl EndReason {
     }
 }
 
-/// Serves one connection until it ends.
-pub async fn serve(service: Arc<Service>, connection: Connection) {
+/// Serves one connection until it ends. It keeps its place until it has a session.
+pub async fn serve(service: Arc<Service>, connection: Connection, place: PendingPlace) {
     let Connection { reader, writer, peer, .. } = connection;
     let mut reader = FramedReader::new(reader);
-    match handshake(&service, &mut reader, &peer).await {
-        Ok(established) => run_session(&service, reader, writer, established).await,
-        Err(reason) => {
-            // Reachability probes connect and disconnect, every few seconds on each node.
-            if matches!(reason, EndReason::Read(ReadError::Closed)) {
-                tracing::debug!(peer, "connection closed before Hello");
-            } else {
-                tracing::info!(peer, %reason, "connection rejected");
-            }
-            if let Some((code, message)) = reason.error() {
-                reject(reader.into_inner(), writer, code, message).await;
-            }
+    let established = tokio::select! {
+        biased;
+        established = handshake(&service, &mut reader, &peer) => established,
+        () = place.evicted() => Err(EndReason::Evicted),
+    };
+    let reason = match established {
+        Ok(established) => {
+            drop(place);
+            return run_session(&service, reader, writer, established).await;
         }
+        Err(reason) => reason,
+    };
+    // Reachability probes connect and disconnect, every few seconds on each node; evictions are as frequent as
+    // a peer connects.
+    if matches!(reason, EndReason::Read(ReadError::Closed) | EndReason::Evicted) {
+        tracing::debug!(peer, %reason, "connection closed before Hello");
+    } else {
+        tracing::info!(peer, %reason, "connection rejected");
+    }
+    let Some((code, message)) = reason.error() else { return };
+    if matches!(reason, EndReason::Evicted) {
+        // Without waiting: the place is taken. The socket's buffer is empty, so the message fits.
+        let error = ServerMessage::Error { code, message }.encode().to_vec();
+        let _sent = writer.try_write(&[IoSlice::new(&error)]);
+        return;
+    }
+    tokio::select! {
+        () = reject(reader.into_inner(), writer, code, message) => {}
+        () = place.evicted() => {}
     }
 }
 
 /// Sends an error to a peer without a session and closes the connection.
-pub async fn reject(mut reader: Reader, writer: Writer, code: ErrorCode, message: String) {
+async fn reject(mut reader: Reader, writer: Writer, code: ErrorCode, message: String) {
     let error = ServerMessage::Error { code, message }.encode().to_vec();
     // Fails if the peer disconnected.
     let _sent = timeout(FLUSH_TIMEOUT, writer.write_all(&error)).await;
@@ -133,6 +164,7 @@ async fn linger(reader: &mut (impl AsyncRead + Unpin)) {
 struct Established {
     session: Arc<Session>,
     worker: std::thread::JoinHandle<()>,
+    permit: ConnectionPermit,
 }
 
 async fn handshake(
@@ -161,6 +193,12 @@ async fn handshake(
     }
 
     let no_resources = |error: &dyn std::fmt::Display| EndReason::rejected(ErrorCode::Capacity, error);
+    // A session without a name has no other connection.
+    let permit = service.limiter.try_acquire(stream.as_deref().unwrap_or(peer)).ok_or_else(|| {
+        no_resources(
+            &"too many connections of this stream or in total; connect again later, or raise --max-sessions",
+        )
+    })?;
     let mut nonce = [0; 16];
     getrandom::fill(&mut nonce).map_err(|error| no_resources(&error))?;
     let meter = Meter::new(Arc::clone(&service.hub.totals));
@@ -196,7 +234,7 @@ async fn handshake(
         client = session.info.client,
         "session started"
     );
-    Ok(Established { session, worker })
+    Ok(Established { session, worker, permit })
 }
 
 async fn run_session(
@@ -205,7 +243,7 @@ async fn run_session(
     writer: Writer,
     established: Established,
 ) {
-    let Established { session, worker } = established;
+    let Established { session, worker, permit } = established;
     let outbox = Arc::clone(&session.outbox);
     let mut writing = tokio::spawn(async move { outbox.run(writer).await });
     let reason = tokio::select! {
@@ -233,6 +271,7 @@ async fn run_session(
     if matches!(joined.await, Ok(Err(_)) | Err(_)) {
         tracing::error!(session = session.info.id, "encoder thread panicked");
     }
+    drop(permit);
 }
 
 /// Reads and executes messages until the session ends.

@@ -1,4 +1,4 @@
-//! Limits on simultaneous connections: in total, and from one origin.
+//! Limits on simultaneous connections: in total, and with one key, such as a stream or an address.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 #[derive(Debug, Clone)]
 pub struct ConnectionLimiter {
     open: Arc<Mutex<HashMap<String, usize>>>,
-    per_origin: usize,
+    per_key: usize,
     total: usize,
 }
 
@@ -17,34 +17,34 @@ pub struct ConnectionLimiter {
 #[derive(Debug)]
 pub struct ConnectionPermit {
     limiter: ConnectionLimiter,
-    origin: String,
+    key: String,
 }
 
 impl ConnectionLimiter {
-    /// Allows `total` connections, of which `per_origin` may come from one origin.
-    pub fn new(per_origin: usize, total: usize) -> Self {
-        Self { open: Arc::default(), per_origin, total }
+    /// Allows `total` connections, of which `per_key` may have one key.
+    pub fn new(per_key: usize, total: usize) -> Self {
+        Self { open: Arc::default(), per_key, total }
     }
 
     /// Counts a connection; `None` if a limit is reached.
-    pub fn try_acquire(&self, origin: &str) -> Option<ConnectionPermit> {
+    pub fn try_acquire(&self, key: &str) -> Option<ConnectionPermit> {
         let mut open = self.open.lock();
-        let (total, from_origin) = (open.values().sum::<usize>(), open.get(origin).copied().unwrap_or(0));
-        if total >= self.total || from_origin >= self.per_origin {
+        let (total, of_key) = (open.values().sum::<usize>(), open.get(key).copied().unwrap_or(0));
+        if total >= self.total || of_key >= self.per_key {
             return None;
         }
-        *open.entry(origin.to_owned()).or_default() += 1;
-        Some(ConnectionPermit { limiter: self.clone(), origin: origin.to_owned() })
+        *open.entry(key.to_owned()).or_default() += 1;
+        Some(ConnectionPermit { limiter: self.clone(), key: key.to_owned() })
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut open = self.limiter.open.lock();
-        if let Some(count) = open.get_mut(&self.origin) {
+        if let Some(count) = open.get_mut(&self.key) {
             *count -= 1;
             if *count == 0 {
-                open.remove(&self.origin);
+                open.remove(&self.key);
             }
         }
     }
@@ -59,7 +59,7 @@ mod tests {
         let limiter = ConnectionLimiter::new(2, 3);
         let first = limiter.try_acquire("a").expect("below both limits");
         let _second = limiter.try_acquire("a").expect("below both limits");
-        assert!(limiter.try_acquire("a").is_none(), "limit of one origin");
+        assert!(limiter.try_acquire("a").is_none(), "limit of one key");
         let _third = limiter.try_acquire("b").expect("below both limits");
         assert!(limiter.try_acquire("c").is_none(), "limit in total");
         drop(first);
@@ -67,15 +67,15 @@ mod tests {
     }
 
     #[test]
-    fn origin_without_connections_is_forgotten() {
+    fn key_without_connections_is_forgotten() {
         let limiter = ConnectionLimiter::new(2, 3);
         let permit = limiter.try_acquire("a").expect("below both limits");
         limiter.try_acquire("b").expect("below both limits");
         assert_eq!(limiter.open.lock().len(), 1);
         drop(permit);
         assert!(limiter.open.lock().is_empty());
-        for origin in 0..100 {
-            drop(limiter.try_acquire(&origin.to_string()));
+        for key in 0..100 {
+            drop(limiter.try_acquire(&key.to_string()));
         }
         assert!(limiter.open.lock().is_empty());
     }

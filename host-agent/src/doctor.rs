@@ -14,7 +14,8 @@ use encode::{EncodeError, Found};
 
 use crate::config::Options;
 use crate::keys::read_public_key;
-use crate::sys;
+use crate::listen::folder;
+use crate::{admin, sys};
 
 /// Maximum time for the daemon to answer.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(3);
@@ -40,16 +41,25 @@ pub fn examine(options: &Options) -> Report {
 
 /// The running daemon's `/status`.
 pub(crate) fn query_daemon(options: &Options) -> Result<HostAgentStatus, String> {
-    let url = format!("http://{}/status", options.admin_address());
-    let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(QUERY_TIMEOUT)).build().into();
-    let mut answer = agent.get(&url).call().map_err(|error| format!("no answer from {url}: {error}"))?;
-    answer.body_mut().read_json().map_err(|error| format!("{url} is not a host-agent: {error}"))
+    let admin = options.admin_endpoint();
+    let (code, body) = admin::client::get(&admin, "/status", QUERY_TIMEOUT)
+        .map_err(|error| format!("no answer at {admin}: {error}"))?;
+    if code != 200 {
+        return Err(format!("{admin} answers with status {code}"));
+    }
+    serde_json::from_str(&body).map_err(|error| format!("{admin} is not a host-agent: {error}"))
 }
 
 fn check_keys(options: &Options) -> Vec<Check> {
     if options.public_key.is_empty() {
-        return vec![if options.insecure_no_auth {
-            Check::skipped(checks::KEYS, "--insecure-no-auth: every process of this machine may connect")
+        return vec![if let Some(exposed) = options.insecure_listener() {
+            Check::failed(
+                checks::KEYS,
+                format!("--insecure-no-auth with {exposed}, which VMs or other users can reach"),
+                "give --public-key FILE, or listen on unix:",
+            )
+        } else if options.insecure_no_auth {
+            Check::skipped(checks::KEYS, "--insecure-no-auth: every process of this user may connect")
                 .with_remedy("give --public-key in production")
         } else {
             Check::failed(
@@ -99,6 +109,11 @@ fn check_link(options: &Options, daemon: Option<&HostAgentStatus>) -> Check {
     let path = options.link_path();
     let shown = path.display().to_string();
     let name = format!("{} {shown}", checks::LINK);
+    if path.exists()
+        && let Err(error) = folder::check(folder::of(&path))
+    {
+        return Check::failed(name, error.to_string(), "correct the folder, or choose another with --link");
+    }
     let accepts = UnixStream::connect(&path).is_ok();
     match (daemon, accepts) {
         (Some(status), _) if status.link != shown => Check::failed(
@@ -180,6 +195,9 @@ fn encoder_trial(name: String, _found: &Found, time: Duration) -> Check {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use contract::doctor::Outcome;
     use contract::host_agent_status::TapStats;
 
@@ -192,6 +210,26 @@ mod tests {
         let check = check_link(&options, Some(&daemon));
         assert_eq!(check.outcome, Outcome::Failed);
         assert!(check.detail.contains("/run/b.sock"), "{check:?}");
+    }
+
+    #[test]
+    fn link_in_a_folder_that_others_can_write_to_is_a_failure() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let link = folder.path().join("link.sock");
+        let _socket = std::os::unix::net::UnixListener::bind(&link).expect("listening");
+        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).expect("mode set");
+        let options = Options { link: Some(link), ..Options::default() };
+        let check = check_link(&options, None);
+        assert_eq!(check.outcome, Outcome::Failed);
+        assert!(check.detail.contains("chmod go-w"), "{check:?}");
+    }
+
+    #[test]
+    fn insecure_daemon_on_loopback_is_a_failure() {
+        let options = Options { insecure_no_auth: true, ..Options::default() };
+        assert_eq!(check_keys(&options)[0].outcome, Outcome::Failed);
+        let listen = vec!["unix:/x".parse().expect("an endpoint")];
+        assert_eq!(check_keys(&Options { listen, ..options })[0].outcome, Outcome::Skipped);
     }
 
     #[test]

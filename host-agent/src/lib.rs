@@ -12,6 +12,7 @@
 //! | [`cli`]              | command line; wires the daemon and the installer (`host-agent-setup`)   |
 //! | [`config`]           | options of flags, environment and file                                  |
 //! | [`serve`]            | the daemon: opens, runs and shuts down everything                       |
+//! | [`pending`]          | places of connections that are not authenticated                        |
 //! | [`connection`]       | a sidecar's connection: handshake and messages                          |
 //! | [`hub`]              | sessions, taps, and the bindings between them                           |
 //! | [`link`]             | connections of taps                                                     |
@@ -50,6 +51,7 @@ pub mod log_file;
 pub mod meter;
 pub mod metrics;
 pub mod outbox;
+pub mod pending;
 pub mod selftest;
 pub mod serve;
 pub mod status;

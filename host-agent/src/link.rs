@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use crate::framing::{FramedReader, ReadError};
 use crate::hub::{Hub, LimitReached, Outgoing, Vm, VmDescription};
-use crate::listen::UnixSocket;
+use crate::listen::{ForeignUser, UnixSocket, check_peer};
 
 /// Maximum time between accept and `Hello`, and for a tap to accept a message.
 const PEER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,8 +33,8 @@ const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// Reason why a tap's connection ended.
 #[derive(Debug, thiserror::Error)]
 enum LinkError {
-    #[error("the peer runs as user {0}; run the VM as the same user as host-agent")]
-    ForeignUser(u32),
+    #[error(transparent)]
+    ForeignUser(#[from] ForeignUser),
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error("the first message is not Hello, or Hello was sent twice")]
@@ -110,10 +110,7 @@ struct Established {
 }
 
 async fn handshake(stream: UnixStream, hub: &Hub) -> Result<Established, LinkError> {
-    let peer = stream.peer_cred()?.uid();
-    if peer != rustix::process::getuid().as_raw() && peer != 0 {
-        return Err(LinkError::ForeignUser(peer));
-    }
+    check_peer(&stream)??;
     let (reader, writer) = stream.into_split();
     let mut reader = FramedReader::new(reader);
     let (header, payload) = reader.read(PEER_TIMEOUT, from_tap_limit).await?;

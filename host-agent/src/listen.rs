@@ -1,18 +1,20 @@
 //! Listeners and accepted connections, independent of the transport: TCP, Unix socket or vsock.
 
+pub mod folder;
+mod unix;
 mod writer;
 
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 
 use contract::Endpoint;
 use tokio::io::AsyncRead;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 
 use crate::sys::VsockListener;
+pub use folder::FolderError;
+pub use unix::{ForeignUser, UnixSocket, check_peer};
 pub use writer::Writer;
 
 /// The reading half of a connection.
@@ -48,15 +50,41 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// Whether only processes of this machine can reach an endpoint. Of host names only `localhost` is
-/// guaranteed to resolve to loopback (RFC 6761).
-pub fn is_local(endpoint: &Endpoint) -> bool {
+/// Peers that can connect to an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Processes of this user and root.
+    ThisUser,
+    /// Every process of this machine, and VMs: QEMU's user network maps the guest's 10.0.2.2 to loopback.
+    ThisMachine,
+    /// Other machines, or VMs.
+    Others,
+}
+
+/// Peers that can connect to an endpoint. Of host names only `localhost` is guaranteed to resolve to loopback
+/// (RFC 6761).
+pub fn reach(endpoint: &Endpoint) -> Reach {
     match endpoint {
-        Endpoint::Tcp { host, .. } => {
-            host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        Endpoint::Unix(_) => Reach::ThisUser,
+        Endpoint::Tcp { host, .. }
+            if host == "localhost"
+                || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback()) =>
+        {
+            Reach::ThisMachine
         }
-        Endpoint::Unix(_) => true,
-        Endpoint::Vsock { .. } => false,
+        Endpoint::Tcp { .. } | Endpoint::Vsock { .. } => Reach::Others,
+    }
+}
+
+/// Key of a TCP peer for limits: its address or, as one IPv6 host can have all addresses of its network, the
+/// first 64 bits.
+pub fn origin(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
     }
 }
 
@@ -68,6 +96,9 @@ pub enum ListenError {
         "{0} is in use; stop the program that listens there (another host-agent?) or choose another address"
     )]
     InUse(Endpoint),
+    /// Other users can put a socket of their own in its place.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// The operating system refused.
     #[error("cannot listen on {endpoint}: {cause}")]
     Io {
@@ -76,6 +107,16 @@ pub enum ListenError {
         /// The reason.
         cause: io::Error,
     },
+}
+
+impl ListenError {
+    /// The error of the operating system at `endpoint`.
+    pub fn new(endpoint: &Endpoint, cause: io::Error) -> Self {
+        match cause.kind() {
+            io::ErrorKind::AddrInUse => Self::InUse(endpoint.clone()),
+            _ => Self::Io { endpoint: endpoint.clone(), cause },
+        }
+    }
 }
 
 /// A listener of any transport.
@@ -98,17 +139,11 @@ impl Listener {
     /// # Errors
     /// The address is in use, or the operating system refuses it.
     pub async fn bind(endpoint: &Endpoint) -> Result<Self, ListenError> {
-        Self::open(endpoint).await.map_err(|cause| match cause.kind() {
-            io::ErrorKind::AddrInUse => ListenError::InUse(endpoint.clone()),
-            _ => ListenError::Io { endpoint: endpoint.clone(), cause },
-        })
-    }
-
-    async fn open(endpoint: &Endpoint) -> io::Result<Self> {
+        let failed = |cause| ListenError::new(endpoint, cause);
         match endpoint {
             Endpoint::Tcp { host, port } => {
-                let listener = TcpListener::bind((host.as_str(), *port)).await?;
-                let port = listener.local_addr()?.port();
+                let listener = TcpListener::bind((host.as_str(), *port)).await.map_err(failed)?;
+                let port = listener.local_addr().map_err(failed)?.port();
                 let endpoint = Endpoint::Tcp { host: host.clone(), port };
                 Ok(Self { endpoint, socket: Socket::Tcp(listener) })
             }
@@ -117,7 +152,7 @@ impl Listener {
                 Ok(Self { endpoint: endpoint.clone(), socket: Socket::Unix(socket) })
             }
             Endpoint::Vsock { cid, port } => {
-                let listener = VsockListener::bind(*cid, *port)?;
+                let listener = VsockListener::bind(*cid, *port).map_err(failed)?;
                 Ok(Self { endpoint: endpoint.clone(), socket: Socket::Vsock(listener) })
             }
         }
@@ -139,7 +174,7 @@ impl Listener {
                 // Nagle's algorithm delays an access unit until the previous one is acknowledged.
                 stream.set_nodelay(true)?;
                 let (reader, writer) = stream.into_split();
-                let (origin, peer) = (address.ip().to_string(), address.to_string());
+                let (origin, peer) = (origin(address.ip()), address.to_string());
                 Ok(Connection::new(reader, Writer::Tcp(writer), origin, peer))
             }
             Socket::Unix(socket) => {
@@ -154,78 +189,28 @@ impl Listener {
     }
 }
 
-/// A listening Unix socket that only this user can open. Its file is removed when it is dropped.
-#[derive(Debug)]
-pub struct UnixSocket {
-    /// The socket.
-    pub listener: UnixListener,
-    path: PathBuf,
-}
-
-impl UnixSocket {
-    /// Listens at `path`; creates its folder if necessary. The file of a socket without a listener is
-    /// replaced.
-    ///
-    /// # Errors
-    /// [`AddrInUse`](io::ErrorKind::AddrInUse) if a process listens at `path`, or a file system error.
-    pub fn bind(path: &Path) -> io::Result<Self> {
-        if let Some(folder) = path.parent()
-            && !folder.exists()
-        {
-            std::fs::create_dir_all(folder)?;
-            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
-        }
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        // Bound under a temporary name and renamed, so that no peer can connect before the mode is set.
-        let temporary = path.with_extension(format!("{}.new", std::process::id()));
-        remove_if_exists(&temporary)?;
-        let listener = UnixListener::bind(&temporary)?;
-        std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))?;
-        std::fs::rename(&temporary, path)?;
-        Ok(Self { listener, path: path.to_owned() })
-    }
-}
-
-impl Drop for UnixSocket {
-    fn drop(&mut self) {
-        if let Err(error) = remove_if_exists(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove the socket's file");
-        }
-    }
-}
-
-fn remove_if_exists(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn only_loopback_and_unix_endpoints_are_local() {
-        let local = |text: &str| is_local(&text.parse().expect(text));
-        assert!(local("tcp://127.0.0.1:1") && local("tcp://[::1]:1") && local("tcp://localhost:1"));
-        assert!(local("unix:/x"));
-        assert!(!local("tcp://0.0.0.0:1") && !local("tcp://10.0.0.1:1") && !local("tcp://mac.local:1"));
-        assert!(!local("vsock://any:1"));
+    fn loopback_and_other_tcp_endpoints_reach_more_than_this_user() {
+        let reach = |text: &str| reach(&text.parse().expect(text));
+        assert_eq!(reach("unix:/x"), Reach::ThisUser);
+        for text in ["tcp://127.0.0.1:1", "tcp://[::1]:1", "tcp://[::ffff:127.0.0.1]:1", "tcp://localhost:1"]
+        {
+            assert_eq!(reach(text), Reach::ThisMachine, "{text}");
+        }
+        for text in ["tcp://0.0.0.0:1", "tcp://10.0.0.1:1", "tcp://mac.local:1", "vsock://any:1"] {
+            assert_eq!(reach(text), Reach::Others, "{text}");
+        }
     }
 
-    #[tokio::test]
-    async fn unix_socket_is_private_and_removed_on_drop() {
-        let folder = tempfile::tempdir().expect("temporary folder");
-        let path = folder.path().join("new/link.sock");
-        let socket = UnixSocket::bind(&path).expect("bound");
-        let mode = |path: &Path| std::fs::metadata(path).expect("metadata read").permissions().mode() & 0o777;
-        assert_eq!((mode(&path), mode(path.parent().expect("a folder"))), (0o600, 0o700));
-        let second = UnixSocket::bind(&path).expect_err("in use");
-        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
-        drop(socket);
-        assert!(!path.exists());
+    #[test]
+    fn addresses_of_one_host_have_one_origin() {
+        let origin = |text: &str| origin(text.parse().expect(text));
+        assert_eq!(origin("::ffff:10.0.0.1"), origin("10.0.0.1"));
+        assert_eq!(origin("2001:db8:0:1::1"), origin("2001:db8:0:1:a:b:c:d"));
+        assert_ne!(origin("2001:db8:0:1::1"), origin("2001:db8:0:2::1"));
     }
 }

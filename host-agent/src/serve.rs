@@ -3,7 +3,6 @@
 //! All sockets are opened before any task starts, so that an address in use fails the start. This module
 //! owns every task; if one ends unexpectedly the process exits, and its supervisor restarts it.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -11,12 +10,11 @@ use std::time::{Duration, Instant};
 use contract::Endpoint;
 use protocol::stream::ErrorCode;
 use stream_token::Verifier;
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, AdminListener};
 use crate::auth::Authenticator;
 use crate::config::Settings;
 use crate::connection::{self, Service};
@@ -24,14 +22,20 @@ use crate::connection_limiter::ConnectionLimiter;
 use crate::hub::Hub;
 use crate::hxfr::{self, HxfrService};
 use crate::link;
-use crate::listen::{Connection, ListenError, Listener, UnixSocket};
+use crate::listen::{self, Connection, ListenError, Listener, Reach, UnixSocket};
+use crate::pending::PendingConnections;
 use crate::status::{self, Identity};
 use crate::worker::Policy;
 
-/// Maximum number of connections beyond the sessions: in handshake, or of a session that is being replaced.
+/// Maximum number of connections with a verified token beyond the sessions: of sessions that end.
 const SPARE_CONNECTIONS: usize = 64;
-/// Maximum number of connections that are being rejected with a message; more are closed without one.
-const MAX_REJECTING: usize = 16;
+/// Maximum number of connections with a verified token of one stream: its session, and replaced ones that end.
+const MAX_CONNECTIONS_PER_STREAM: usize = 4;
+/// Maximum number of connections without a verified token, as a multiple of that of one peer.
+const PENDING_PEERS: usize = 8;
+/// Maximum number of HXFR connections, and of those from one address. Each can have an encoder.
+const MAX_HXFR: usize = 64;
+const MAX_HXFR_PER_ORIGIN: usize = 16;
 /// Maximum time for connections to end at shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
 /// Delay after a failed accept, most likely for lack of file descriptors.
@@ -44,23 +48,11 @@ pub enum ServeError {
     #[error(transparent)]
     Listen(#[from] ListenError),
     /// The link's socket cannot be opened.
-    #[error("cannot open the link {}: {cause}; stop the other host-agent, or choose another path with --link", path.display())]
-    Link {
-        /// Path of the socket.
-        path: PathBuf,
-        /// The reason.
-        cause: std::io::Error,
-    },
-    /// The admin address cannot be opened.
-    #[error(
-        "cannot open the admin address {address}: {cause}; stop the program that uses it, or choose another with --admin"
-    )]
-    Admin {
-        /// The address.
-        address: SocketAddr,
-        /// The reason.
-        cause: std::io::Error,
-    },
+    #[error("cannot open the link (--link): {0}")]
+    Link(ListenError),
+    /// The admin server's socket cannot be opened.
+    #[error("cannot open the admin server (--admin): {0}")]
+    Admin(ListenError),
 }
 
 /// A running daemon.
@@ -70,8 +62,8 @@ pub struct Daemon {
     pub listeners: Vec<Endpoint>,
     /// Endpoints for the HXFR protocol, with assigned ports.
     pub hxfr: Vec<Endpoint>,
-    /// Address of the admin server, with its assigned port.
-    pub admin: SocketAddr,
+    /// Endpoint of the admin server, with its assigned port.
+    pub admin: Endpoint,
     /// Path of the socket for taps.
     pub link: PathBuf,
     /// Sessions and taps.
@@ -86,20 +78,18 @@ struct Sockets {
     listeners: Vec<Listener>,
     hxfr: Vec<Listener>,
     link: UnixSocket,
-    admin: TcpListener,
-    admin_address: SocketAddr,
+    admin: AdminListener,
+    admin_endpoint: Endpoint,
 }
 
 impl Sockets {
     async fn open(settings: &Settings) -> Result<Self, ServeError> {
         let listeners = bind_all(&settings.listen).await?;
         let hxfr = bind_all(&settings.hxfr).await?;
-        let link = UnixSocket::bind(&settings.link)
-            .map_err(|cause| ServeError::Link { path: settings.link.clone(), cause })?;
-        let admin_error = |cause| ServeError::Admin { address: settings.admin, cause };
-        let admin = TcpListener::bind(settings.admin).await.map_err(admin_error)?;
-        let admin_address = admin.local_addr().map_err(admin_error)?;
-        Ok(Self { listeners, hxfr, link, admin, admin_address })
+        let link = UnixSocket::bind(&settings.link).map_err(ServeError::Link)?;
+        let (admin, admin_endpoint) =
+            AdminListener::bind(&settings.admin).await.map_err(ServeError::Admin)?;
+        Ok(Self { listeners, hxfr, link, admin, admin_endpoint })
     }
 }
 
@@ -133,10 +123,10 @@ pub async fn start(settings: Settings) -> Result<Daemon, ServeError> {
         max_pixels,
         max_sessions,
         max_taps,
-        max_connections_per_peer,
+        max_pending_per_peer,
         idle_timeout,
     } = settings;
-    let Sockets { listeners, hxfr, link, admin, admin_address } = sockets;
+    let Sockets { listeners, hxfr, link, admin, admin_endpoint } = sockets;
     let authenticator = if let Some(keys) = keys {
         Authenticator::Tokens(Box::new(Verifier::new(&keys, &name)))
     } else {
@@ -161,27 +151,49 @@ pub async fn start(settings: Settings) -> Result<Daemon, ServeError> {
         idle_timeout,
     });
     let policy = Policy { encoder, keepalive_fps };
-    let service =
-        Arc::new(Service { authenticator, hub: Arc::clone(&hub), policy, max_pixels, idle_timeout });
-    let limiter = ConnectionLimiter::new(max_connections_per_peer, max_sessions + SPARE_CONNECTIONS);
+    let service = Arc::new(Service {
+        authenticator,
+        limiter: ConnectionLimiter::new(MAX_CONNECTIONS_PER_STREAM, max_sessions + SPARE_CONNECTIONS),
+        hub: Arc::clone(&hub),
+        policy,
+        max_pixels,
+        idle_timeout,
+    });
+    let pending = PendingConnections::new(max_pending_per_peer, PENDING_PEERS * max_pending_per_peer);
+    let hxfr_limiter = ConnectionLimiter::new(MAX_HXFR_PER_ORIGIN, MAX_HXFR);
 
     let mut tasks = JoinSet::new();
     for listener in listeners {
         tracing::info!(endpoint = %listener.endpoint(), "listening for sidecars");
-        let (service, limiter, stopping) = (Arc::clone(&service), limiter.clone(), stopping.clone());
+        let (service, pending, stopping) = (Arc::clone(&service), pending.clone(), stopping.clone());
         tasks.spawn(async move {
-            let serve = |connection| connection::serve(Arc::clone(&service), connection);
-            accept(listener, limiter, stopping, serve).await;
+            let serve = |connection: Connection| {
+                let place = pending.enter(&connection.origin);
+                connection::serve(Arc::clone(&service), connection, place)
+            };
+            accept(listener, stopping, serve).await;
             "listener"
         });
     }
     for listener in hxfr {
         tracing::warn!(endpoint = %listener.endpoint(), "listening for HXFR, which has no authentication");
-        let (service, limiter, stopping) = (Arc::clone(&hxfr_service), limiter.clone(), stopping.clone());
+        let (service, limiter) = (Arc::clone(&hxfr_service), hxfr_limiter.clone());
+        let stopping = stopping.clone();
         tasks.spawn(async move {
             let stop = stopping.clone();
-            let serve = |connection| hxfr::serve(Arc::clone(&service), connection, stop.clone());
-            accept(listener, limiter, stopping, serve).await;
+            let serve = |connection: Connection| {
+                let permit = limiter.try_acquire(&connection.origin);
+                let (service, stop) = (Arc::clone(&service), stop.clone());
+                async move {
+                    if permit.is_some() {
+                        hxfr::serve(service, connection, stop).await;
+                    } else {
+                        tracing::debug!(peer = connection.peer, "HXFR connection closed: too many");
+                    }
+                    drop(permit);
+                }
+            };
+            accept(listener, stopping, serve).await;
             "HXFR listener"
         });
     }
@@ -191,12 +203,13 @@ pub async fn start(settings: Settings) -> Result<Daemon, ServeError> {
         link::run(link, link_hub, link_stopping).await;
         "link"
     });
-    tracing::info!(address = %admin_address, "serving /healthz, /readyz, /metrics and /status");
+    tracing::info!(admin = %admin_endpoint, "serving /healthz, /readyz, /metrics and /status");
+    if listen::reach(&admin_endpoint) != Reach::ThisUser {
+        tracing::warn!("the admin server names all streams and VMs to every peer that reaches it");
+    }
     let state = Admin { hub: Arc::clone(&hub), identity: Arc::clone(&identity), stop: stopping };
     tasks.spawn(async move {
-        if let Err(error) = admin::run(admin, state).await {
-            tracing::error!(%error, "admin server failed");
-        }
+        admin::run(admin, state).await;
         "admin server"
     });
     // Detached: a hardware driver may take seconds.
@@ -204,7 +217,7 @@ pub async fn start(settings: Settings) -> Result<Daemon, ServeError> {
     Ok(Daemon {
         listeners: listener_endpoints,
         hxfr: hxfr_endpoints,
-        admin: admin_address,
+        admin: admin_endpoint,
         link: link_path,
         hub,
         stop,
@@ -246,36 +259,22 @@ pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// Accepts connections until `stop`, then gives them time to end.
+/// Accepts connections until `stop`, then gives them time to end. `serve` is called in the order of accepts.
 async fn accept<F: Future<Output = ()> + Send + 'static>(
     listener: Listener,
-    limiter: ConnectionLimiter,
     mut stop: watch::Receiver<bool>,
     serve: impl Fn(Connection) -> F,
 ) {
     let mut connections = JoinSet::new();
-    let rejecting = Arc::new(Semaphore::new(MAX_REJECTING));
     loop {
         tokio::select! {
             () = stopped(&mut stop) => break,
             // Removes finished tasks from the set.
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok(connection) => if let Some(permit) = limiter.try_acquire(&connection.origin) {
-                    let served = serve(connection);
-                    connections.spawn(async move {
-                        served.await;
-                        drop(permit);
-                    });
-                } else {
-                    tracing::warn!(peer = connection.peer, "connection rejected: too many connections");
-                    if let Ok(permit) = Arc::clone(&rejecting).try_acquire_owned() {
-                        connections.spawn(async move {
-                            reject(connection).await;
-                            drop(permit);
-                        });
-                    }
-                },
+                Ok(connection) => {
+                    connections.spawn(serve(connection));
+                }
                 Err(error) => {
                     tracing::error!(%error, endpoint = %listener.endpoint(), "cannot accept connection");
                     tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
@@ -288,12 +287,4 @@ async fn accept<F: Future<Output = ()> + Send + 'static>(
     if timeout(SHUTDOWN_TIMEOUT / 2, ended).await.is_err() {
         connections.shutdown().await;
     }
-}
-
-/// Rejects a connection over a limit.
-async fn reject(connection: Connection) {
-    let Connection { reader, writer, .. } = connection;
-    let message = "too many connections from this address or in total; close some, or raise \
-                   --max-connections-per-peer or --max-sessions";
-    connection::reject(reader, writer, ErrorCode::Capacity, message.to_owned()).await;
 }

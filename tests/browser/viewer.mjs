@@ -6,7 +6,8 @@
 //                         [--width W --height H --scale S] [--timeout SECONDS] [--restarts N]
 //
 // Exits with 0 if every viewer drew frames, at least --until-frames of them. With --read-pattern no frame may be torn, and
-// frame numbers must increase, except at --restarts of the desktop, which restart them.
+// frame numbers must increase, except at --restarts of the desktop, which restart them; --until-frames then counts different
+// numbers and also waits for the restarts.
 
 import { writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
@@ -47,6 +48,13 @@ export async function report({ page, log }, restarts = 0) {
   return { ...seen, ordered, url: page.url(), log };
 }
 
+/** True in a page that drew enough frames and saw the restarts of its desktop. Runs in the page. */
+function reached({ frames, restarts, distinct }) {
+  const numbers = window.drawn.map((frame) => frame.number);
+  const falls = numbers.filter((number, i) => i > 0 && number < numbers[i - 1]).length;
+  return (distinct ? new Set(numbers).size : numbers.length) >= frames && falls >= restarts;
+}
+
 async function run() {
   const { values, positionals } = parseArgs({ options, allowPositionals: true });
   if (positionals[0] !== "watch" || !values.url) {
@@ -66,8 +74,8 @@ async function run() {
       viewers.push(await open(context, { url: values.url, token: values.token, readPattern: values["read-pattern"] }));
     }
     if (values.overlay) await viewers[0].page.keyboard.press("i");
-    const drawn = (viewer) => viewer.page.waitForFunction((n) => window.drawn.length >= n, until ?? 1, { timeout, polling: 50 })
-      .catch(() => {});
+    const target = { frames: until ?? 1, restarts: until === null ? 0 : Number(values.restarts), distinct: values["read-pattern"] };
+    const drawn = (viewer) => viewer.page.waitForFunction(reached, target, { timeout, polling: 50 }).catch(() => {});
     await Promise.all(viewers.map(drawn));
     if (until === null) await viewers[0].page.waitForTimeout(number("seconds") * 1000);
     if (values.screenshot) await viewers[0].page.screenshot({ path: values.screenshot });

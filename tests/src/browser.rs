@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use lab::repository;
@@ -31,6 +32,9 @@ fn script() -> PathBuf {
     repository().join("tests/browser/viewer.mjs")
 }
 
+/// Longest wait for the frames of a page.
+const TIMEOUT: Duration = Duration::from_mins(3);
+
 /// A running browser with one or more viewer pages.
 pub struct Watch {
     child: Child,
@@ -38,17 +42,24 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Opens `viewers` pages of the sidecar at `url` for `seconds`. The stream may restart `restarts` times meanwhile.
+    /// Opens `viewers` pages of the sidecar at `url`. The browser ends when each has drawn `frames` different frames and has
+    /// seen the desktop restart `restarts` times, or after [`TIMEOUT`].
     ///
     /// # Errors
     /// Fails if Node.js does not start.
-    pub fn start(url: &str, token: &str, seconds: u32, viewers: u32, restarts: u32) -> Result<Self> {
+    pub fn start(url: &str, token: &str, frames: u32, viewers: u32, restarts: u32) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let child = Command::new("node")
             .arg(script())
             .args(["watch", "--url", url, "--token", token, "--read-pattern"])
-            .args(["--seconds", &seconds.to_string(), "--viewers", &viewers.to_string()])
-            .args(["--restarts", &restarts.to_string(), "--json"])
+            .args(["--until-frames", &frames.to_string(), "--viewers", &viewers.to_string()])
+            .args([
+                "--timeout",
+                &TIMEOUT.as_secs().to_string(),
+                "--restarts",
+                &restarts.to_string(),
+                "--json",
+            ])
             .arg(folder.path().join("seen.json"))
             .stdin(Stdio::null())
             .spawn()

@@ -55,7 +55,7 @@ impl HostAgent {
             "--listen",
             &format!("tcp://127.0.0.1:{port}"),
             "--admin",
-            &format!("127.0.0.1:{admin}"),
+            &format!("tcp://127.0.0.1:{admin}"),
             "--link",
             &key("link.sock"),
             "--public-key",

@@ -21,11 +21,11 @@ fn page_draws_whole_frames_in_order() -> Result<()> {
     let stream = rig.start("pattern", options)?;
     stream.wait_for_frame_path(FramePath::ResourceId)?;
 
-    let seen = Watch::start(&stream.url, VIEWER_TOKEN, 8, 1, 0)?.finish()?;
+    let seen = Watch::start(&stream.url, VIEWER_TOKEN, 40, 1, 0)?.finish()?;
     in_order(&seen, 40, 0)?;
 
     // Two viewers that join a running stream, one after the other.
-    let seen = Watch::start(&stream.url, VIEWER_TOKEN, 8, 2, 0)?.finish()?;
+    let seen = Watch::start(&stream.url, VIEWER_TOKEN, 20, 2, 0)?.finish()?;
     in_order(&seen, 20, 0)
 }
 
@@ -37,7 +37,7 @@ fn page_survives_restarts_of_host_agent_sidecar_and_desktop() -> Result<()> {
     let mut rig = Rig::up(&programs, &RigOptions::new("browser", &[Desktop::Pattern]))?;
     let mut stream = rig.start("pattern", StreamOptions::new(Desktop::Pattern, SIZE))?;
     stream.wait_for_frame_path(FramePath::ResourceId)?;
-    let watch = Watch::start(&stream.url, VIEWER_TOKEN, 45, 1, 1)?;
+    let watch = Watch::start(&stream.url, VIEWER_TOKEN, 40, 1, 1)?;
     wait::until("the page is connected", Duration::from_secs(60), || {
         let status = stream.status()?;
         ensure!(status.viewers == 1, "{status:?}");

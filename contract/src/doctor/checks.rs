@@ -73,6 +73,11 @@ checks! {
     DOCTOR = "doctor", "all", "report this as a bug";
 }
 
+/// Default remedy of a check; empty for a name that is not in [`ALL`].
+pub fn remedy(name: &str) -> &'static str {
+    ALL.iter().find(|check| check.name == name).map_or("", |check| check.remedy)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +95,7 @@ mod tests {
         for check in ALL {
             assert!(!check.passes_if.trim().is_empty() && !check.run_by.is_empty(), "{check:?}");
             assert!(!check.remedy.is_empty(), "{check:?}");
+            assert_eq!(remedy(check.name), check.remedy);
         }
     }
 }

@@ -7,7 +7,7 @@ use host_agent_setup::service::Service;
 use serde::Serialize;
 
 use crate::config::Options;
-use crate::listen;
+use crate::listen::{self, Reach};
 
 /// The service and the daemon. The JSON output has these fields.
 #[derive(Debug, Serialize)]
@@ -20,7 +20,7 @@ pub(super) struct Overview {
     pub(super) config: String,
     /// Location of the log.
     pub(super) log: String,
-    /// URL of the admin server.
+    /// Endpoint of the admin server.
     pub(super) admin: String,
     /// The daemon's `/status`; none if it does not answer.
     pub(super) daemon: Option<HostAgentStatus>,
@@ -35,7 +35,7 @@ impl Overview {
             definition: service.definition().display().to_string(),
             config: format!("{}{missing}", service.config.display()),
             log: service.log(),
-            admin: format!("http://{}", options.admin_address()),
+            admin: options.admin_endpoint().to_string(),
             daemon: crate::doctor::query_daemon(options).ok(),
         }
     }
@@ -54,7 +54,11 @@ impl fmt::Display for Overview {
         writeln!(f, "daemon     {} as {}, up {} s", daemon.version, daemon.name, daemon.uptime_seconds)?;
         writeln!(f, "listeners")?;
         for endpoint in &daemon.listeners {
-            let note = if listen::is_local(endpoint) { "" } else { "  (reachable from other machines)" };
+            let note = match listen::reach(endpoint) {
+                Reach::ThisUser => "",
+                Reach::ThisMachine => "  (reachable from this machine and its VMs)",
+                Reach::Others => "  (reachable from other machines or VMs)",
+            };
             writeln!(f, "  sidecars {endpoint}{note}")?;
         }
         writeln!(f, "  taps     {}", daemon.link)?;
@@ -87,19 +91,20 @@ mod tests {
         let folder = tempfile::tempdir().expect("temporary folder");
         let config = folder.path().join("host-agent.toml");
         let service = Service::of_current_user(None, Some(config)).expect("HOME is set");
-        // Port 1 (tcpmux) is not in use.
-        let options = Options { admin: Some(([127, 0, 0, 1], 1).into()), ..Options::default() };
+        let link = Some(folder.path().join("link.sock"));
+        let options = Options { link, ..Options::default() };
         let overview = Overview { service: "not installed".to_owned(), ..Overview::new(&service, &options) };
         let text = overview.to_string();
         assert!(text.starts_with("service    not installed\n"), "{text}");
         assert!(text.contains("host-agent.toml (missing; run `host-agent config init`)"), "{text}");
-        assert!(text.ends_with("no answer at http://127.0.0.1:1"), "{text}");
+        let admin = folder.path().join("admin.sock");
+        assert!(text.ends_with(&format!("no answer at unix:{}", admin.display())), "{text}");
     }
 
     #[test]
-    fn listener_that_other_machines_reach_is_marked() {
-        let listeners =
-            ["tcp://127.0.0.1:15937", "tcp://0.0.0.0:15938"].map(|text| text.parse().expect(text));
+    fn listener_that_others_reach_is_marked() {
+        let listeners = ["unix:/x", "tcp://127.0.0.1:15937", "tcp://0.0.0.0:15938"];
+        let listeners = listeners.map(|text| text.parse().expect(text));
         let daemon = HostAgentStatus { listeners: listeners.into(), ..HostAgentStatus::default() };
         let text = Overview {
             service: String::new(),
@@ -110,7 +115,14 @@ mod tests {
             daemon: Some(daemon),
         }
         .to_string();
-        assert!(text.contains("sidecars tcp://127.0.0.1:15937\n"), "{text}");
-        assert!(text.contains("sidecars tcp://0.0.0.0:15938  (reachable from other machines)\n"), "{text}");
+        assert!(text.contains("sidecars unix:/x\n"), "{text}");
+        assert!(
+            text.contains("sidecars tcp://127.0.0.1:15937  (reachable from this machine and its VMs)\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("sidecars tcp://0.0.0.0:15938  (reachable from other machines or VMs)\n"),
+            "{text}"
+        );
     }
 }

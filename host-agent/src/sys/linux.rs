@@ -11,9 +11,20 @@ use crate::sys::System;
 /// Whether the host has `AF_VSOCK`.
 pub const HAS_VSOCK: bool = true;
 
-/// Folder of the link's socket if XDG_RUNTIME_DIR is not set.
+/// Limit of open descriptors to ask for; container engines set hard limits of 10^9, and some libraries iterate
+/// over all descriptors.
+pub const MAX_DESCRIPTORS: u64 = 1 << 16;
+
+/// Folder of the link's socket if XDG_RUNTIME_DIR is not set: in the user's runtime folder, where the tap looks
+/// too, or in the temporary directory.
 pub fn default_folder() -> PathBuf {
-    std::env::temp_dir().join(format!("desktopstream-{}", rustix::process::getuid().as_raw()))
+    let user = rustix::process::getuid().as_raw();
+    let runtime = PathBuf::from(format!("/run/user/{user}"));
+    if runtime.is_dir() {
+        runtime.join("desktopstream")
+    } else {
+        std::env::temp_dir().join(format!("desktopstream-{user}"))
+    }
 }
 
 /// Describes this machine from `/etc/os-release`, `/proc` and the DMI tables.

@@ -9,6 +9,9 @@ use crate::sys::System;
 /// Whether the host has `AF_VSOCK`.
 pub const HAS_VSOCK: bool = false;
 
+/// Largest limit of open descriptors that setrlimit(2) accepts: OPEN_MAX of <sys/syslimits.h>.
+pub const MAX_DESCRIPTORS: u64 = 10_240;
+
 /// Folder of the link's socket if XDG_RUNTIME_DIR is not set. The tap uses the same default.
 pub fn default_folder() -> PathBuf {
     let standard = "Library/Application Support/desktopstream";

@@ -49,6 +49,11 @@ pub enum LinkError {
         /// The operating system's error.
         source: std::io::Error,
     },
+    /// Another user listens on the socket.
+    #[error(
+        "user {0} listens on the link; run the host-agent as the VMM's user, and set DESKTOPSTREAM_LINK to its socket"
+    )]
+    ForeignUser(u32),
     /// The host-agent closed the connection.
     #[error("the host-agent closed the link")]
     Closed,
@@ -100,12 +105,18 @@ pub fn start(settings: Settings, abi: u32) -> Result<Arc<Shared>, LinkError> {
 impl Link {
     fn run(self) {
         let mut delay = MIN_RETRY_DELAY;
+        let mut reported_user = None;
         loop {
             let connected = std::cell::Cell::new(false);
             let ended = catch_unwind(AssertUnwindSafe(|| session::run(&self, || connected.set(true))));
             self.shared.disconnect();
             match ended {
                 Ok(Err(error)) if connected.get() => log::line(format_args!("link lost: {error}")),
+                // Once, because the attempt is repeated every second.
+                Ok(Err(ref error @ LinkError::ForeignUser(user))) if reported_user != Some(user) => {
+                    reported_user = Some(user);
+                    log::line(format_args!("{error}"));
+                }
                 Ok(_) => {}
                 Err(_) => {
                     self.shared.counters.fault();

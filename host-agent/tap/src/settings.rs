@@ -7,14 +7,21 @@ use protocol::link::MAX_TEXT;
 
 /// Environment variable with the path of the host-agent's link socket.
 pub const LINK: &str = "DESKTOPSTREAM_LINK";
+/// Environment variable in which sudo(8) passes the ID of the user who ran it.
+const SUDO_UID: &str = "SUDO_UID";
 /// Environment variable with the VM's name.
 pub const VM: &str = "DESKTOPSTREAM_VM";
+
+const ROOT: u32 = 0;
 
 /// Settings of the tap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Path of the host-agent's link socket.
     pub link: PathBuf,
+    /// IDs of the users whose host-agent is accepted: this user, root and, if sudo started the VMM, the user who
+    /// ran sudo.
+    pub trusted_users: Vec<u32>,
     /// VM name, at most [`MAX_TEXT`] bytes.
     pub vm: String,
 }
@@ -40,7 +47,10 @@ impl Settings {
         while !vm.is_char_boundary(end) {
             end -= 1;
         }
-        Self { link, vm: vm[..end].to_owned() }
+        let by_sudo = set(SUDO_UID).filter(|_| uid == ROOT);
+        let by_sudo = by_sudo.and_then(|user| user.to_str()?.parse().ok());
+        let trusted_users = [uid, ROOT].into_iter().chain(by_sudo).collect();
+        Self { link, trusted_users, vm: vm[..end].to_owned() }
     }
 }
 
@@ -76,6 +86,14 @@ mod tests {
         assert_eq!(settings(&[(VM, "mine")], qemu).vm, "mine");
         assert_eq!(settings(&[(VM, "")], qemu).vm, "dev");
         assert_eq!(settings(&[(VM, &"ä".repeat(100))], qemu).vm, "ä".repeat(64));
+    }
+
+    #[test]
+    fn host_agent_of_the_user_who_ran_sudo_is_trusted_by_root_only() {
+        let variable = |key: &str| (key == SUDO_UID).then(|| "501".into());
+        assert_eq!(Settings::from(variable, b"", 42, ROOT).trusted_users, [ROOT, ROOT, 501]);
+        assert_eq!(Settings::from(variable, b"", 42, 1000).trusted_users, [1000, ROOT]);
+        assert_eq!(settings(&[(SUDO_UID, "x")], b"").trusted_users, [1000, ROOT]);
     }
 
     #[test]

@@ -4,12 +4,12 @@
 #[cfg(not(target_os = "macos"))]
 mod linux;
 #[cfg(not(target_os = "macos"))]
-pub(crate) use linux::{RECEIVE, SEND, arguments, default_folder, new_socket};
+pub(crate) use linux::{RECEIVE, SEND, arguments, default_folder, new_socket, peer_user};
 
 #[cfg(target_os = "macos")]
 mod macos;
 #[cfg(target_os = "macos")]
-pub(crate) use macos::{RECEIVE, SEND, arguments, default_folder, new_socket};
+pub(crate) use macos::{RECEIVE, SEND, arguments, default_folder, new_socket, peer_user};
 
 #[cfg(exported)]
 mod loaded;

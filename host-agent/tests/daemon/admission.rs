@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use contract::Endpoint;
 use host_agent::config::Options;
 use protocol::stream::{ClientMessage, ErrorCode, Path, ServerMessage};
 use stream_token::Signer;
@@ -83,16 +84,6 @@ async fn session_over_the_limit_is_rejected() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connection_over_the_limit_of_its_address_is_rejected() {
-    let rig = Rig::with(Options { max_connections_per_peer: Some(2), ..null_encoder() }).await;
-    let _keep = (rig.connect().await, rig.connect().await);
-    let mut third = rig.connect().await;
-    assert_eq!(third.error().await.0, ErrorCode::Capacity);
-    third.closed().await;
-    rig.connect_by_unix_socket().await.hello(&token("a/b")).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn silent_connection_and_idle_session_time_out_and_ping_keeps_a_session() {
     const IDLE: Duration = Duration::from_secs(4);
     let rig = Rig::with(Options { idle_timeout_seconds: Some(IDLE.as_secs()), ..null_encoder() }).await;
@@ -121,7 +112,9 @@ async fn silent_connection_and_idle_session_time_out_and_ping_keeps_a_session() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn insecure_session_is_named_by_its_token() {
-    let rig = Rig::with(Options { insecure_no_auth: true, ..null_encoder() }).await;
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let listen = vec![Endpoint::Unix(folder.path().join("stream.sock"))];
+    let rig = Rig::with(Options { insecure_no_auth: true, listen, ..null_encoder() }).await;
     let (mut named, mut anonymous) = (rig.connect().await, rig.connect().await);
     named.hello("team/desk").await;
     anonymous.hello("").await;

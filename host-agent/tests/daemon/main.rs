@@ -5,6 +5,7 @@
 
 mod admission;
 mod client;
+mod exhaustion;
 mod hxfr;
 mod limits;
 mod overhead;

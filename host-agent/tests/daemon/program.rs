@@ -1,6 +1,7 @@
 //! The program: command line, exit status, shutdown.
 
-use std::path::Path;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 
@@ -11,10 +12,22 @@ use serde_json::Value;
 use crate::client::Client;
 use crate::rig::{POLL_INTERVAL, TIMEOUT};
 
-pub fn host_agent(arguments: &[&str]) -> Command {
+fn host_agent<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_host-agent"));
     command.args(arguments).stdin(Stdio::null()).env_remove("RUST_LOG");
     command
+}
+
+/// Arguments of a daemon whose link and admin sockets are in `folder`.
+fn serve(folder: &Path, arguments: &[&str]) -> Vec<String> {
+    let link = folder.join("link.sock").display().to_string();
+    let all = [&["serve", "--log-json", "--link", &link], arguments].concat();
+    all.into_iter().map(str::to_owned).collect()
+}
+
+fn insecure(folder: &Path, arguments: &[&str]) -> Vec<String> {
+    let listen = format!("unix:{}", folder.join("stream.sock").display());
+    serve(folder, &[&["--insecure-no-auth", "--listen", &listen], arguments].concat())
 }
 
 fn run(arguments: &[&str]) -> Output {
@@ -30,26 +43,41 @@ pub struct Process {
     pub child: Child,
     /// Endpoint for sidecars, with the assigned port.
     pub listen: Endpoint,
-    /// Address of the admin server, with the assigned port.
-    pub admin: String,
-    log: std::path::PathBuf,
+    /// Endpoint of the admin server.
+    pub admin: Endpoint,
+    log: PathBuf,
 }
 
 impl Process {
-    /// Starts `host-agent serve` with assigned ports; its link and its log are in `folder`.
+    /// Starts `host-agent serve` with an assigned TCP port; its other sockets and its log are in `folder`.
     pub async fn start(folder: &Path, arguments: &[&str]) -> Self {
+        let listen = ["--listen", "tcp://127.0.0.1:0"];
+        Self::spawn(host_agent(&serve(folder, &[&listen, arguments].concat())), folder).await
+    }
+
+    /// The same without authentication, on a Unix socket.
+    pub async fn start_insecure(folder: &Path, arguments: &[&str]) -> Self {
+        Self::spawn(host_agent(&insecure(folder, arguments)), folder).await
+    }
+
+    /// The same with this soft limit of descriptors.
+    pub async fn start_with_descriptors(folder: &Path, descriptors: u32, arguments: &[&str]) -> Self {
+        let script = format!("ulimit -S -n {descriptors} && exec \"$0\" \"$@\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_host-agent")]).args(insecure(folder, arguments));
+        command.stdin(Stdio::null()).env_remove("RUST_LOG");
+        Self::spawn(command, folder).await
+    }
+
+    async fn spawn(mut command: Command, folder: &Path) -> Self {
         let log = folder.join("log");
-        let link = folder.join("link.sock").display().to_string();
-        let fixed = ["serve", "--log-json", "--listen", "tcp://127.0.0.1:0", "--admin", "127.0.0.1:0"];
-        let child = host_agent(&[&fixed[..], &["--link", &link], arguments].concat())
-            .stderr(std::fs::File::create(&log).expect("log created"))
-            .spawn()
-            .expect("started");
-        let (listen, admin) = (Endpoint::Unix(folder.to_owned()), String::new());
-        let mut process = Self { child, listen, admin, log };
-        let (endpoint, admin) = (process.logged("endpoint").await, process.logged("address").await);
-        process.listen = endpoint.parse().expect("an endpoint");
-        process.admin = admin;
+        let child =
+            command.stderr(std::fs::File::create(&log).expect("log created")).spawn().expect("started");
+        let unknown = Endpoint::Unix(folder.to_owned());
+        let mut process = Self { child, listen: unknown.clone(), admin: unknown, log };
+        let (listen, admin) = (process.logged("endpoint").await, process.logged("admin").await);
+        process.listen = listen.parse().expect("an endpoint");
+        process.admin = admin.parse().expect("an endpoint");
         process
     }
 
@@ -134,7 +162,7 @@ async fn doctor_checks_a_running_daemon_and_a_machine_without_one() {
     assert!(run(&["keygen", &key]).status.success());
     let common = ["--public-key", &public, "--link", &link];
 
-    let absent = ["--listen", "tcp://127.0.0.1:0", "--admin", "127.0.0.1:1"];
+    let absent = ["--listen", "tcp://127.0.0.1:0"];
     let (code, report) = doctor(&[&common[..], &absent].concat());
     assert_eq!(code, Some(0), "{report}");
     assert_eq!(outcome(&report, "daemon"), Outcome::Skipped);
@@ -142,7 +170,7 @@ async fn doctor_checks_a_running_daemon_and_a_machine_without_one() {
 
     let process = Process::start(folder.path(), &["--public-key", &public]).await;
     let listen = process.listen.to_string();
-    let running = ["--listen", &listen, "--admin", &process.admin];
+    let running = ["--listen", &listen];
     let (code, report) = doctor(&[&common[..], &running].concat());
     assert_eq!(code, Some(0), "{report}");
     for name in ["keys", "daemon", "listen", "link", "encoder x264enc"] {
@@ -154,9 +182,9 @@ async fn doctor_checks_a_running_daemon_and_a_machine_without_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn second_daemon_with_the_same_addresses_fails_with_a_remedy() {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let process = Process::start(folder.path(), &["--insecure-no-auth"]).await;
-    let listen = process.listen.to_string();
-    let second = run(&["serve", "--insecure-no-auth", "--listen", &listen, "--admin", &process.admin]);
+    let process = Process::start_insecure(folder.path(), &[]).await;
+    let (listen, admin) = (process.listen.to_string(), process.admin.to_string());
+    let second = run(&["serve", "--insecure-no-auth", "--listen", &listen, "--admin", &admin]);
     assert_eq!(second.status.code(), Some(1));
     assert!(text(&second.stderr).contains("choose another"), "{}", text(&second.stderr));
 }
@@ -171,7 +199,7 @@ fn invalid_command_line_exits_with_2() {
 #[test]
 fn invalid_configuration_exits_with_1_and_a_remedy() {
     let cases: [(&[&str], &str); 2] = [
-        (&["serve", "--insecure-no-auth", "--listen", "tcp://0.0.0.0:0"], "--public-key"),
+        (&["serve", "--insecure-no-auth", "--listen", "tcp://127.0.0.1:0"], "--public-key"),
         (&["serve"], "keygen"),
     ];
     for (arguments, remedy) in cases {
@@ -183,7 +211,7 @@ fn invalid_configuration_exits_with_1_and_a_remedy() {
 
 #[test]
 fn doctor_with_a_failed_check_exits_with_1() {
-    let output = run(&["doctor", "--public-key", "/missing", "--admin", "127.0.0.1:1"]);
+    let output = run(&["doctor", "--public-key", "/missing", "--admin", "unix:/missing/admin.sock"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stdout).contains("FAILED"), "{}", text(&output.stdout));
 }

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use contract::{Endpoint, HostAgentStatus};
+use host_agent::admin;
 use host_agent::config::Options;
 use host_agent::serve::{self, Daemon};
 use stream_token::Signer;
@@ -53,7 +54,6 @@ impl Rig {
         let own = Options {
             listen: vec![any_port, Endpoint::Unix(folder.path().join("stream.sock"))],
             link: Some(folder.path().join("link.sock")),
-            admin: Some(([127, 0, 0, 1], 0).into()),
             name: Some(NAME.to_owned()),
             public_key: vec![public_key],
             ..Options::default()
@@ -62,7 +62,7 @@ impl Rig {
         let daemon = serve::start(options.clone().resolve().expect("valid")).await.expect("started");
         // A restart uses the same addresses.
         options.listen.clone_from(&daemon.listeners);
-        options.admin = Some(daemon.admin);
+        options.admin = Some(daemon.admin.clone());
         Self { daemon, options, folder }
     }
 
@@ -99,7 +99,7 @@ impl Rig {
 
     /// Status code and body of an admin page.
     pub async fn get(&self, path: &str) -> (u16, String) {
-        get(&format!("http://{}{path}", self.daemon.admin)).await
+        get(&self.daemon.admin, path).await
     }
 
     pub async fn status(&self) -> HostAgentStatus {
@@ -126,17 +126,9 @@ impl Rig {
     }
 }
 
-/// Status code and body of a page.
-pub async fn get(url: &str) -> (u16, String) {
-    let url = url.to_owned();
-    let get = move || {
-        let agent: ureq::Agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(TIMEOUT))
-            .build()
-            .into();
-        let mut answer = agent.get(&url).call().expect("an answer");
-        (answer.status().as_u16(), answer.body_mut().read_to_string().expect("text"))
-    };
+/// Status code and body of an admin page.
+pub async fn get(admin: &Endpoint, path: &str) -> (u16, String) {
+    let (admin, path) = (admin.clone(), path.to_owned());
+    let get = move || admin::client::get(&admin, &path, TIMEOUT).expect("an answer");
     tokio::task::spawn_blocking(get).await.expect("no panic")
 }

@@ -35,8 +35,8 @@ async fn unit_of(client: &mut Client, capture_ns: u64, idr: bool) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_session_survives_a_suspension_and_stale_connections_do_not() {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let arguments = ["--insecure-no-auth", "--idle-timeout-seconds", "3", "--encoder", "x264enc"];
-    let process = Process::start(folder.path(), &arguments).await;
+    let arguments = ["--idle-timeout-seconds", "3", "--encoder", "x264enc"];
+    let process = Process::start_insecure(folder.path(), &arguments).await;
     let signal = |signal| {
         let pid = Pid::from_raw(process.child.id() as i32).expect("a process");
         kill_process(pid, signal).expect("signalled");
@@ -74,7 +74,7 @@ async fn waiting_session_survives_a_suspension_and_stale_connections_do_not() {
     // The waiting session is the same as before, and becomes the only one.
     let deadline = Instant::now() + TIMEOUT;
     loop {
-        let (_, body) = get(&format!("http://{}/status", process.admin)).await;
+        let (_, body) = get(&process.admin, "/status").await;
         let status: HostAgentStatus = serde_json::from_str(&body).expect("a status");
         assert!(status.sessions.iter().any(|session| session.id == waiting.session), "{status:?}");
         assert_eq!(status.vms.len(), 1, "{status:?}");

@@ -31,6 +31,24 @@ pub enum Engine {
     Docker,
 }
 
+impl Engine {
+    /// The word for what the engine starts for a stream: its desktop and its sidecar.
+    pub const fn workload(self) -> &'static str {
+        match self {
+            Self::Kubernetes => "pod",
+            Self::Docker => "container",
+        }
+    }
+
+    /// The word for a machine that has the devices of streams.
+    pub const fn machine(self) -> &'static str {
+        match self {
+            Self::Kubernetes => "node",
+            Self::Docker => "machine",
+        }
+    }
+}
+
 /// Reason of a condition, with the remedy for each engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Reason {
@@ -141,7 +159,7 @@ pub mod reasons {
         /// No pod of the attached workload has the sidecar.
         NOT_INJECTED = "NotInjected",
             "restart the workload that spec.attach names: new pods get the sidecar",
-            docker "label the container desktopstream.dev/attach=NAME; add desktopstream.dev/recreate=true to have it recreated with what it lacks";
+            docker "label the container desktopstream.dev/attach=NAME; the labels of its image do not count";
         /// The pod is being replaced.
         REPLACING = "Replacing", "";
         /// The requests to apply the stream's objects fail repeatedly.
@@ -279,6 +297,8 @@ mod tests {
         for reason in reasons::ALL {
             let remedy = reason.remedy(Engine::Docker);
             assert!(!remedy.contains("kubectl"), "{}: {remedy}", reason.name);
+            let mut words = remedy.split(|c: char| !c.is_alphanumeric());
+            assert!(words.all(|word| word != "pod" && word != "pods"), "{}: {remedy}", reason.name);
             assert_eq!(remedy.is_empty(), !reason.has_remedy(), "{}", reason.name);
         }
     }

@@ -48,7 +48,8 @@ pub struct HostAgentSpec {
     )]
     pub endpoints: Vec<String>,
     /// Base URL of the host-agent's admin listener, for example http://192.168.64.1:15938. The operator reads version,
-    /// encoders, VMs and sessions from its /status; they stay unset without it.
+    /// encoders, VMs and sessions from its /status; they stay unset without it. The host-agent needs
+    /// `--admin tcp://IP:PORT`, which shows the names of all streams and VMs to everything that reaches the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^http://[^/\\s]+$"), length(max = 256))]
     pub admin: Option<String>,

@@ -114,7 +114,7 @@ pub struct Names {
 
 impl Names {
     /// Maximum length of a stream's name, bytes. A Service's name has 63, of which the suffixes below use up to 13.
-    pub const MAX: usize = 50;
+    pub const MAX: usize = contract::StreamName::MAX_LENGTH;
 
     /// Names of the objects of `stream`.
     pub fn new(stream: &str) -> Self {

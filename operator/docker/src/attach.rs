@@ -79,7 +79,7 @@ fn runtime_source(found: &ContainerInspectResponse) -> Option<Source> {
     let mount = found.mounts.iter().flatten().find(|it| it.destination.as_ref() == Some(&dir))?;
     match mount.typ.as_deref() {
         Some("volume") => mount.name.clone().map(Source::Volume),
-        Some("bind") => mount.source.clone().map(Source::Folder),
+        Some("bind") => mount.source.clone().map(Source::Path),
         _ => None,
     }
 }
@@ -228,7 +228,7 @@ mod tests {
         }));
         let examined = examine(&whole, needs);
         assert_eq!(examined.missing, [""; 0]);
-        assert_eq!(examined.attached.runtime, Some(Source::Folder("/host/run".to_owned())));
+        assert_eq!(examined.attached.runtime, Some(Source::Path("/host/run".to_owned())));
         let none = Needs { devices: &[], runtime_dir: false };
         assert_eq!(examine(&found(&json!({})), none).missing, [""; 0]);
         let root = examine(&found(&json!({"Config": {"User": ""}})), needs);

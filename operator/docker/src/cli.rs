@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
+use contract::StreamName;
 use operator_discovery::gpus::Roots;
 use operator_plan::duration::positive;
 use operator_plan::kubernetes::SidecarImage;
 
 use crate::commands::{Commands, LogsOptions};
 use crate::machine::{Machine, RenderNode};
+use crate::names::Project;
+use crate::run;
 use crate::state::StateFolder;
-use crate::{names, run};
 
 /// Run streams on a Docker Engine, without a cluster.
 ///
@@ -38,8 +40,8 @@ pub struct Docker {
 #[derive(Debug, Clone, Args)]
 struct Global {
     /// Project of the streams. Projects do not share objects [default: this folder's name]
-    #[arg(long, global = true, env = "OPERATOR_PROJECT", value_parser = names::parse_project)]
-    project: Option<String>,
+    #[arg(long, global = true, env = "OPERATOR_PROJECT")]
+    project: Option<Project>,
     /// Folder for keys, viewer tokens and statuses [default: ~/.local/state/desktopstream]
     #[arg(long, global = true, env = "OPERATOR_STATE", value_name = "FOLDER")]
     state: Option<PathBuf>,
@@ -69,6 +71,9 @@ struct Run {
     /// Endpoint of a host-agent, instead of the HostAgents in files: tcp://HOST:PORT, vsock://CID:PORT or unix:/PATH; repeatable [default: vsock://2:15937, tcp://gateway:15937]
     #[arg(long, env = "OPERATOR_HOST_AGENT", value_delimiter = ',', value_name = "ENDPOINT")]
     host_agent: Vec<String>,
+    /// Name of a container that may be recreated with the devices, groups and volume that its sidecar needs; repeatable
+    #[arg(long, env = "OPERATOR_RECREATE", value_delimiter = ',', value_name = "CONTAINER")]
+    recreate: Vec<String>,
     /// Render node of the Engine's machine, with its group if that is another machine, such as /dev/dri/renderD128:105; repeatable [default: all that are detected]
     #[arg(long, env = "OPERATOR_GPU", value_delimiter = ',', value_parser = RenderNode::parse, value_name = "PATH[:GID]")]
     gpu: Vec<RenderNode>,
@@ -109,7 +114,7 @@ enum Command {
     /// List streams with their phase, frame path and first problem
     Status {
         /// Name of a DesktopStream [default: all]
-        name: Option<String>,
+        name: Option<StreamName>,
         /// Print the streams with their status as JSON
         #[arg(long)]
         json: bool,
@@ -119,7 +124,7 @@ enum Command {
     /// Open a stream in the browser
     Open {
         /// Name of the DesktopStream
-        name: String,
+        name: StreamName,
         /// Print the URL without starting a browser
         #[arg(long)]
         no_browser: bool,
@@ -130,7 +135,7 @@ enum Command {
     /// Check the Engine and its machine; with a name, run that sidecar's doctor
     Doctor {
         /// Name of a DesktopStream
-        name: Option<String>,
+        name: Option<StreamName>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -139,7 +144,7 @@ enum Command {
     Rm {
         /// Names of the DesktopStreams
         #[arg(required = true)]
-        names: Vec<String>,
+        names: Vec<StreamName>,
         /// Also remove home volumes that would be kept
         #[arg(long)]
         home: bool,
@@ -166,7 +171,7 @@ impl Docker {
         };
         let commands = Commands::new(project, &state, engine)?;
         match command {
-            Command::Status { name, json } => commands.status(name.as_deref(), json)?,
+            Command::Status { name, json } => commands.status(name.as_ref(), json)?,
             Command::Logs(options) => commands.logs(&options).await?,
             Command::Open { name, no_browser, json } => commands.open(&name, no_browser, json).await?,
             Command::Doctor { name: Some(name), json } => return commands.sidecar_doctor(&name, json).await,
@@ -179,9 +184,9 @@ impl Docker {
     }
 }
 
-fn project_of_current_dir() -> Result<String> {
+fn project_of_current_dir() -> Result<Project> {
     let folder = std::env::current_dir().context("cannot read the current folder's name; set --project")?;
-    Ok(names::project(&folder.file_name().unwrap_or_default().to_string_lossy()))
+    Ok(Project::of_folder(&folder.file_name().unwrap_or_default().to_string_lossy()))
 }
 
 impl Run {
@@ -195,7 +200,7 @@ impl Run {
         }
     }
 
-    async fn start(self, project: String, state: PathBuf, engine: Option<String>) -> Result<()> {
+    async fn start(self, project: Project, state: PathBuf, engine: Option<String>) -> Result<()> {
         let machine = self.machine();
         let Self {
             dir,
@@ -204,6 +209,7 @@ impl Run {
             prune,
             take_down,
             host_agent,
+            recreate,
             gpu: _,
             drivers: _,
             dev: _,
@@ -239,6 +245,7 @@ impl Run {
             machine,
             proc,
             host_agents: host_agent,
+            recreatable: recreate.into_iter().collect(),
             prune,
             once,
             take_down,

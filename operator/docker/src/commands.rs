@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, anyhow};
 use bollard::container::LogOutput;
 use bollard::query_parameters;
 use clap::Args;
+use contract::StreamName;
 use futures_util::{Stream, StreamExt};
 use operator_api::summary::{Summary, table};
 use operator_api::{DesktopStream, Phase};
@@ -17,7 +18,7 @@ use serde_json::json;
 
 use crate::container::Container;
 use crate::engine::{Engine, EngineError};
-use crate::names::{self, Role, StreamKey};
+use crate::names::{Project, Role, StreamKey};
 use crate::state::StateFolder;
 use crate::teardown::{Home, remove_network, teardown};
 use crate::view::View;
@@ -29,7 +30,7 @@ const MAX_ATTEMPTS: u32 = 3;
 #[derive(Debug, Args)]
 pub struct LogsOptions {
     /// Name of the DesktopStream
-    name: String,
+    name: StreamName,
     /// Keep printing new lines
     #[arg(short, long)]
     follow: bool,
@@ -44,33 +45,33 @@ pub struct LogsOptions {
 /// Commands on one project.
 #[derive(Debug)]
 pub struct Commands {
-    project: String,
+    project: Project,
     folder: StateFolder,
     engine: Engine,
 }
 
 impl Commands {
     /// Opens the project's state. `engine` is the Engine's address, by default `DOCKER_HOST`.
-    pub fn new(project: String, state: &Path, engine: Option<String>) -> Result<Self> {
+    pub fn new(project: Project, state: &Path, engine: Option<String>) -> Result<Self> {
         let folder = StateFolder::open(state, &project)?;
         Ok(Self { project, folder, engine: Engine::new(engine) })
     }
 
     /// The streams as objects, with the status that the operator wrote last.
-    fn streams(&self, name: Option<&str>) -> Result<Vec<DesktopStream>> {
+    fn streams(&self, name: Option<&StreamName>) -> Result<Vec<DesktopStream>> {
         let names = self.folder.streams();
         if let Some(name) = name
-            && !names.iter().any(|it| it == name)
+            && !names.contains(name)
         {
             return Err(self.unknown(name));
         }
-        let read = |name: &String| {
+        let read = |name: &StreamName| {
             let record = self.folder.record(name)?;
             let object = json!({
                 "apiVersion": format!("{}/{}", operator_api::GROUP, operator_api::VERSION),
                 "kind": "DesktopStream",
                 "metadata": {
-                    "name": name, "namespace": self.project, "uid": record.uid, "generation": record.generation,
+                    "name": name.as_str(), "namespace": self.project.as_str(), "uid": record.uid, "generation": record.generation,
                     "creationTimestamp": record.created,
                 },
                 "spec": record.spec,
@@ -81,14 +82,14 @@ impl Commands {
         Ok(names.iter().filter(|it| name.is_none_or(|name| *it == name)).filter_map(read).collect())
     }
 
-    fn unknown(&self, name: &str) -> anyhow::Error {
-        let names = self.folder.streams();
+    fn unknown(&self, name: &StreamName) -> anyhow::Error {
+        let names: Vec<String> = self.folder.streams().iter().map(ToString::to_string).collect();
         let existing = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        anyhow!("no stream {name:?} in project {}; existing streams: {existing}", self.project)
+        anyhow!("no stream \"{name}\" in project {}; existing streams: {existing}", self.project)
     }
 
     /// Prints one stream, or all, as a table or as JSON: `docker status`.
-    pub fn status(&self, name: Option<&str>, json: bool) -> Result<()> {
+    pub fn status(&self, name: Option<&StreamName>, json: bool) -> Result<()> {
         let streams = self.streams(name)?;
         if json {
             println!("{}", serde_json::to_string_pretty(&streams)?);
@@ -107,7 +108,7 @@ impl Commands {
         Ok(())
     }
 
-    async fn container(&self, name: &str, role: Role) -> Result<Container> {
+    async fn container(&self, name: &StreamName, role: Role) -> Result<Container> {
         let view = self.view().await?;
         let found = view.container(&StreamKey::new(&self.project, name), role).cloned();
         found.with_context(|| match self.folder.record(name).map(|it| it.status.phase) {
@@ -122,8 +123,7 @@ impl Commands {
     }
 
     async fn view(&self) -> Result<View> {
-        let label = format!("{}={}", names::PROJECT, self.project);
-        Ok(View::from(self.engine.list(&label).await?))
+        Ok(View::from(self.engine.list(&self.project.filter()).await?))
     }
 
     /// Prints or follows the logs of a stream's containers: `docker logs`.
@@ -143,7 +143,7 @@ impl Commands {
     }
 
     /// Prints the address of a stream's viewer and opens it in a browser: `docker open`.
-    pub async fn open(&self, name: &str, no_browser: bool, json: bool) -> Result<()> {
+    pub async fn open(&self, name: &StreamName, no_browser: bool, json: bool) -> Result<()> {
         let sidecar = self.container(name, Role::Sidecar).await?;
         let base = sidecar.local_url();
         let base = base
@@ -160,15 +160,19 @@ impl Commands {
         Ok(())
     }
 
-    /// Removes streams and their containers: `docker rm`.
-    pub async fn rm(&self, names: &[String], remove_home: bool) -> Result<()> {
+    /// Removes streams and their containers: `docker rm`. Removes nothing if one of them does not exist.
+    pub async fn rm(&self, names: &[StreamName], remove_home: bool) -> Result<()> {
         let known = self.folder.streams();
+        let view = self.view().await?;
+        let exists = |name: &StreamName| {
+            known.contains(name) || view.has_objects(&StreamKey::new(&self.project, name))
+        };
+        if let Some(unknown) = names.iter().find(|name| !exists(name)) {
+            return Err(self.unknown(unknown));
+        }
         let home = if remove_home { Home::Remove } else { Home::KeepIfLabelled };
         for name in names {
-            let removed = self.remove(name, home).await?;
-            if !removed && !known.contains(name) {
-                return Err(self.unknown(name));
-            }
+            self.remove(name, home).await?;
             println!("{name}");
         }
         let view = self.view().await?;
@@ -181,9 +185,9 @@ impl Commands {
         Ok(())
     }
 
-    /// Removes a stream's objects; true if there were any. A running operator may create them again at the same time: then
-    /// the Engine refuses a removal, and the objects that we saw first have been removed.
-    async fn remove(&self, name: &str, home: Home) -> Result<bool> {
+    /// Removes a stream's objects. A running operator may create them again at the same time: then the Engine refuses a
+    /// removal, and the objects that we saw first have been removed.
+    async fn remove(&self, name: &StreamName, home: Home) -> Result<()> {
         let key = StreamKey::new(&self.project, name);
         let mut attempts = 0;
         loop {
@@ -191,13 +195,12 @@ impl Commands {
                 Err(EngineError::Refused { .. }) if self.folder.is_locked() && attempts < MAX_ATTEMPTS => {
                     attempts += 1;
                 }
-                Err(EngineError::Refused { .. }) if self.folder.is_locked() => return Ok(true),
-                Err(error) => return Err(error.into()),
                 // The running operator removes its own state.
-                Ok(removed) if self.folder.is_locked() => return Ok(removed),
-                Ok(removed) => {
+                Err(EngineError::Refused { .. }) | Ok(_) if self.folder.is_locked() => return Ok(()),
+                Err(error) => return Err(error.into()),
+                Ok(_) => {
                     self.folder.remove(name);
-                    return Ok(removed);
+                    return Ok(());
                 }
             }
         }

@@ -18,6 +18,10 @@ pub struct Container {
     pub id: String,
     /// Image reference.
     pub image: String,
+    /// Image ID.
+    pub image_id: String,
+    /// Processor architecture of the image's variant, if the Engine's image store has several per image.
+    pub architecture: Option<String>,
     /// Lifecycle state.
     pub state: State,
     /// Labels of the container and its image.
@@ -67,7 +71,11 @@ pub struct Detail {
 
 impl From<&ContainerSummary> for Container {
     fn from(summary: &ContainerSummary) -> Self {
-        let name = summary.names.iter().flatten().next().map(|name| name.trim_start_matches('/').to_owned());
+        // Legacy links add names of the form `/container/alias`.
+        let names = summary.names.iter().flatten().map(|name| name.trim_start_matches('/'));
+        let name = names.filter(|name| !name.contains('/')).map(str::to_owned).next();
+        let descriptor = summary.image_manifest_descriptor.as_ref();
+        let platform = descriptor.and_then(|descriptor| descriptor.platform.as_ref());
         let networks = summary.network_settings.as_ref().and_then(|settings| settings.networks.clone());
         let published = summary.ports.iter().flatten().find_map(|port| {
             let public = port.public_port.filter(|_| port.private_port == VIEWER_PORT)?;
@@ -82,6 +90,8 @@ impl From<&ContainerSummary> for Container {
             name: name.unwrap_or_default(),
             id: summary.id.clone().unwrap_or_default(),
             image: summary.image.clone().unwrap_or_default(),
+            image_id: summary.image_id.clone().unwrap_or_default(),
+            architecture: platform.and_then(|platform| platform.architecture.clone()),
             state: match summary.state {
                 Some(ContainerSummaryStateEnum::RUNNING) => State::Running,
                 Some(ContainerSummaryStateEnum::PAUSED) => State::Paused,
@@ -106,9 +116,9 @@ impl From<&ContainerSummary> for Container {
 }
 
 impl Container {
-    /// Stream and role, from the labels; `None` if it is not ours.
+    /// Stream and role, from the labels and the name; `None` if it is not ours.
     pub fn owner(&self) -> Option<(StreamKey, Role)> {
-        StreamKey::from_labels(&self.labels)
+        StreamKey::of_object(&self.name, &self.labels)
     }
 
     /// Address of the published viewer port for connections from this machine.
@@ -144,6 +154,13 @@ impl From<&ContainerInspectResponse> for Detail {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn name_of_a_container_is_not_that_of_a_link() {
+        let names = Some(vec!["/other/p_desk_desktop".to_owned(), "/shell".to_owned()]);
+        let summary = ContainerSummary { names, ..ContainerSummary::default() };
+        assert_eq!(Container::from(&summary).name, "shell");
+    }
 
     #[test]
     fn unspecified_address_is_reached_on_loopback() {

@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, ContainerSummary, EndpointSettings, EventMessage, Network,
-    NetworkConnectRequest, NetworkCreateRequest, Volume, VolumeCreateRequest,
+    ContainerCreateBody, ContainerInspectResponse, ContainerSummary, EndpointSettings, EventMessage,
+    ImageInspect, Network, NetworkConnectRequest, NetworkCreateRequest, Volume, VolumeCreateRequest,
 };
 use bollard::query_parameters::{
     CreateContainerOptions, CreateImageOptions, EventsOptions, InspectContainerOptions,
@@ -191,11 +191,11 @@ impl Engine {
         found.map_err(|error| self.classify(format!("inspect container {name}"), error))
     }
 
-    /// Creates a container without starting it.
-    pub async fn create(&self, name: &str, body: ContainerCreateBody) -> Result<()> {
+    /// Creates a container without starting it. Returns its ID.
+    pub async fn create(&self, name: &str, body: ContainerCreateBody) -> Result<String> {
         let options = CreateContainerOptions { name: Some(name.to_owned()), platform: String::new() };
         let created = self.docker().await?.create_container(Some(options), body).await;
-        created.map(|_| ()).map_err(|error| self.classify(format!("create container {name}"), error))
+        created.map(|it| it.id).map_err(|error| self.classify(format!("create container {name}"), error))
     }
 
     /// Starts a container. No effect on a running one.
@@ -282,6 +282,12 @@ impl Engine {
         created.map(|_| ()).map_err(|error| self.classify(action, error))
     }
 
+    /// Labels of a volume.
+    pub async fn volume_labels(&self, name: &str) -> Result<HashMap<String, String>> {
+        let found = self.docker().await?.inspect_volume(name).await;
+        found.map(|it| it.labels).map_err(|error| self.classify(format!("inspect volume {name}"), error))
+    }
+
     /// Removes a volume. Succeeds if it does not exist.
     pub async fn remove_volume(&self, name: &str) -> Result<()> {
         let done = self.docker().await?.remove_volume(name, None::<RemoveVolumeOptions>).await;
@@ -296,12 +302,12 @@ impl Engine {
         done.map_err(|error| self.classify(format!("write into container {name}"), error))
     }
 
-    /// Whether the Engine has an image.
-    pub async fn has_image(&self, image: &str) -> Result<bool> {
+    /// Inspects an image, by reference or ID; `None` if the Engine does not have it.
+    pub async fn image(&self, image: &str) -> Result<Option<ImageInspect>> {
         match self.docker().await?.inspect_image(image).await {
-            Ok(_) => Ok(true),
+            Ok(found) => Ok(Some(found)),
             Err(error) => match self.classify(format!("inspect image {image}"), error) {
-                error if error.is_missing() => Ok(false),
+                error if error.is_missing() => Ok(None),
                 error => Err(error),
             },
         }

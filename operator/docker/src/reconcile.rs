@@ -15,10 +15,11 @@ mod gather;
 mod memory;
 mod status;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use contract::StreamName;
 use k8s_openapi::jiff::Timestamp;
 use operator_api::{DesktopStream, HostAgent};
 use operator_plan::facts::{Gpu, Node};
@@ -32,7 +33,7 @@ pub use self::status::write_orphaned;
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::machine::Machine;
-use crate::names::StreamKey;
+use crate::names::{Project, StreamKey};
 use crate::pulls::Pulls;
 use crate::state::{Record, StateFolder};
 use crate::unsupported::validate;
@@ -48,7 +49,7 @@ pub struct Context {
     /// Client of the Engine.
     pub engine: Arc<Engine>,
     /// Project name.
-    pub project: String,
+    pub project: Project,
     /// Image and resources of sidecars.
     pub sidecar: SidecarImage,
     /// Interval at which running sidecars are polled.
@@ -63,23 +64,25 @@ pub struct Context {
     pub machine: Machine,
     /// Image pulls.
     pub pulls: Pulls,
+    /// Names of users' containers that may be recreated.
+    pub recreatable: BTreeSet<String>,
     /// Held while a user's container is recreated: one at a time, and not interrupted by our end.
     pub recreation: Arc<tokio::sync::Mutex<()>>,
     /// Memory by stream, lost with the process and rebuilt by the next passes.
-    pub memory: Mutex<HashMap<String, Memory>>,
+    pub memory: Mutex<HashMap<StreamName, Memory>>,
 }
 
 impl Context {
-    fn memory(&self, stream: &str) -> Memory {
+    fn memory(&self, stream: &StreamName) -> Memory {
         self.memory.lock().get(stream).cloned().unwrap_or_default()
     }
 
-    fn update_memory(&self, stream: &str, change: impl FnOnce(&mut Memory)) {
-        change(self.memory.lock().entry(stream.to_owned()).or_default());
+    fn update_memory(&self, stream: &StreamName, change: impl FnOnce(&mut Memory)) {
+        change(self.memory.lock().entry(stream.clone()).or_default());
     }
 
     /// Removes all state of a deleted stream.
-    pub fn forget(&self, stream: &str) {
+    pub fn forget(&self, stream: &StreamName) {
         self.memory.lock().remove(stream);
         self.folder.remove(stream);
     }
@@ -99,7 +102,7 @@ pub struct World {
     /// The project's network. The first stream that needs it creates it.
     pub network: tokio::sync::Mutex<Option<Network>>,
     /// Users' containers that ask for a sidecar, by stream.
-    pub attach_requests: HashMap<String, Container>,
+    pub attach_requests: HashMap<StreamName, Container>,
 }
 
 /// Outcome of a pass.
@@ -111,26 +114,30 @@ pub struct Outcome {
     pub requeue_after: Duration,
 }
 
-/// Reconciles a stream.
+/// Reconciles the stream of this name.
 ///
 /// # Errors
 ///
 /// If the Engine is unreachable or the state folder cannot be written. Errors that the Engine answers become conditions.
-pub async fn reconcile(context: &Context, world: &World, stream: &DesktopStream) -> anyhow::Result<Outcome> {
-    let name = stream.metadata.name.clone().unwrap_or_default();
+pub async fn reconcile(
+    context: &Context,
+    world: &World,
+    name: &StreamName,
+    stream: &DesktopStream,
+) -> anyhow::Result<Outcome> {
     let now = Timestamp::now();
-    let record = Record::next(stream, context.folder.record(&name), now)?;
+    let record = Record::next(stream, context.folder.record(name), now)?;
     let mut stream = stream.clone();
     stream.metadata.uid = Some(record.uid.clone());
     stream.metadata.generation = Some(record.generation);
     match validate(&stream, &context.project) {
         Ok(valid) => {
-            let key = StreamKey::new(&context.project, &name);
+            let key = StreamKey::new(&context.project, name);
             let pass = Pass { context, world, stream: &stream, valid, key, record, now };
             Box::pin(pass.run()).await
         }
         Err(invalid) => {
-            status::write_invalid(context, &name, &record, &invalid, now)?;
+            status::write_invalid(context, name, &record, &invalid, now)?;
             Ok(Outcome { changed: false, requeue_after: Duration::MAX })
         }
     }

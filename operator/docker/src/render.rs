@@ -4,7 +4,6 @@ mod desktop;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::Path;
 
 use bollard::models::{
     ContainerCreateBody, DeviceMapping, EndpointSettings, HostConfig, Mount, MountType, MountVolumeOptions,
@@ -26,8 +25,8 @@ use crate::archive::Owner;
 use crate::names::{self, Role, StreamKey};
 use crate::publish::Publish;
 
-/// Mount point of the folder with a host-agent's Unix socket, in the sidecar.
-const HOST_SOCKET_DIR: &str = "/run/desktopstream-host";
+/// Path of a host-agent's Unix socket in the sidecar.
+const HOST_SOCKET: &str = "/run/desktopstream-host/host-agent.sock";
 
 /// A GPU of the Engine's machine, as a container gets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,8 +60,8 @@ pub struct Attached {
 pub enum Source {
     /// Volume, by name.
     Volume(String),
-    /// Folder of the Engine's machine.
-    Folder(String),
+    /// Folder or file of the Engine's machine.
+    Path(String),
 }
 
 /// Everything besides the stream that the objects depend on.
@@ -78,6 +77,9 @@ pub struct Settings<'s> {
     pub publish: &'s Publish,
     /// Chosen host-agent.
     pub pairing: &'s Pairing,
+    /// Identity of the host-agent's Unix socket, which changes when the host-agent creates it again; `None` for other
+    /// endpoints.
+    pub socket: Option<&'s str>,
     /// Container to attach the sidecar to, if the stream has no desktop of its own.
     pub attached: Option<&'s Attached>,
 }
@@ -100,14 +102,12 @@ pub struct Objects {
 /// Renders the objects of a stream.
 pub fn objects(stream: &Validated, workload: &Workload, settings: Settings<'_>) -> Objects {
     let Settings { key, attached, .. } = settings;
-    let mut labels = key.labels(Role::Network);
-    labels.remove(names::NAME);
     let network = NetworkCreateRequest {
         name: key.object(Role::Network),
         driver: Some("bridge".to_owned()),
         // Desktop and sidecar share a folder; no container needs a connection to another one.
         options: Some([("com.docker.network.bridge.enable_icc".to_owned(), "false".to_owned())].into()),
-        labels: Some(labels),
+        labels: Some(key.project.labels(Role::Network)),
         ..NetworkCreateRequest::default()
     };
     let mut volumes = vec![volume(key, Role::Secrets)];
@@ -178,9 +178,10 @@ fn sidecar(stream: &Validated, workload: &Workload, settings: Settings<'_>) -> C
     mounts.push(mount(Source::Volume(key.object(Role::Secrets)), SECRETS_DIR));
     if let Pairing::Paired { endpoint: Some(endpoint), .. } = pairing
         && let Endpoint::Unix(path) = endpoint
-        && let Some(folder) = path.parent()
     {
-        mounts.push(mount(Source::Folder(folder.display().to_string()), HOST_SOCKET_DIR));
+        // Not its folder: that may hold the sockets of other programs. Connections need no write access to the mount.
+        let socket = mount(Source::Path(path.display().to_string()), HOST_SOCKET);
+        mounts.push(Mount { read_only: Some(true), ..socket });
     }
     let port = format!("{VIEWER_PORT}/tcp");
     let binding = PortBinding {
@@ -205,18 +206,20 @@ fn sidecar(stream: &Validated, workload: &Workload, settings: Settings<'_>) -> C
         ..networked(key, "sidecar")
     };
     let text = serde_json::to_value(&body).unwrap_or_default().to_string();
-    label(&mut body, key, Role::Sidecar, &digest(&[&text]));
+    let hash = match settings.socket {
+        // A mount stays that of the former socket.
+        Some(socket) => digest(&[&text, socket]),
+        None => digest(&[&text]),
+    };
+    label(&mut body, key, Role::Sidecar, &hash);
     body
 }
 
 /// A host-agent's endpoint as seen from the sidecar's container: the machine's loopback is the gateway of the container's
-/// network, and a Unix socket's folder is mounted at a fixed path.
+/// network, and a Unix socket is mounted at a fixed path.
 pub fn endpoint_in_container(endpoint: &Endpoint, gateway: Option<&str>) -> Endpoint {
     match (endpoint, gateway) {
-        (Endpoint::Unix(path), _) => {
-            let file = path.file_name().unwrap_or_default();
-            Endpoint::Unix(Path::new(HOST_SOCKET_DIR).join(file))
-        }
+        (Endpoint::Unix(_), _) => Endpoint::Unix(HOST_SOCKET.into()),
         (Endpoint::Tcp { host, port }, Some(gateway)) if is_loopback(host) => {
             Endpoint::Tcp { host: gateway.to_owned(), port: *port }
         }
@@ -272,7 +275,7 @@ fn networked(key: &StreamKey, alias: &str) -> ContainerCreateBody {
 pub(crate) fn mount(source: Source, target: &str) -> Mount {
     let (typ, source) = match source {
         Source::Volume(name) => (MountType::VOLUME, name),
-        Source::Folder(path) => (MountType::BIND, path),
+        Source::Path(path) => (MountType::BIND, path),
     };
     let no_copy = MountVolumeOptions { no_copy: Some(true), ..MountVolumeOptions::default() };
     Mount {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use contract::StreamName;
 use operator_api::conditions::{DEVICES_READY, reasons};
 use operator_api::{HostAgent, HostAgentSpec};
 use operator_plan::kubernetes::SidecarImage;
@@ -19,6 +20,9 @@ use tokio::sync::Notify;
 
 use crate::engine::Engine;
 use crate::machine::Machine;
+use crate::names::Project;
+use crate::own_labels::ImageLabels;
+use crate::project_lock::{Holder, ProjectLock, Taken};
 use crate::pulls::Pulls;
 use crate::reconcile::Context;
 use crate::state::StateFolder;
@@ -34,6 +38,8 @@ const MIN_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(15);
 /// Time that a running recreation may take after a signal to end.
 const RECREATION_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time that the removal of the project's mark may take.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most passes of `--once`.
 const MAX_PASSES: u32 = 20;
 /// Capacity of a host-agent that is configured on the command line.
@@ -45,7 +51,7 @@ pub struct Options {
     /// Files and folders with streams.
     pub sources: Vec<PathBuf>,
     /// Project name.
-    pub project: String,
+    pub project: Project,
     /// State folder.
     pub state: PathBuf,
     /// Address of the Engine, by default `DOCKER_HOST`.
@@ -64,6 +70,8 @@ pub struct Options {
     pub proc: PathBuf,
     /// Endpoints of a host-agent, instead of the HostAgents in files.
     pub host_agents: Vec<String>,
+    /// Names of users' containers that may be recreated.
+    pub recreatable: BTreeSet<String>,
     /// Remove streams that are in no file, including those of earlier runs.
     pub prune: bool,
     /// Exit when nothing changes any more.
@@ -81,18 +89,24 @@ struct Operator {
     host_agents: Vec<String>,
     prune: bool,
     concurrency: usize,
+    /// Mark of the project's operator on the Engine.
+    lock: ProjectLock,
+    /// Labels of the images of users' containers.
+    image_labels: ImageLabels,
     /// Streams that were in a file since our start.
-    seen: BTreeSet<String>,
+    seen: BTreeSet<StreamName>,
     /// Streams of earlier runs that were logged.
-    logged_orphans: BTreeSet<String>,
+    logged_orphans: BTreeSet<StreamName>,
+    /// Containers whose labels were logged as unusable, by ID.
+    logged_labels: BTreeSet<String>,
 }
 
 /// Runs the operator until SIGINT or SIGTERM, or with `once` until nothing changes.
 ///
 /// # Errors
 ///
-/// If another operator runs the project, the state folder is unusable, or with `once` if the Engine is unreachable or a
-/// stream cannot be created.
+/// If another operator runs the project, or begins to, the state folder is unusable, or with `once` if the Engine is
+/// unreachable or a stream cannot be created.
 pub async fn run(options: Options) -> Result<()> {
     let Options {
         sources,
@@ -106,6 +120,7 @@ pub async fn run(options: Options) -> Result<()> {
         machine,
         proc,
         host_agents,
+        recreatable,
         prune,
         once,
         take_down,
@@ -117,6 +132,7 @@ pub async fn run(options: Options) -> Result<()> {
     let files = StreamFiles::new(sources);
     let _watcher = watch::files(&files.folders(), &wake);
     let discovery = watch::Discovery::default();
+    let holder = Holder::new(folder.id()?, folder.path(), &machine.name, &proc);
     let context = Context {
         engine: Arc::clone(&engine),
         sidecar,
@@ -126,6 +142,7 @@ pub async fn run(options: Options) -> Result<()> {
         folder,
         machine,
         pulls: Pulls::new(Arc::clone(&wake)),
+        recreatable,
         recreation: Arc::default(),
         memory: Mutex::new(HashMap::new()),
         project: project.clone(),
@@ -139,15 +156,18 @@ pub async fn run(options: Options) -> Result<()> {
         host_agents,
         prune,
         concurrency,
+        lock: ProjectLock::new(project.clone(), holder),
+        image_labels: ImageLabels::default(),
         seen: BTreeSet::new(),
         logged_orphans: BTreeSet::new(),
+        logged_labels: BTreeSet::new(),
     };
     operator.read_files();
     // The first pass pairs streams with the host-agents that are reachable now.
     discovery.probe(&operator.host_agents(), &proc).await;
     let mut tasks = tokio::task::JoinSet::new();
     if !once {
-        tasks.spawn(watch::events(engine, project, Arc::clone(&wake)));
+        tasks.spawn(watch::events(Arc::clone(&engine), project, Arc::clone(&wake)));
         tasks.spawn(discovery.probe_periodically(proc, Arc::clone(&wake)));
     }
     let work = async { if once { operator.run_once().await } else { operator.run_forever(&wake).await } };
@@ -163,10 +183,19 @@ pub async fn run(options: Options) -> Result<()> {
     if tokio::time::timeout(RECREATION_TIMEOUT, recreation.lock()).await.is_err() {
         tracing::warn!("a container is still being recreated; the next operator finishes it");
     }
-    if take_down {
-        operator.take_down().await.context("cannot remove all objects")?;
+    // The objects of a project that another operator runs are not ours.
+    let down = if take_down && operator.lock.is_held() {
+        operator.take_down().await.context("cannot remove all objects")
+    } else {
+        Ok(())
+    };
+    let release = tokio::time::timeout(RELEASE_TIMEOUT, operator.lock.release(&engine));
+    if !matches!(release.await, Ok(Ok(()))) {
+        tracing::warn!(
+            "cannot remove the mark of this operator; the next one with this state folder takes it over"
+        );
     }
-    ended
+    ended.and(down)
 }
 
 impl Operator {
@@ -182,6 +211,7 @@ impl Operator {
                     failures = 0;
                     if outcome.changed { Duration::ZERO } else { outcome.requeue_after.min(RESYNC_INTERVAL) }
                 }
+                Err(error) if error.is::<Taken>() => return Err(error),
                 Err(error) => {
                     if failures == 0 {
                         tracing::warn!(error = format!("{error:#}"), "pass failed, retrying");

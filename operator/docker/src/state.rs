@@ -1,31 +1,63 @@
 //! The state folder: the signing key of all projects, and per stream a record, the viewer token and the status.
 //!
-//! Readable by its owner only. If it is lost, the next run creates it again: desktops keep running, with new tokens.
+//! ```text
+//!  ROOT/signing-key.pem, signing-key.pem.pub      of all projects
+//!  ROOT/PROJECT/operator.{lock,id}                lock of the running operator, and the folder's ID
+//!  ROOT/PROJECT/recreation.json                   the recreation that is under way
+//!  ROOT/PROJECT/STREAM/{record.json,viewer-token}
+//! ```
+//! Readable by its owner only. If it is lost, the next run creates it again: desktops keep running, with new tokens. Paths
+//! are made of validated names only, and no symbolic link below the root is followed.
+
+mod dir;
 
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use contract::StreamName;
 use k8s_openapi::jiff::Timestamp;
 use operator_api::{DesktopStream, DesktopStreamStatus};
 use operator_plan::workload::hex;
+use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 use stream_token::Signer;
+
+use self::dir::Dir;
+use crate::names::Project;
+use crate::recreate::Recreation;
 
 /// Default state folder if neither `XDG_STATE_HOME` nor `HOME` is set.
 const SYSTEM_STATE: &str = "/var/lib/desktopstream";
 /// Random bytes in a viewer token.
 const TOKEN_BYTES: usize = 32;
-/// Random bytes in a stream's UID.
+/// Random bytes in the UID of a stream or of a state folder.
 const UID_BYTES: usize = 16;
+
+/// Private key of all projects.
+const KEY_FILE: &str = "signing-key.pem";
+/// Its public key.
+const PUBLIC_KEY_FILE: &str = "signing-key.pem.pub";
+// No file of a project has the name of a stream, which contains no dot.
+const LOCK_FILE: &str = "operator.lock";
+const ID_FILE: &str = "operator.id";
+const RECREATION_FILE: &str = "recreation.json";
+/// Files of a stream.
+const RECORD_FILE: &str = "record.json";
+const VIEWER_TOKEN_FILE: &str = "viewer-token";
+
+/// Mode of files for their owner only.
+const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
+/// Mode of files for all users.
+const PUBLIC: Mode = PRIVATE.union(Mode::RGRP).union(Mode::ROTH);
 
 /// State of one project.
 #[derive(Debug, Clone)]
 pub struct StateFolder {
     root: PathBuf,
-    project: PathBuf,
+    project: Project,
 }
 
 /// The part of a stream that an API server would store.
@@ -50,9 +82,9 @@ pub struct Record {
 
 impl StateFolder {
     /// Opens or creates the state of `project` below `root`.
-    pub fn open(root: &Path, project: &str) -> Result<Self> {
-        let folder = Self { root: root.to_owned(), project: root.join(project) };
-        create_dir(&folder.project)?;
+    pub fn open(root: &Path, project: &Project) -> Result<Self> {
+        let folder = Self { root: root.to_owned(), project: project.clone() };
+        folder.project()?;
         Ok(folder)
     }
 
@@ -63,16 +95,51 @@ impl StateFolder {
         base.map_or_else(|| PathBuf::from(SYSTEM_STATE), |base| base.join("desktopstream"))
     }
 
+    /// Path of the root.
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// Opens the root, which is created if it is missing.
+    fn root(&self) -> Result<Dir> {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.root);
+        let opened = made.and_then(|()| Dir::open(&self.root));
+        let path = self.root.display();
+        opened.with_context(|| format!("cannot create {path}; choose another folder with --state"))
+    }
+
+    /// Opens the project's folder, which is created if it is missing.
+    fn project(&self) -> Result<Dir> {
+        let path = || format!("cannot open {}", self.project_path().display());
+        self.root()?.create_folder(self.project.as_ref()).with_context(path)
+    }
+
+    fn project_path(&self) -> PathBuf {
+        self.root.join(&self.project)
+    }
+
+    /// Opens a stream's folder, which is created if it is missing.
+    fn create_stream(&self, stream: &StreamName) -> Result<Dir> {
+        let path = || format!("cannot open {}", self.project_path().join(stream).display());
+        self.project()?.create_folder(stream.as_ref()).with_context(path)
+    }
+
+    /// Opens a stream's folder; `None` if it has none.
+    fn stream(&self, stream: &StreamName) -> Option<Dir> {
+        self.project().ok()?.folder(stream.as_ref()).ok()
+    }
+
     /// Takes the project's lock until the file is dropped.
     ///
     /// # Errors
     ///
     /// If another operator holds it.
     pub fn lock(&self) -> Result<fs::File> {
-        let file = self.lock_file()?;
+        let path = || format!("cannot open {}", self.project_path().join(LOCK_FILE).display());
+        let file = self.project()?.lock_file(LOCK_FILE).with_context(path)?;
         let operation = rustix::fs::FlockOperation::NonBlockingLockExclusive;
         rustix::fs::flock(&file, operation).map_err(|_| {
-            let name = self.project.file_name().unwrap_or_default().display();
+            let name = &self.project;
             anyhow::anyhow!(
                 "another `operator docker` runs project {name}; stop it, or choose another --project"
             )
@@ -80,83 +147,129 @@ impl StateFolder {
         Ok(file)
     }
 
-    /// Whether an operator of this project runs.
+    /// Whether an operator of this project runs with this state folder.
     pub fn is_locked(&self) -> bool {
         self.lock().is_err()
     }
 
-    fn lock_file(&self) -> Result<fs::File> {
-        let path = self.project.join("lock");
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
-        options.open(&path).with_context(|| format!("cannot open {}", path.display()))
+    /// ID of the project's folder, created with the first call. Call it with the lock held.
+    pub fn id(&self) -> Result<String> {
+        let context = || format!("cannot use {}", self.project_path().join(ID_FILE).display());
+        let project = self.project()?;
+        match project.read(ID_FILE) {
+            Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).with_context(context),
+            Ok(_) | Err(_) => {}
+        }
+        let id = random_hex::<UID_BYTES>()?;
+        project.write(ID_FILE, PRIVATE, id.as_bytes()).with_context(context)?;
+        Ok(id)
     }
 
     /// The signer of all projects. Creates its key if there is none, and writes the public key beside it for
     /// `host-agent --public-key`.
     pub fn signer(&self) -> Result<Signer> {
-        let path = self.root.join("signing-key.pem");
+        let root = self.root()?;
+        let path = self.root.join(KEY_FILE);
+        let written = || format!("cannot write {}", path.display());
         if !path.exists() {
-            write(&path, 0o600, Signer::generate()?.private_pem()?.as_bytes())?;
+            root.write(KEY_FILE, PRIVATE, Signer::generate()?.private_pem()?.as_bytes())
+                .with_context(written)?;
         }
+        // The user may have replaced the key by a symbolic link to one.
         let pem = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let remedy = || format!("{}: remove this file to create a new key", path.display());
         let signer = Signer::from_pem(&pem).with_context(remedy)?;
-        let public = self.root.join("signing-key.pem.pub");
         // A host-agent of another user reads the public key.
-        write(&public, 0o644, signer.public_pem()?.as_bytes())?;
+        root.write(PUBLIC_KEY_FILE, PUBLIC, signer.public_pem()?.as_bytes()).with_context(written)?;
         Ok(signer)
     }
 
     /// Names of the streams that have a record.
-    pub fn streams(&self) -> Vec<String> {
-        let entries = fs::read_dir(&self.project).into_iter().flatten().flatten();
-        let mut names: Vec<String> = entries
-            .filter(|entry| entry.path().join("record.json").exists())
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .collect();
+    pub fn streams(&self) -> Vec<StreamName> {
+        let entries = fs::read_dir(self.project_path()).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let has_record = |name: &StreamName| self.stream(name).is_some_and(|dir| dir.has_file(RECORD_FILE));
+        let mut names: Vec<StreamName> = names.filter(has_record).collect();
         names.sort();
         names
     }
 
     /// A stream's record; `None` if it is missing or unreadable.
-    pub fn record(&self, stream: &str) -> Option<Record> {
-        let text = fs::read_to_string(self.project.join(stream).join("record.json")).ok()?;
-        serde_json::from_str(&text).ok()
+    pub fn record(&self, stream: &StreamName) -> Option<Record> {
+        serde_json::from_str(&self.stream(stream)?.read(RECORD_FILE).ok()?).ok()
     }
 
     /// Writes a stream's record.
-    pub fn write_record(&self, stream: &str, record: &Record) -> Result<()> {
-        let folder = self.project.join(stream);
-        create_dir(&folder)?;
-        write(&folder.join("record.json"), 0o600, &serde_json::to_vec_pretty(record)?)
+    pub fn write_record(&self, stream: &StreamName, record: &Record) -> Result<()> {
+        let written =
+            self.create_stream(stream)?.write(RECORD_FILE, PRIVATE, &serde_json::to_vec_pretty(record)?);
+        written.with_context(|| format!("cannot write the record of stream {stream}"))
     }
 
     /// Path of a stream's viewer token.
-    pub fn viewer_token_file(&self, stream: &str) -> PathBuf {
-        self.project.join(stream).join("viewer-token")
+    pub fn viewer_token_file(&self, stream: &StreamName) -> PathBuf {
+        self.project_path().join(stream).join(VIEWER_TOKEN_FILE)
     }
 
     /// The viewer token of a stream; `None` if it has none.
-    pub fn viewer_token(&self, stream: &str) -> Option<String> {
-        let token = fs::read_to_string(self.viewer_token_file(stream)).ok()?;
+    pub fn viewer_token(&self, stream: &StreamName) -> Option<String> {
+        let token = self.stream(stream)?.read(VIEWER_TOKEN_FILE).ok()?;
         Some(token.trim().to_owned()).filter(|token| !token.is_empty())
     }
 
     /// The viewer token of a stream, created if it has none.
-    pub fn ensure_viewer_token(&self, stream: &str) -> Result<String> {
+    pub fn ensure_viewer_token(&self, stream: &StreamName) -> Result<String> {
         if let Some(token) = self.viewer_token(stream) {
             return Ok(token);
         }
         let token = random_hex::<TOKEN_BYTES>()?;
-        create_dir(&self.project.join(stream))?;
-        write(&self.viewer_token_file(stream), 0o600, token.as_bytes())?;
+        let written = self.create_stream(stream)?.write(VIEWER_TOKEN_FILE, PRIVATE, token.as_bytes());
+        written.with_context(|| format!("cannot write the viewer token of stream {stream}"))?;
         Ok(token)
     }
 
-    /// Removes the state of a stream. A file that cannot be removed is overwritten by the next stream of that name.
-    pub fn remove(&self, stream: &str) {
-        let _ignored = fs::remove_dir_all(self.project.join(stream));
+    /// Removes the state of a stream: our files, and its folder if nothing else is in it. A file that cannot be removed is
+    /// overwritten by the next stream of that name.
+    pub fn remove(&self, stream: &StreamName) {
+        let Some(folder) = self.stream(stream) else { return };
+        for file in [RECORD_FILE, VIEWER_TOKEN_FILE] {
+            let _ignored = folder.remove_file(file);
+            let _ignored = folder.remove_file(&format!("{file}.new"));
+        }
+        let _ignored = self.project().map(|project| project.remove_folder(stream.as_ref()));
+    }
+
+    /// The recreation that is under way; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub fn recreation(&self) -> Result<Option<Recreation>> {
+        let context = || format!("cannot read {}", self.project_path().join(RECREATION_FILE).display());
+        match self.project()?.read(RECREATION_FILE) {
+            Ok(text) => serde_json::from_str(&text).map(Some).with_context(context),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(context),
+        }
+    }
+
+    /// Records that a recreation begins, or that it has ended.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be written.
+    pub fn set_recreation(&self, recreation: Option<&Recreation>) -> Result<()> {
+        let project = self.project()?;
+        let written = match recreation {
+            Some(begun) => project.write(RECREATION_FILE, PRIVATE, &serde_json::to_vec_pretty(begun)?),
+            None => match project.remove_file(RECREATION_FILE) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                done => done,
+            },
+        };
+        written
+            .with_context(|| format!("cannot write {}", self.project_path().join(RECREATION_FILE).display()))
     }
 }
 
@@ -195,83 +308,5 @@ fn random_hex<const BYTES: usize>() -> Result<String> {
     Ok(hex(&bytes))
 }
 
-fn create_dir(folder: &Path) -> Result<()> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    made.with_context(|| format!("cannot create {}; choose another folder with --state", folder.display()))
-}
-
-/// Replaces a file atomically.
-fn write(path: &Path, mode: u32, content: &[u8]) -> Result<()> {
-    let context = || format!("cannot write {}", path.display());
-    let next = path.with_added_extension("new");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&next)
-        .with_context(context)?;
-    file.write_all(content).with_context(context)?;
-    file.set_permissions(fs::Permissions::from_mode(mode)).with_context(context)?;
-    fs::rename(&next, path).with_context(context)
-}
-
 #[cfg(test)]
-mod tests {
-    use operator_plan::testing::stream;
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn keys_and_tokens_persist_and_are_private_to_their_owner() {
-        let root = tempfile::tempdir().expect("a folder");
-        let folder = StateFolder::open(root.path(), "p").expect("opens");
-        let public = || folder.signer().expect("a key").public_pem().expect("PEM");
-        assert_eq!(public(), public());
-        let token = folder.ensure_viewer_token("desk").expect("a token");
-        assert_eq!(token.len(), 2 * TOKEN_BYTES);
-        assert_eq!(folder.ensure_viewer_token("desk").expect("a token"), token);
-        for file in [root.path().join("signing-key.pem"), folder.viewer_token_file("desk")] {
-            let mode = fs::metadata(&file).expect("exists").permissions().mode();
-            assert_eq!(mode & 0o077, 0, "{}", file.display());
-        }
-        let public = fs::metadata(root.path().join("signing-key.pem.pub")).expect("exists");
-        assert_eq!(public.permissions().mode() & 0o777, 0o644, "readable by the host-agent's user");
-        folder.remove("desk");
-        assert_eq!(folder.viewer_token("desk"), None);
-    }
-
-    #[test]
-    fn lock_admits_one_operator_per_project() {
-        let root = tempfile::tempdir().expect("a folder");
-        let folder = StateFolder::open(root.path(), "p").expect("opens");
-        let held = folder.lock().expect("free");
-        assert!(folder.is_locked());
-        let error = folder.lock().expect_err("held").to_string();
-        assert!(error.contains("--project"), "{error}");
-        assert!(StateFolder::open(root.path(), "q").expect("opens").lock().is_ok());
-        drop(held);
-        assert!(!folder.is_locked());
-    }
-
-    #[test]
-    fn changed_spec_increments_the_generation_and_restarts_an_ended_stream() {
-        let root = tempfile::tempdir().expect("a folder");
-        let folder = StateFolder::open(root.path(), "p").expect("opens");
-        let at = |second| Timestamp::from_second(second).expect("a time");
-        let first = Record::next(&stream(&json!({})), None, at(1)).expect("a record");
-        folder.write_record("desk", &first).expect("writes");
-        assert_eq!(folder.streams(), ["desk"]);
-        let read = folder.record("desk");
-        assert_eq!(read.as_ref(), Some(&first));
-        let same = Record::next(&stream(&json!({})), read.clone(), at(2)).expect("a record");
-        assert_eq!(same, first);
-        let changed = stream(&json!({"spec": {"gpu": {"count": 0}}}));
-        let next = Record::next(&changed, read, at(3)).expect("a record");
-        assert_eq!((next.generation, next.created, &next.uid), (2, at(1), &first.uid));
-        let ended = Record { ended: true, ..next };
-        let restarted = Record::next(&stream(&json!({})), Some(ended), at(4)).expect("a record");
-        assert_eq!((restarted.created, restarted.ended), (at(4), false));
-    }
-}
+mod tests;

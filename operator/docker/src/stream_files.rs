@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
+use contract::StreamName;
 use operator_api::{DesktopStream, GROUP, HostAgent, VERSION};
 use serde::Deserialize;
 use serde_json::Value;
@@ -22,7 +23,7 @@ pub struct StreamFiles {
 /// Content of one file.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Content {
-    streams: Vec<DesktopStream>,
+    streams: Vec<(StreamName, DesktopStream)>,
     host_agents: Vec<HostAgent>,
 }
 
@@ -30,7 +31,7 @@ struct Content {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Desired {
     /// Streams by name.
-    pub streams: BTreeMap<String, DesktopStream>,
+    pub streams: BTreeMap<StreamName, DesktopStream>,
     /// Host-agents by name.
     pub host_agents: BTreeMap<String, HostAgent>,
     /// Problems by file.
@@ -102,10 +103,9 @@ impl StreamFiles {
 /// Adds a file's content. Of several streams with one name, the first file's counts.
 fn add(desired: &mut Desired, path: &Path, content: &Content) {
     let mut duplicates = Vec::new();
-    for stream in &content.streams {
-        let name = stream.metadata.name.clone().unwrap_or_default();
-        match desired.streams.entry(name) {
-            Entry::Occupied(taken) => duplicates.push(taken.key().clone()),
+    for (name, stream) in &content.streams {
+        match desired.streams.entry(name.clone()) {
+            Entry::Occupied(taken) => duplicates.push(taken.key().to_string()),
             Entry::Vacant(free) => {
                 free.insert(stream.clone());
             }
@@ -162,7 +162,10 @@ fn push(content: &mut Content, value: &Value) -> Result<(), String> {
     }
     let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     match text("kind") {
-        "DesktopStream" => content.streams.push(typed(value, &name)?),
+        "DesktopStream" => {
+            let parsed = name.parse().map_err(|error| format!("metadata.name: {error}"))?;
+            content.streams.push((parsed, typed(value, &name)?));
+        }
         "HostAgent" => content.host_agents.push(typed(value, &name)?),
         other => return Err(format!("kind is {other:?}; set it to DesktopStream or HostAgent")),
     }
@@ -215,7 +218,7 @@ mod tests {
     }
 
     fn names(desired: &Desired) -> Vec<&str> {
-        desired.streams.keys().map(String::as_str).collect()
+        desired.streams.keys().map(StreamName::as_str).collect()
     }
 
     #[test]
@@ -248,6 +251,19 @@ mod tests {
         std::fs::remove_file(folder.path().join("a.yaml")).expect("removes");
         let desired = files.read();
         assert_eq!((names(&desired), desired.problems.len()), (vec!["b"], 0));
+    }
+
+    #[test]
+    fn name_that_is_a_path_is_a_problem_of_the_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut files = StreamFiles::new(vec![folder.path().to_owned()]);
+        for name in ["/some/folder", "'..'", "a/b", "Desk", "''"] {
+            write(folder.path(), "a.yaml", &GOOD.replace("NAME", name));
+            let desired = files.read();
+            assert!(desired.streams.is_empty(), "{name}");
+            let problem = desired.problems.values().next().expect("a problem");
+            assert!(problem.contains("metadata.name") && problem.contains("a-z"), "{problem}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Removes the objects of a stream, containers before the volumes that they hold.
 
 use crate::engine::{Engine, EngineError, Refusal};
-use crate::names::{self, Role, StreamKey};
+use crate::names::{self, Project, Role, StreamKey};
 use crate::view::View;
 
 /// Time from a desktop's stop signal to SIGKILL, seconds.
@@ -55,8 +55,8 @@ pub async fn teardown(
 }
 
 /// Removes a project's network unless it is in use.
-pub async fn remove_network(engine: &Engine, view: &View, project: &str) -> Result<(), EngineError> {
-    let name = names::network(project);
+pub async fn remove_network(engine: &Engine, view: &View, project: &Project) -> Result<(), EngineError> {
+    let name = project.object(Role::Network);
     if !view.networks.contains_key(&name) {
         return Ok(());
     }

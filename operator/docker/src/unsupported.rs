@@ -6,7 +6,7 @@ use operator_api::{Desktop, DesktopStream, ServiceType, WorkloadKind};
 use operator_plan::quantity::amount;
 use operator_plan::validate::{self, Invalid, Problem, Validated};
 
-use crate::names;
+use crate::names::{self, Project};
 use crate::publish::Publish;
 
 /// Validates a stream of `project`.
@@ -14,14 +14,14 @@ use crate::publish::Publish;
 /// # Errors
 ///
 /// All problems: invalid fields and those that Docker does not support.
-pub fn validate(stream: &DesktopStream, project: &str) -> Result<Validated, Invalid> {
+pub fn validate(stream: &DesktopStream, project: &Project) -> Result<Validated, Invalid> {
     let (valid, mut problems) = match validate::validate(stream) {
         Ok(valid) => (Some(valid), Problems::default()),
         Err(Invalid(problems)) => (None, Problems(problems)),
     };
     let namespace = stream.metadata.namespace.as_deref();
     problems.require(
-        namespace.is_none_or(|it| it == project),
+        namespace.is_none_or(|it| it == project.as_str()),
         "metadata.namespace",
         &format!(
             "Docker has projects instead of namespaces: remove it, or use --project {}",
@@ -51,7 +51,7 @@ pub fn validate(stream: &DesktopStream, project: &str) -> Result<Validated, Inva
     }
     viewer_problems(&mut problems, stream);
     match valid {
-        Some(valid) if problems.0.is_empty() => Ok(Validated { namespace: project.to_owned(), ..valid }),
+        Some(valid) if problems.0.is_empty() => Ok(Validated { namespace: project.to_string(), ..valid }),
         _ => Err(Invalid(problems.0)),
     }
 }
@@ -216,7 +216,8 @@ mod tests {
     use operator_plan::testing::stream;
 
     fn problems(changes: &Value) -> String {
-        validate(&stream(changes), "team").map_or_else(|invalid| invalid.to_string(), |_| String::new())
+        validate(&stream(changes), &"team".parse().expect("a project"))
+            .map_or_else(|invalid| invalid.to_string(), |_| String::new())
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use contract::StreamName;
+
 use crate::container::Container;
 use crate::engine::Listing;
 use crate::names::{Role, StreamKey};
@@ -50,8 +52,16 @@ impl View {
         self.containers.is_empty()
     }
 
+    /// Whether the stream has a container or a volume.
+    pub fn has_objects(&self, key: &StreamKey) -> bool {
+        let has_container = |role| self.container(key, role).is_some();
+        let has_volume = |role| self.volumes.contains_key(&key.object(role));
+        [Role::Desktop, Role::Sidecar].into_iter().any(has_container)
+            || [Role::Runtime, Role::Secrets, Role::Home].into_iter().any(has_volume)
+    }
+
     /// Streams that have containers.
-    pub fn streams(&self) -> BTreeSet<String> {
+    pub fn streams(&self) -> BTreeSet<StreamName> {
         self.containers.keys().map(|(key, _)| key.stream.clone()).collect()
     }
 }

@@ -20,7 +20,8 @@ fn document<T: Serialize>(title: &str, object: &T) -> String {
 }
 
 fn rendered(stream: &DesktopStream) -> String {
-    let valid = match validate(stream, "team") {
+    let team = "team".parse().expect("a project");
+    let valid = match validate(stream, &team) {
         Ok(valid) => valid,
         Err(refused) => {
             let lines: Vec<String> =
@@ -35,7 +36,7 @@ fn rendered(stream: &DesktopStream) -> String {
         gids: vec![105],
     };
     let devices = vec![gpu; valid.spec.gpu.count as usize];
-    let key = StreamKey::new("team", &valid.names.stream);
+    let key = StreamKey::new(&team, &valid.names.stream.parse().expect("a name"));
     let endpoint = "vsock://2:15937".parse().expect("an endpoint");
     let pairing = Pairing::Paired { host_agent: "default".to_owned(), endpoint: Some(endpoint) };
     let settings = Settings {
@@ -44,6 +45,7 @@ fn rendered(stream: &DesktopStream) -> String {
         devices: &devices,
         publish: &Publish::of(stream),
         pairing: &pairing,
+        socket: None,
         attached: None,
     };
     let objects = objects(&valid, &workload(&valid, Some(105)), settings);

@@ -176,7 +176,8 @@ fn verdicts(stream: &Validated, input: Input<'_>) -> [Verdict; 5] {
     let (capturing, streaming) = if devices.holds == Some(true) {
         video(stream, input)
     } else {
-        (Verdict::waiting("waiting for the pod"), Verdict::waiting("waiting for the pod"))
+        let waiting = Verdict::waiting(format!("waiting for the {}", input.engine.workload()));
+        (waiting.clone(), waiting)
     };
     let ready = ready([&devices, &paired, &capturing, &streaming], stream);
     [devices, paired, capturing, streaming, ready]
@@ -227,7 +228,10 @@ fn paired(stream: &Validated, input: Input<'_>) -> Verdict {
     } else if stream.spec.host_agent.name.is_some() {
         ", named by spec.hostAgent.name"
     } else {
-        ", the least loaded one that the node reaches"
+        match input.engine {
+            Engine::Kubernetes => ", the least loaded one that the node reaches",
+            Engine::Docker => ", the least loaded one that the machine reaches",
+        }
     };
     let text = format!("{host_agent}{place}");
     let kept = kept_message(input.previous, conditions::PAIRED, reasons::PAIRED, &text);

@@ -6,6 +6,7 @@ mod desktop;
 
 use std::time::Duration;
 
+use contract::StreamName;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use kube::core::Selector;
 use operator_api::names::Names;
@@ -89,11 +90,7 @@ pub fn validate(stream: &DesktopStream) -> Result<Validated, Invalid> {
     let mut check = Check::default();
     let spec = &stream.spec;
     let name = stream.metadata.name.clone().unwrap_or_default();
-    check.ensure(
-        is_label(&name, Names::MAX) && name.starts_with(|c: char| c.is_ascii_lowercase()),
-        "metadata.name",
-        "must have at most 50 of a-z, 0-9 and '-', begin with a letter and not end with '-'",
-    );
+    check.ensure(name.parse::<StreamName>().is_ok(), "metadata.name", StreamName::RULE);
     check.ensure(
         spec.desktop.is_some() != spec.attach.is_some(),
         "spec",

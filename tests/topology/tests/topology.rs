@@ -157,9 +157,10 @@ impl Lab {
     }
 }
 
-/// Watches a stream in a browser; checks that at least `least` frames arrive in order.
-fn watch(viewers: &Viewers, seconds: u32, least: usize) -> Result<()> {
-    in_order(&browser::Watch::start(&viewers.url(), &viewers.token, seconds, 1, 0)?.finish()?, least, 0)
+/// Watches a stream in a browser until it drew `frames` different frames; checks their order.
+fn watch(viewers: &Viewers, frames: u32) -> Result<()> {
+    let seen = browser::Watch::start(&viewers.url(), &viewers.token, frames, 1, 0)?.finish()?;
+    in_order(&seen, frames as usize, 0)
 }
 
 fn applied_stream_reaches_the_browser_by_resource_id(lab: &Lab) -> Result<()> {
@@ -175,7 +176,7 @@ fn applied_stream_reaches_the_browser_by_resource_id(lab: &Lab) -> Result<()> {
         Ok(stats)
     })?;
     println!("         {stats}");
-    watch(&Viewers::of(&topology.bed, "default", FIRST)?, 8, 20)
+    watch(&Viewers::of(&topology.bed, "default", FIRST)?, 20)
 }
 
 /// The attacker has its own namespace, stream, token and render node. It takes the place of its own sidecar, which is stopped so
@@ -204,7 +205,7 @@ fn attacker_in_another_namespace_gets_refusals_only(lab: &Lab) -> Result<()> {
     bed.cluster.kubectl(&["delete", "namespace", "other", "--wait=false"])?;
     // The victim's stream is undisturbed.
     let viewers = Viewers::of(bed, "default", FIRST)?;
-    watch(&viewers, 6, 10)?;
+    watch(&viewers, 10)?;
     let path = viewers.status()?.frame_path;
     ensure!(path == Some(FramePath::ResourceId), "the victim's frame path is {path:?}");
     Ok(())

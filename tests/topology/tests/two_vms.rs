@@ -48,7 +48,7 @@ fn each_stream_shows_its_own_vm(host_agents: usize) -> Result<()> {
         ensure!(status["capture"]["framePath"] == "ResourceId", "{status}");
         ensure!(status["hostAgentName"] == HOST_AGENTS[owner].0, "{status}");
         let viewers = Viewers::of(&topology.bed, "default", node)?;
-        in_order(&browser::Watch::start(&viewers.url(), &viewers.token, 8, 1, 0)?.finish()?, 10, 0)?;
+        in_order(&browser::Watch::start(&viewers.url(), &viewers.token, 10, 1, 0)?.finish()?, 10, 0)?;
         let sessions = topology.host_agents[owner].status()?.sessions;
         let session = sessions.iter().find(|it| it.stream == format!("default/{node}"));
         let session = session.with_context(|| format!("no session of {node}: {sessions:?}"))?;

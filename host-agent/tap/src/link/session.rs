@@ -51,7 +51,7 @@ impl Rings {
 /// Connects and serves until the connection ends. Calls `connected` after the hello was answered.
 pub(super) fn run(link: &Link, connected: impl Fn()) -> Result<(), LinkError> {
     let shared = &link.shared;
-    let mut socket = Socket::connect(&link.settings.link)?;
+    let mut socket = Socket::connect(&link.settings.link, &link.settings.trusted_users)?;
     socket.send(&FromTap::Hello {
         min: VERSION,
         max: VERSION,

@@ -58,11 +58,16 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// Connects without waiting.
-    pub(super) fn connect(path: &Path) -> Result<Self, LinkError> {
+    /// Connects without waiting. The kernel attests the user of the listening process, which must be one of
+    /// `trusted_users`.
+    pub(super) fn connect(path: &Path, trusted_users: &[u32]) -> Result<Self, LinkError> {
         let address = SocketAddrUnix::new(path).map_err(system("use the link's path"))?;
         let fd = sys::new_socket().map_err(system("make a socket"))?;
         connect(&fd, &address).map_err(system("connect to the host-agent"))?;
+        let user = sys::peer_user(&fd).map_err(system("get the host-agent's user"))?;
+        if !trusted_users.contains(&user) {
+            return Err(LinkError::ForeignUser(user));
+        }
         Ok(Self { fd, received: Decoder::new(), descriptors: VecDeque::new(), unsent: BytesMut::new() })
     }
 
@@ -140,5 +145,21 @@ impl Socket {
         let chunk = chunk.get(..got.bytes).ok_or(LinkError::Closed)?;
         self.received.push(chunk);
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listener_of_another_user_is_refused() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("link.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).expect("listening");
+        let user = rustix::process::getuid().as_raw();
+        Socket::connect(&path, &[user]).expect("own user");
+        let refused = Socket::connect(&path, &[user + 1]);
+        assert!(matches!(refused, Err(LinkError::ForeignUser(peer)) if peer == user), "{refused:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! macOS: SO_NOSIGPIPE, and close-on-exec set by a second call.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -20,6 +20,19 @@ pub(crate) fn new_socket() -> rustix::io::Result<OwnedFd> {
     fcntl_setfl(&fd, OFlags::NONBLOCK)?;
     sockopt::set_socket_nosigpipe(&fd, true)?;
     Ok(fd)
+}
+
+/// User ID of the process that listens at the other end of a connected Unix socket (getpeereid(3)).
+pub(crate) fn peer_user(socket: &OwnedFd) -> rustix::io::Result<u32> {
+    let (mut user, mut group) = (0, 0);
+    // SAFETY: the descriptor is open during the call, and both pointers are to locals of the types that the
+    // function writes.
+    let result = unsafe { libc::getpeereid(socket.as_raw_fd(), &raw mut user, &raw mut group) };
+    if result == 0 {
+        return Ok(user);
+    }
+    let error = std::io::Error::last_os_error();
+    Err(rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO))
 }
 
 /// The process's command line; each argument ends with a NUL byte.

@@ -2,7 +2,9 @@
 
 use anyhow::{Context as _, Result, bail};
 use bollard::exec::{CreateExecOptions, StartExecResults};
-use contract::doctor::{Check, Report};
+use contract::StreamName;
+use contract::doctor::checks::{ENGINE, GPU, IMAGE, OPERATOR};
+use contract::doctor::{Check, Report, checks};
 
 use super::{Commands, print_output};
 use crate::container::State;
@@ -11,7 +13,7 @@ use crate::names::Role;
 
 impl Commands {
     /// `doctor NAME`: runs the sidecar's doctor in its container, with the sidecar's own options. Returns its exit code.
-    pub async fn sidecar_doctor(&self, name: &str, json: bool) -> Result<u8> {
+    pub async fn sidecar_doctor(&self, name: &StreamName, json: bool) -> Result<u8> {
         let sidecar = self.container(name, Role::Sidecar).await?;
         if sidecar.state != State::Running {
             bail!("{name}'s sidecar does not run; see `operator docker logs {name}`");
@@ -39,12 +41,7 @@ impl Commands {
 
     /// `doctor`: checks the Engine and its machine. Returns the exit code: 1 if the Engine is unreachable, else 0.
     pub async fn engine_doctor(&self, machine: &Machine, image: &str, json: bool) -> Result<u8> {
-        let engine = match self.engine.version().await {
-            Ok(version) => Check::ok("engine", version),
-            Err(error) => Check::failed("engine", error.to_string(), ""),
-        };
-        let report =
-            Report::new(vec![engine, gpu(machine), self.sidecar_image(image).await, self.operator()]);
+        let report = self.report(machine, image).await;
         if json {
             println!("{}", serde_json::to_string_pretty(&report)?);
         } else {
@@ -53,33 +50,66 @@ impl Commands {
         Ok(u8::from(!report.ok))
     }
 
+    async fn report(&self, machine: &Machine, image: &str) -> Report {
+        let engine = match self.engine.version().await {
+            Ok(version) => Check::ok(ENGINE, version),
+            Err(error) => Check::failed(ENGINE, error.to_string(), checks::remedy(ENGINE)),
+        };
+        Report::new(vec![engine, gpu(machine), self.sidecar_image(image).await, self.operator()])
+    }
+
     async fn sidecar_image(&self, image: &str) -> Check {
-        let name = "sidecar image";
-        match self.engine.has_image(image).await {
-            Ok(true) => Check::ok(name, image),
-            Ok(false) => Check::skipped(name, format!("{image} is not present and will be pulled"))
-                .with_remedy("build or pull it, or set --sidecar-image"),
-            Err(error) => Check::skipped(name, error.to_string()),
+        match self.engine.image(image).await {
+            Ok(Some(_)) => Check::ok(IMAGE, image),
+            Ok(None) => skipped(IMAGE, format!("{image} is not present and will be pulled")),
+            Err(error) => Check::skipped(IMAGE, error.to_string()),
         }
     }
 
     fn operator(&self) -> Check {
         let project = &self.project;
         if self.folder.is_locked() {
-            Check::ok("operator", format!("runs for project {project}"))
+            Check::ok(OPERATOR, format!("runs for project {project}"))
         } else {
-            Check::skipped("operator", format!("none runs for project {project}"))
-                .with_remedy("start one with `operator docker --dir FOLDER`")
+            skipped(OPERATOR, format!("none runs for project {project} with this state folder"))
         }
     }
+}
+
+/// A check that is not required to pass, with its default remedy.
+fn skipped(name: &'static str, detail: impl Into<String>) -> Check {
+    Check::skipped(name, detail).with_remedy(checks::remedy(name))
 }
 
 fn gpu(machine: &Machine) -> Check {
     let gpus = machine.gpus();
     if gpus.is_empty() {
-        return Check::skipped("gpu", "no GPU with a known driver in /sys/class/drm")
-            .with_remedy("set --gpu, or set spec.gpu.count to 0");
+        return skipped(GPU, "no GPU with a known driver in /sys/class/drm");
     }
     let list = gpus.iter().map(|gpu| format!("{} ({}, group {})", gpu.render, gpu.driver, gpu.render_gid));
-    Check::ok("gpu", list.collect::<Vec<_>>().join(", "))
+    Check::ok(GPU, list.collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use operator_discovery::gpus::Roots;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn checks_have_the_documented_names_and_remedies() {
+        let state = tempfile::tempdir().expect("a folder");
+        let engine = Some("unix:///nowhere/docker.sock".to_owned());
+        let commands = Commands::new("p".parse().expect("a project"), state.path(), engine).expect("opens");
+        let roots = Roots { dev: "/nowhere".into(), sys: "/nowhere".into(), more_drivers: Vec::new() };
+        let machine = Machine { name: "m".to_owned(), roots, configured: Vec::new() };
+        let report = commands.report(&machine, "i").await;
+        let documented = checks::ALL.iter().filter(|check| check.run_by == "operator docker doctor");
+        let found: Vec<&str> = report.checks.iter().map(|check| check.name.as_str()).collect();
+        assert_eq!(found, [ENGINE, GPU, IMAGE, OPERATOR]);
+        assert_eq!(documented.count(), found.len());
+        for check in report.checks.iter().filter(|check| check.name != IMAGE) {
+            assert_eq!(check.remedy, checks::remedy(&check.name), "{check:?}");
+        }
+    }
 }

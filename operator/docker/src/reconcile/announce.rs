@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+use contract::StreamName;
 use operator_sidecar_client::viewer_url;
 
 use super::Pass;
@@ -23,7 +24,7 @@ impl Pass<'_> {
 
 /// The line for stdout; `None` if the port is not published. It contains the token only for a loopback address: there, a
 /// user who can read our output and use the URL can usually read the token's file, too.
-fn announcement(stream: &str, sidecar: &Container, token: Option<&str>) -> Option<String> {
+fn announcement(stream: &StreamName, sidecar: &Container, token: Option<&str>) -> Option<String> {
     let base = sidecar.local_url()?;
     let is_local = sidecar.published?.ip().is_loopback();
     Some(match token {
@@ -42,7 +43,8 @@ mod tests {
             let published = Some(address.parse().expect("an address"));
             Container { published, ..Container::default() }
         };
-        let line = |address: &str, token| announcement("desk", &at(address), token);
+        let desk = "desk".parse().expect("a name");
+        let line = |address: &str, token| announcement(&desk, &at(address), token);
         assert_eq!(
             line("127.0.0.1:8090", Some("t")).as_deref(),
             Some("desk: http://127.0.0.1:8090/?token=t")
@@ -51,6 +53,6 @@ mod tests {
         assert_eq!(line("127.0.0.1:8090", None).as_deref(), Some("desk: http://127.0.0.1:8090/"));
         let public = line("0.0.0.0:8090", Some("t")).expect("it is published");
         assert!(!public.contains("token=") && public.contains("operator docker open desk"), "{public}");
-        assert_eq!(announcement("desk", &Container::default(), None), None);
+        assert_eq!(announcement(&desk, &Container::default(), None), None);
     }
 }

@@ -1,9 +1,11 @@
 //! Creates, starts and replaces the objects of a stream, in this order: network, volumes, sidecar, its credentials, desktop.
 //! Each step is idempotent, so a pass may be cancelled at any point.
 
+use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
 
 use bollard::models::{ContainerCreateBody, EndpointSettings};
+use contract::Endpoint;
 use operator_api::conditions::{Reason, reasons};
 use operator_plan::pair::Pairing;
 use operator_plan::status::Obstacle;
@@ -109,12 +111,14 @@ impl Pass<'_> {
         }
         let gid = devices.first().and_then(|device| device.gids.first().copied());
         let workload = workload::workload(&self.valid, gid);
+        let socket = self.host_socket(pairing);
         let settings = Settings {
             key: &self.key,
             sidecar: &self.context.sidecar,
             devices,
             publish: &Publish::of(self.stream),
             pairing,
+            socket: socket.as_deref(),
             attached,
         };
         let objects = render::objects(&self.valid, &workload, settings);
@@ -135,6 +139,20 @@ impl Pass<'_> {
             });
         });
         Ok(Applied { changed: apply.changed, obstacle })
+    }
+}
+
+impl Pass<'_> {
+    /// Identity of the paired host-agent's Unix socket. While the socket is missing, that of the last one: the sidecar that
+    /// has it mounted encodes by itself until the host-agent is back, or is no longer paired.
+    fn host_socket(&self, pairing: &Pairing) -> Option<String> {
+        let Pairing::Paired { endpoint: Some(Endpoint::Unix(path)), .. } = pairing else { return None };
+        let found = std::fs::metadata(path).ok();
+        let identity =
+            found.map(|it| format!("{}:{}:{}.{}", it.dev(), it.ino(), it.ctime(), it.ctime_nsec()));
+        let identity = identity.or_else(|| self.memory().socket);
+        self.update_memory(|memory| memory.socket.clone_from(&identity));
+        identity
     }
 }
 
@@ -199,7 +217,7 @@ impl Apply<'_> {
             self.ensure_pulled(&image)?;
         }
         match engine.create(&pass.key.object(role), body).await {
-            Ok(()) => {
+            Ok(_) => {
                 self.changed = true;
                 Ok(true)
             }

@@ -1,4 +1,4 @@
-//! Prepares a user's container for the sidecar, and recreates it if its label allows.
+//! Prepares a user's container for the sidecar, and recreates it if an option of the operator allows.
 
 use std::sync::Arc;
 
@@ -11,8 +11,7 @@ use super::Pass;
 use super::memory::FailedRecreation;
 use crate::attach::{Needs, examine};
 use crate::container::Container;
-use crate::engine::EngineError;
-use crate::names::{self, Role};
+use crate::names::Role;
 use crate::recreate::{Recreated, recreate};
 use crate::render::{Attached, Device, runtime_volume};
 
@@ -31,12 +30,12 @@ impl Pass<'_> {
         &self,
         container: &Container,
         devices: &[Device],
-    ) -> Result<Attachment, EngineError> {
+    ) -> anyhow::Result<Attachment> {
         let engine = &self.context.engine;
         let found = match engine.inspect(&container.id).await {
             Ok(found) => found,
             Err(error) if error.is_missing() => return Ok(Attachment::Changed),
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
         let needs = Needs { devices, runtime_dir: self.valid.spec.capture.source != Source::TestPattern };
         let examined = examine(&found, needs);
@@ -48,10 +47,15 @@ impl Pass<'_> {
             let text = format!("container {} lacks {missing}; {remedy}", container.name);
             Ok(Attachment::Blocked(Obstacle { reason: reasons::CONFIG, text }))
         };
-        if container.labels.get(names::RECREATE).map(String::as_str) != Some("true") {
-            return blocked(
-                "add them, or label it desktopstream.dev/recreate=true to have it recreated with them",
-            );
+        // Stopping it would remove it: then it could not be restored.
+        if found.host_config.as_ref().and_then(|host| host.auto_remove) == Some(true) {
+            return blocked("start it again with them; it cannot be recreated, as it was started with --rm");
+        }
+        if !self.context.recreatable.contains(&container.name) {
+            let option = format!("--recreate {}", container.name);
+            return blocked(&format!(
+                "add them, or start the operator with {option} to have it recreated with them"
+            ));
         }
         let failed = |cause: &str| format!("recreated with them, it did not start and was restored: {cause}");
         if let Some(FailedRecreation { container_id, cause }) = self.memory().failed_recreation
@@ -82,13 +86,14 @@ impl Pass<'_> {
         found: ContainerInspectResponse,
         devices: Vec<Device>,
         runtime_dir: bool,
-    ) -> Result<Recreated, EngineError> {
+    ) -> anyhow::Result<Recreated> {
         let engine = Arc::clone(&self.context.engine);
+        let folder = self.context.folder.clone();
         let guard = Arc::clone(&self.context.recreation).lock_owned().await;
         let volume = self.key.object(Role::Runtime);
         let task = tokio::spawn(async move {
-            let recreated =
-                recreate(&engine, &found, Needs { devices: &devices, runtime_dir }, &volume).await;
+            let needs = Needs { devices: &devices, runtime_dir };
+            let recreated = recreate(&engine, &folder, &found, needs, &volume).await;
             drop(guard);
             recreated
         });

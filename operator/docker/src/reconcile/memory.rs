@@ -17,6 +17,8 @@ pub struct Memory {
     pub(super) address: Option<String>,
     /// Host-agent that the stream occupies.
     pub(super) host_agent: Option<String>,
+    /// Identity of the host-agent's Unix socket that the sidecar has mounted.
+    pub(super) socket: Option<String>,
     /// Files that were uploaded into the sidecar.
     pub(super) upload: Option<Upload>,
     /// Host-agent token in use.

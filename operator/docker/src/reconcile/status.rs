@@ -1,5 +1,6 @@
 //! Computes and writes a stream's status, and logs its transitions.
 
+use contract::StreamName;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use operator_api::conditions::{self, Engine, READY, Subject, reasons};
@@ -27,9 +28,9 @@ impl Pass<'_> {
     ) -> anyhow::Result<()> {
         let (stream, node) = (&self.key.stream, &self.world.node);
         let observation = if decision.devices.is_none() {
-            Some(observation::unplaced(stream, "the machine has too few GPUs"))
+            Some(observation::unplaced(stream.as_str(), "the machine has too few GPUs"))
         } else {
-            let not_created = || obstacle.map(|_| observation::not_created(stream, &node.name));
+            let not_created = || obstacle.map(|_| observation::not_created(stream.as_str(), &node.name));
             observation::observe(&node.name, gathered.desktop.as_ref(), gathered.sidecar.as_ref())
                 .or_else(not_created)
         };
@@ -71,20 +72,20 @@ impl Pass<'_> {
 /// Writes the status of an invalid spec.
 pub(super) fn write_invalid(
     context: &Context,
-    stream: &str,
+    stream: &StreamName,
     record: &Record,
     invalid: &Invalid,
     now: Timestamp,
 ) -> anyhow::Result<()> {
-    let subject = Subject { engine: ENGINE, name: stream, generation: Some(record.generation) };
+    let subject = Subject { engine: ENGINE, name: stream.as_str(), generation: Some(record.generation) };
     let status = plan::invalid(subject, &record.status, invalid, now);
     write(context, stream, record, status)
 }
 
 /// Writes the status of a stream that is in no file: its containers run on, unreconciled. No effect if it has no record.
-pub fn write_orphaned(context: &Context, stream: &str, now: Timestamp) -> anyhow::Result<()> {
+pub fn write_orphaned(context: &Context, stream: &StreamName, now: Timestamp) -> anyhow::Result<()> {
     let Some(record) = context.folder.record(stream) else { return Ok(()) };
-    let subject = Subject { engine: ENGINE, name: stream, generation: Some(record.generation) };
+    let subject = Subject { engine: ENGINE, name: stream.as_str(), generation: Some(record.generation) };
     let text = "the stream is in no file, and its containers are not reconciled";
     let orphaned = subject.condition(READY, Some(false), reasons::ORPHANED, text);
     let previous = &record.status.conditions;
@@ -98,7 +99,7 @@ pub fn write_orphaned(context: &Context, stream: &str, now: Timestamp) -> anyhow
 /// Writes the record with a status if it differs from the file, and logs a change of phase or of Ready's reason.
 pub(super) fn write(
     context: &Context,
-    stream: &str,
+    stream: &StreamName,
     record: &Record,
     status: DesktopStreamStatus,
 ) -> anyhow::Result<()> {
@@ -108,7 +109,7 @@ pub(super) fn write(
         let phase = status.phase.map_or_else(String::new, |phase| format!("{phase:?}"));
         let message = new.map(|it| it.message.as_str()).unwrap_or_default();
         let reason = reason(new).unwrap_or_default();
-        tracing::info!(stream, phase, reason, message, "status changed");
+        tracing::info!(%stream, phase, reason, message, "status changed");
     }
     let record = Record { status, ..record.clone() };
     if context.folder.record(stream).as_ref() != Some(&record) {

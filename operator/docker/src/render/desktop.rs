@@ -34,7 +34,7 @@ pub(super) fn container(
     }
     let mut body = ContainerCreateBody {
         image: desktop.image.clone(),
-        hostname: Some(key.stream.clone()),
+        hostname: Some(key.stream.to_string()),
         entrypoint: list(&desktop.command),
         cmd: list(&desktop.args),
         env: Some(env(desktop, workload)),
@@ -86,7 +86,7 @@ fn mounts(desktop: &Desktop, settings: Settings<'_>) -> Vec<Mount> {
 fn volume_mount(volume: &Volume, wanted: &VolumeMount) -> Mount {
     let target = &wanted.mount_path;
     let mut mount = if let Some(path) = &volume.host_path {
-        mount(Source::Folder(path.path.clone()), target)
+        mount(Source::Path(path.path.clone()), target)
     } else if let Some(claim) = &volume.persistent_volume_claim {
         mount(Source::Volume(claim.claim_name.clone()), target)
     } else if let Some(tmpfs) = tmpfs(volume) {

@@ -10,12 +10,29 @@ fn gpu(number: u32) -> Device {
 }
 
 fn rendered_with(changes: &Value, devices: &[Device], pairing: &Pairing) -> Objects {
-    let stream = validate(&stream(changes), "team").expect("valid");
-    let key = StreamKey::new("team", "desk");
+    rendered_with_socket(changes, devices, pairing, None)
+}
+
+fn rendered_with_socket(
+    changes: &Value,
+    devices: &[Device],
+    pairing: &Pairing,
+    socket: Option<&str>,
+) -> Objects {
+    let team = "team".parse().expect("a project");
+    let stream = validate(&stream(changes), &team).expect("valid");
+    let key = StreamKey::new(&team, &"desk".parse().expect("a name"));
     let sidecar = SidecarImage::default();
     let publish = Publish::LOCAL;
-    let settings =
-        Settings { key: &key, sidecar: &sidecar, devices, publish: &publish, pairing, attached: None };
+    let settings = Settings {
+        key: &key,
+        sidecar: &sidecar,
+        devices,
+        publish: &publish,
+        pairing,
+        socket,
+        attached: None,
+    };
     objects(&stream, &workload(&stream, Some(105)), settings)
 }
 
@@ -81,14 +98,39 @@ fn host_agent_endpoint_is_translated_for_the_container() {
     assert_eq!(translated("tcp://127.0.0.1:15937"), "tcp://172.18.0.1:15937");
     assert_eq!(translated("tcp://192.168.64.1:15937"), "tcp://192.168.64.1:15937");
     assert_eq!(translated("vsock://2:15937"), "vsock://2:15937");
-    assert_eq!(translated("unix:/run/host-agent/agent.sock"), "unix:/run/desktopstream-host/agent.sock");
+    assert_eq!(translated("unix:/run/host-agent/agent.sock"), "unix:/run/desktopstream-host/host-agent.sock");
     assert_eq!(translated("tcp://[::1]:15937"), "tcp://172.18.0.1:15937");
     assert_eq!(translate("tcp://127.0.0.1:1", None), "tcp://127.0.0.1:1");
-    let endpoint = "unix:/run/h/a.sock".parse().expect("an endpoint");
-    let paired = Pairing::Paired { host_agent: "h".to_owned(), endpoint: Some(endpoint) };
-    let objects = rendered_with(&json!({}), &[], &paired);
+}
+
+fn paired_by_socket() -> Pairing {
+    let endpoint = "unix:/run/user/1000/host-agent.sock".parse().expect("an endpoint");
+    Pairing::Paired { host_agent: "h".to_owned(), endpoint: Some(endpoint) }
+}
+
+#[test]
+fn socket_of_the_host_agent_is_mounted_without_its_folder() {
+    let objects = rendered_with_socket(&json!({}), &[], &paired_by_socket(), Some("1"));
     let mounts = host(&objects.sidecar).mounts.clone().expect("mounts");
-    assert!(mounts.iter().any(|it| it.source.as_deref() == Some("/run/h")));
+    let bound: Vec<_> = mounts.iter().filter(|it| it.typ == Some(MountType::BIND)).collect();
+    assert_eq!(bound.len(), 1, "{bound:?}");
+    assert_eq!(bound[0].source.as_deref(), Some("/run/user/1000/host-agent.sock"));
+    assert_eq!(bound[0].target.as_deref(), Some("/run/desktopstream-host/host-agent.sock"));
+    assert_eq!(bound[0].read_only, Some(true));
+    let desktop = host(objects.desktop.as_ref().expect("a desktop")).mounts.clone().expect("mounts");
+    assert!(desktop.iter().all(|it| it.typ != Some(MountType::BIND)), "{desktop:?}");
+}
+
+#[test]
+fn socket_that_was_created_again_replaces_the_sidecar_only() {
+    let hashes = |socket| {
+        let objects = rendered_with_socket(&json!({}), &[], &paired_by_socket(), Some(socket));
+        let of = |body: &ContainerCreateBody| spec_hash(body).expect("a hash").to_owned();
+        (of(&objects.sidecar), of(objects.desktop.as_ref().expect("a desktop")))
+    };
+    let (before, after) = (hashes("1"), hashes("2"));
+    assert!(before.0 != after.0 && before.1 == after.1);
+    assert_eq!(before, hashes("1"));
 }
 
 #[test]

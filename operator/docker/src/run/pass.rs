@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use contract::StreamName;
 use futures_util::StreamExt;
 use k8s_openapi::jiff::Timestamp;
 use operator_api::{Attach, DesktopStream, DesktopStreamSpec, WorkloadKind};
@@ -11,7 +12,8 @@ use operator_api::{Attach, DesktopStream, DesktopStreamSpec, WorkloadKind};
 use super::Operator;
 use crate::container::Container;
 use crate::engine::{Engine, EngineError};
-use crate::names::{self, StreamKey};
+use crate::names::{self, Project, Role, StreamKey};
+use crate::project_lock::LockError;
 use crate::reconcile::{Context, Outcome, World, reconcile, write_orphaned};
 use crate::recreate;
 use crate::teardown::{Home, remove_network, teardown};
@@ -22,19 +24,24 @@ impl Operator {
     ///
     /// # Errors
     ///
-    /// If the Engine is unreachable. Errors of single streams are logged.
+    /// If the Engine is unreachable, or if another operator runs the project. Errors of single streams are logged.
     pub(super) async fn pass(&mut self) -> Result<Outcome> {
         let started = Instant::now();
         let calls_before = self.context.engine.calls();
         let view = project_view(&self.context.engine, &self.context.project).await?;
-        let containers = self.attach_candidates().await?;
-        if recreate::finish_interrupted(&self.context.engine, &containers).await? {
+        // Nothing is changed before.
+        self.lock.hold(&self.context.engine, &view.volumes).await.map_err(|error| match error {
+            LockError::Taken(taken) => anyhow::Error::new(taken),
+            LockError::Engine(error) => error.into(),
+        })?;
+        if recreate::finish_interrupted(&self.context.engine, &self.context.folder).await? {
             return Ok(Outcome { changed: true, requeue_after: Duration::ZERO });
         }
+        let containers = self.attach_candidates().await?;
         let attach_requests = self.attach_requests(containers);
         let gpus = self.context.machine.gpus();
         let node = self.context.machine.node(gpus.clone(), self.discovery.reached());
-        let network = view.networks.get(&names::network(&self.context.project)).cloned();
+        let network = view.networks.get(&self.context.project.object(Role::Network)).cloned();
         let network = tokio::sync::Mutex::new(network);
         let world = World { view, gpus, node, host_agents: self.host_agents(), network, attach_requests };
         let changed = self.remove_deleted(&world.view).await?;
@@ -61,7 +68,7 @@ impl Operator {
             .desired
             .streams
             .iter()
-            .map(|(name, stream)| async move { (name, reconcile(context, world, stream).await) });
+            .map(|(name, stream)| async move { (name, reconcile(context, world, name, stream).await) });
         let mut work = futures_util::stream::iter(work).buffer_unordered(self.concurrency);
         while let Some((stream, result)) = work.next().await {
             match result {
@@ -73,33 +80,57 @@ impl Operator {
                     return Err(error);
                 }
                 Err(error) => {
-                    tracing::warn!(stream, error = format!("{error:#}"), "reconciliation failed, retrying");
+                    tracing::warn!(%stream, error = format!("{error:#}"), "reconciliation failed, retrying");
                 }
             }
         }
         Ok(total)
     }
 
-    /// Users' containers with the attach label that no other project claims.
-    async fn attach_candidates(&self) -> Result<Vec<Container>, EngineError> {
-        let containers = self.context.engine.containers(names::ATTACH).await?;
-        let containers = containers.iter().map(Container::from);
-        let project = &self.context.project;
-        Ok(containers.filter(|it| it.labels.get(names::PROJECT).is_none_or(|it| it == project)).collect())
+    /// Users' containers with an attach label of their own that no other project claims.
+    async fn attach_candidates(&mut self) -> Result<Vec<Container>, EngineError> {
+        let Context { engine, project, .. } = &self.context;
+        let containers = engine.containers(names::ATTACH).await?;
+        let mut containers: Vec<Container> = containers.iter().map(Container::from).collect();
+        self.image_labels.strip(engine, &mut containers).await?;
+        containers.retain(|it| {
+            let claimed_by = it.labels.get(names::PROJECT);
+            it.labels.contains_key(names::ATTACH) && claimed_by.is_none_or(|it| it == project.as_str())
+        });
+        Ok(containers)
     }
 
     /// Containers that ask for a sidecar, by stream. A stream that is in no file gets the default settings.
-    fn attach_requests(&mut self, containers: Vec<Container>) -> HashMap<String, Container> {
+    fn attach_requests(&mut self, containers: Vec<Container>) -> HashMap<StreamName, Container> {
         let mut requests = HashMap::new();
+        self.logged_labels.retain(|id| containers.iter().any(|it| it.id == *id));
         for container in containers {
-            let Some(stream) = container.labels.get(names::ATTACH).cloned() else { continue };
+            let text = container.labels.get(names::ATTACH).map_or("", String::as_str);
+            let stream = match text.parse::<StreamName>() {
+                Ok(_) if container.name.ends_with(recreate::OLD_SUFFIX) => {
+                    self.log_label(&container, "left by a recreation; rename or remove it");
+                    continue;
+                }
+                Ok(stream) => stream,
+                Err(error) => {
+                    self.log_label(&container, &format!("label {}: {error}", names::ATTACH));
+                    continue;
+                }
+            };
             let desired = self.desired.streams.entry(stream.clone());
-            desired.or_insert_with(|| default_attached_stream(&stream));
+            desired.or_insert_with(|| default_attached_stream(stream.as_str()));
             if let Some(other) = requests.insert(stream.clone(), container) {
-                tracing::warn!(stream, container = other.name, "several containers ask for the same stream");
+                tracing::warn!(%stream, container = other.name, "several containers ask for the same stream");
             }
         }
         requests
+    }
+
+    /// Logs once why a container gets no sidecar.
+    fn log_label(&mut self, container: &Container, reason: &str) {
+        if self.logged_labels.insert(container.id.clone()) {
+            tracing::warn!(container = container.name, reason, "container gets no sidecar");
+        }
     }
 
     /// Removes all objects of the project but home volumes.
@@ -121,7 +152,7 @@ impl Operator {
     /// Removes streams that are in no file. Those of earlier runs are removed with `--prune` only, and only if all files
     /// were read: a broken one may contain them, and a folder may not be mounted yet. Until then their status says so.
     async fn remove_deleted(&mut self, view: &View) -> Result<bool> {
-        let mut existing: BTreeSet<String> = view.streams();
+        let mut existing: BTreeSet<StreamName> = view.streams();
         existing.extend(self.context.folder.streams());
         let may_prune = self.prune && self.desired.problems.is_empty();
         let mut removed = false;
@@ -131,14 +162,14 @@ impl Operator {
             }
             if !self.seen.contains(&stream) && !may_prune {
                 if self.logged_orphans.insert(stream.clone()) {
-                    tracing::warn!(stream, "stream of an earlier run is in no file; --prune deletes it");
+                    tracing::warn!(%stream, "stream of an earlier run is in no file; --prune deletes it");
                 }
                 write_orphaned(&self.context, &stream, Timestamp::now())?;
                 continue;
             }
             let key = StreamKey::new(&self.context.project, &stream);
             removed |= teardown(&self.context.engine, view, &key, Home::KeepIfLabelled).await?;
-            tracing::info!(stream, "removed stream that is in no file");
+            tracing::info!(%stream, "removed stream that is in no file");
             self.context.forget(&stream);
             self.seen.remove(&stream);
         }
@@ -146,8 +177,8 @@ impl Operator {
     }
 }
 
-async fn project_view(engine: &Engine, project: &str) -> Result<View, EngineError> {
-    Ok(View::from(engine.list(&format!("{}={project}", names::PROJECT)).await?))
+async fn project_view(engine: &Engine, project: &Project) -> Result<View, EngineError> {
+    Ok(View::from(engine.list(&project.filter()).await?))
 }
 
 fn default_attached_stream(name: &str) -> DesktopStream {

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::engine::Engine;
-use crate::names;
+use crate::names::{self, Project};
 
 /// Interval at which host-agents are probed.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
@@ -44,11 +44,11 @@ pub(super) fn files(folders: &[PathBuf], wake: &Arc<Notify>) -> Option<Recommend
 }
 
 /// Notifies `wake` on events of the project's objects and of containers that ask for a sidecar.
-pub(super) async fn events(engine: Arc<Engine>, project: String, wake: Arc<Notify>) {
+pub(super) async fn events(engine: Arc<Engine>, project: Project, wake: Arc<Notify>) {
     loop {
         if let Ok(mut events) = engine.events().await {
             while let Some(Ok(event)) = events.next().await {
-                if concerns(&event, &project) {
+                if concerns(&event, project.as_str()) {
                     wake.notify_one();
                 }
             }

@@ -1,7 +1,7 @@
 //! The part of a status that follows from the containers.
 
 use k8s_openapi::jiff::SignedDuration;
-use operator_api::conditions::reasons;
+use operator_api::conditions::{Engine, reasons};
 use operator_api::{DeviceNodes, names};
 
 use super::{Input, Verdict};
@@ -18,19 +18,22 @@ pub(super) fn devices(stream: &Validated, input: Input<'_>) -> Verdict {
         let holds = (obstacle.reason != reasons::WAITING).then_some(false);
         return Verdict { holds, reason: obstacle.reason, text: obstacle.text.clone() };
     }
+    let workload = input.engine.workload();
     let Some(observation) = input.observation else {
         return if stream.spec.attach.is_some() {
-            Verdict::no(reasons::NOT_INJECTED, "no pod has this stream's sidecar")
+            Verdict::no(reasons::NOT_INJECTED, format!("no {workload} has this stream's sidecar"))
         } else {
-            Verdict::unknown(reasons::POD_CREATED, "the pod is being created")
+            Verdict::unknown(reasons::POD_CREATED, format!("the {workload} is being created"))
         };
     };
-    // An evicted pod is terminating too; the eviction is the more useful reason.
+    // What is evicted is terminating too; the eviction is the more useful reason.
     if let Some(message) = &observation.evicted {
-        return Verdict::no(reasons::NODE_GONE, format!("the pod is evicted from its node: {message}"));
+        let machine = input.engine.machine();
+        let text = format!("the {workload} is evicted from its {machine}: {message}");
+        return Verdict::no(reasons::NODE_GONE, text);
     }
     if observation.is_terminating {
-        return Verdict::no(reasons::REPLACING, "the pod is being deleted");
+        return Verdict::no(reasons::REPLACING, format!("the {workload} is being deleted"));
     }
     if observation.has_ended {
         return Verdict::no(reasons::ENDED, "the desktop ended by itself");
@@ -38,10 +41,10 @@ pub(super) fn devices(stream: &Validated, input: Input<'_>) -> Verdict {
     if let Some(unplaced) = &observation.unplaced {
         return match unplaced.cause {
             UnplacedCause::Volume => {
-                let text = format!("claim {}: {}", stream.names.home(), unplaced.message);
-                Verdict::no(reasons::VOLUME_PENDING, text)
+                let (claim, why) = (stream.names.home(), first_sentence(&unplaced.message));
+                Verdict::no(reasons::VOLUME_PENDING, format!("claim {claim} is not bound; scheduler: {why}"))
             }
-            UnplacedCause::Resources => unschedulable(stream, input, &unplaced.message),
+            UnplacedCause::Resources => unschedulable(stream, input, first_sentence(&unplaced.message)),
         };
     }
     if observation.node.is_none() {
@@ -56,6 +59,12 @@ pub(super) fn devices(stream: &Validated, input: Input<'_>) -> Verdict {
     Verdict::yes(reasons::DEVICES_ALLOCATED, "")
 }
 
+/// The scheduler's first sentence, without its full stop. The next one is about preemption, and may be a fragment:
+/// `0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found`.
+fn first_sentence(message: &str) -> &str {
+    message.split(". ").next().unwrap_or(message).trim_end_matches(['.', ' '])
+}
+
 fn unschedulable(stream: &Validated, input: Input<'_>, message: &str) -> Verdict {
     let gpu = &stream.spec.gpu;
     if gpu.count == 0 {
@@ -63,7 +72,11 @@ fn unschedulable(stream: &Validated, input: Input<'_>, message: &str) -> Verdict
     }
     if !input.nodes.iter().any(|node| node.offers(gpu.class, gpu.device_nodes, gpu.count)) {
         let resource = names::resource(gpu.class, gpu.device_nodes == DeviceNodes::RenderAndCard);
-        return Verdict::no(reasons::NO_DEVICE, format!("no node offers {} of {resource}", gpu.count));
+        let text = match input.engine {
+            Engine::Kubernetes => format!("no node offers {} of {resource}", gpu.count),
+            Engine::Docker => format!("{message}; spec.gpu asks for {} of class {:?}", gpu.count, gpu.class),
+        };
+        return Verdict::no(reasons::NO_DEVICE, text);
     }
     let capable = input.nodes.iter().filter(|node| pair::can_run(stream, node)).count();
     let text = format!("{capable} nodes offer the device; scheduler: {message}");

@@ -153,8 +153,30 @@ fn unscheduled_pod_reason_is_the_resource_that_is_missing() {
     world.claim = Some(
         serde_json::from_value(json!({"metadata": {}, "status": {"phase": "Pending"}})).expect("a claim"),
     );
-    world.pod = Some(unscheduled("pod has unbound immediate PersistentVolumeClaims"));
-    assert_eq!(of(&world.status(), "DevicesReady").1, "VolumePending");
+    let message = "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found";
+    world.pod = Some(unscheduled(message));
+    let status = world.status();
+    let (_, reason, message) = of(&status, "DevicesReady");
+    assert_eq!(reason, "VolumePending");
+    let expected = "claim desk-home is not bound; scheduler: 0/1 nodes are available: pod has unbound immediate \
+                    PersistentVolumeClaims; see kubectl describe pvc desk-home,";
+    assert!(message.starts_with(expected), "{message}");
+}
+
+#[test]
+fn message_of_an_unscheduled_pod_has_one_sentence_of_the_scheduler() {
+    let mut world = World::new(json!({}));
+    world.report = None;
+    for message in [
+        "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available.",
+        "0/1 nodes are available: 1 Insufficient cpu.",
+    ] {
+        world.pod = Some(unscheduled(message));
+        let status = world.status();
+        let (_, reason, message) = of(&status, "DevicesReady");
+        assert_eq!(reason, "Unschedulable");
+        assert!(message.contains("1 Insufficient cpu; add nodes"), "{message}");
+    }
 }
 
 #[test]

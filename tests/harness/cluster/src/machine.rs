@@ -95,7 +95,8 @@ impl Machine {
         let pid = self.holder.pid();
         let mut command = Command::new("nsenter");
         command
-            .args(["--target", &pid.to_string(), "--mount", "--net", "--uts", "--ipc"])
+            // Without --root, a process that is itself in a chroot would leave it: setns(2) resets the root to the namespace's.
+            .args(["--target", &pid.to_string(), "--mount", "--root", "--net", "--uts", "--ipc"])
             // The holder is outside of the process namespace that it created.
             .arg(format!("--pid=/proc/{pid}/ns/pid_for_children"))
             .arg("--")

@@ -1,7 +1,7 @@
 //! docker/compose.yaml in a VM with a virtio-gpu: desktops stream by resource ID to a browser.
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use cluster::suite::{Fixture, Suite};
@@ -122,12 +122,14 @@ fn two_streams_play_at_once_in_a_browser(lab: &Lab) -> Result<()> {
     let frames = || -> Result<u64> {
         Ok(http::json::<SidecarStatus>(&format!("{sway}/status"), Some(&sway_token))?.frames.encoded)
     };
-    let (begin, before) = (Instant::now(), frames()?);
-    let seen = browser::Watch::start(&pattern, &token, 8, 1, 0)?.finish()?;
-    let rate = (frames()? - before) as f64 / begin.elapsed().as_secs_f64();
-    println!("         sway at the same time: {rate:.1} fps");
+    let before = frames()?;
+    let seen = browser::Watch::start(&pattern, &token, 20, 1, 0)?.finish()?;
     in_order(&seen, 20, 0)?;
-    ensure!(rate > 1.0, "the other stream is stalled: {rate} fps");
+    wait::until("the other stream continues", TIMEOUT, || {
+        let encoded = frames()? - before;
+        ensure!(encoded >= 20, "{encoded} frames");
+        Ok(())
+    })?;
     let status: SidecarStatus = http::json(&format!("{pattern}/status"), Some(&token))?;
     println!("         pattern: {} fps, latency {:?}", status.fps, status.latency_ms);
     ensure!(status.frame_path == Some(FramePath::ResourceId), "{status:?}");

@@ -45,7 +45,7 @@ impl HostAgent {
         let log = File::options().create(true).append(true).open(folder.join("host-agent.log"))?;
         let mut command = Command::new(&bed.programs.host_agent);
         command.args(["serve", "--name", name, "--listen", &format!("tcp://{listen}")]);
-        command.args(["--admin", &admin.to_string(), "--encoder", "x264enc"]);
+        command.args(["--admin", &format!("tcp://{admin}"), "--encoder", "x264enc"]);
         command.arg("--link").arg(folder.join(place.link)).arg("--public-key").arg(&key);
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         let this = Self { child, admin, _forward: bed.cluster.expose(place.port, listen)? };

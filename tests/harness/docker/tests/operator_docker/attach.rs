@@ -13,20 +13,24 @@ use serde_json::{Value, json};
 use crate::testbed::{GPU, Testbed};
 
 /// A container that is removed on drop.
-struct Foreign<'b> {
+pub struct Foreign<'b> {
     bed: &'b Testbed,
     name: &'static str,
 }
 
 impl<'b> Foreign<'b> {
     /// Runs the probe with these options of `docker run`; the container asks for the sidecar of the stream of its name.
-    fn run(bed: &'b Testbed, name: &'static str, options: &str) -> Result<Self> {
-        let label = format!("--label desktopstream.dev/attach={name}");
-        bed.docker(&format!("run --detach --name {name} {label}{options} {PROBE} wait"))?;
+    pub fn run(bed: &'b Testbed, name: &'static str, options: &str) -> Result<Self> {
+        Self::start(bed, name, &format!("--label desktopstream.dev/attach={name}{options} {PROBE}"))
+    }
+
+    /// Runs the probe with these options of `docker run`, of which the last is the image.
+    pub fn start(bed: &'b Testbed, name: &'static str, options: &str) -> Result<Self> {
+        bed.docker(&format!("run --detach --name {name} {options} wait"))?;
         Ok(Self { bed, name })
     }
 
-    fn remove(&self) -> Result<()> {
+    pub fn remove(&self) -> Result<()> {
         self.bed.docker(&format!("rm --force --volumes {}", self.name)).map(drop)
     }
 }
@@ -39,7 +43,7 @@ impl Drop for Foreign<'_> {
 }
 
 /// Spec of an attached stream with the test pattern, as no compositor runs.
-fn settings(gpus: u32) -> Value {
+pub fn settings(gpus: u32) -> Value {
     json!({
         "attach": {"kind": "Pod", "name": "any"}, "gpu": {"count": gpus},
         "capture": {"source": "TestPattern", "width": 320, "height": 240, "maxFramerate": 5},
@@ -80,7 +84,7 @@ pub fn container_without_a_device_is_reported_until_it_has_it(bed: &mut Testbed)
     project.start(&[])?;
     let shell = Foreign::run(bed, "shell", "")?;
     let message = project.await_reason("shell", "DevicesReady", "ContainerConfigError")?;
-    ensure!(message.contains("recreate=true"), "{message}");
+    ensure!(message.contains("--recreate shell"), "{message}");
     shell.remove()?;
     let _shell = Foreign::run(bed, "shell", &with_gpu())?;
     project.await_phase("shell", "Streaming").map(drop)
@@ -94,7 +98,7 @@ pub fn container_with_permission_is_recreated_with_the_device(bed: &mut Testbed)
     for network in ["recreate_front", "recreate_back"] {
         bed.docker(&format!("network create {network}"))?;
     }
-    let labels = "--label desktopstream.dev/attach=old --label desktopstream.dev/recreate=true";
+    let labels = "--label desktopstream.dev/attach=old";
     let network = "--network recreate_front --network-alias oldie";
     let volumes = "--volume recreate_kept:/kept --volume /nameless";
     bed.docker(&format!(
@@ -103,7 +107,7 @@ pub fn container_with_permission_is_recreated_with_the_device(bed: &mut Testbed)
     let old = Foreign { bed, name: "old" };
     bed.docker("network connect --alias second recreate_back old")?;
     bed.docker("start old")?;
-    project.start(&[])?;
+    project.start(&["--recreate=old"])?;
     project.await_phase("old", "Streaming")?;
     let found = bed.inspect("old")?;
     let host = &found["HostConfig"];
@@ -130,14 +134,14 @@ pub fn container_with_permission_is_recreated_with_the_device(bed: &mut Testbed)
 pub fn failed_recreation_restores_the_container(bed: &mut Testbed) -> Result<()> {
     let bed = &*bed;
     let mut project = bed.project("restore")?;
-    project.start(&[])?;
+    project.start(&["--recreate=stays"])?;
     project.write("ready", &crate::testbed::pattern(&json!({})))?;
     project.await_phase("ready", "Streaming")?;
     let node = bed.engine.outside(GPU);
     fs::remove_file(&node)?;
     let restored = (|| {
         project.write("stays", &settings(1))?;
-        let options = " --label desktopstream.dev/recreate=true --volume /nameless --user 1000";
+        let options = " --volume /nameless --user 1000";
         let stays = Foreign::run(bed, "stays", options)?;
         let before = bed.inspect("stays")?;
         let message = project.await_reason("stays", "DevicesReady", "ContainerConfigError")?;

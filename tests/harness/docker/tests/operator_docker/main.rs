@@ -5,6 +5,7 @@
 mod attach;
 mod failures;
 mod files;
+mod hostile;
 mod lifecycle;
 mod many;
 mod operator;
@@ -47,6 +48,9 @@ fn main() -> ExitCode {
                 operator::operator_killed_at_any_point_is_replaced_by_the_next,
                 operator::second_operator_of_a_project_is_refused,
                 operator::commands_print_url_status_logs_and_checks,
+                hostile::names_that_are_paths_are_refused_and_nothing_is_removed,
+                hostile::image_that_claims_to_be_a_desktop_is_ignored,
+                hostile::operator_with_another_state_folder_is_refused_until_the_first_ends,
                 failures::image_that_cannot_be_pulled_is_reported,
                 failures::unsupported_field_is_reported,
                 failures::crashing_desktop_is_reported,
@@ -62,6 +66,10 @@ fn main() -> ExitCode {
                 attach::container_without_a_device_is_reported_until_it_has_it,
                 attach::container_with_permission_is_recreated_with_the_device,
                 attach::failed_recreation_restores_the_container,
+                hostile::image_that_asks_for_a_sidecar_gets_none,
+                hostile::container_that_the_engine_removes_on_exit_is_not_recreated,
+                hostile::recreation_of_a_killed_operator_is_finished_by_the_next,
+                hostile::container_that_took_the_name_meanwhile_is_not_touched,
                 operator::operators_wait_for_the_engine,
                 many::calls_grow_with_the_number_of_streams_only,
             ],
@@ -85,6 +93,13 @@ fn main() -> ExitCode {
                 attach::container_without_a_device_is_reported_until_it_has_it,
                 attach::container_with_permission_is_recreated_with_the_device,
                 attach::failed_recreation_restores_the_container,
+                hostile::names_that_are_paths_are_refused_and_nothing_is_removed,
+                hostile::image_that_claims_to_be_a_desktop_is_ignored,
+                hostile::operator_with_another_state_folder_is_refused_until_the_first_ends,
+                hostile::image_that_asks_for_a_sidecar_gets_none,
+                hostile::container_that_the_engine_removes_on_exit_is_not_recreated,
+                hostile::recreation_of_a_killed_operator_is_finished_by_the_next,
+                hostile::container_that_took_the_name_meanwhile_is_not_touched,
             ],
         )
         .named_fixture(

@@ -78,13 +78,15 @@ impl Testbed {
         id.with_context(|| format!("{container} has no ID"))
     }
 
-    /// Sorted names of the containers, networks and volumes with this prefix.
+    /// Sorted names of the containers, networks and volumes with this prefix, without the mark of a running operator.
     pub fn objects(&self, prefix: &str) -> Result<Vec<String>> {
         let mut all = Vec::new();
         for list in
             ["ps --all --format={{.Names}}", "network ls --format={{.Name}}", "volume ls --format={{.Name}}"]
         {
-            all.extend(self.docker(list)?.lines().map(str::to_owned).filter(|it| it.starts_with(prefix)));
+            let names = self.docker(list)?;
+            let names = names.lines().filter(|it| it.starts_with(prefix) && !it.ends_with("_operator"));
+            all.extend(names.map(str::to_owned));
         }
         all.sort();
         Ok(all)
@@ -128,6 +130,11 @@ impl Project<'_> {
         self.folder.path().join("streams")
     }
 
+    /// Path of the state folder.
+    pub fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
     /// Name of a stream's desktop container.
     pub fn desktop(&self, stream: &str) -> String {
         format!("{}_{stream}_desktop", self.name)
@@ -168,7 +175,7 @@ impl Project<'_> {
     pub fn command(&self, arguments: &[&str]) -> Result<Command> {
         let mut command = self.bed.engine.inside(&self.bed.operator.display().to_string())?;
         command.arg("docker").args(arguments).args(["--project", &self.name]);
-        command.arg("--state").arg(self.folder.path().join("state")).env("RUST_LOG", "operator=debug");
+        command.arg("--state").arg(self.state()).env("RUST_LOG", "operator=debug");
         Ok(command)
     }
 
@@ -244,12 +251,27 @@ impl Project<'_> {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
+    /// Passes of all operators that were started.
+    pub fn passes(&self) -> Vec<Pass> {
+        passes(&self.log())
+    }
+
     /// Runs a subcommand of `operator docker`; returns its stdout.
     pub fn print(&self, arguments: &[&str]) -> Result<String> {
         let output = self.command(arguments)?.stdin(Stdio::null()).output()?;
         let stderr = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "operator docker {}: {stderr}", arguments.join(" "));
         Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Runs a subcommand of `operator docker` that fails; returns its stderr.
+    ///
+    /// # Errors
+    /// If it succeeds.
+    pub fn fails(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.command(arguments)?.stdin(Stdio::null()).output()?;
+        ensure!(!output.status.success(), "operator docker {} succeeded", arguments.join(" "));
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
     /// Status of a stream.
