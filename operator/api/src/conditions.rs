@@ -162,6 +162,9 @@ pub mod reasons {
             docker "label the container desktopstream.dev/attach=NAME; the labels of its image do not count";
         /// The pod is being replaced.
         REPLACING = "Replacing", "";
+        /// The requests to apply the stream's objects fail repeatedly.
+        RECONCILE_FAILS = "ReconcileFails",
+            "correct the cause named above; the operator retries at increasing intervals of up to 5 minutes";
 
         /// The sidecar encodes, as the spec requires.
         NOT_NEEDED = "NotNeeded", "";
@@ -197,6 +200,10 @@ pub mod reasons {
         SIDECAR_SILENT = "SidecarSilent",
             "check that NetworkPolicies let the operator connect to pods on port 15939, and see the sidecar's log",
             docker "see operator docker logs NAME";
+        /// The sidecar refuses the viewers' token.
+        VIEWER_TOKEN_REFUSED = "ViewerTokenRefused",
+            "wait two minutes for the kubelet to update the token in the pod; if the sidecar still refuses it, delete the pod NAME-desktop",
+            docker "restart the sidecar: it reads another token than the one in the state folder";
 
         /// Frames travel by resource ID.
         BY_RESOURCE_ID = "ByResourceId", "";

@@ -88,7 +88,7 @@ pub struct Home {
     #[schemars(regex(pattern = "^/[^:]+$"), length(max = 1024))]
     pub mount_path: String,
     /// Deletion policy of the volume. "Delete" deletes the PersistentVolumeClaim with the DesktopStream; "Keep" keeps it
-    /// for a later DesktopStream of the same name.
+    /// for later DesktopStreams of the same name, which use it and do not delete it.
     #[serde(default)]
     pub on_delete: OnDelete,
 }

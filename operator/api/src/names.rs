@@ -25,6 +25,10 @@ pub const MANAGER: &str = "desktopstream";
 pub const INJECTED: &str = "desktopstream.dev/injected";
 /// Annotation on pods: digests of the parts of the spec that the pod was created from.
 pub const SHAPE: &str = "desktopstream.dev/shape";
+/// Annotation on the objects of a stream: digest of the object as the operator applied it.
+pub const APPLIED: &str = "desktopstream.dev/applied";
+/// Annotation on a home's claim that has no owner, because it is to be kept: UID of the stream that it was created for.
+pub const CREATED_FOR: &str = "desktopstream.dev/created-for";
 /// Annotation on token Secrets: the host-agent that the token is for.
 pub const PLACED_FOR: &str = "desktopstream.dev/host-agent";
 /// Annotation on token Secrets: expiry, Unix seconds.

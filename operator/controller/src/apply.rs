@@ -1,31 +1,35 @@
 //! Creates, repairs and deletes objects.
 //!
-//! Server-side apply with one field manager. An object that is not in the watch cache is applied without force: if another
-//! owner has an object of that name, the fields conflict and the user is told. A cached object of the stream is applied
-//! with force.
+//! Objects are created by `POST`, which never changes an existing one. An object that exists is changed by server-side apply
+//! if it belongs to the stream ([`provenance`]); any other object is left alone, and the user is told.
+//!
+//! An annotation holds the digest of what was applied. An object is applied again if the digest differs, which also finds
+//! fields that are no longer wanted, or if the live object lacks a wanted field.
+
+mod fields;
+pub mod provenance;
+mod refusal;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use k8s_openapi::NamespaceResourceScope;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use kube::core::Status;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Resource, ResourceExt};
 use operator_api::conditions::reasons;
 use operator_api::names;
-use operator_plan::drift;
 use operator_plan::status::Obstacle;
+use operator_plan::{drift, kubernetes};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 
+use self::provenance::{Provenance, provenance};
 use super::context::Context;
 use super::error::Error;
-
-/// Cause of a conflict between field managers (`metav1.CauseTypeFieldManagerConflict`).
-const FIELD_MANAGER_CONFLICT: &str = "FieldManagerConflict";
-/// Cause of a refusal in a namespace that is being deleted (`v1.NamespaceTerminatingCause`).
-const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
 
 /// Identity of the stream that owns an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +45,7 @@ pub struct Owner {
 /// Error while an object is applied.
 #[derive(Debug)]
 pub enum ApplyError {
-    /// Somebody has to act first.
+    /// Somebody has to act first, or a deleted object is not gone yet.
     Obstacle(Obstacle),
     /// The request failed; it can succeed later.
     Failed(Error),
@@ -73,17 +77,26 @@ pub trait Kind:
     + Sync
     + 'static
 {
+    /// True if the operator may get objects of the kind, but not list them.
+    const IS_GET_ONLY: bool = false;
+
+    /// `desired` with the values of `live` that cannot or need not be changed back.
+    fn fit(desired: Self, _live: &Self) -> Self {
+        desired
+    }
 }
-impl<K> Kind for K where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + Serialize
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static
-{
+
+impl Kind for Pod {}
+impl Kind for Service {}
+impl Kind for Ingress {}
+impl Kind for NetworkPolicy {}
+impl Kind for Secret {
+    const IS_GET_ONLY: bool = true;
+}
+impl Kind for PersistentVolumeClaim {
+    fn fit(desired: Self, live: &Self) -> Self {
+        kubernetes::fit_claim(desired, live)
+    }
 }
 
 /// The object of this name, as the watch reports it.
@@ -91,85 +104,159 @@ pub fn find<K: Kind>(store: &Store<K>, namespace: &str, name: &str) -> Option<Ar
     store.get(&ObjectRef::new(name).within(namespace))
 }
 
-/// True if `owner` owns the object, or if it was kept for a stream of that name.
-pub fn is_owned<K: Kind>(object: &K, owner: &Owner) -> bool {
-    if let Some(controller) = object.owner_references().iter().find(|it| it.controller == Some(true)) {
-        return controller.uid == owner.uid;
-    }
-    let label = |key: &str| object.labels().get(key).map(String::as_str);
-    label(names::MANAGED_BY) == Some(names::MANAGER) && label(names::STREAM) == Some(&owner.name)
-}
-
-/// Applies `desired` unless the live object already matches it.
+/// Brings an object to its desired state, unless the live one already has it.
 ///
 /// # Errors
-/// [`ApplyError::Obstacle`] if user action is needed, [`ApplyError::Failed`] otherwise.
+/// [`ApplyError::Obstacle`] if the name is taken or the apiserver refuses, [`ApplyError::Failed`] otherwise.
 pub async fn ensure<K: Kind>(context: &Context, owner: &Owner, store: &Store<K>, desired: &K) -> Applied<()> {
-    let name = desired.name_any();
-    let live = find(store, &owner.namespace, &name);
-    match &live {
-        Some(live) if !is_owned(live.as_ref(), owner) => return Err(name_taken::<K>(&name).into()),
-        Some(live) if drift::covers(live.as_ref(), desired) && !must_release(live.as_ref(), desired) => {
-            return Ok(());
-        }
-        _ => {}
+    match find(store, &owner.namespace, &desired.name_any()) {
+        Some(live) if wanted(live.as_ref(), owner, desired)?.is_none() => Ok(()),
+        Some(_) => update(context, owner, desired).await.map(drop),
+        None => put(context, owner, desired).await.map(drop),
     }
-    apply(context, owner, desired, live.is_some()).await.map(drop)
 }
 
-/// True if the live object has an owner and the desired one has none: a home volume that is to be kept from now on.
-/// Applying an object without the field removes it.
-fn must_release<K: Kind>(live: &K, desired: &K) -> bool {
-    desired.owner_references().is_empty() && !live.owner_references().is_empty()
-}
-
-/// Applies `desired` without comparing it first.
+/// Creates an object; brings an own one of that name to the desired state.
 ///
 /// # Errors
-/// [`ApplyError::Obstacle`] if user action is needed, [`ApplyError::Failed`] otherwise.
-pub async fn apply<K: Kind>(context: &Context, owner: &Owner, desired: &K, force: bool) -> Applied<K> {
+/// Those of [`ensure`].
+pub async fn put<K: Kind>(context: &Context, owner: &Owner, desired: &K) -> Applied<K> {
+    match create(context, owner, desired).await? {
+        Some(created) => Ok(created),
+        None => update(context, owner, desired).await,
+    }
+}
+
+/// Creates a pod; returns an own one of that name, which the watch has not reported yet, as it is.
+///
+/// # Errors
+/// Those of [`ensure`].
+pub async fn create_pod(context: &Context, owner: &Owner, desired: &Pod) -> Applied<Pod> {
+    if let Some(created) = create(context, owner, desired).await? {
+        return Ok(created);
+    }
+    let live = existing(context, owner, &desired.name_any()).await?;
+    wanted(&live, owner, desired)?;
+    Ok(live)
+}
+
+fn api<K: Kind>(context: &Context, owner: &Owner) -> Api<K> {
+    Api::namespaced(context.client.clone(), &owner.namespace)
+}
+
+/// Creates an object; `None` if one of that name exists.
+async fn create<K: Kind>(context: &Context, owner: &Owner, desired: &K) -> Applied<Option<K>> {
+    let desired = annotated(desired);
     let name = desired.name_any();
-    let api: Api<K> = Api::namespaced(context.client.clone(), &owner.namespace);
-    let params = PatchParams { force, ..PatchParams::apply(names::FIELD_MANAGER) };
+    let params = PostParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PostParams::default() };
     context.metrics.writes.inc();
-    let mut outcome = api.patch(&name, &params, &Patch::Apply(desired)).await;
-    if force && matches!(&outcome, Err(kube::Error::Api(status)) if status.code == 422) {
+    match api::<K>(context, owner).create(&params, &desired).await {
+        Ok(created) => Ok(Some(created)),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(None),
+        Err(error) => Err(failure::<K>("create", &name, error)),
+    }
+}
+
+/// Changes an existing object.
+///
+/// # Errors
+/// Those of [`ensure`].
+pub async fn update<K: Kind>(context: &Context, owner: &Owner, desired: &K) -> Applied<K> {
+    let name = desired.name_any();
+    // The cache has no managed fields, and may be older than another operator's change.
+    let live: K = existing(context, owner, &name).await?;
+    let Some(mut wanted) = wanted(&live, owner, desired)? else { return Ok(live) };
+    // The apiserver refuses the change if another object has replaced the one that was read.
+    wanted.meta_mut().uid = live.uid();
+    let api = api::<K>(context, owner);
+    if let Some(entries) = fields::applied(live.managed_fields()) {
+        // The entries are those of this version.
+        let metadata = json!({
+            "uid": live.uid(), "resourceVersion": live.resource_version(), "managedFields": entries,
+        });
+        context.metrics.writes.inc();
+        api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(json!({"metadata": metadata})))
+            .await
+            .map_err(|error| failure::<K>("change", &name, error))?;
+    }
+    let params = PatchParams::apply(names::FIELD_MANAGER).force();
+    context.metrics.writes.inc();
+    let mut outcome = api.patch(&name, &params, &Patch::Apply(&wanted)).await;
+    if matches!(&outcome, Err(kube::Error::Api(status)) if status.code == 422) {
         // An element of another field manager in the same list, such as a Service's port of the same name, makes it
         // invalid. A merge patch replaces the whole list.
         context.metrics.writes.inc();
         let merge = PatchParams { field_manager: params.field_manager, ..PatchParams::default() };
-        outcome = api.patch(&name, &merge, &Patch::Merge(desired)).await;
+        outcome = api.patch(&name, &merge, &Patch::Merge(&wanted)).await;
     }
-    outcome.map_err(|error| match obstacle::<K>(&name, &error) {
-        Some(obstacle) => ApplyError::Obstacle(obstacle),
-        None => ApplyError::Failed(Error::api(format!("apply {} {name}", K::kind(&())))(error)),
-    })
+    outcome.map_err(|error| failure::<K>("change", &name, error))
 }
 
-fn name_taken<K: Kind>(name: &str) -> Obstacle {
-    let text = format!("{} {name} exists and does not belong to the stream", K::kind(&()));
-    Obstacle { reason: reasons::NAME_TAKEN, text }
-}
-
-/// The obstacle that an API error reports; `None` if the request can succeed later.
-fn obstacle<K: Kind>(name: &str, error: &kube::Error) -> Option<Obstacle> {
-    let kube::Error::Api(status) = error else { return None };
-    let reason = match status.code {
-        409 if has_cause(status, FIELD_MANAGER_CONFLICT) => return Some(name_taken::<K>(name)),
-        // The stream is deleted with its namespace.
-        403 if has_cause(status, NAMESPACE_TERMINATING) => return None,
-        // The quota admission plugin names itself only in the message.
-        403 if status.message.contains("exceeded quota") || status.message.contains("failed quota") => {
-            reasons::QUOTA
-        }
-        400 | 403 | 422 => reasons::REFUSED,
-        _ => return None,
+/// The object of this name from the apiserver, with its managed fields.
+async fn existing<K: Kind>(context: &Context, owner: &Owner, name: &str) -> Result<K, Error> {
+    let api = api::<K>(context, owner);
+    context.metrics.reads.inc();
+    let found = if K::IS_GET_ONLY {
+        api.get_opt(name).await
+    } else {
+        let one = ListParams::default().fields(&format!("metadata.name={name}"));
+        api.list(&one).await.map(|all| all.items.into_iter().next())
     };
-    Some(Obstacle { reason, text: format!("{} {name}: {}", K::kind(&()), status.message) })
+    found
+        .map_err(Error::api(format!("read {} {name}", K::kind(&()))))?
+        .ok_or_else(|| Error::Vanished { kind: K::kind(&()).into_owned(), name: name.to_owned() })
 }
 
-fn has_cause(status: &Status, reason: &str) -> bool {
-    status.details.iter().flat_map(|details| &details.causes).any(|cause| cause.reason == reason)
+/// What to apply to an object of the stream; `None` if the object is as desired.
+///
+/// # Errors
+/// If the object does not belong to the stream.
+fn wanted<K: Kind>(live: &K, owner: &Owner, desired: &K) -> Result<Option<K>, Obstacle> {
+    let mut desired = desired.clone();
+    if check_own(live, owner)? == Provenance::Kept {
+        desired.meta_mut().owner_references = None;
+        let created_for = live.annotations().get(names::CREATED_FOR).cloned().unwrap_or_default();
+        desired.annotations_mut().insert(names::CREATED_FOR.to_owned(), created_for);
+    }
+    let desired = annotated(&desired);
+    let is_applied = live.annotations().get(names::APPLIED) == desired.annotations().get(names::APPLIED);
+    let desired = K::fit(desired, live);
+    let must_change = !is_applied || !drift::covers(live, &desired);
+    Ok(must_change.then_some(desired))
+}
+
+/// Provenance of an object that the stream may use.
+///
+/// # Errors
+/// If the object does not belong to the stream.
+pub fn check_own<K: Kind>(object: &K, owner: &Owner) -> Result<Provenance, Obstacle> {
+    let (kind, name) = (K::kind(&()), object.name_any());
+    match provenance(object, owner) {
+        found @ (Provenance::Own | Provenance::Kept) => Ok(found),
+        Provenance::Remainder => {
+            let text = format!("{kind} {name} of the deleted stream of this name is being deleted");
+            Err(Obstacle { reason: reasons::WAITING, text })
+        }
+        Provenance::Foreign => {
+            let text = format!("{kind} {name} exists and does not belong to the stream");
+            Err(Obstacle { reason: reasons::NAME_TAKEN, text })
+        }
+    }
+}
+
+/// `desired` with the annotation of its digest.
+fn annotated<K: Kind>(desired: &K) -> K {
+    let digest = drift::digest(desired);
+    let mut desired = desired.clone();
+    desired.annotations_mut().insert(names::APPLIED.to_owned(), digest);
+    desired
+}
+
+fn failure<K: Kind>(action: &str, name: &str, error: kube::Error) -> ApplyError {
+    match refusal::obstacle::<K>(name, &error) {
+        Some(obstacle) => ApplyError::Obstacle(obstacle),
+        None => ApplyError::Failed(Error::api(format!("{action} {} {name}", K::kind(&())))(error)),
+    }
 }
 
 /// Deletes exactly this object: an object that has replaced it stays.
@@ -177,9 +264,16 @@ fn has_cause(status: &Status, reason: &str) -> bool {
 /// # Errors
 /// If the apiserver does not delete it.
 pub async fn delete<K: Kind>(context: &Context, object: &K) -> Result<(), Error> {
+    delete_if(context, object, Preconditions { uid: object.uid(), resource_version: None }).await
+}
+
+async fn delete_if<K: Kind>(
+    context: &Context,
+    object: &K,
+    preconditions: Preconditions,
+) -> Result<(), Error> {
     let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
     let api: Api<K> = Api::namespaced(context.client.clone(), &namespace);
-    let preconditions = Preconditions { uid: object.uid(), resource_version: None };
     let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
     context.metrics.writes.inc();
     match api.delete(&name, &params).await {
@@ -189,7 +283,8 @@ pub async fn delete<K: Kind>(context: &Context, object: &K) -> Result<(), Error>
     }
 }
 
-/// Deletes the objects of this kind that belong to the stream, except the one named `wanted`.
+/// Deletes the objects of this kind that the stream owns, except the one named `wanted`. An object that has changed since
+/// the watch reported it stays until the watch reports the change.
 ///
 /// # Errors
 /// If the apiserver does not delete one.
@@ -204,74 +299,14 @@ pub async fn sweep<K: Kind>(
             && object.labels().get(names::STREAM) == Some(&owner.name)
             && object.meta().deletion_timestamp.is_none()
             && wanted != object.meta().name.as_deref()
-            && is_owned(object, owner)
+            && provenance(object, owner) == Provenance::Own
     });
     for object in unwanted {
-        delete(context, object.as_ref()).await?;
+        let preconditions = Preconditions { uid: object.uid(), resource_version: object.resource_version() };
+        delete_if(context, object.as_ref(), preconditions).await?;
     }
     Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-    use operator_plan::testing::validated;
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    /// Reason of the obstacle that an API error with this body reports.
-    fn reason(status: &Value) -> Option<&'static str> {
-        let status: Status = serde_json::from_value(status.clone()).expect("a status");
-        obstacle::<Pod>("p", &kube::Error::Api(status.boxed())).map(|obstacle| obstacle.reason.name)
-    }
-
-    #[test]
-    fn api_error_that_needs_user_action_is_an_obstacle() {
-        let quota = "pods \"p\" is forbidden: exceeded quota: q, requested: pods=1";
-        assert_eq!(reason(&json!({"code": 403, "message": quota})), Some("QuotaExceeded"));
-        let security = "pods \"p\" is forbidden: violates PodSecurity \"restricted:latest\"";
-        assert_eq!(reason(&json!({"code": 403, "message": security})), Some("ObjectRefused"));
-        assert_eq!(reason(&json!({"code": 422, "message": "Pod \"p\" is invalid"})), Some("ObjectRefused"));
-        let causes = json!([{"reason": "FieldManagerConflict", "message": "conflict with \"kubectl\""}]);
-        let conflict =
-            json!({"code": 409, "message": "m", "reason": "Conflict", "details": {"causes": causes}});
-        assert_eq!(reason(&conflict), Some("NameTaken"));
-    }
-
-    #[test]
-    fn api_error_that_passes_by_itself_is_not_an_obstacle() {
-        for code in [409, 500, 503, 404] {
-            assert_eq!(reason(&json!({"code": code, "message": "the object has been modified"})), None);
-        }
-        let terminating = json!({"causes": [{"reason": "NamespaceTerminating", "message": "m"}]});
-        assert_eq!(reason(&json!({"code": 403, "message": "m", "details": terminating})), None);
-    }
-
-    #[test]
-    fn home_claim_that_is_to_be_kept_is_applied_to_remove_its_owner() {
-        let claim = |on_delete: &str| {
-            let changes = json!({"spec": {"desktop": {"home": {"size": "1Gi", "onDelete": on_delete}}}});
-            operator_plan::kubernetes::objects(&validated(&changes)).home.expect("a claim")
-        };
-        let (owned, kept) = (claim("Delete"), claim("Keep"));
-        assert!(drift::covers(&owned, &kept), "no field is missing");
-        assert!(must_release(&owned, &kept));
-        assert!(!must_release(&kept, &kept) && !must_release(&kept, &owned));
-    }
-
-    #[test]
-    fn object_is_owned_by_uid_or_kept_by_label() {
-        let desk = Owner { namespace: "team".to_owned(), name: "desk".to_owned(), uid: "u-1".to_owned() };
-        let object = |metadata| -> PersistentVolumeClaim {
-            serde_json::from_value(json!({"metadata": metadata})).expect("a claim")
-        };
-        let owner =
-            |uid| json!([{"apiVersion": "v", "kind": "k", "name": "n", "uid": uid, "controller": true}]);
-        let labels = json!({names::MANAGED_BY: names::MANAGER, names::STREAM: "desk"});
-        assert!(is_owned(&object(json!({"ownerReferences": owner("u-1")})), &desk));
-        assert!(!is_owned(&object(json!({"ownerReferences": owner("u-0"), "labels": labels})), &desk));
-        assert!(is_owned(&object(json!({"labels": labels})), &desk), "kept from an earlier stream");
-        assert!(!is_owned(&object(json!({})), &desk));
-    }
-}
+mod tests;

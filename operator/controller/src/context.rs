@@ -11,7 +11,8 @@ use stream_token::Signer;
 
 use super::memory::Memory;
 use super::metrics::Metrics;
-use super::stores::Stores;
+use super::poller::Poller;
+use super::stores::{Queue, Stores};
 
 /// Settings of the controllers.
 #[derive(Debug, Clone)]
@@ -42,6 +43,8 @@ pub struct Context {
     pub stores: Stores,
     /// State that no object holds.
     pub memory: Memory,
+    /// Polls sidecars.
+    pub poller: Poller,
     /// Signs tokens for host-agents.
     pub signer: Signer,
     /// Writes Events.
@@ -51,15 +54,17 @@ pub struct Context {
 }
 
 impl Context {
-    /// Makes a context with an empty memory.
+    /// Makes a context with an empty memory. Streams with news are sent to `queue`.
     pub fn new(
         client: Client,
         settings: Settings,
         stores: Stores,
         signer: Signer,
         metrics: Arc<Metrics>,
+        queue: Queue,
     ) -> Self {
         let recorder = Recorder::new(client.clone(), Reporter::from(names::REPORTER));
-        Self { client, settings, stores, memory: Memory::default(), signer, recorder, metrics }
+        let poller = Poller::new(queue, settings.poll);
+        Self { client, settings, stores, memory: Memory::default(), poller, signer, recorder, metrics }
     }
 }

@@ -16,6 +16,14 @@ pub enum Error {
         /// Error of the client.
         source: kube::Error,
     },
+    /// An object was deleted between two requests.
+    #[error("{kind} {name} was deleted while it was being changed")]
+    Vanished {
+        /// Kind of the object.
+        kind: String,
+        /// Name of the object.
+        name: String,
+    },
     /// A key or a token cannot be made.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -50,6 +58,7 @@ impl Error {
                 _ => "server",
             },
             Self::Api { .. } => "unreachable",
+            Self::Vanished { .. } => "conflict",
             Self::Key(_) => "key",
             Self::Watch => "watch",
         }

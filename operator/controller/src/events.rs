@@ -52,10 +52,11 @@ pub fn news(before: &DesktopStreamStatus, after: &DesktopStreamStatus) -> Vec<Ne
     for condition in &after.conditions {
         let old = before.conditions.iter().find(|old| old.type_ == condition.type_);
         let is_same = old.is_some_and(|old| old.status == condition.status && old.reason == condition.reason);
-        // A false Ready repeats the condition that causes it. A true condition is reported for Ready, and for others when
+        let is_failing = condition.reason == conditions::reasons::RECONCILE_FAILS.name;
+        // A false Ready repeats the condition that causes it, unless requests fail. A true condition is reported for Ready, and for others when
         // they were false before.
         let is_worth_reporting = match condition.status.as_str() {
-            "False" => condition.type_ != READY,
+            "False" => condition.type_ != READY || is_failing,
             "True" => condition.type_ == READY || old.is_some_and(|old| old.status == "False"),
             _ => false,
         };
@@ -98,6 +99,18 @@ mod tests {
         let good = news(&bad, &status(Some(true), reasons::PAIRED));
         assert_eq!(good.len(), 2, "Paired and Ready");
         assert!(good.iter().all(|news| !news.is_warning));
+    }
+
+    #[test]
+    fn failing_reconciliation_is_one_event() {
+        let good = status(Some(true), reasons::PAIRED);
+        let subject = Subject { engine: Engine::Kubernetes, name: "desk", generation: None };
+        let failing = |error: &str| {
+            operator_plan::status::failing(subject, &good, error, k8s_openapi::jiff::Timestamp::UNIX_EPOCH)
+        };
+        let events = news(&good, &failing("x"));
+        assert_eq!(events.iter().map(|it| it.reason.as_str()).collect::<Vec<_>>(), ["ReconcileFails"]);
+        assert!(news(&failing("x"), &failing("y")).is_empty());
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! ```text
 //!  watches ──▶ stores ──▶ reconcile: dereference ─ validate ─ build ─ apply ─ status ──▶ apiserver
 //!     └── streams that a change concerns ──▶ queue ──┘
+//!                                              ▲
+//! sidecars ──▶ poller: streams with news ──────┘
 //! ```
 //! There are no finalizers: every object of a stream is in its namespace and owned by it, and the host-agent ends a session
 //! with its sidecar.
@@ -18,10 +20,13 @@ mod lease;
 mod memory;
 mod metrics;
 mod ownership;
+mod poller;
 mod reconcile;
 mod run;
 mod secrets;
 mod stores;
+#[cfg(test)]
+mod testing;
 
 pub use context::Settings;
 pub use run::{Options, run};

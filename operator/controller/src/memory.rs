@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use contract::{Endpoint, SidecarStatus};
+use contract::Endpoint;
 use operator_api::DesktopStreamStatus;
 use operator_plan::facts::Node;
 use operator_plan::kubernetes::HostAgentSecret;
@@ -17,14 +17,16 @@ pub struct Stream {
     pub host_agent: Option<String>,
     /// Content of the host-agent Secret.
     pub host_agent_secret: KnownSecret,
+    /// Time at which the host-agent Secret was last read or written.
+    pub host_agent_secret_at: Option<Instant>,
     /// Token of viewers.
-    pub viewer_token: Option<String>,
-    /// Last answer of the sidecar.
-    pub report: Option<TimedReport>,
+    pub viewer: Option<ViewerToken>,
     /// Last status that was written, which the watch may not have reported yet.
     pub status: Option<TimedStatus>,
     /// Consecutive failures.
     pub failures: u32,
+    /// Error of a stream whose types are not known, once its status reports it.
+    pub unreadable: Option<String>,
     /// Endpoints that lead to host-agents of other VMs.
     pub mispaired: MispairedEndpoints,
     /// Time at which the pod was last replaced because it ran without its device.
@@ -33,19 +35,36 @@ pub struct Stream {
     pub stats_written_at: Option<Instant>,
 }
 
-/// Answer of a sidecar, or the error of the request.
-#[derive(Debug, Clone)]
-pub struct TimedReport {
-    /// Time of the request.
+/// Token of viewers, as a version of a Secret contains it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ViewerToken {
+    /// Name of the Secret.
+    pub secret: String,
+    /// Version of the Secret.
+    pub version: Option<String>,
+    /// The token.
+    pub token: String,
+    /// Token of the version before, which the sidecar has until the kubelet has updated its file.
+    pub former: Option<String>,
+    /// Time at which the Secret was last read or written.
     pub at: Instant,
-    /// Status, or error message.
-    pub result: Result<SidecarStatus, String>,
 }
 
-impl TimedReport {
-    /// True if the sidecar has encoded frames.
-    pub fn is_streaming(&self) -> bool {
-        self.result.as_ref().is_ok_and(|report| report.frames.encoded > 0)
+impl std::fmt::Debug for ViewerToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { secret, version, at, token: _, former: _ } = self;
+        f.debug_struct("ViewerToken")
+            .field("secret", secret)
+            .field("version", version)
+            .field("at", at)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ViewerToken {
+    /// Tokens that the sidecar may accept, the current one first.
+    pub fn all(&self) -> Vec<String> {
+        [Some(&self.token), self.former.as_ref()].into_iter().flatten().cloned().collect()
     }
 }
 

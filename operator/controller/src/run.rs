@@ -61,9 +61,9 @@ pub async fn run(client: Client, options: Options) -> anyhow::Result<()> {
     let candidate = Candidate::new(&client, &settings.namespace, format!("{identity}_{random:08x}"), lease);
     let leading = async {
         loop {
-            candidate.acquire().await;
+            let acquired = candidate.acquire().await;
             tracing::info!(identity, "acquired lease");
-            lead(&client, &settings, &metrics, &candidate).await?;
+            lead(&client, &settings, &metrics, &candidate, acquired).await?;
             tracing::warn!(identity, "lost lease");
         }
     };
@@ -83,12 +83,13 @@ async fn lead(
     settings: &Settings,
     metrics: &Arc<Metrics>,
     candidate: &Candidate,
+    acquired: tokio::time::Instant,
 ) -> anyhow::Result<()> {
     let mut tasks = Tasks::new();
     metrics.set_leader(true);
     let result = tokio::select! {
         result = work(client.clone(), settings.clone(), Arc::clone(metrics), &mut tasks) => result,
-        () = candidate.hold() => Ok(()),
+        () = candidate.hold(acquired) => Ok(()),
     };
     metrics.set_leader(false);
     tasks.shutdown().await;
@@ -111,21 +112,31 @@ async fn work(
         });
     }
     let (queue, queued) = mpsc::unbounded_channel();
-    let stores = Stores::start(&client, settings.watch_namespace.as_deref(), &queue, tasks);
-    tokio::select! {
-        ready = stores.ready() => ready?,
+    let filling = Stores::start(&client, settings.watch_namespace.as_deref(), &queue, tasks);
+    let stores = tokio::select! {
+        stores = filling.filled() => stores?,
         Some(ended) = tasks.join_next() => anyhow::bail!("{} ended", ended.unwrap_or("a task")),
-    }
+    };
     metrics.set_working();
     tracing::info!(streams = stores.streams.len(), "listed all objects");
     let (concurrency, streams) = (settings.concurrency, stores.streams.clone());
-    let context = Arc::new(Context::new(client, settings, stores, signer, metrics));
+    let context = Arc::new(Context::new(client, settings, stores, signer, metrics, queue));
     restore_pairings(&context);
     tasks.spawn({
         let context = Arc::clone(&context);
         async move {
             host_agents::watch(context).await;
             "host-agents"
+        }
+    });
+    tasks.spawn({
+        let context = Arc::clone(&context);
+        async move {
+            let count = || {
+                context.metrics.polls.inc();
+            };
+            context.poller.run(count).await;
+            "sidecars"
         }
     });
     tasks.spawn(forget_deleted(Arc::clone(&context)));
@@ -164,6 +175,7 @@ async fn forget_deleted(context: Arc<Context>) -> &'static str {
         let existing: std::collections::HashSet<String> =
             streams.iter().filter_map(|stream| stream.uid()).collect();
         context.memory.retain(|uid| existing.contains(uid));
+        context.poller.retain(|uid| existing.contains(uid));
         context.metrics.set_streams(existing.len());
     }
 }

@@ -5,12 +5,14 @@ use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _, TryFutureExt as _};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Node as KubeNode, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use kube::core::DeserializeGuard;
-use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{self, Lookup, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use operator_api::{DesktopStream, HostAgent, names};
@@ -19,6 +21,7 @@ use operator_plan::kubernetes;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::error::Error;
@@ -32,6 +35,8 @@ pub type Tasks = JoinSet<&'static str>;
 
 /// Nodes by name.
 type Nodes = Arc<Mutex<HashMap<String, Node>>>;
+/// Ends when a watch has listed its objects once; an error if the watch ended before.
+type Listed = BoxFuture<'static, Result<(), Error>>;
 
 /// Objects as the watches report them.
 pub struct Stores {
@@ -52,38 +57,56 @@ pub struct Stores {
     nodes: Nodes,
 }
 
-impl Stores {
-    /// Starts all watches as tasks that do not end by themselves.
-    pub fn start(client: &Client, namespace: Option<&str>, queue: &Queue, tasks: &mut Tasks) -> Self {
-        let watches = Watches { client, namespace, queue };
-        let streams = watches.streams(tasks);
-        let nodes = Nodes::default();
-        watches.nodes(&streams, &nodes, tasks);
-        Self {
-            pods: watches.labelled("pods", tasks),
-            services: watches.labelled("services", tasks),
-            ingresses: watches.labelled("ingresses", tasks),
-            policies: watches.labelled("networkpolicies", tasks),
-            claims: watches.labelled("persistentvolumeclaims", tasks),
-            host_agents: watches.host_agents(&streams, tasks),
-            streams,
-            nodes,
-        }
-    }
+/// Stores whose watches may not have listed all objects yet. They cannot be read: a host-agent or a node that is missing in
+/// an incomplete cache looks as if it were gone.
+pub struct Filling {
+    stores: Stores,
+    listed: Vec<Listed>,
+}
 
+impl Filling {
     /// Waits until every kind has been listed once.
     ///
     /// # Errors
     /// If a watch ended.
-    pub async fn ready(&self) -> Result<(), Error> {
-        let ended = |_| Error::Watch;
-        self.pods.wait_until_ready().await.map_err(ended)?;
-        self.services.wait_until_ready().await.map_err(ended)?;
-        self.ingresses.wait_until_ready().await.map_err(ended)?;
-        self.policies.wait_until_ready().await.map_err(ended)?;
-        self.claims.wait_until_ready().await.map_err(ended)?;
-        self.host_agents.wait_until_ready().await.map_err(ended)?;
-        self.streams.wait_until_ready().await.map_err(ended)
+    pub async fn filled(self) -> Result<Stores, Error> {
+        futures_util::future::try_join_all(self.listed).await?;
+        Ok(self.stores)
+    }
+}
+
+impl Stores {
+    /// Starts all watches as tasks that do not end by themselves.
+    pub fn start(client: &Client, namespace: Option<&str>, queue: &Queue, tasks: &mut Tasks) -> Filling {
+        let mut watches = Watches { client, namespace, queue, tasks, listed: Vec::new() };
+        let streams = watches.streams();
+        let nodes = watches.nodes(&streams);
+        let stores = Self {
+            pods: watches.labelled("pods"),
+            services: watches.labelled("services"),
+            ingresses: watches.labelled("ingresses"),
+            policies: watches.labelled("networkpolicies"),
+            claims: watches.labelled("persistentvolumeclaims"),
+            host_agents: watches.host_agents(&streams),
+            streams,
+            nodes,
+        };
+        Filling { stores, listed: watches.listed }
+    }
+
+    /// Stores whose writers the caller has, without nodes.
+    #[cfg(test)]
+    pub fn of_readers(
+        streams: Store<Guarded>,
+        pods: Store<Pod>,
+        services: Store<Service>,
+        ingresses: Store<Ingress>,
+        policies: Store<NetworkPolicy>,
+        claims: Store<PersistentVolumeClaim>,
+        host_agents: Store<HostAgent>,
+    ) -> Self {
+        let nodes = Nodes::default();
+        Self { streams, pods, services, ingresses, policies, claims, host_agents, nodes }
     }
 
     /// All nodes, sorted by name.
@@ -101,6 +124,9 @@ struct Watches<'w> {
     client: &'w Client,
     namespace: Option<&'w str>,
     queue: &'w Queue,
+    tasks: &'w mut Tasks,
+    /// One entry per watch.
+    listed: Vec<Listed>,
 }
 
 impl Watches<'_> {
@@ -114,14 +140,25 @@ impl Watches<'_> {
         }
     }
 
-    /// Queues a stream when its spec or annotations change. Changes of its status come from the operator itself.
-    fn streams(&self, tasks: &mut Tasks) -> Store<Guarded> {
+    /// A store that [`Filling::filled`] waits for.
+    fn store<K>(&mut self) -> (Store<K>, Writer<K>)
+    where
+        K: Lookup<DynamicType = ()> + Clone + Send + Sync + 'static,
+    {
         let (store, writer) = reflector::store();
+        let reader = store.clone();
+        self.listed.push(async move { reader.wait_until_ready().await.map_err(|_| Error::Watch) }.boxed());
+        (store, writer)
+    }
+
+    /// Queues a stream when its spec or annotations change. Changes of its status come from the operator itself.
+    fn streams(&mut self) -> Store<Guarded> {
+        let (store, writer) = self.store();
         let queue = self.queue.clone();
         let api: Api<Guarded> = self.api();
         let changes =
             watcher(api, watcher::Config::default()).default_backoff().reflect(writer).applied_objects();
-        tasks.spawn(async move {
+        self.tasks.spawn(async move {
             let mut seen: HashMap<String, Fingerprint> = HashMap::new();
             let mut changes = std::pin::pin!(changes);
             while let Some(change) = changes.next().await {
@@ -140,7 +177,7 @@ impl Watches<'_> {
     }
 
     /// Queues the stream that an object's label names.
-    fn labelled<K>(&self, kind: &'static str, tasks: &mut Tasks) -> Store<K>
+    fn labelled<K>(&mut self, kind: &'static str) -> Store<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -150,7 +187,7 @@ impl Watches<'_> {
             + Sync
             + 'static,
     {
-        let (store, writer) = reflector::store();
+        let (store, writer) = self.store();
         let queue = self.queue.clone();
         let config = watcher::Config::default().labels(names::STREAM);
         let changes = watcher(self.api::<K>(), config)
@@ -158,7 +195,7 @@ impl Watches<'_> {
             .modify(|object| object.managed_fields_mut().clear())
             .reflect(writer)
             .touched_objects();
-        tasks.spawn(async move {
+        self.tasks.spawn(async move {
             let mut changes = std::pin::pin!(changes);
             while let Some(change) = changes.next().await {
                 let Some(object) = received(change, kind) else { continue };
@@ -177,31 +214,41 @@ impl Watches<'_> {
     }
 
     /// Queues all streams when a node gains or loses a device or a host-agent.
-    fn nodes(&self, streams: &Store<Guarded>, nodes: &Nodes, tasks: &mut Tasks) {
-        let (queue, streams, nodes) = (self.queue.clone(), streams.clone(), Arc::clone(nodes));
+    fn nodes(&mut self, streams: &Store<Guarded>) -> Nodes {
+        let all = Nodes::default();
+        let (queue, streams, nodes) = (self.queue.clone(), streams.clone(), Arc::clone(&all));
+        let (listed, first_list) = oneshot::channel();
+        self.listed.push(first_list.map_err(|_| Error::Watch).boxed());
         let api: Api<KubeNode> = Api::all(self.client.clone());
         let changes = watcher(api, watcher::Config::default()).default_backoff().modify(kubernetes::slim);
-        tasks.spawn(async move {
+        self.tasks.spawn(async move {
+            let mut listed = Some(listed);
             let mut changes = std::pin::pin!(changes);
             let mut listing: HashMap<String, Node> = HashMap::new();
             while let Some(change) = changes.next().await {
                 let Some(event) = received(change, "nodes") else { continue };
+                let is_complete = matches!(event, watcher::Event::InitDone);
                 if apply_node_event(&mut nodes.lock(), &mut listing, event) {
                     queue_all(&streams, &queue);
+                }
+                if let Some(listed) = listed.take_if(|_| is_complete) {
+                    // The receiver is dropped only when the operator stops.
+                    let _stopped = listed.send(());
                 }
             }
             "nodes"
         });
+        all
     }
 
     /// Queues all streams when the spec or the labels of a HostAgent change. Changes of its status come from the operator
     /// itself.
-    fn host_agents(&self, streams: &Store<Guarded>, tasks: &mut Tasks) -> Store<HostAgent> {
-        let (store, writer) = reflector::store();
+    fn host_agents(&mut self, streams: &Store<Guarded>) -> Store<HostAgent> {
+        let (store, writer) = self.store();
         let (queue, streams) = (self.queue.clone(), streams.clone());
         let api: Api<HostAgent> = Api::all(self.client.clone());
         let changes = watcher(api, watcher::Config::default()).default_backoff().reflect(writer);
-        tasks.spawn(async move {
+        self.tasks.spawn(async move {
             let mut changes = std::pin::pin!(changes);
             let mut seen: HashMap<String, Fingerprint> = HashMap::new();
             while let Some(change) = changes.next().await {
@@ -284,6 +331,7 @@ fn digest<T: Hash>(value: &T) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Apiserver;
 
     fn node(name: &str, ready: bool) -> KubeNode {
         let status = if ready { "True" } else { "False" };
@@ -291,6 +339,47 @@ mod tests {
             "metadata": {"name": name}, "status": {"conditions": [{"type": "Ready", "status": status}]},
         }))
         .expect("a node")
+    }
+
+    /// Kinds that are watched.
+    const KINDS: [&str; 8] = [
+        "desktopstreams",
+        "nodes",
+        "pods",
+        "services",
+        "ingresses",
+        "networkpolicies",
+        "persistentvolumeclaims",
+        "hostagents",
+    ];
+
+    /// A kind is watched once its list is in the cache.
+    async fn await_watches(apiserver: &Apiserver, count: usize) {
+        let all = async {
+            while apiserver.count("WATCH") < count {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), all)
+            .await
+            .expect("the other kinds are listed");
+    }
+
+    #[tokio::test]
+    async fn stores_are_not_filled_until_every_kind_was_listed() {
+        for late in KINDS {
+            let apiserver = Apiserver::default();
+            apiserver.delay_lists(Some(late));
+            let mut tasks = Tasks::new();
+            let (queue, _queued) = tokio::sync::mpsc::unbounded_channel();
+            let filling = Stores::start(&apiserver.client(), None, &queue, &mut tasks);
+            let mut filled = std::pin::pin!(filling.filled());
+            await_watches(&apiserver, KINDS.len() - 1).await;
+            assert!((&mut filled).now_or_never().is_none(), "filled without {late}");
+            apiserver.delay_lists(None);
+            let filled = tokio::time::timeout(std::time::Duration::from_secs(60), filled).await;
+            assert!(filled.is_ok_and(|it| it.is_ok()), "{late} was listed");
+        }
     }
 
     #[test]

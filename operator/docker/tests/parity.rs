@@ -24,7 +24,7 @@ use operator_plan::kubernetes::{SidecarImage, observe, pod};
 use operator_plan::lifecycle::{Life, Outcome};
 use operator_plan::observation::Observation;
 use operator_plan::pair::Pairing;
-use operator_plan::status::{Input, Obstacle, status};
+use operator_plan::status::{Input, Obstacle, ReportError, status};
 use operator_plan::testing;
 use operator_plan::validate::Validated;
 use operator_plan::workload::workload;
@@ -144,7 +144,7 @@ impl Situation {
             obstacle,
             nodes: &[self.node()],
             pairing: &pairing(),
-            report: self.report.as_ref().map(|it| it.as_ref().map_err(|error| *error)),
+            report: self.report.as_ref().map(|it| it.as_ref().map_err(|error| ReportError::Silent(error))),
             outcome: &outcome,
             previous: &DesktopStreamStatus::default(),
             now: Timestamp::from_second(NOW).expect("a time"),

@@ -17,7 +17,7 @@ pub use node::{facts, node, slim};
 pub use observe::{has_ended, is_over, observe};
 pub use pod::{SidecarImage, choose_pod, inject, place, pod, read_shape};
 pub use replace::{lacks_device, replace};
-pub use storage::{HostAgentSecret, host_agent_secret, viewer_secret};
+pub use storage::{HostAgentSecret, fit_claim, host_agent_secret, viewer_secret};
 
 use super::validate::Validated;
 use operator_api::{GROUP, VERSION, names};

@@ -87,6 +87,8 @@ pub fn lifecycle(stream: &Validated, input: Input<'_>) -> Outcome {
         _ => Time(now),
     };
     match remaining(since.0, timeout, now) {
+        // Viewers may have come since the sidecar last answered.
+        None if viewers.is_none() => outcome.unwatched_since = Some(since),
         None => {
             outcome.life = Life::Idle;
             outcome.idle_since = Some(Time(now));
@@ -144,6 +146,12 @@ mod tests {
         status.unwatched_since = first.unwatched_since;
         assert_eq!(lifecycle(&stream, input(&status, Some(0), 109)).life, Life::Run);
         assert_eq!(lifecycle(&stream, input(&status, Some(1), 111)).unwatched_since, None, "a viewer again");
+        let unknown = lifecycle(&stream, input(&status, None, 110));
+        assert_eq!(
+            (unknown.life, &unknown.unwatched_since),
+            (Life::Run, &status.unwatched_since),
+            "no answer"
+        );
         assert_eq!(lifecycle(&stream, input(&status, Some(0), 110)).life, Life::Idle);
     }
 

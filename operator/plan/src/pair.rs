@@ -42,6 +42,13 @@ pub enum Pairing {
         /// Endpoint at which the pod's node reaches it; `None` until the pod has a node.
         endpoint: Option<Endpoint>,
     },
+    /// The pod's node is not known yet, so neither is what it reaches. An earlier choice stays as it is.
+    Unknown {
+        /// Name of the HostAgent that the stream is paired with.
+        host_agent: Option<String>,
+        /// Name of the pod's node.
+        node: String,
+    },
     /// No host-agent can be chosen.
     None {
         /// Reason of the condition.
@@ -54,7 +61,11 @@ pub enum Pairing {
 impl Pairing {
     /// Name of the chosen HostAgent.
     pub fn host_agent(&self) -> Option<&str> {
-        if let Self::Paired { host_agent, .. } = self { Some(host_agent) } else { None }
+        match self {
+            Self::Paired { host_agent, .. } => Some(host_agent),
+            Self::Unknown { host_agent, .. } => host_agent.as_deref(),
+            Self::NotNeeded | Self::None { .. } => None,
+        }
     }
 }
 
@@ -87,6 +98,11 @@ pub fn pair(
             None => "no HostAgent matches spec.hostAgent.selector".to_owned(),
         };
         return Pairing::None { reason: reasons::NO_HOST_AGENT, text };
+    }
+    if let Some(node) = node
+        && nodes.iter().all(|known| known.name != node)
+    {
+        return Pairing::Unknown { host_agent: current.map(ToOwned::to_owned), node: node.to_owned() };
     }
     let places: Vec<&Node> = match node {
         Some(name) => nodes.iter().filter(|node| node.name == name).collect(),

@@ -15,7 +15,7 @@ use operator_api::{AuthKind, DesktopStreamStatus, Phase, Placement, Require};
 
 use super::facts::Node;
 use super::lifecycle::{Life, Outcome};
-use super::observation::Observation;
+use super::observation::{Container, ContainerState, Observation};
 use super::pair::Pairing;
 use super::validate::{Invalid, Validated};
 use super::{kubernetes, pair};
@@ -29,8 +29,17 @@ pub struct Obstacle {
     pub text: String,
 }
 
-/// Answer of a sidecar, or the error of the request.
-pub type Report<'r> = Result<&'r SidecarStatus, &'r str>;
+/// Failure of a status request to a sidecar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReportError<'r> {
+    /// The sidecar did not answer with a status; the error of the request.
+    Silent(&'r str),
+    /// The sidecar refused the viewers' token.
+    TokenRefused,
+}
+
+/// Answer of a sidecar, or the failure of the request.
+pub type Report<'r> = Result<&'r SidecarStatus, ReportError<'r>>;
 
 /// Observed facts that a status is computed from.
 #[derive(Debug, Clone, Copy)]
@@ -98,6 +107,21 @@ pub fn invalid(
         observed_generation: subject.generation,
         ..previous.clone()
     }
+}
+
+/// Status of a stream whose reconciliation fails repeatedly with `error`. What is known of the pod stays.
+pub fn failing(
+    subject: Subject<'_>,
+    previous: &DesktopStreamStatus,
+    error: &str,
+    now: Timestamp,
+) -> DesktopStreamStatus {
+    let mut next: Vec<Condition> =
+        previous.conditions.iter().filter(|it| it.type_ != conditions::READY).cloned().collect();
+    next.push(subject.condition(conditions::READY, Some(false), reasons::RECONCILE_FAILS, error));
+    conditions::keep_times(&mut next, &previous.conditions, now);
+    let phase = if previous.pod_name.is_some() { Phase::Degraded } else { Phase::Failed };
+    DesktopStreamStatus { phase: Some(phase), conditions: next, ..previous.clone() }
 }
 
 /// Status of a valid stream.
@@ -170,10 +194,15 @@ fn video(stream: &Validated, input: Input<'_>) -> (Verdict, Verdict) {
             let is_starting = containers::is_starting(input);
             (capturing(report, is_starting), streaming(stream, report))
         }
-        Some(Err(error)) => {
+        Some(Err(ReportError::Silent(error))) => {
             let text = format!("the sidecar does not answer: {error}");
             let silent = Verdict::unknown(reasons::SIDECAR_SILENT, text);
             (silent.clone(), silent)
+        }
+        Some(Err(ReportError::TokenRefused)) => {
+            let text = "the sidecar refuses the token in the viewers' Secret";
+            let refused = Verdict::unknown(reasons::VIEWER_TOKEN_REFUSED, text);
+            (refused.clone(), refused)
         }
         None => (Verdict::waiting("waiting for the sidecar"), Verdict::waiting("waiting for the sidecar")),
     }
@@ -183,6 +212,9 @@ fn paired(stream: &Validated, input: Input<'_>) -> Verdict {
     let (host_agent, endpoint) = match input.pairing {
         Pairing::NotNeeded => return Verdict::yes(reasons::NOT_NEEDED, "the sidecar encodes"),
         Pairing::None { reason, text } => return Verdict::no(*reason, text.clone()),
+        Pairing::Unknown { node, .. } => {
+            return Verdict::waiting(format!("waiting for the facts of node {node}"));
+        }
         Pairing::Paired { host_agent, endpoint } => (host_agent, endpoint),
     };
     if let Some(Ok(report)) = input.report
@@ -300,7 +332,7 @@ fn phase(verdicts: &[Verdict; 5], input: Input<'_>) -> Phase {
     }
     if ready.holds == Some(true) {
         Phase::Streaming
-    } else if [reasons::NAME_TAKEN, reasons::REFUSED].contains(&devices.reason) {
+    } else if [reasons::NAME_TAKEN, reasons::REFUSED].contains(&devices.reason) && !runs(input) {
         Phase::Failed
     } else if input.observation.is_none_or(|it| it.node.is_none()) {
         Phase::Pending
@@ -309,6 +341,12 @@ fn phase(verdicts: &[Verdict; 5], input: Input<'_>) -> Phase {
     } else {
         Phase::Starting
     }
+}
+
+/// True if the desktop's containers run, whatever else is wrong.
+fn runs(input: Input<'_>) -> bool {
+    let is_running = |it: &Container| matches!(it.state, ContainerState::Running { .. });
+    input.observation.is_some_and(|it| !it.containers.is_empty() && it.containers.iter().all(is_running))
 }
 
 /// True if a condition is false for a reason other than waiting, and something is wrong rather than unfinished.

@@ -16,7 +16,7 @@ use hyper::body::Bytes;
 use hyper::header::AUTHORIZATION;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 pub use doctor::doctor_options;
 pub use hyper::StatusCode;
@@ -62,13 +62,59 @@ pub enum RequestError {
     Json(String),
 }
 
+impl RequestError {
+    /// True if the peer refused the token.
+    pub fn is_unauthorized(&self) -> bool {
+        matches!(self, Self::Status { status, .. } if *status == StatusCode::UNAUTHORIZED)
+    }
+}
+
+/// Client that keeps one connection to each sidecar alive. Clones share the connections.
+#[derive(Debug, Clone)]
+pub struct SidecarClient(Connections);
+
+type Connections = Client<HttpConnector, Empty<Bytes>>;
+
+/// Time for which an unused connection is kept, longer than the usual interval between requests.
+const KEPT: Duration = Duration::from_secs(60);
+/// Size of a connection's read buffer, bytes; a usual status fits.
+const READ_BUFFER: usize = 4096;
+
+impl SidecarClient {
+    /// A client without connections.
+    pub fn new() -> Self {
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder.pool_max_idle_per_host(1).pool_idle_timeout(KEPT).pool_timer(TokioTimer::new());
+        builder.http1_read_buf_exact_size(READ_BUFFER);
+        Self(builder.build(connector(STATUS)))
+    }
+
+    /// Reads the status of the sidecar at `address` (`IP:PORT`).
+    ///
+    /// # Errors
+    /// If the sidecar does not answer with a status within 2 s.
+    pub async fn sidecar_status(
+        &self,
+        address: &str,
+        token: Option<&str>,
+    ) -> Result<SidecarStatus, RequestError> {
+        let body = request(&self.0, &format!("http://{address}/status"), token, STATUS).await?;
+        serde_json::from_slice(&body).map_err(|error| RequestError::Json(error.to_string()))
+    }
+}
+
+impl Default for SidecarClient {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Reads the status of the sidecar at `address` (`IP:PORT`).
 ///
 /// # Errors
 /// If the sidecar does not answer with a status within 2 s.
 pub async fn sidecar_status(address: &str, token: Option<&str>) -> Result<SidecarStatus, RequestError> {
-    let body = get(&format!("http://{address}/status"), token, STATUS).await?;
-    serde_json::from_slice(&body).map_err(|error| RequestError::Json(error.to_string()))
+    SidecarClient::new().sidecar_status(address, token).await
 }
 
 /// Reads the status of the host-agent whose admin listener has the URL `base`.
@@ -85,6 +131,22 @@ pub async fn host_agent_status(base: &str) -> Result<HostAgentStatus, RequestErr
 /// # Errors
 /// If the answer is not a success within `limits`.
 pub async fn get(url: &str, token: Option<&str>, limits: Limits) -> Result<Bytes, RequestError> {
+    let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector(limits));
+    request(&client, url, token, limits).await
+}
+
+fn connector(limits: Limits) -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(limits.timeout));
+    connector
+}
+
+async fn request(
+    client: &Connections,
+    url: &str,
+    token: Option<&str>,
+    limits: Limits,
+) -> Result<Bytes, RequestError> {
     let Limits { timeout, max_bytes } = limits;
     let mut request = Request::get(url);
     if let Some(token) = token {
@@ -92,10 +154,6 @@ pub async fn get(url: &str, token: Option<&str>, limits: Limits) -> Result<Bytes
     }
     let request =
         request.body(Empty::<Bytes>::new()).map_err(|error| RequestError::Request(error.to_string()))?;
-    let mut connector = HttpConnector::new();
-    connector.set_connect_timeout(Some(timeout));
-    let client: Client<_, Empty<Bytes>> =
-        Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
     let answer = async {
         let connection = |error: &dyn std::error::Error| RequestError::Connection(innermost(error));
         let response = client.request(request).await.map_err(|error| connection(&error))?;
@@ -157,6 +215,33 @@ mod tests {
         assert_eq!(status.frames.encoded, 3);
         let error = sidecar_status(&address, None).await.expect_err("refused");
         assert_eq!(error.to_string(), "HTTP 401");
+    }
+
+    #[tokio::test]
+    async fn client_uses_a_connection_to_a_sidecar_again() {
+        use axum::extract::ConnectInfo;
+        use std::collections::BTreeSet;
+        use std::net::SocketAddr;
+        use std::sync::{Arc, Mutex};
+
+        let peers: Arc<Mutex<BTreeSet<SocketAddr>>> = Arc::default();
+        let seen = Arc::clone(&peers);
+        let handler = move |ConnectInfo(peer): ConnectInfo<SocketAddr>| async move {
+            seen.lock().expect("no panic").insert(peer);
+            "{}"
+        };
+        let router = Router::new().route("/status", get(handler));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let service = router.into_make_service_with_connect_info::<SocketAddr>();
+        tokio::spawn(async move { axum::serve(listener, service).await });
+        let client = SidecarClient::new();
+        const REQUESTS: usize = 20;
+        for _ in 0..REQUESTS {
+            client.sidecar_status(&address, None).await.expect("answers");
+        }
+        // A connection is usable again a moment after its answer was read.
+        assert!(peers.lock().expect("no panic").len() < REQUESTS);
     }
 
     #[tokio::test]

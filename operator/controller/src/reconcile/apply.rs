@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
@@ -18,6 +18,7 @@ use operator_plan::validate::Validated;
 
 use super::build::Built;
 use super::dereference::Dereferenced;
+use crate::apply::provenance::{Provenance, provenance};
 use crate::apply::{self, ApplyError, Owner};
 use crate::context::Context;
 use crate::error::Error;
@@ -77,11 +78,22 @@ pub async fn apply(
     if let Some(home) = home {
         obstacles.collect(apply::ensure(context, owner, &stores.claims, home).await)?;
     }
-    obstacles.collect(secrets::ensure_viewer(context, valid, owner).await)?;
+    // A change that the apiserver refuses, such as a larger size, does not keep the pod from using the claim as it is.
+    let is_usable = |it: &PersistentVolumeClaim| {
+        let found = apply::find(&stores.claims, &owner.namespace, &it.name_any());
+        found.is_some_and(|claim| {
+            claim.metadata.deletion_timestamp.is_none()
+                && matches!(provenance(claim.as_ref(), owner), Provenance::Own | Provenance::Kept)
+        })
+    };
+    let mut is_blocked = !obstacles.0.is_empty() && !home.as_ref().is_some_and(is_usable);
+    let viewer =
+        obstacles.collect(secrets::ensure_viewer(context, valid, owner, dereferenced.freshness()).await)?;
+    is_blocked |= viewer.is_none();
 
     let current = dereferenced.pod.clone();
     let pod = match built.outcome.life {
-        Life::Run if valid.spec.attach.is_some() || !obstacles.0.is_empty() => current,
+        Life::Run if valid.spec.attach.is_some() || is_blocked => current,
         Life::Run => {
             let pod = ensure_pod(context, stream, owner, built, current).await;
             obstacles.collect(pod)?.flatten()
@@ -91,7 +103,8 @@ pub async fn apply(
     let has_node = pod.as_ref().is_some_and(|pod| pod.spec.as_ref().is_some_and(|it| it.node_name.is_some()));
     if built.workload.uses_host_agent && has_node {
         let now = now.as_second().max(0).cast_unsigned();
-        let secret = secrets::ensure_host_agent(context, valid, owner, &built.pairing, now).await;
+        let freshness = dereferenced.freshness();
+        let secret = secrets::ensure_host_agent(context, valid, owner, &built.pairing, freshness, now).await;
         obstacles.collect(secret)?;
     }
 
@@ -120,14 +133,13 @@ async fn ensure_pod(
 ) -> apply::Applied<Option<Arc<Pod>>> {
     let Some(pod) = current else {
         let Some(desired) = &built.pod else { return Ok(None) };
-        return apply::apply(context, owner, desired, false).await.map(|pod| Some(Arc::new(pod)));
+        return apply::create_pod(context, owner, desired).await.map(|pod| Some(Arc::new(pod)));
     };
     let Some(why) = built.replacement.as_ref().filter(|_| pod.metadata.deletion_timestamp.is_none()) else {
         return Ok(Some(pod));
     };
     events::publish(context, stream, News::normal("PodReplaced", why)).await;
     apply::delete(context, pod.as_ref()).await?;
-    context.memory.update(&owner.uid, |known| known.report = None);
     let mut terminating = (*pod).clone();
     terminating.metadata.deletion_timestamp = Some(Time(Timestamp::now()));
     Ok(Some(Arc::new(terminating)))

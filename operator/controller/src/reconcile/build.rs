@@ -45,7 +45,7 @@ pub fn build(
     dereferenced: &Dereferenced,
     now: Timestamp,
 ) -> Built {
-    let report = dereferenced.report().and_then(Result::ok);
+    let report = dereferenced.report();
     let input = lifecycle::Input {
         created: stream.metadata.creation_timestamp.as_ref().map(|time| time.0),
         wake: stream.annotations().get(names::WAKE).map(String::as_str),

@@ -2,22 +2,23 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use contract::SidecarStatus;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use operator_api::{DesktopStream, DesktopStreamStatus, names};
 use operator_plan::facts::Node;
-use operator_plan::{kubernetes, status};
+use operator_plan::kubernetes;
 
-use crate::apply::{self, Owner};
+use crate::apply::Owner;
+use crate::apply::provenance::{Provenance, provenance};
 use crate::context::Context;
-use crate::memory::TimedReport;
+use crate::poller::Answer;
+use crate::secrets::Freshness;
 
 /// Time after a write during which the written status overrides the watch's.
 const WRITTEN_STATUS_TIMEOUT: Duration = Duration::from_secs(5);
-/// Interval between status requests to a sidecar that does not stream yet.
-const STARTING_POLL: Duration = Duration::from_secs(1);
 
 /// Inputs of a reconciliation.
 pub struct Dereferenced {
@@ -29,8 +30,10 @@ pub struct Dereferenced {
     pub pod: Option<Arc<Pod>>,
     /// All nodes.
     pub nodes: Vec<Node>,
-    /// Answer of the sidecar; `None` if it does not run.
-    pub report: Option<TimedReport>,
+    /// Address of the sidecar; `None` if it does not run.
+    pub sidecar: Option<SocketAddr>,
+    /// Last answer of the sidecar; `None` if it does not run or was not polled yet.
+    pub answer: Option<Answer>,
 }
 
 impl Dereferenced {
@@ -39,15 +42,24 @@ impl Dereferenced {
         self.pod.as_ref()?.spec.as_ref()?.node_name.as_deref()
     }
 
-    /// Answer of the sidecar.
-    pub fn report(&self) -> Option<status::Report<'_>> {
-        self.report.as_ref().map(|report| report.result.as_ref().map_err(String::as_str))
+    /// Status of the sidecar, if it answered.
+    pub fn report(&self) -> Option<&SidecarStatus> {
+        self.answer.as_ref()?.as_ref().ok()
+    }
+
+    /// How long the memory of the stream's Secrets can be relied upon.
+    pub fn freshness(&self) -> Freshness {
+        match (&self.pod, &self.answer) {
+            (None, _) => Freshness::NoPod,
+            (_, Some(Err(error))) if error.is_unauthorized() => Freshness::Refused,
+            _ if self.node().is_some() && self.sidecar.is_none() => Freshness::Waiting,
+            _ => Freshness::Settled,
+        }
     }
 }
 
-/// Reads the inputs of the reconciliation of `stream`. Cannot fail: it reads caches, and the sidecar's failure is an
-/// answer.
-pub async fn dereference(context: &Context, stream: &DesktopStream) -> Dereferenced {
+/// Reads the inputs of the reconciliation of `stream`. Cannot fail: it reads caches and memory.
+pub fn dereference(context: &Context, stream: &DesktopStream) -> Dereferenced {
     let owner = Owner {
         namespace: stream.namespace().unwrap_or_default(),
         name: stream.name_any(),
@@ -55,13 +67,15 @@ pub async fn dereference(context: &Context, stream: &DesktopStream) -> Dereferen
     };
     let pods = pods(context, &owner, stream.spec.attach.is_some());
     let pod = kubernetes::choose_pod(&pods).cloned();
-    let report = report(context, &owner.uid, pod.as_deref()).await;
+    let sidecar = pod.as_deref().and_then(sidecar_address);
+    let answer = sidecar.and_then(|address| context.poller.answer(&owner.uid, address));
     Dereferenced {
         previous: previous(context, stream, &owner.uid),
         nodes: context.stores.nodes(),
         owner,
         pod,
-        report,
+        sidecar,
+        answer,
     }
 }
 
@@ -70,47 +84,29 @@ fn pods(context: &Context, owner: &Owner, is_attached: bool) -> Vec<Arc<Pod>> {
     context.stores.pods.state_filter(|pod| {
         pod.namespace().as_deref() == Some(&owner.namespace)
             && pod.labels().get(names::STREAM) == Some(&owner.name)
-            && (is_attached || apply::is_owned(pod, owner))
+            && (is_attached || provenance(pod, owner) == Provenance::Own)
     })
 }
 
 /// Previous status: the written one until the watch has had time to report it.
-fn previous(context: &Context, stream: &DesktopStream, uid: &str) -> DesktopStreamStatus {
+pub fn previous(context: &Context, stream: &DesktopStream, uid: &str) -> DesktopStreamStatus {
     match context.memory.get(uid).status {
         Some(written) if written.at.elapsed() < WRITTEN_STATUS_TIMEOUT => written.status,
         _ => stream.status.clone().unwrap_or_default(),
     }
 }
 
-/// Answer of the pod's sidecar, requested again after the poll interval.
-async fn report(context: &Context, uid: &str, pod: Option<&Pod>) -> Option<TimedReport> {
-    let address = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none()).and_then(running_sidecar_ip);
-    let Some(ip) = address else {
-        context.memory.update(uid, |known| known.report = None);
+/// Address of the port of the pod's sidecar that serves `/status`, if the sidecar runs.
+pub fn sidecar_address(pod: &Pod) -> Option<SocketAddr> {
+    if pod.metadata.deletion_timestamp.is_some() {
         return None;
-    };
-    let known = context.memory.get(uid);
-    if let Some(report) = known.report {
-        let interval = if report.is_streaming() { context.settings.poll } else { STARTING_POLL };
-        if report.at.elapsed() < interval {
-            return Some(report);
-        }
     }
-    context.metrics.polls.inc();
-    let address = SocketAddr::new(ip, pod.map_or(names::VIEWER_PORT, status_port)).to_string();
-    let result = operator_sidecar_client::sidecar_status(&address, known.viewer_token.as_deref()).await;
-    let report = TimedReport { at: Instant::now(), result: result.map_err(|error| error.to_string()) };
-    context.memory.update(uid, |known| known.report = Some(report.clone()));
-    Some(report)
-}
-
-/// IP address of the pod, if its sidecar runs.
-fn running_sidecar_ip(pod: &Pod) -> Option<IpAddr> {
     let status = pod.status.as_ref()?;
     let statuses = status.init_container_statuses.as_ref()?;
     let sidecar = statuses.iter().find(|it| it.name == names::SIDECAR_CONTAINER)?;
     sidecar.state.as_ref()?.running.as_ref()?;
-    status.pod_ip.as_ref()?.parse().ok()
+    let ip: IpAddr = status.pod_ip.as_ref()?.parse().ok()?;
+    Some(SocketAddr::new(ip, status_port(pod)))
 }
 
 /// Port of the sidecar's `/status`: that of viewers in pods of earlier versions, which have no other.
@@ -153,8 +149,8 @@ mod tests {
             serde_json::from_value(json!({"metadata": {}, "status": status})).expect("a pod")
         };
         let running = pod(json!({"running": {}}));
-        assert_eq!(running_sidecar_ip(&running), Some(IpAddr::from([10, 0, 0, 7])));
-        assert_eq!(running_sidecar_ip(&pod(json!({"waiting": {}}))), None);
-        assert_eq!(running_sidecar_ip(&Pod::default()), None);
+        assert_eq!(sidecar_address(&running), Some(SocketAddr::from(([10, 0, 0, 7], names::VIEWER_PORT))));
+        assert_eq!(sidecar_address(&pod(json!({"waiting": {}}))), None);
+        assert_eq!(sidecar_address(&Pod::default()), None);
     }
 }

@@ -5,8 +5,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use operator_api::conditions::{self, Engine, READY, Subject, reasons};
 use operator_api::{AuthKind, DesktopStreamStatus, Phase};
-use operator_plan::status::{self as plan, Input, Obstacle};
+use operator_plan::status::{self as plan, Input, Obstacle, ReportError};
 use operator_plan::validate::Invalid;
+use operator_sidecar_client::RequestError;
 
 use super::decide::Decision;
 use super::gather::Gathered;
@@ -33,9 +34,13 @@ impl Pass<'_> {
             observation::observe(&node.name, gathered.desktop.as_ref(), gathered.sidecar.as_ref())
                 .or_else(not_created)
         };
-        let error = gathered.report.as_ref().and_then(|it| it.as_ref().err()).map(ToString::to_string);
+        let failure = gathered.report.as_ref().and_then(|it| it.as_ref().err());
+        let error = failure.map(ToString::to_string);
         let report = match &error {
-            Some(error) => Some(Err(error.as_str())),
+            Some(_) if failure.is_some_and(RequestError::is_unauthorized) => {
+                Some(Err(ReportError::TokenRefused))
+            }
+            Some(error) => Some(Err(ReportError::Silent(error))),
             None => gathered.status().map(Ok),
         };
         let input = Input {

@@ -7,18 +7,25 @@ use k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, PersistentVolumeClaimSpec, Secret, VolumeResourceRequirements,
 };
 
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
 use super::metadata;
+use crate::quantity::amount;
 use crate::validate::Validated;
 
 use contract::Endpoint;
 use contract::names::{ENDPOINT_FILE, TOKEN_FILE};
 use operator_api::{OnDelete, names};
 
+/// Resource of a claim's size.
+const STORAGE: &str = "storage";
+
 pub(super) fn home(stream: &Validated) -> Option<PersistentVolumeClaim> {
     let home = stream.spec.desktop.as_ref()?.home.as_ref()?;
     let mut metadata = metadata(stream, stream.names.home());
     if home.on_delete == OnDelete::Keep {
         metadata.owner_references = None;
+        metadata.annotations = Some([(names::CREATED_FOR.to_owned(), stream.uid.clone())].into());
     }
     Some(PersistentVolumeClaim {
         metadata,
@@ -26,13 +33,30 @@ pub(super) fn home(stream: &Validated) -> Option<PersistentVolumeClaim> {
             access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
             storage_class_name: home.storage_class_name.clone(),
             resources: Some(VolumeResourceRequirements {
-                requests: Some([("storage".to_owned(), home.size.clone())].into()),
+                requests: Some([(STORAGE.to_owned(), home.size.clone())].into()),
                 ..VolumeResourceRequirements::default()
             }),
             ..PersistentVolumeClaimSpec::default()
         }),
         ..PersistentVolumeClaim::default()
     })
+}
+
+/// `desired` with a size that is not smaller than the live claim's: its user may have grown it, and claims cannot shrink.
+pub fn fit_claim(mut desired: PersistentVolumeClaim, live: &PersistentVolumeClaim) -> PersistentVolumeClaim {
+    let found = live.spec.as_ref().and_then(requests).and_then(|all| all.get(STORAGE));
+    if let Some(found) = found
+        && let Some(asked) = desired.spec.as_mut().and_then(|spec| spec.resources.as_mut())
+        && let Some(asked) = asked.requests.as_mut().and_then(|all| all.get_mut(STORAGE))
+        && amount(found) > amount(asked)
+    {
+        asked.clone_from(found);
+    }
+    desired
+}
+
+fn requests(spec: &PersistentVolumeClaimSpec) -> Option<&BTreeMap<String, Quantity>> {
+    spec.resources.as_ref()?.requests.as_ref()
 }
 
 /// Endpoint of a host-agent and the token for it.
@@ -77,5 +101,26 @@ pub fn viewer_secret(stream: &Validated, token: &str) -> Secret {
         data: Some([(TOKEN_FILE.to_owned(), ByteString(token.as_bytes().to_vec()))].into()),
         type_: Some("Opaque".to_owned()),
         ..Secret::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::validated;
+
+    #[test]
+    fn claim_that_its_user_has_grown_keeps_its_size() {
+        let claim = |size: &str| {
+            home(&validated(&json!({"spec": {"desktop": {"home": {"size": size}}}}))).expect("a claim")
+        };
+        let size = |claim: &PersistentVolumeClaim| {
+            claim.spec.as_ref().and_then(requests).expect("requests")[STORAGE].0.clone()
+        };
+        assert_eq!(size(&fit_claim(claim("1Gi"), &claim("2Gi"))), "2Gi");
+        assert_eq!(size(&fit_claim(claim("3Gi"), &claim("2Gi"))), "3Gi");
+        assert_eq!(size(&fit_claim(claim("1024Mi"), &claim("1Gi"))), "1024Mi");
     }
 }

@@ -83,6 +83,17 @@ fn pair_without_a_choice_gives_the_reason() {
 }
 
 #[test]
+fn pair_on_an_unknown_node_keeps_the_current_host_agent() {
+    let (stream, all) = (stream_of(json!({})), [candidate("a", 0, 1)]);
+    for nodes in [vec![], vec![node("n2", 105, &[("b", "vsock://2:1")])]] {
+        let pairing = pair(&stream, &all, &nodes, Some("n1"), Some("a"));
+        let unknown = Pairing::Unknown { host_agent: Some("a".to_owned()), node: "n1".to_owned() };
+        assert_eq!(pairing, unknown, "{nodes:?}");
+        assert_eq!(pairing.host_agent(), Some("a"), "it counts as its load");
+    }
+}
+
+#[test]
 fn pair_ignores_nodes_without_the_device_and_cordoned_nodes() {
     let all = [candidate("a", 0, 9)];
     let mut nodes = [node("n1", 105, &[("a", "vsock://2:1")])];

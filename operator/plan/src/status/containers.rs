@@ -5,7 +5,7 @@ use operator_api::conditions::{Engine, reasons};
 use operator_api::{DeviceNodes, names};
 
 use super::{Input, Verdict};
-use crate::observation::{BlockedCause, Container, ContainerState, Exit, UnplacedCause};
+use crate::observation::{BlockedCause, Container, ContainerState, Exit, Observation, UnplacedCause};
 use crate::pair;
 use crate::validate::Validated;
 
@@ -15,7 +15,8 @@ const START_TIMEOUT: SignedDuration = SignedDuration::from_secs(30);
 /// Verdict on DevicesReady.
 pub(super) fn devices(stream: &Validated, input: Input<'_>) -> Verdict {
     if let Some(obstacle) = input.obstacle {
-        return Verdict::no(obstacle.reason, obstacle.text.clone());
+        let holds = (obstacle.reason != reasons::WAITING).then_some(false);
+        return Verdict { holds, reason: obstacle.reason, text: obstacle.text.clone() };
     }
     let workload = input.engine.workload();
     let Some(observation) = input.observation else {
@@ -52,6 +53,9 @@ pub(super) fn devices(stream: &Validated, input: Input<'_>) -> Verdict {
     if let Some(blocked) = observation.containers.iter().find_map(blocked) {
         return blocked;
     }
+    if let Some(waiting) = unstarted(observation) {
+        return waiting;
+    }
     Verdict::yes(reasons::DEVICES_ALLOCATED, "")
 }
 
@@ -77,6 +81,20 @@ fn unschedulable(stream: &Validated, input: Input<'_>, message: &str) -> Verdict
     let capable = input.nodes.iter().filter(|node| pair::can_run(stream, node)).count();
     let text = format!("{capable} nodes offer the device; scheduler: {message}");
     Verdict::no(reasons::UNSCHEDULABLE, text)
+}
+
+/// Verdict while the desktop, or a container beside it, has not been started: its image may be missing. The sidecar
+/// starts first, and a test pattern streams without the desktop. A crash is reported in its place.
+fn unstarted(observation: &Observation) -> Option<Verdict> {
+    if observation.containers.iter().any(|it| matches!(it.state, ContainerState::Crashing { .. })) {
+        return None;
+    }
+    let mut desktop = observation.containers.iter().filter(|it| !it.is_sidecar).peekable();
+    if desktop.peek().is_none() {
+        return Some(Verdict::waiting("waiting for the containers"));
+    }
+    let Container { name, image, .. } = desktop.find(|it| it.state == ContainerState::Starting)?;
+    Some(Verdict::waiting(format!("waiting for container {name}, image {image}")))
 }
 
 fn blocked(container: &Container) -> Option<Verdict> {

@@ -38,7 +38,7 @@ impl World {
         };
         Self {
             stream: validated(&json!({"spec": spec})),
-            pod: Some(pod(json!({"phase": "Running"}))),
+            pod: Some(running()),
             obstacle: None,
             claim: None,
             nodes: vec![node("n1", 105, &[("a", "vsock://2:1")])],
@@ -50,6 +50,11 @@ impl World {
     }
 
     fn status(&self) -> DesktopStreamStatus {
+        let report = self.report.as_ref();
+        self.status_with(report.map(|it| it.as_ref().map_err(|error| ReportError::Silent(error))))
+    }
+
+    fn status_with(&self, report: Option<Report<'_>>) -> DesktopStreamStatus {
         let outcome = Outcome {
             life: self.life,
             unwatched_since: None,
@@ -66,7 +71,7 @@ impl World {
                 obstacle: self.obstacle.as_ref(),
                 nodes: &self.nodes,
                 pairing: &self.pairing,
-                report: self.report.as_ref().map(|it| it.as_ref().map_err(String::as_str)),
+                report,
                 outcome: &outcome,
                 previous: &self.previous,
                 now: Timestamp::UNIX_EPOCH,
@@ -88,6 +93,12 @@ fn endpoint() -> Endpoint {
 fn pod(status: Value) -> Pod {
     let whole = json!({"metadata": {"name": "desk-desktop"}, "spec": {"nodeName": "n1", "containers": []}, "status": status});
     serde_json::from_value(whole).expect("a pod")
+}
+
+/// A pod whose desktop has run for an hour.
+fn running() -> Pod {
+    let state = json!({"running": {"startedAt": "1969-12-31T23:00:00Z"}});
+    container("desktop", json!({"restartCount": 0, "ready": true, "started": true, "state": state}))
 }
 
 fn unscheduled(message: &str) -> Pod {
@@ -186,6 +197,76 @@ fn container_that_does_not_start_degrades_the_stream() {
         assert_eq!(status.phase, Some(Phase::Degraded), "{name} {reason}");
         assert_eq!(of(&status, "Ready").1, expected);
     }
+}
+
+#[test]
+fn desktop_whose_image_is_not_there_yet_is_not_ready_while_the_test_pattern_streams() {
+    let mut world = World::new(json!({"capture": {"source": "TestPattern"}}));
+    assert_eq!(of(&world.status(), "Ready").0, "True");
+    let creating = json!({"restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating"}}});
+    for pod in [container("desktop", creating), pod(json!({"phase": "Pending"}))] {
+        world.pod = Some(pod);
+        let status = world.status();
+        assert_eq!((of(&status, "DevicesReady").0, of(&status, "DevicesReady").1), ("Unknown", "Waiting"));
+        assert_eq!((of(&status, "Ready").0, of(&status, "Ready").1), ("False", "Waiting"));
+        assert_eq!(status.phase, Some(Phase::Starting));
+    }
+}
+
+#[test]
+fn obstacle_beside_a_running_desktop_degrades_the_stream() {
+    let mut world = World::new(json!({}));
+    for reason in [reasons::NAME_TAKEN, reasons::REFUSED] {
+        world.obstacle = Some(Obstacle { reason, text: "x".to_owned() });
+        assert_eq!(world.status().phase, Some(Phase::Degraded));
+    }
+    world.pod = None;
+    assert_eq!(world.status().phase, Some(Phase::Failed));
+}
+
+#[test]
+fn obstacle_that_passes_by_itself_is_waiting() {
+    let mut world = World::new(json!({}));
+    (world.pod, world.report) = (None, None);
+    world.obstacle = Some(Obstacle { reason: reasons::WAITING, text: "x".to_owned() });
+    let status = world.status();
+    assert_eq!((of(&status, "DevicesReady").0, of(&status, "DevicesReady").1), ("Unknown", "Waiting"));
+    assert_eq!(status.phase, Some(Phase::Pending));
+}
+
+#[test]
+fn refused_viewer_token_is_told_from_a_silent_sidecar() {
+    let world = World::new(json!({}));
+    let status = world.status_with(Some(Err(ReportError::TokenRefused)));
+    let (holds, reason, message) = of(&status, "Capturing");
+    assert_eq!((holds, reason), ("Unknown", "ViewerTokenRefused"));
+    assert!(!message.contains("NetworkPolic"), "{message}");
+}
+
+#[test]
+fn unknown_node_leaves_paired_unknown_and_the_host_agent_named() {
+    let mut world = World::new(json!({}));
+    world.pairing = Pairing::Unknown { host_agent: Some("a".to_owned()), node: "n1".to_owned() };
+    let status = world.status();
+    assert_eq!((of(&status, "Paired").0, of(&status, "Paired").1), ("Unknown", "Waiting"));
+    assert_eq!(status.host_agent_name.as_deref(), Some("a"));
+}
+
+#[test]
+fn failing_reconciliation_is_the_reason_of_ready_and_keeps_the_rest() {
+    let before = World::new(json!({})).status();
+    let subject = Subject { engine: Engine::Kubernetes, name: "desk", generation: Some(4) };
+    let status = failing(subject, &before, "cannot create Service x: refused by a webhook", Timestamp::MAX);
+    let (holds, reason, message) = of(&status, "Ready");
+    assert_eq!((holds, reason), ("False", "ReconcileFails"));
+    assert!(message.contains("refused by a webhook") && message.contains("retries"), "{message}");
+    assert_eq!(of(&status, "Streaming"), of(&before, "Streaming"));
+    assert_eq!((status.phase, &status.stats), (Some(Phase::Degraded), &before.stats));
+    let again = failing(subject, &status, "another text", Timestamp::UNIX_EPOCH);
+    let time = |status: &DesktopStreamStatus| status.conditions[4].last_transition_time.clone();
+    assert_eq!(time(&again), time(&status));
+    let new = failing(subject, &DesktopStreamStatus::default(), "x", Timestamp::MAX);
+    assert_eq!(new.phase, Some(Phase::Failed));
 }
 
 #[test]

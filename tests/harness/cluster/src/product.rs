@@ -7,11 +7,13 @@ pub mod host_agent;
 pub mod http;
 pub mod images;
 mod installed;
+pub mod late;
 pub mod pods;
 pub mod rights;
 pub mod samples;
 
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -289,11 +291,29 @@ impl Testbed {
     pub fn start_operator(&self, identity: &str, arguments: &[&str]) -> Result<Operator> {
         let token = self.cluster.kubectl(&["-n", SYSTEM, "create", "token", "desktopstream-operator"])?;
         let kubeconfig = self.kubeconfig_with_token(identity, &token)?;
+        self.start_operator_with(identity, &kubeconfig, arguments)
+    }
+
+    /// Starts an operator beside the cluster that reaches the apiserver through a proxy without TLS, with the rights of the
+    /// proxy.
+    pub fn start_operator_through(&self, proxy: SocketAddr, identity: &str) -> Result<Operator> {
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
+            "clusters": [{"name": "proxy", "cluster": {"server": format!("http://{proxy}")}}],
+            "users": [{"name": "proxy", "user": {}}],
+            "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "proxy"}}],
+        });
+        let kubeconfig = self.cluster.folder()?.join(format!("{identity}.kubeconfig"));
+        std::fs::write(&kubeconfig, config.to_string())?;
+        self.start_operator_with(identity, &kubeconfig, &[])
+    }
+
+    fn start_operator_with(&self, identity: &str, kubeconfig: &Path, arguments: &[&str]) -> Result<Operator> {
         let log = self.cluster.folder()?.join(format!("{identity}.log"));
         let out = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
         let metrics = http::free_address()?;
         let mut command = Command::new(&self.programs.operator);
-        command.env("KUBECONFIG", &kubeconfig).env("RUST_LOG", "info");
+        command.env("KUBECONFIG", kubeconfig).env("RUST_LOG", "info");
         command
             .args(["run", "--namespace", SYSTEM, "--identity", identity, "--metrics"])
             .arg(metrics.to_string());
@@ -310,7 +330,7 @@ pub struct Operator {
     /// Path of the log.
     pub log: PathBuf,
     /// Address of the metrics.
-    pub metrics: std::net::SocketAddr,
+    pub metrics: SocketAddr,
 }
 
 impl Operator {

@@ -59,6 +59,11 @@ impl Api {
         Ok(Self { proxy, address })
     }
 
+    /// Address of the proxy, which answers as the apiserver does, without TLS and authentication.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Gets an object.
     pub fn get(&self, namespace: &str, kind: &str, name: &str) -> Result<Value> {
         match self.request("GET", &format!("{}/{name}", path(namespace, kind)?), None)? {

@@ -1,7 +1,7 @@
 //! Changes of a stream: replaced pods, suspension, homes, expiry.
 
 use anyhow::{Result, ensure};
-use cluster::product::{Installed, spec_without_gpu};
+use cluster::product::{Installed, TIMEOUT, spec_without_gpu};
 use serde_json::json;
 
 pub fn changed_desktop_replaces_the_pod_with_an_event(bed: &Installed) -> Result<()> {
@@ -68,6 +68,82 @@ pub fn home_with_on_delete_keep_outlives_its_stream(bed: &Installed) -> Result<(
     ensure!(after["metadata"]["deletionTimestamp"].is_null(), "the claim is being deleted");
     bed.cluster.kubectl(&["delete", "pvc", "kept-home", "--wait=false"])?;
     Ok(())
+}
+
+pub fn kept_home_outlives_a_later_stream_that_deletes_homes(bed: &Installed) -> Result<()> {
+    let mut spec = spec_without_gpu();
+    let mut before = json!(null);
+    for (size, on_delete) in [("1Gi", "Keep"), ("1Gi", "Delete")] {
+        spec["desktop"]["home"] = json!({"size": size, "onDelete": on_delete});
+        bed.apply_stream("heir", &spec)?;
+        let claim = bed.await_object("pvc", "heir-home")?;
+        bed.await_object("pod", "heir-desktop")?;
+        ensure!(before.is_null() || claim["metadata"]["uid"] == before, "another claim");
+        before = claim["metadata"]["uid"].clone();
+        bed.delete_streams(&["heir"])?;
+    }
+    let claim = bed.get(&["pvc", "heir-home"])?;
+    ensure!(claim["metadata"]["ownerReferences"].is_null(), "{}", claim["metadata"]);
+    ensure!(claim["metadata"]["deletionTimestamp"].is_null(), "{}", claim["metadata"]);
+    bed.cluster.kubectl(&["delete", "pvc", "heir-home", "--wait=false"])?;
+    Ok(())
+}
+
+/// Only a bound claim of a class that allows it can grow.
+pub fn home_that_its_user_has_grown_keeps_the_stream(bed: &Installed) -> Result<()> {
+    let class = json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "growing"},
+        "provisioner": "example.com/none", "allowVolumeExpansion": true,
+    });
+    let volume = json!({
+        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "growing"},
+        "spec": {
+            "capacity": {"storage": "5Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "growing",
+            "persistentVolumeReclaimPolicy": "Retain", "hostPath": {"path": "/var/lib/growing"},
+        },
+    });
+    bed.cluster.apply(&class.to_string())?;
+    bed.cluster.apply(&volume.to_string())?;
+    let mut spec = spec_without_gpu();
+    spec["desktop"]["home"] = json!({"size": "1Gi", "storageClassName": "growing"});
+    bed.apply_stream("grown", &spec)?;
+    bed.cluster.wait("default", "pvc/grown-home", "jsonpath={.status.phase}=Bound", TIMEOUT)?;
+    let grow = json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}}).to_string();
+    bed.cluster.kubectl(&["patch", "pvc", "grown-home", "--type=merge", "-p", &grow])?;
+    let before = bed.await_object("pod", "grown-desktop")?;
+    bed.cluster.kubectl(&["delete", "pod", "grown-desktop", "--grace-period=0", "--force"])?;
+    bed.eventually("another pod", || {
+        let after = bed.get(&["pod", "grown-desktop"])?;
+        ensure!(after["metadata"]["uid"] != before["metadata"]["uid"], "the same pod");
+        Ok(())
+    })?;
+    bed.await_reason("grown", "DevicesReady", "Unschedulable")?;
+    let claim = bed.get(&["pvc", "grown-home"])?;
+    ensure!(claim["spec"]["resources"]["requests"]["storage"] == "2Gi", "{}", claim["spec"]);
+    bed.delete_streams(&["grown"])?;
+    bed.cluster.kubectl(&["delete", "pv/growing", "storageclass/growing", "--wait=false"])?;
+    Ok(())
+}
+
+pub fn stream_that_is_created_again_at_once_waits_for_its_remains(bed: &Installed) -> Result<()> {
+    let mut spec = spec_without_gpu();
+    spec["desktop"]["home"] = json!({"size": "1Gi"});
+    bed.apply_stream("again", &spec)?;
+    bed.await_object("pod", "again-desktop")?;
+    bed.cluster.kubectl(&["delete", "desktopstream", "again"])?;
+    bed.apply_stream("again", &spec)?;
+    let uid = bed.get(&["desktopstream", "again"])?["metadata"]["uid"].clone();
+    for (kind, name) in [("pvc", "again-home"), ("pod", "again-desktop"), ("secret", "again-viewer")] {
+        bed.eventually(&format!("{kind} {name} of the second stream"), || {
+            let owner = bed.get(&[kind, name])?["metadata"]["ownerReferences"][0]["uid"].clone();
+            ensure!(owner == uid, "it belongs to {owner}, not {uid}");
+            Ok(())
+        })?;
+    }
+    let events = bed.api.list("default", "event", "")?;
+    let taken = events.iter().find(|it| it["regarding"]["name"] == "again" && it["reason"] == "NameTaken");
+    ensure!(taken.is_none(), "{taken:?}");
+    bed.delete_streams(&["again"])
 }
 
 pub fn stream_is_deleted_after_its_ttl(bed: &Installed) -> Result<()> {

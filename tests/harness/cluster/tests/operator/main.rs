@@ -1,5 +1,5 @@
 //! The operator in a real cluster: API rules, webhook, objects, repair, obstacles, injection, leadership and outages. Running
-//! desktops are tested in desktop.rs; the pods here are mostly bound to no node.
+//! desktops are tested in desktop/; the pods here are mostly bound to no node.
 
 mod admission;
 mod injection;
@@ -37,14 +37,20 @@ fn main() -> ExitCode {
                 objects::changed_service_is_repaired,
                 objects::deleted_network_policy_is_created_again,
                 objects::ingress_removed_from_the_spec_is_deleted,
+                objects::optional_fields_that_are_taken_away_are_removed,
                 objects::unchanged_stream_causes_no_writes,
                 lifecycle::changed_desktop_replaces_the_pod_with_an_event,
                 lifecycle::changed_service_port_keeps_the_pod,
                 lifecycle::suspended_stream_keeps_its_home_and_resumes,
                 lifecycle::home_with_on_delete_keep_outlives_its_stream,
+                lifecycle::kept_home_outlives_a_later_stream_that_deletes_homes,
+                lifecycle::home_that_its_user_has_grown_keeps_the_stream,
+                lifecycle::stream_that_is_created_again_at_once_waits_for_its_remains,
                 lifecycle::stream_is_deleted_after_its_ttl,
                 obstacles::exceeded_quota_is_reported_until_it_is_raised,
                 obstacles::foreign_service_of_the_same_name_is_reported_and_kept,
+                obstacles::foreign_claim_and_secret_are_reported_and_never_adopted,
+                obstacles::persistent_failure_is_reported_until_it_is_over,
                 obstacles::missing_viewer_secret_is_reported_until_it_exists,
                 obstacles::pending_volume_is_reported,
                 obstacles::unschedulable_pod_is_reported,

@@ -75,10 +75,47 @@ pub fn ingress_removed_from_the_spec_is_deleted(bed: &Installed) -> Result<()> {
     bed.delete_streams(&["ingress"])
 }
 
+pub fn optional_fields_that_are_taken_away_are_removed(bed: &Installed) -> Result<()> {
+    let mut spec = spec();
+    let annotations = json!({"example.com/a": "1"});
+    spec["viewers"] = json!({
+        "ingress": {"host": "desk.example.com", "tlsSecretName": "tls", "className": "c", "annotations": annotations},
+        "service": {"annotations": annotations},
+    });
+    bed.apply_stream("fewer", &spec)?;
+    let objects = || {
+        let ingress = bed.get(&["ingress", "fewer-viewers"])?;
+        Ok::<_, anyhow::Error>((ingress, bed.get(&["service", "fewer-viewers"])?))
+    };
+    bed.eventually("the fields are set", || {
+        let (ingress, service) = objects()?;
+        ensure!(
+            ingress["spec"]["tls"][0]["secretName"] == "tls" && ingress["spec"]["ingressClassName"] == "c"
+        );
+        ensure!(service["metadata"]["annotations"]["example.com/a"] == "1");
+        Ok(())
+    })?;
+    spec["viewers"] = json!({"ingress": {"host": "desk.example.com"}});
+    bed.cluster.kubectl_with_input(&["replace", "-f", "-"], &stream("fewer", &spec).to_string())?.ok()?;
+    bed.eventually("the fields are removed", || {
+        let (ingress, service) = objects()?;
+        ensure!(ingress["spec"]["tls"].is_null(), "{}", ingress["spec"]);
+        ensure!(ingress["spec"]["ingressClassName"].is_null(), "{}", ingress["spec"]);
+        for metadata in [&ingress["metadata"], &service["metadata"]] {
+            ensure!(metadata["annotations"]["example.com/a"].is_null(), "{metadata}");
+        }
+        Ok(())
+    })?;
+    bed.delete_streams(&["fewer"])
+}
+
 pub fn unchanged_stream_causes_no_writes(bed: &Installed) -> Result<()> {
     /// Longer than two of the operator's polls.
     const OBSERVED: Duration = Duration::from_secs(8);
-    bed.apply_stream("steady", &spec())?;
+    let mut spec = spec();
+    // The apiserver stores it as 1536Mi.
+    spec["desktop"]["home"]["size"] = "1.5Gi".into();
+    bed.apply_stream("steady", &spec)?;
     for (kind, name) in objects("steady") {
         bed.await_object(kind, &name)?;
     }

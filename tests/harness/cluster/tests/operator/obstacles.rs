@@ -33,6 +33,65 @@ pub fn foreign_service_of_the_same_name_is_reported_and_kept(bed: &Installed) ->
     Ok(())
 }
 
+/// The claim has the fields that the operator's would have.
+pub fn foreign_claim_and_secret_are_reported_and_never_adopted(bed: &Installed) -> Result<()> {
+    let claim = json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "mine-home"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    });
+    bed.cluster.kubectl_with_input(&["create", "-f", "-"], &claim.to_string())?.ok()?;
+    bed.cluster.kubectl(&["create", "secret", "generic", "mine-viewer", "--from-literal=other=x"])?;
+    let untouched = |kind: &str, name: &str| -> Result<Value> {
+        let metadata = bed.get(&[kind, name])?["metadata"].clone();
+        for field in ["ownerReferences", "labels", "deletionTimestamp"] {
+            ensure!(metadata[field].is_null(), "{metadata}");
+        }
+        Ok(metadata["uid"].clone())
+    };
+    let before = (untouched("pvc", "mine-home")?, untouched("secret", "mine-viewer")?);
+    let mut spec = spec_without_gpu();
+    for on_delete in ["Keep", "Delete"] {
+        spec["desktop"]["home"] = json!({"size": "1Gi", "onDelete": on_delete});
+        bed.apply_stream("mine", &spec)?;
+        let message = bed.await_reason("mine", "DevicesReady", "NameTaken")?;
+        ensure!(message.contains("mine-home") && message.contains("rename"), "{message}");
+        // The objects that are applied after the claim exist.
+        bed.await_object("service", "mine-viewers")?;
+        ensure!(untouched("pvc", "mine-home")? == before.0, "{on_delete}");
+        bed.delete_streams(&["mine"])?;
+    }
+    spec["desktop"]["home"] = json!({"size": "2Gi"});
+    bed.apply_stream("mine", &spec)?;
+    bed.await_reason("mine", "DevicesReady", "NameTaken")?;
+    bed.delete_streams(&["mine"])?;
+    ensure!(!bed.api.exists("default", "pod", "mine-desktop")?, "a pod with the user's claim");
+    let after = (untouched("pvc", "mine-home")?, untouched("secret", "mine-viewer")?);
+    ensure!(after == before, "{after:?}");
+    bed.cluster.kubectl(&["delete", "pvc/mine-home", "secret/mine-viewer", "--wait=false"])?;
+    Ok(())
+}
+
+/// A webhook of a third party whose server does not exist fails each request to create a Service.
+pub fn persistent_failure_is_reported_until_it_is_over(bed: &Installed) -> Result<()> {
+    let webhook = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "third-party"},
+        "webhooks": [{
+            "name": "broken.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"], "timeoutSeconds": 1,
+            "clientConfig": {"service": {"namespace": "default", "name": "nowhere", "path": "/"}},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["services"]}],
+        }],
+    });
+    bed.cluster.apply(&webhook.to_string())?;
+    bed.apply_stream("broken", &spec_without_gpu())?;
+    let message = bed.await_reason("broken", "Ready", "ReconcileFails")?;
+    ensure!(message.contains("broken.example.com"), "{message}");
+    bed.cluster.kubectl(&["delete", "validatingwebhookconfiguration", "third-party"])?;
+    bed.await_object("service", "broken-viewers")?;
+    bed.await_reason("broken", "DevicesReady", "Unschedulable")?;
+    bed.delete_streams(&["broken"])
+}
+
 pub fn missing_viewer_secret_is_reported_until_it_exists(bed: &Installed) -> Result<()> {
     let mut spec = spec_without_gpu();
     spec["viewers"] = json!({"auth": {"secretName": "mine"}});

@@ -1,6 +1,9 @@
 //! Running desktops: their pods and pictures, conditions of real faults, host-agents, and nodes that restart or drain. GPUs are
 //! simulated ([`cluster::product::gpus`]); the picture is the sidecar's test pattern.
 
+mod restarts;
+mod secrets;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -44,6 +47,10 @@ fn main() -> ExitCode {
                 lost_host_agent_is_reported_and_the_sidecar_encodes,
                 host_agent_of_another_name_refuses_the_token,
                 expired_token_is_reported_and_renewed,
+                restarts::late_node_list_unpairs_no_stream,
+                restarts::restarted_operator_keeps_streams_ready,
+                secrets::deleted_viewer_secret_is_created_again,
+                secrets::rotated_viewer_token_is_followed,
                 restarted_kubelet_keeps_desktops_and_offers_devices_again,
                 drained_node_moves_the_desktop,
             ],

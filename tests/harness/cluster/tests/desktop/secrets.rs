@@ -1,0 +1,48 @@
+//! Viewers' tokens that change while a desktop runs.
+
+use anyhow::{Result, ensure};
+use base64::Engine as _;
+use cluster::product::{Installed, TIMEOUT, condition};
+use serde_json::json;
+
+use crate::start;
+
+pub fn deleted_viewer_secret_is_created_again(bed: &Installed) -> Result<()> {
+    let pod = start(bed, "forgotten", &json!({}))?;
+    bed.cluster.kubectl(&["delete", "secret", "forgotten-viewer"])?;
+    bed.cluster.kubectl(&["delete", "pod", "forgotten-desktop", "--grace-period=1"])?;
+    bed.eventually("another pod", || {
+        let after = bed.get(&["pod", "forgotten-desktop"])?;
+        ensure!(after["metadata"]["uid"] != pod["metadata"]["uid"], "the same pod");
+        Ok(())
+    })?;
+    bed.await_object("secret", "forgotten-viewer")?;
+    bed.cluster.wait("default", "pod/forgotten-desktop", "condition=Ready", TIMEOUT)?;
+    bed.await_ready("forgotten")?;
+    bed.delete_streams(&["forgotten"])
+}
+
+/// The kubelet updates the sidecar's file within about a minute, and the sidecar follows it.
+pub fn rotated_viewer_token_is_followed(bed: &Installed) -> Result<()> {
+    let token = |text: &str| {
+        let data = base64::engine::general_purpose::STANDARD.encode(text);
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "rotated"}, "data": {"token": data}})
+    };
+    bed.cluster.apply(&token("0123456789abcdef0123456789abcdef").to_string())?;
+    start(bed, "rotated", &json!({"viewers": {"auth": {"secretName": "rotated"}}}))?;
+    let before = bed.get(&["desktopstream", "rotated"])?["status"]["stats"]["at"].clone();
+    bed.cluster.apply(&token("fedcba9876543210fedcba9876543210").to_string())?;
+    bed.eventually("statistics that were read with the other token", || {
+        let stream = bed.get(&["desktopstream", "rotated"])?;
+        let reason = condition(&stream, "Ready")["reason"].clone();
+        ensure!(reason != "SidecarSilent", "{}", stream["status"]);
+        let pod = bed.get(&["pod", "rotated-desktop"])?;
+        ensure!(pod["status"]["phase"] == "Running", "{}", pod["status"]);
+        ensure!(stream["status"]["stats"]["at"] != before, "the first statistics");
+        Ok(())
+    })?;
+    bed.await_ready("rotated")?;
+    bed.delete_streams(&["rotated"])?;
+    bed.cluster.kubectl(&["delete", "secret", "rotated"])?;
+    Ok(())
+}
