@@ -3,28 +3,29 @@
 //! ```text
 //!   session:  unbound --Bind with its nonce--> bound --context or tap gone, other session--> unbound
 //!   ring:     attached while the session is bound and configured for resource IDs; recreated when the
-//!             frame size changes
+//!             frame size changes (see `ring`)
 //! ```
 //!
 //! A nonce binds one context at a time and is invalid after its session ended, so a bind that another
 //! context replays is refused. A context serves one session: the newest that it bound. All of this is
 //! decided under one lock, which is never held across a blocking call: messages go to queues.
 
+mod ring;
 mod session;
 mod vm;
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use frame_ring::{Ring, wake};
+use frame_ring::clock::monotonic_ns;
 use parking_lot::Mutex;
-use protocol::link::{Context, ToTap};
-use protocol::stream::{Config, DOCTOR, ErrorCode, Path, ServerMessage};
+use protocol::link::{Context, MAX_EXPECT, ToTap, nonce_prefix};
+use protocol::stream::{Config, DOCTOR, ErrorCode, ServerMessage};
+use tokio::sync::Notify;
 
-use crate::inbox::RingReader;
 use crate::meter::Numbers;
+use ring::{RingState, Rings};
 pub use session::{Nonce, Session, SessionInfo};
 pub use vm::{Outgoing, Vm, VmDescription};
 
@@ -48,6 +49,10 @@ pub struct HubCounts {
     pub binds: AtomicU64,
     /// Refused binds: the nonce is of no session, or its session is bound to another context.
     pub binds_refused: AtomicU64,
+    /// Rings made.
+    pub rings: AtomicU64,
+    /// Rings that a VM's budget or its tap refused.
+    pub rings_refused: AtomicU64,
 }
 
 /// All sessions and taps of the process.
@@ -56,6 +61,10 @@ pub struct Hub {
     state: Mutex<State>,
     max_sessions: usize,
     max_taps: usize,
+    /// The host's `CLOCK_MONOTONIC`, ns.
+    clock: fn() -> u64,
+    /// Notified when a ring must wait for the rate limit.
+    deferred: Notify,
     /// Frame counters and durations of all sessions since start.
     pub totals: Arc<Numbers>,
     /// Event counters since start.
@@ -68,6 +77,7 @@ struct State {
     vms: HashMap<u64, Arc<Vm>>,
     last_session: u64,
     last_vm: u64,
+    rings: Rings,
 }
 
 /// A session with its configuration and binding.
@@ -76,8 +86,7 @@ struct Entry {
     session: Arc<Session>,
     config: Option<Config>,
     binding: Option<Binding>,
-    /// Slot size in bytes of the ring that the tap has, if any.
-    attached_slot_bytes: Option<usize>,
+    ring: RingState,
 }
 
 /// The context that a session is bound to.
@@ -105,6 +114,8 @@ impl Hub {
             state: Mutex::default(),
             max_sessions,
             max_taps,
+            clock: monotonic_ns,
+            deferred: Notify::new(),
             totals: Arc::default(),
             counts: HubCounts::default(),
         }
@@ -140,8 +151,7 @@ impl Hub {
         });
         if let Some(older) = older.map(|session| session.info.id) {
             self.counts.replaced.fetch_add(1, Ordering::Relaxed);
-            if let Some(entry) = state.sessions.remove(&older) {
-                entry.detach();
+            if let Some(entry) = state.remove_session(older) {
                 entry
                     .session
                     .end(ErrorCode::Replaced, "a newer session of the same stream replaced this one");
@@ -150,8 +160,10 @@ impl Hub {
             return Err(LimitReached { kind: "sessions", limit: self.max_sessions, flag: "--max-sessions" });
         }
         self.counts.sessions.fetch_add(1, Ordering::Relaxed);
+        let expect = ToTap::Expect(vec![nonce_prefix(&session.info.nonce)]);
+        state.vms.values().for_each(|vm| vm.send(expect.clone(), None));
         let entry =
-            Entry { session: Arc::clone(&session), config: None, binding: None, attached_slot_bytes: None };
+            Entry { session: Arc::clone(&session), config: None, binding: None, ring: RingState::default() };
         state.sessions.insert(session.info.id, entry);
         Ok(session)
     }
@@ -159,9 +171,7 @@ impl Hub {
     /// Removes a session and detaches its ring from the tap. An unknown number is ignored: the session was
     /// replaced.
     pub fn remove_session(&self, id: u64) {
-        if let Some(entry) = self.state.lock().sessions.remove(&id) {
-            entry.detach();
-        }
+        self.state.lock().remove_session(id);
     }
 
     /// Ends all sessions with an error.
@@ -176,8 +186,10 @@ impl Hub {
         let mut state = self.state.lock();
         let Some(entry) = state.sessions.get_mut(&id) else { return };
         entry.config = Some(config);
-        entry.update_ring();
-        entry.session.inbox.configure(config);
+        self.update_ring(&mut state, id);
+        if let Some(entry) = state.sessions.get(&id) {
+            entry.session.inbox.configure(config);
+        }
     }
 
     /// Adds a tap, made by `make` from its number.
@@ -191,6 +203,9 @@ impl Hub {
         }
         state.last_vm += 1;
         let vm = make(state.last_vm);
+        let prefix = |entry: &Entry| nonce_prefix(&entry.session.info.nonce);
+        let prefixes: Vec<_> = state.sessions.values().map(prefix).collect();
+        prefixes.chunks(MAX_EXPECT).for_each(|part| vm.send(ToTap::Expect(part.to_vec()), None));
         state.vms.insert(vm.id, Arc::clone(&vm));
         Ok(vm)
     }
@@ -202,6 +217,8 @@ impl Hub {
         for entry in state.sessions.values_mut().filter(|entry| entry.is_bound_to(id, None)) {
             entry.unbind("the VM's tap disconnected; bind again when it reconnects");
         }
+        // The tap answers no more.
+        state.sessions.values_mut().for_each(|entry| entry.ring.forget_vm(id));
     }
 
     /// Removes the binding to a destroyed context.
@@ -225,6 +242,11 @@ impl Hub {
             tracing::warn!(vm = vm.description.name, ?context, name, bound_elsewhere, "bind refused");
             return false;
         };
+        if let Err(refusal) = state.fits(id, vm.id) {
+            let Some(entry) = state.sessions.get(&id) else { return false };
+            entry.session.outbox.push(&ServerMessage::Unbound { reason: refusal.to_string() });
+            return false;
+        }
         let displaced =
             |entry: &&mut Entry| entry.session.info.id != id && entry.is_bound_to(vm.id, Some(context));
         for entry in state.sessions.values_mut().filter(displaced) {
@@ -236,8 +258,12 @@ impl Hub {
             let (stream, vm_name) = (&entry.session.info.stream, &vm.description.name);
             tracing::info!(session = id, stream, vm = vm_name, ?context, name, "session bound");
             entry.binding = Some(Binding { vm: Arc::clone(vm), context });
-            entry.update_ring();
         }
+        self.update_ring(&mut state, id);
+        // Not if the session was unbound at once, for lack of ring memory.
+        let Some(entry) = state.sessions.get(&id).filter(|entry| entry.binding.is_some()) else {
+            return false;
+        };
         // Also for a repeated bind: the sidecar missed the first confirmation.
         entry.session.outbox.push(&ServerMessage::Bound {
             context: context.id,
@@ -245,6 +271,17 @@ impl Hub {
             vm: vm.description.name.clone(),
         });
         true
+    }
+}
+
+impl State {
+    /// Removes a session, detaches its ring, and tells the taps to forget its nonce.
+    fn remove_session(&mut self, id: u64) -> Option<Entry> {
+        let mut entry = self.sessions.remove(&id)?;
+        entry.detach();
+        let prefix = nonce_prefix(&entry.session.info.nonce);
+        self.vms.values().for_each(|vm| vm.send(ToTap::Forget(prefix), None));
+        Some(entry)
     }
 }
 
@@ -265,62 +302,13 @@ impl Entry {
         })
     }
 
-    /// Slot size in bytes of the ring that the session needs; `None` if it needs none.
-    fn needed_slot_bytes(&self) -> Option<usize> {
-        self.binding.as_ref()?;
-        let config = self.config.filter(|config| config.path == Path::ResourceId)?;
-        Some(4 * usize::from(config.width) * usize::from(config.height))
-    }
-
-    /// Attaches the ring that the session needs, in place of one of another size.
-    fn update_ring(&mut self) {
-        let needed = self.needed_slot_bytes();
-        if self.attached_slot_bytes == needed {
-            return;
-        }
-        self.detach();
-        self.attached_slot_bytes = None;
-        self.session.inbox.set_ring(None);
-        let (Some(slot_bytes), Some(binding)) = (needed, &self.binding) else { return };
-        match create_ring(slot_bytes) {
-            Ok((reader, descriptors)) => {
-                self.session.inbox.set_ring(Some(reader));
-                let message = ToTap::Attach { session: self.session.info.id, context: binding.context };
-                binding.vm.send(message, Some(descriptors));
-                self.attached_slot_bytes = Some(slot_bytes);
-            }
-            Err(error) => {
-                tracing::error!(session = self.session.info.id, slot_bytes, error, "cannot create the ring");
-                self.session.end(ErrorCode::Capacity, error);
-            }
-        }
-    }
-
-    /// Sends the tap the message to stop writing the session's ring.
-    fn detach(&self) {
-        if let (Some(_), Some(binding)) = (self.attached_slot_bytes, &self.binding) {
-            binding.vm.send(ToTap::Detach { session: self.session.info.id }, None);
-        }
-    }
-
     fn unbind(&mut self, reason: &str) {
         self.detach();
-        self.attached_slot_bytes = None;
         self.binding = None;
-        self.session.inbox.set_ring(None);
         let (session, stream) = (self.session.info.id, &self.session.info.stream);
         tracing::info!(session, stream, reason, "session unbound");
         self.session.outbox.push(&ServerMessage::Unbound { reason: reason.to_owned() });
     }
-}
-
-/// Creates a ring: the reader's end, and the descriptors for the tap (memory and waker).
-fn create_ring(slot_bytes: usize) -> Result<(RingReader, [OwnedFd; 2]), String> {
-    let (consumer, memory) =
-        Ring::create(frame_ring::SLOTS, slot_bytes).map_err(|error| error.to_string())?;
-    let (wake_fd, waker) =
-        wake::pair().map_err(|error| format!("cannot create the ring's socket pair: {error}"))?;
-    Ok((RingReader { consumer, wake_fd }, [memory, waker.into()]))
 }
 
 #[cfg(test)]

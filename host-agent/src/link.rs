@@ -54,7 +54,10 @@ pub async fn run(socket: UnixSocket, hub: Arc<Hub>, mut stop: watch::Receiver<bo
         let hub = Arc::clone(&hub);
         async move { serve(stream, &hub).await }
     };
-    let mut taps = accept_until(&socket, "link", &mut stop, serve).await;
+    let mut taps = tokio::select! {
+        taps = accept_until(&socket, "link", &mut stop, serve) => taps,
+        never = hub.pace_rings() => match never {},
+    };
     taps.shutdown().await;
 }
 
@@ -110,10 +113,11 @@ async fn handshake(stream: UnixStream, hub: &Hub) -> Result<Established, LinkErr
     let mut receiver = None;
     let vm = hub.add_vm(|id| {
         let (vm, outgoing) = Vm::new(id, description);
+        // Queued first: once the tap is in the hub, other threads queue messages.
+        vm.send(ToTap::HelloAck { version: VERSION }, None);
         receiver = Some(outgoing);
         Arc::new(vm)
     })?;
-    vm.send(ToTap::HelloAck { version: VERSION }, None);
     let outgoing = receiver.ok_or(LinkError::UnexpectedHello)?;
     tracing::info!(vm = vm.description.name, pid, tap_version, abi, "tap connected");
     Ok(Established { vm, reader, writer, outgoing })
@@ -137,6 +141,10 @@ async fn read_messages(
             }
             FromTap::ContextGone(context) => hub.context_destroyed(vm.id, context),
             FromTap::Stats(stats) => vm.set_stats(stats),
+            FromTap::RingReady { session, ring } => hub.ring_answered(vm.id, session, ring, Ok(())),
+            FromTap::RingRefused { session, ring, refusal } => {
+                hub.ring_answered(vm.id, session, ring, Err(refusal));
+            }
         }
         if vm.is_stuck() {
             return Err(io::Error::from(io::ErrorKind::TimedOut).into());

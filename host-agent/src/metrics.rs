@@ -59,6 +59,8 @@ impl Collector for HubCollector {
             ("sessions_replaced", "Sessions replaced by a newer one of their stream", &counts.replaced),
             ("binds", "Accepted binds", &counts.binds),
             ("binds_refused", "Binds refused for an unknown or used nonce", &counts.binds_refused),
+            ("rings", "Rings made", &counts.rings),
+            ("rings_refused", "Rings refused by a VM's memory budget or tap", &counts.rings_refused),
         ] {
             counter(&mut encoder, name, help, value.load(Ordering::Relaxed))?;
         }

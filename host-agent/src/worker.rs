@@ -20,8 +20,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use frame_ring::clock::monotonic_ns;
 use frame_ring::wake::Waker;
 use parking_lot::Mutex;
+use protocol::rate::{RateLimit, TokenBucket};
 use protocol::stream::{Config, ErrorCode, Path, ServerMessage};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -37,6 +39,11 @@ use source::{Frame, Source};
 /// A wait that takes this much longer than requested means that the process did not run: asleep, stopped or
 /// starved.
 const SUSPENSION_THRESHOLD: Duration = Duration::from_secs(2);
+/// Encoders that a session may open: one costs as much as many frames. The newest configuration waits, and
+/// nothing is encoded meanwhile.
+const OPENINGS: RateLimit = RateLimit::new(2, 8);
+/// Interval at which a configuration that waits is tried again.
+const OPENING_INTERVAL: Duration = Duration::from_millis(50);
 /// Delay after a failed poll.
 const POLL_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 /// Maximum length of a thread name on Linux (pthread_setname_np(3)).
@@ -77,6 +84,8 @@ pub fn spawn(
         encoder,
         keepalive_fps,
         config: None,
+        opening: None,
+        openings: TokenBucket::new(OPENINGS),
         source: Source::default(),
         pace: Pace::new(60, keepalive_fps),
         keyframe_requested: false,
@@ -95,6 +104,9 @@ struct Worker {
     encoder: SessionEncoder,
     keepalive_fps: u32,
     config: Option<Config>,
+    /// Configuration for which no encoder was opened yet.
+    opening: Option<Config>,
+    openings: TokenBucket,
     source: Source,
     pace: Pace,
     /// An IDR was requested and is not encoded yet.
@@ -166,6 +178,16 @@ impl Worker {
         self.keyframe_requested = true;
         self.source.configure(&config);
         self.pace = Pace::new(config.max_fps.into(), self.keepalive_fps);
+        self.opening = Some(config);
+    }
+
+    /// Opens the encoder of the newest configuration, at a limited rate. Returns whether one must wait.
+    fn open_encoder(&mut self) -> bool {
+        let Some(config) = self.opening else { return false };
+        if !self.openings.try_take(monotonic_ns()) {
+            return true;
+        }
+        self.opening = None;
         let name = match self.encoder.configure(&config) {
             Ok(name) => {
                 self.outbox.push(&ServerMessage::Configured { encoder: name.clone() });
@@ -177,6 +199,7 @@ impl Worker {
             }
         };
         *self.encoder_name.lock() = name;
+        false
     }
 
     /// Does what is due. Returns the time until something else is due; `None` if only an event can change
@@ -193,6 +216,9 @@ impl Worker {
             if let Some(replaced) = self.source.push(pushed, || *last = None) {
                 self.drop_frame(replaced);
             }
+        }
+        if self.open_encoder() {
+            return Some(OPENING_INTERVAL);
         }
         if !self.encoder.is_ready() || !self.outbox.has_space() {
             return self.encoder.time_to_stall();

@@ -9,18 +9,27 @@
 //! | 0x02 | `Bind`        | context ID 4, generation 8, nonce 16, context name text                    |
 //! | 0x03 | `ContextGone` | context ID 4, generation 8                                                 |
 //! | 0x04 | `Stats`       | answers 12 x 8 ([`Status::ALL`]), request bytes 8, frame bytes 8, faults 8, disabled 1, contexts 4, resources 4, entry [`Quantiles`] 32, read [`Quantiles`] 32 |
+//! | 0x05 | `RingReady`   | session 8, ring 8                                                          |
+//! | 0x06 | `RingRefused` | session 8, ring 8, [`RingRefusal`] 1                                       |
 //!
 //! Messages from host-agent to tap:
 //!
 //! | type | message       | payload: field and size in bytes                                           |
 //! |------|---------------|----------------------------------------------------------------------------|
 //! | 0x81 | `HelloAck`    | magic `DSLK` 4, version 2                                                  |
-//! | 0x82 | `Attach`      | session 8, context ID 4, generation 8; with two descriptors                |
+//! | 0x82 | `Attach`      | session 8, ring 8, context ID 4, generation 8; with two descriptors        |
 //! | 0x83 | `Detach`      | session 8                                                                  |
+//! | 0x84 | `Expect`      | `n` 2, `n` [nonce prefixes](nonce_prefix) of 8                             |
+//! | 0x85 | `Forget`      | nonce prefix 8                                                             |
 //!
 //! A text is a `u16` length in bytes, at most [`MAX_TEXT`], then UTF-8. The descriptors of `Attach` are
 //! sent with its first byte (`SCM_RIGHTS`): the ring's memory, and the wake fd's socket that the tap
-//! writes to when a slot is full.
+//! writes to when a slot is full. The tap answers each `Attach` with `RingReady` or `RingRefused`. A
+//! refused ring is a matter of its session and leaves the link and all other sessions as they are.
+//!
+//! `Expect` tells the tap which nonces belong to sessions, by their first half. A guest that knows the
+//! nonce of a session is thereby told apart from one that guesses, whose binds are limited more strictly.
+//! The other half stays between host-agent and sidecar, so a VMM learns no nonce of another VM's sessions.
 //!
 //! virglrenderer reuses context IDs immediately. A *generation* distinguishes contexts that had the same
 //! ID one after the other, so every message names both.
@@ -29,16 +38,21 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::frame::{Encoded, Header, message};
 use crate::mailbox::Status;
-use crate::wire::{DecodeError, Reader, put_text};
+use crate::wire::{DecodeError, Reader, put_text, saturate};
 
 /// Magic number: `DSLK`.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"DSLK");
 /// Version of the protocol.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Longest text in bytes. A guest's context name has at most 64 bytes, and a VM name is for display.
 pub const MAX_TEXT: usize = 128;
 /// Longest payload in bytes; the largest message (`Stats`) has 193.
 pub const MAX_MESSAGE: u32 = 4 << 10;
+/// Largest number of nonce prefixes in one [`ToTap::Expect`].
+pub const MAX_EXPECT: usize = 256;
+/// Largest total size of the rings that a tap keeps mapped, in bytes. A host-agent stays below it by at
+/// least one ring of the largest size, because a ring that the VMM's thread uses is unmapped only after that.
+pub const MAX_RING_BYTES: u64 = 4 << 30;
 /// Number of descriptors sent with [`ToTap::Attach`].
 pub const ATTACH_DESCRIPTORS: usize = 2;
 
@@ -49,6 +63,45 @@ pub struct Context {
     pub id: u32,
     /// Rises with every context that is created in the VM.
     pub generation: u64,
+}
+
+/// Reason why a tap refused a ring. On the wire: a `u8`, in this order from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RingRefusal {
+    /// The VM's rings would exceed [`MAX_RING_BYTES`].
+    Memory,
+    /// The VM has too many sessions.
+    Sessions,
+    /// The memory is not a usable ring, or cannot be mapped.
+    Memfd,
+    /// The wake fd is not a connected socket.
+    WakeFd,
+}
+
+impl RingRefusal {
+    /// All values, in numeric order.
+    pub const ALL: [Self; 4] = [Self::Memory, Self::Sessions, Self::Memfd, Self::WakeFd];
+
+    const fn tag(self) -> u8 {
+        match self {
+            Self::Memory => 1,
+            Self::Sessions => 2,
+            Self::Memfd => 3,
+            Self::WakeFd => 4,
+        }
+    }
+
+    fn from_tag(tag: u8) -> Result<Self, DecodeError> {
+        let found = Self::ALL.into_iter().find(|refusal| refusal.tag() == tag);
+        found.ok_or_else(|| DecodeError::Unknown { what: "ring refusal", value: tag.into() })
+    }
+}
+
+/// First half of a session's nonce, which identifies the session to a tap. The second half is the secret.
+pub fn nonce_prefix(nonce: &[u8; 16]) -> u64 {
+    let mut prefix = [0; 8];
+    prefix.copy_from_slice(&nonce[..8]);
+    u64::from_le_bytes(prefix)
 }
 
 /// Summary of a distribution of durations, ns. On the wire: four `u64` in this order.
@@ -120,20 +173,39 @@ pub enum FromTap {
     ContextGone(Context),
     /// Counters; at most once a second, if they changed.
     Stats(Stats),
+    /// The ring of an `Attach` is mapped.
+    RingReady {
+        /// Session number of the host-agent.
+        session: u64,
+        /// Ring number of the host-agent.
+        ring: u64,
+    },
+    /// The ring of an `Attach` is not used; the session has no ring.
+    RingRefused {
+        /// Session number of the host-agent.
+        session: u64,
+        /// Ring number of the host-agent.
+        ring: u64,
+        /// The reason.
+        refusal: RingRefusal,
+    },
 }
 
 /// Message from host-agent to tap.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToTap {
     /// Answer to `Hello`.
     HelloAck {
         /// Chosen version.
         version: u16,
     },
-    /// Write frames of this context to the ring whose descriptors accompany this message.
+    /// Write frames of this context to the ring whose descriptors accompany this message. It replaces earlier
+    /// rings of the session and of the context.
     Attach {
         /// Session number of the host-agent.
         session: u64,
+        /// Ring number of the host-agent; the tap's answer repeats it.
+        ring: u64,
         /// Context to bind.
         context: Context,
     },
@@ -142,16 +214,20 @@ pub enum ToTap {
         /// Session number of the host-agent.
         session: u64,
     },
+    /// Sessions with these nonces started; at most [`MAX_EXPECT`] [prefixes](nonce_prefix).
+    Expect(Vec<u64>),
+    /// The session with this nonce prefix ended.
+    Forget(u64),
 }
 
 /// Longest payload in bytes of a message type that a host-agent accepts.
 pub fn from_tap_limit(kind: u8) -> Option<u32> {
-    matches!(kind, 0x01..=0x04).then_some(MAX_MESSAGE)
+    matches!(kind, 0x01..=0x06).then_some(MAX_MESSAGE)
 }
 
 /// Longest payload in bytes of a message type that a tap accepts.
 pub fn to_tap_limit(kind: u8) -> Option<u32> {
-    matches!(kind, 0x81..=0x83).then_some(MAX_MESSAGE)
+    matches!(kind, 0x81..=0x85).then_some(MAX_MESSAGE)
 }
 
 fn put_context(out: &mut BytesMut, context: Context) {
@@ -216,6 +292,17 @@ impl FromTap {
                 put_quantiles(&mut out, stats.read);
                 0x04
             }
+            Self::RingReady { session, ring } => {
+                out.put_u64_le(*session);
+                out.put_u64_le(*ring);
+                0x05
+            }
+            Self::RingRefused { session, ring, refusal } => {
+                out.put_u64_le(*session);
+                out.put_u64_le(*ring);
+                out.put_u8(refusal.tag());
+                0x06
+            }
         };
         Encoded::new(kind, &out, Bytes::new())
     }
@@ -260,6 +347,12 @@ impl FromTap {
                 stats.read = get_quantiles(&mut r)?;
                 Self::Stats(stats)
             }
+            0x05 => Self::RingReady { session: r.u64("session")?, ring: r.u64("ring")? },
+            0x06 => Self::RingRefused {
+                session: r.u64("session")?,
+                ring: r.u64("ring")?,
+                refusal: RingRefusal::from_tag(r.u8("refusal")?)?,
+            },
             other => return Err(DecodeError::Unknown { what: "message type", value: other.into() }),
         };
         r.end()?;
@@ -277,14 +370,27 @@ impl ToTap {
                 out.put_u16_le(*version);
                 0x81
             }
-            Self::Attach { session, context } => {
+            Self::Attach { session, ring, context } => {
                 out.put_u64_le(*session);
+                out.put_u64_le(*ring);
                 put_context(&mut out, *context);
                 0x82
             }
             Self::Detach { session } => {
                 out.put_u64_le(*session);
                 0x83
+            }
+            Self::Expect(prefixes) => {
+                let prefixes = prefixes.get(..MAX_EXPECT).unwrap_or(prefixes);
+                out.put_u16_le(saturate(prefixes.len() as u32));
+                for prefix in prefixes {
+                    out.put_u64_le(*prefix);
+                }
+                0x84
+            }
+            Self::Forget(prefix) => {
+                out.put_u64_le(*prefix);
+                0x85
             }
         };
         Encoded::new(kind, &out, Bytes::new())
@@ -301,8 +407,24 @@ impl ToTap {
                 r.magic(MAGIC)?;
                 Self::HelloAck { version: r.u16("version")? }
             }
-            0x82 => Self::Attach { session: r.u64("session")?, context: get_context(&mut r)? },
+            0x82 => Self::Attach {
+                session: r.u64("session")?,
+                ring: r.u64("ring")?,
+                context: get_context(&mut r)?,
+            },
             0x83 => Self::Detach { session: r.u64("session")? },
+            0x84 => {
+                let count = usize::from(r.u16("number of nonces")?);
+                if count > MAX_EXPECT {
+                    return Err(DecodeError::TooLarge {
+                        field: "number of nonces",
+                        got: count as u64,
+                        limit: MAX_EXPECT as u64,
+                    });
+                }
+                Self::Expect((0..count).map(|_| r.u64("nonce")).collect::<Result<_, _>>()?)
+            }
+            0x85 => Self::Forget(r.u64("nonce")?),
             other => return Err(DecodeError::Unknown { what: "message type", value: other.into() }),
         };
         r.end()?;

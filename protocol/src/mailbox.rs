@@ -145,7 +145,7 @@ pub enum Status {
     BadFormat = 5,
     /// The size differs from the resource's, or the damage lies outside it.
     BadBox = 6,
-    /// The rate limit for this operation is exceeded.
+    /// The rate limit for this operation, or the context's share of the VMM's time, is exceeded.
     RateLimited = 7,
     /// virglrenderer failed to read the resource.
     ReadFailed = 8,

@@ -57,6 +57,11 @@ impl TokenBucket {
         Duration::from_nanos(delay)
     }
 
+    /// True if the bucket is full at `now_ns`, like a new one.
+    pub const fn is_full(&self, now_ns: u64) -> bool {
+        self.full_at_ns <= now_ns
+    }
+
     /// Time until a token is there, ns.
     fn delay(&self, now_ns: u64) -> u64 {
         self.full_at_ns.saturating_sub(now_ns).saturating_sub(self.limit.burst_ns)
@@ -107,6 +112,7 @@ mod tests {
         let mut bucket = TokenBucket::new(RateLimit::new(1, 1));
         assert!(bucket.try_take(START));
         assert!((0..1000).all(|_| !bucket.try_take(START)));
+        assert!(!bucket.is_full(START + NS_PER_SECOND - 1) && bucket.is_full(START + NS_PER_SECOND));
         assert!(bucket.try_take(START + NS_PER_SECOND));
     }
 

@@ -146,7 +146,7 @@ fn constants_of_the_formats_are_fixed() {
         [stream::MAGIC, link::MAGIC, mailbox::MAGIC].map(u32::to_le_bytes),
         [*b"DSST", *b"DSLK", *b"DSMB"]
     );
-    assert_eq!((stream::VERSION, link::VERSION, mailbox::VERSION), (1, 1, 1));
+    assert_eq!((stream::VERSION, link::VERSION, mailbox::VERSION), (1, 2, 1));
     assert_eq!([0, 1, 7].map(mailbox::request_offset), [0, 128, 896]);
     assert_eq!([0, 1, 7].map(mailbox::answer_offset), [2048, 2176, 2944]);
     assert_eq!((mailbox::WIDTH, mailbox::BYTES, mailbox::VIRGL_FORMAT), (1024, 4096, 67));

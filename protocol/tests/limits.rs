@@ -90,6 +90,11 @@ fn field_over_its_limit_is_refused_with_its_name() {
     let bind = [&[0; 28][..], &text(129)].concat();
     assert_eq!(refused::<FromTap>(2, &bind), DecodeError::TooLarge { field: "name", got: 129, limit: 128 });
     assert_eq!(refused::<ServerMessage>(0x84, &[2, 0, 0xff, 0xfe]), DecodeError::NotUtf8("encoder"));
+    assert_eq!(
+        refused::<ToTap>(0x84, &[1, 1]),
+        DecodeError::TooLarge { field: "number of nonces", got: 257, limit: 256 }
+    );
+    assert_eq!(refused::<FromTap>(6, &[0; 17]), DecodeError::Unknown { what: "ring refusal", value: 0 });
     assert_eq!(refused::<ToTap>(0x81, b"DSSX\x01\0"), DecodeError::BadMagic(u32::from_le_bytes(*b"DSSX")));
 
     let pixels = |width: u16, height: u16, rects: u8| {

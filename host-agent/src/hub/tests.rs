@@ -1,5 +1,7 @@
+use std::cell::Cell;
+
 use protocol::PixelFormat;
-use protocol::stream::Codec;
+use protocol::stream::{Codec, Path};
 use tokio::sync::mpsc::Receiver;
 
 use super::*;
@@ -8,19 +10,33 @@ use crate::inbox::{self, InboxReader};
 use crate::meter::Meter;
 use crate::outbox::Outbox;
 
-struct Fixture {
-    hub: Hub,
+thread_local! {
+    /// The fake clock of this thread's hub, ns. It stands still unless a test advances it.
+    static NOW: Cell<u64> = const { Cell::new(1 << 40) };
+}
+
+pub(super) fn advance(time: std::time::Duration) {
+    NOW.set(NOW.get() + time.as_nanos() as u64);
+}
+
+pub(super) struct Fixture {
+    pub(super) hub: Hub,
     /// Inboxes of the sessions, in order.
-    inboxes: Vec<InboxReader>,
+    pub(super) inboxes: Vec<InboxReader>,
 }
 
 impl Fixture {
     /// A hub for three sessions and two taps.
     fn new() -> Self {
-        Self { hub: Hub::new(3, 2), inboxes: Vec::new() }
+        Self::with_sessions(3)
     }
 
-    fn session(&mut self, stream: &str, nonce: u8) -> Arc<Session> {
+    pub(super) fn with_sessions(max_sessions: usize) -> Self {
+        let hub = Hub { clock: || NOW.get(), ..Hub::new(max_sessions, 2) };
+        Self { hub, inboxes: Vec::new() }
+    }
+
+    pub(super) fn session(&mut self, stream: &str, nonce: u8) -> Arc<Session> {
         self.try_session("test", stream, nonce).expect("below the limit")
     }
 
@@ -57,43 +73,65 @@ impl Fixture {
         Ok((vm, receiver.expect("set")))
     }
 
-    fn vm(&self, name: &str) -> (Arc<Vm>, Receiver<Outgoing>) {
+    pub(super) fn vm(&self, name: &str) -> (Arc<Vm>, Receiver<Outgoing>) {
         self.try_vm(name).expect("below the limit")
     }
 
-    fn bind(&self, vm: &Arc<Vm>, context: Context, nonce: u8) -> bool {
+    pub(super) fn bind(&self, vm: &Arc<Vm>, context: Context, nonce: u8) -> bool {
         self.hub.bind(vm, context, &[nonce; 16], "sidecar")
     }
 }
 
-const CONTEXT: Context = Context { id: 5, generation: 1 };
-const OTHER: Context = Context { id: 6, generation: 2 };
+pub(super) const CONTEXT: Context = Context { id: 5, generation: 1 };
+pub(super) const OTHER: Context = Context { id: 6, generation: 2 };
 
-fn config(width: u16, path: Path) -> Config {
+pub(super) fn config(width: u16, path: Path) -> Config {
     let (format, codec) = (PixelFormat::Bgrx, Codec::H264);
     Config { width, height: 10, format, max_fps: 60, bitrate_kbps: 1000, keyframe_ms: 0, codec, path }
 }
 
-fn attach(session: &Session, context: Context) -> ToTap {
-    ToTap::Attach { session: session.info.id, context }
+/// A message for a tap, without the ring's number.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    Attach(u64, Context),
+    Detach(u64),
 }
 
-fn detach(session: &Session) -> ToTap {
-    ToTap::Detach { session: session.info.id }
+fn attach(session: &Session, context: Context) -> Sent {
+    Sent::Attach(session.info.id, context)
 }
 
-/// Messages queued for a tap.
-fn sent(receiver: &mut Receiver<Outgoing>) -> Vec<ToTap> {
+fn detach(session: &Session) -> Sent {
+    Sent::Detach(session.info.id)
+}
+
+/// Messages about rings that are queued for a tap.
+pub(super) fn sent_messages(receiver: &mut Receiver<Outgoing>) -> Vec<ToTap> {
     std::iter::from_fn(|| receiver.try_recv().ok())
         .map(|(message, descriptors)| {
             assert_eq!(descriptors.is_some(), matches!(message, ToTap::Attach { .. }));
             message
         })
+        .filter(|message| matches!(message, ToTap::Attach { .. } | ToTap::Detach { .. }))
         .collect()
 }
 
+/// The same, with each ring answered as ready.
+fn sent(hub: &Hub, vm: &Vm, receiver: &mut Receiver<Outgoing>) -> Vec<Sent> {
+    let messages = sent_messages(receiver);
+    let sent = messages.into_iter().map(|message| match message {
+        ToTap::Attach { session, ring, context } => {
+            hub.ring_answered(vm.id, session, ring, Ok(()));
+            Sent::Attach(session, context)
+        }
+        ToTap::Detach { session } => Sent::Detach(session),
+        other => unreachable!("{other:?}"),
+    });
+    sent.collect()
+}
+
 /// All messages queued for a session's sidecar. Closes the session.
-async fn received(session: &Session) -> Vec<ServerMessage> {
+pub(super) async fn received(session: &Session) -> Vec<ServerMessage> {
     session.outbox.close();
     let (ours, theirs) = tokio::io::duplex(1 << 20);
     session.outbox.run(crate::listen::Writer::other(ours)).await.expect("written");
@@ -117,9 +155,9 @@ async fn nonce_binds_its_session_to_the_context_that_sent_it() {
     let session = f.session("a/b", 1);
     let (vm, mut to_tap) = f.vm("one");
     f.hub.configure(session.info.id, config(10, Path::ResourceId));
-    assert!(sent(&mut to_tap).is_empty(), "an unbound session has no ring");
+    assert!(sent(&f.hub, &vm, &mut to_tap).is_empty(), "an unbound session has no ring");
     assert!(f.bind(&vm, CONTEXT, 1));
-    assert_eq!(sent(&mut to_tap), [attach(&session, CONTEXT)]);
+    assert_eq!(sent(&f.hub, &vm, &mut to_tap), [attach(&session, CONTEXT)]);
     let ring = f.inboxes[0].take_orders().ring.flatten().expect("a ring");
     assert_eq!(ring.consumer.slot_bytes(), 400);
     let bound = ServerMessage::Bound { context: 5, tap_version: 7, vm: "one".to_owned() };
@@ -132,9 +170,9 @@ fn session_bound_before_configure_gets_its_ring_at_configure() {
     let session = f.session("a/b", 1);
     let (vm, mut to_tap) = f.vm("one");
     assert!(f.bind(&vm, CONTEXT, 1));
-    assert!(sent(&mut to_tap).is_empty(), "the size is unknown");
+    assert!(sent(&f.hub, &vm, &mut to_tap).is_empty(), "the size is unknown");
     f.hub.configure(session.info.id, config(10, Path::ResourceId));
-    assert_eq!(sent(&mut to_tap), [attach(&session, CONTEXT)]);
+    assert_eq!(sent(&f.hub, &vm, &mut to_tap), [attach(&session, CONTEXT)]);
 }
 
 #[test]
@@ -148,7 +186,7 @@ fn unknown_or_replayed_nonce_is_refused() {
     assert!(!f.bind(&vm, OTHER, 1), "replayed by another context");
     assert!(!f.bind(&second, CONTEXT, 1), "replayed in another VM");
     assert!(!f.bind(&vm, Context { generation: 9, ..CONTEXT }, 1), "a reused context ID");
-    assert!(sent(&mut to_tap).is_empty());
+    assert!(sent(&f.hub, &vm, &mut to_tap).is_empty());
     assert_eq!(f.hub.counts.binds_refused.load(Ordering::Relaxed), 4);
 }
 
@@ -169,11 +207,11 @@ async fn session_of_a_destroyed_context_binds_another() {
     f.hub.configure(session.info.id, config(10, Path::ResourceId));
     f.bind(&vm, CONTEXT, 1);
     f.hub.context_destroyed(vm.id, OTHER);
-    assert_eq!(sent(&mut to_tap), [attach(&session, CONTEXT)], "another context was destroyed");
+    assert_eq!(sent(&f.hub, &vm, &mut to_tap), [attach(&session, CONTEXT)], "another context was destroyed");
     f.hub.context_destroyed(vm.id, CONTEXT);
-    assert_eq!(sent(&mut to_tap), [detach(&session)]);
+    assert_eq!(sent(&f.hub, &vm, &mut to_tap), [detach(&session)]);
     assert!(f.bind(&vm, OTHER, 1));
-    assert_eq!(sent(&mut to_tap), [attach(&session, OTHER)]);
+    assert_eq!(sent(&f.hub, &vm, &mut to_tap), [attach(&session, OTHER)]);
     let bound: Vec<_> =
         received(&session).await.iter().map(|m| matches!(m, ServerMessage::Bound { .. })).collect();
     assert_eq!(bound, [true, false, true]);
@@ -203,13 +241,13 @@ fn ring_is_replaced_only_if_the_frame_size_changes() {
     f.bind(&vm, CONTEXT, 1);
     f.hub.configure(id, config(10, Path::ResourceId));
     f.hub.configure(id, Config { max_fps: 30, ..config(10, Path::ResourceId) });
-    assert_eq!(sent(&mut to_tap), [attach(&session, CONTEXT)]);
+    assert_eq!(sent(&f.hub, &vm, &mut to_tap), [attach(&session, CONTEXT)]);
     f.hub.configure(id, config(20, Path::ResourceId));
-    assert_eq!(sent(&mut to_tap), [detach(&session), attach(&session, CONTEXT)]);
+    assert_eq!(sent(&f.hub, &vm, &mut to_tap), [detach(&session), attach(&session, CONTEXT)]);
     f.hub.configure(id, config(20, Path::Pixels));
-    assert_eq!(sent(&mut to_tap), [detach(&session)], "pushed pixels need no ring");
+    assert_eq!(sent(&f.hub, &vm, &mut to_tap), [detach(&session)], "pushed pixels need no ring");
     f.hub.remove_session(id);
-    assert!(sent(&mut to_tap).is_empty());
+    assert!(sent(&f.hub, &vm, &mut to_tap).is_empty());
 }
 
 #[tokio::test]
@@ -222,7 +260,7 @@ async fn context_serves_the_newest_session_that_it_bound() {
     }
     f.bind(&vm, CONTEXT, 1);
     f.bind(&vm, CONTEXT, 2);
-    assert_eq!(sent(&mut to_tap), [attach(&old, CONTEXT), detach(&old), attach(&new, CONTEXT)]);
+    assert_eq!(sent(&f.hub, &vm, &mut to_tap), [attach(&old, CONTEXT), detach(&old), attach(&new, CONTEXT)]);
     assert!(was_unbound(&old).await);
 }
 
@@ -247,7 +285,7 @@ async fn newer_session_of_a_stream_replaces_the_older_at_the_limit() {
     f.bind(&vm, CONTEXT, 1);
     f.session("a/b", 5);
     assert_eq!(old.ended().await, ErrorCode::Replaced);
-    assert_eq!(sent(&mut to_tap).last(), Some(&detach(&old)));
+    assert_eq!(sent(&f.hub, &vm, &mut to_tap).last(), Some(&detach(&old)));
     assert!(!f.bind(&vm, CONTEXT, 1), "the nonce of a replaced session is invalid");
     f.hub.remove_session(old.info.id);
     assert_eq!(f.hub.view().0.len(), 3, "removing the replaced session does not remove the new one");
@@ -265,6 +303,30 @@ async fn doctor_and_sidecar_of_a_stream_do_not_replace_each_other() {
     f.session("a/b", 4);
     assert_eq!(sidecar.ended().await, ErrorCode::Replaced, "by the newer sidecar");
     assert_eq!(f.hub.view().0.len(), 2);
+}
+
+#[test]
+fn taps_know_the_nonces_of_sessions() {
+    let mut f = Fixture::new();
+    let (vm, mut early) = f.vm("one");
+    let session = f.session("a/b", 1);
+    f.session("a/c", 2);
+    let all = |receiver: &mut Receiver<Outgoing>| -> Vec<ToTap> {
+        std::iter::from_fn(|| receiver.try_recv().ok()).map(|(message, _)| message).collect()
+    };
+    let prefix = |nonce: u8| nonce_prefix(&[nonce; 16]);
+    assert_eq!(all(&mut early), [ToTap::Expect(vec![prefix(1)]), ToTap::Expect(vec![prefix(2)])]);
+    let (_, mut late) = f.vm("two");
+    let [ToTap::Expect(mut prefixes)] = <[ToTap; 1]>::try_from(all(&mut late)).expect("one message") else {
+        unreachable!("only nonces")
+    };
+    prefixes.sort_unstable();
+    assert_eq!(prefixes, [prefix(1), prefix(2)]);
+    f.hub.remove_session(session.info.id);
+    assert_eq!(all(&mut early), [ToTap::Forget(prefix(1))]);
+    f.session("a/c", 3);
+    assert_eq!(all(&mut early), [ToTap::Forget(prefix(2)), ToTap::Expect(vec![prefix(3)])], "replaced");
+    drop(vm);
 }
 
 #[test]

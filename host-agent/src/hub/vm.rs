@@ -7,8 +7,9 @@ use parking_lot::Mutex;
 use protocol::link::{Stats, ToTap};
 use tokio::sync::mpsc;
 
-/// Maximum number of messages queued for a tap. A tap with a full queue is disconnected.
-pub(crate) const MAX_QUEUED: usize = 256;
+/// Maximum number of messages queued for a tap. A tap with a full queue is disconnected. A session queues no
+/// second `Attach` before the first is answered, so sessions alone do not fill the queue of a tap that reads.
+pub(crate) const MAX_QUEUED: usize = 1024;
 
 /// Description of a VM and its tap, as the tap reports it.
 #[derive(Debug, Clone)]
@@ -51,7 +52,8 @@ impl Vm {
     /// Queues a message without blocking. A message that does not fit is dropped; the connection then ends
     /// because of the full queue.
     pub fn send(&self, message: ToTap, descriptors: Option<[OwnedFd; 2]>) {
-        if self.outgoing.try_send((message, descriptors)).is_err() {
+        if let Err(error) = self.outgoing.try_send((message, descriptors)) {
+            let (message, _) = error.into_inner();
             tracing::warn!(vm = self.description.name, ?message, "cannot send to tap: closed or not reading");
         }
     }

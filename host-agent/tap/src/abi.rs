@@ -70,6 +70,11 @@ pub struct VirglBox {
 
 const _: () = assert!(size_of::<CreateArgs>() == 11 * 4 && size_of::<VirglBox>() == 6 * 4);
 
+/// True if a resource of this virgl format holds pixels of a format that can be read.
+pub const fn has_pixel_format(virgl: u32) -> bool {
+    matches!(virgl, FORMAT_B8G8R8A8 | FORMAT_B8G8R8X8 | FORMAT_R8G8B8A8 | FORMAT_R8G8B8X8)
+}
+
 /// True if a resource of this virgl format holds pixels in the byte order of `format`. Alpha and padding
 /// bytes are interchangeable.
 pub fn format_matches(virgl: u32, format: PixelFormat) -> bool {

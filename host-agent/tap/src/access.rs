@@ -6,20 +6,38 @@
 
 use protocol::link::Context;
 use protocol::mailbox::{FrameRequest, Status};
+use protocol::pixel::MAX_SIDE;
 use protocol::rate::RateLimit;
 
-use crate::abi::{PIPE_TEXTURE_2D, format_matches};
+use crate::abi::{CreateArgs, PIPE_TEXTURE_2D, format_matches, has_pixel_format};
 use crate::reader::Job;
 use crate::tables::Resource;
 
 /// Frames per context: a multiple of the highest frame rate (240 Hz).
 pub const FRAMES: RateLimit = RateLimit::new(1000, 100);
-/// Binds per context: a sidecar binds once per connection to the host-agent.
+/// Binds with the nonce of a session, per context and per session: a sidecar binds once per connection to
+/// the host-agent.
 pub const BINDS: RateLimit = RateLimit::new(10, 10);
-/// Binds per VM: each one wakes the host-agent.
-pub const VM_BINDS: RateLimit = RateLimit::new(50, 50);
+/// Binds with another nonce, per context. A sidecar sends one if its bind overtakes the host-agent's message
+/// about its session.
+pub const GUESSES: RateLimit = RateLimit::new(1, 3);
+/// Binds with another nonce, per VM: each one wakes the host-agent. Contexts that guess take them from each
+/// other and not from those that know a nonce.
+pub const VM_GUESSES: RateLimit = RateLimit::new(20, 20);
 /// Echoes per context: an echo costs only its own time.
 pub const ECHOES: RateLimit = RateLimit::new(10_000, 1000);
+
+/// True if a resource can be read as a frame: a plain 2D texture in a pixel format of the protocol.
+pub fn is_readable(args: &CreateArgs) -> bool {
+    let sides = 1..=MAX_SIDE;
+    args.target == PIPE_TEXTURE_2D
+        && has_pixel_format(args.format)
+        && sides.contains(&args.width)
+        && sides.contains(&args.height)
+        && args.nr_samples <= 1
+        && args.depth <= 1
+        && args.array_size <= 1
+}
 
 /// Checks a frame request of context `requester`. `slot_bytes` is the size of the session's ring slots.
 ///
@@ -34,12 +52,7 @@ pub fn check_frame(
 ) -> Result<Job, Status> {
     let resource = resource.ok_or(Status::UnknownResource)?;
     let args = &resource.args;
-    if resource.blob
-        || args.target != PIPE_TEXTURE_2D
-        || args.nr_samples > 1
-        || args.depth > 1
-        || args.array_size > 1
-    {
+    if !is_readable(args) {
         return Err(Status::UnknownResource);
     }
     if !resource.is_attached(requester) {
@@ -59,7 +72,7 @@ pub fn check_frame(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abi::{CreateArgs, FORMAT_B8G8R8A8, FORMAT_B8G8R8X8, FORMAT_R8G8B8A8, FORMAT_R8G8B8X8};
+    use crate::abi::{FORMAT_B8G8R8A8, FORMAT_B8G8R8X8, FORMAT_R8G8B8A8, FORMAT_R8G8B8X8};
     use crate::tables::Resources;
     use protocol::{PixelFormat, Rect};
 
@@ -93,16 +106,15 @@ mod tests {
         request: FrameRequest,
         requester: Context,
         slot_bytes: usize,
-        blob: bool,
     ) -> Result<Job, Status> {
         let mut resources = Resources::default();
-        resources.create(args, blob);
+        resources.create(args);
         resources.attach(9, OWNER, |_| true);
         check_frame(&request, resources.get(request.resource), requester, slot_bytes)
     }
 
     fn check(args: CreateArgs, request: FrameRequest) -> Result<Job, Status> {
-        check_with(args, request, OWNER, SLOT_BYTES, false)
+        check_with(args, request, OWNER, SLOT_BYTES)
     }
 
     #[test]
@@ -122,24 +134,26 @@ mod tests {
             Context { generation: 6, ..OWNER },
             Context { generation: 8, ..OWNER },
         ] {
-            assert_eq!(check_with(ARGS, REQUEST, requester, SLOT_BYTES, false), Err(Status::NotAttached));
+            assert_eq!(check_with(ARGS, REQUEST, requester, SLOT_BYTES), Err(Status::NotAttached));
         }
         // The answer is the same whatever the resource's size and format are.
         let request = FrameRequest { width: 1, format: PixelFormat::Rgba, ..REQUEST };
         let other = Context { id: 4, ..OWNER };
-        assert_eq!(check_with(ARGS, request, other, 0, false), Err(Status::NotAttached));
+        assert_eq!(check_with(ARGS, request, other, 0), Err(Status::NotAttached));
     }
 
     #[test]
     fn resource_that_is_not_a_plain_texture_is_refused() {
         assert_eq!(check(ARGS, FrameRequest { resource: 8, ..REQUEST }), Err(Status::UnknownResource));
-        assert_eq!(check_with(ARGS, REQUEST, OWNER, SLOT_BYTES, true), Err(Status::UnknownResource));
         for args in [
             CreateArgs { target: 0, ..ARGS },
             CreateArgs { target: 3, ..ARGS },
             CreateArgs { nr_samples: 4, ..ARGS },
             CreateArgs { depth: 2, ..ARGS },
             CreateArgs { array_size: 6, ..ARGS },
+            CreateArgs { format: 64, ..ARGS },
+            CreateArgs { width: 0, ..ARGS },
+            CreateArgs { height: MAX_SIDE + 1, ..ARGS },
         ] {
             assert_eq!(check(args, REQUEST), Err(Status::UnknownResource), "{args:?}");
         }
@@ -147,7 +161,7 @@ mod tests {
 
     #[test]
     fn frame_larger_than_the_slot_is_refused() {
-        assert_eq!(check_with(ARGS, REQUEST, OWNER, SLOT_BYTES - 1, false), Err(Status::TooLarge));
+        assert_eq!(check_with(ARGS, REQUEST, OWNER, SLOT_BYTES - 1), Err(Status::TooLarge));
     }
 
     #[test]
@@ -165,10 +179,7 @@ mod tests {
                 assert_eq!(result.err(), expected, "{virgl} {format:?}");
             }
         }
-        assert_eq!(
-            check(CreateArgs { format: 64, ..ARGS }, FrameRequest { format: Nv12, ..REQUEST }),
-            Err(Status::BadFormat)
-        );
+        assert_eq!(check(ARGS, FrameRequest { format: Nv12, ..REQUEST }), Err(Status::BadFormat));
     }
 
     #[test]

@@ -18,8 +18,11 @@
 //! Invariants, for any guest and any host-agent:
 //! - no panic reaches the VMM, and no call crashes it;
 //! - the VMM's thread never waits for another thread or process: it shares no lock, and its system calls
-//!   are the clock and one nonblocking send;
-//! - memory is bounded by the limits in [`tables`], [`shared`] and [`link`];
+//!   are the clock and nonblocking sends of one byte; it neither maps nor unmaps rings ([`binding`]);
+//! - one tenant cannot use up what others need: memory is bounded by the limits in [`tables`], [`shared`]
+//!   and [`link`], per context where contexts share it, and the VMM's time by [`budget`];
+//! - a fault of one session is answered to the host-agent and leaves the link and other sessions as they
+//!   are;
 //! - nothing is written to the VMM's output unless [`log::VARIABLE`] is set.
 //!
 //! Unsafe code is confined to [`ffi`], [`original`], [`memory`] and [`sys`].
@@ -32,6 +35,7 @@
 pub mod abi;
 pub mod access;
 pub mod binding;
+pub mod budget;
 mod ffi;
 pub mod histogram;
 pub mod hook;

@@ -11,9 +11,10 @@
 //! ```
 //!
 //! All slow work is done here: mapping and unmapping rings, and socket IO. The thread never calls
-//! virglrenderer and shares no lock with the VMM's thread. An error of the peer ends the connection and
-//! nothing else.
+//! virglrenderer and shares no lock with the VMM's thread. A ring that cannot be used is refused and
+//! concerns its session only; a malformed message of the peer ends the connection and nothing else.
 
+mod rings;
 mod session;
 mod socket;
 
@@ -29,7 +30,7 @@ use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::{log, sys};
 
-pub use session::MAX_RING_BYTES;
+use rings::Rings;
 
 /// First delay before a new attempt to connect; doubles up to [`MAX_RETRY_DELAY`].
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -66,9 +67,6 @@ pub enum LinkError {
     /// A message came out of order or with the wrong descriptors.
     #[error("protocol error of the host-agent: {0}")]
     Protocol(&'static str),
-    /// An attached ring is unusable.
-    #[error(transparent)]
-    Ring(#[from] frame_ring::RingError),
     /// A bounded queue or buffer is full; both ends start again with a new connection.
     #[error("{0}; reconnecting")]
     Overrun(&'static str),
@@ -82,6 +80,8 @@ struct Link {
     wake_fd: WakeFd,
     /// Random number; distinguishes a reconnect of this tap from a new VM.
     instance: [u8; 16],
+    /// Mapped rings. They outlive a connection, because this thread alone unmaps them.
+    rings: Rings,
 }
 
 /// Starts the link thread. `abi` is the version of the VMM's callbacks structure, for the hello.
@@ -96,20 +96,22 @@ pub fn start(settings: Settings, abi: u32) -> Result<Arc<Shared>, LinkError> {
         .map_err(|error| LinkError::System { step: "get random bytes", source: error.into() })?;
     let shared = Arc::new(Shared::new(waker));
     shared.abi.store(abi, Ordering::Relaxed);
-    let link = Link { shared: Arc::clone(&shared), settings, wake_fd, instance };
+    let rings = Rings::new(Arc::clone(&shared));
+    let link = Link { shared: Arc::clone(&shared), settings, wake_fd, instance, rings };
     let thread = std::thread::Builder::new().name("desktopstream".to_owned());
     sys::without_signals(|| thread.spawn(move || link.run())).map_err(system("start a thread"))?;
     Ok(shared)
 }
 
 impl Link {
-    fn run(self) {
+    fn run(mut self) {
         let mut delay = MIN_RETRY_DELAY;
         let mut reported_user = None;
         loop {
             let connected = std::cell::Cell::new(false);
-            let ended = catch_unwind(AssertUnwindSafe(|| session::run(&self, || connected.set(true))));
+            let ended = catch_unwind(AssertUnwindSafe(|| session::run(&mut self, || connected.set(true))));
             self.shared.disconnect();
+            self.rings.end_all();
             match ended {
                 Ok(Err(error)) if connected.get() => log::line(format_args!("link lost: {error}")),
                 // Once, because the attempt is repeated every second.
@@ -127,8 +129,8 @@ impl Link {
         }
     }
 
-    /// Waits, and unmaps rings that are retired meanwhile.
-    fn pause(&self, delay: Duration) {
+    /// Waits, and unmaps rings that are given back meanwhile.
+    fn pause(&mut self, delay: Duration) {
         let end = Instant::now() + delay;
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -140,7 +142,7 @@ impl Link {
                 // Not expected, as this process holds both ends; prevents a busy loop.
                 std::thread::sleep(left);
             }
-            self.shared.unmap_retired();
+            self.rings.unmap_revoked();
         }
     }
 }

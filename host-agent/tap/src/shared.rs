@@ -1,24 +1,30 @@
 //! State shared by the VMM's thread and the link thread: bounded queues, counters and the link's epoch.
 //!
-//! The epoch counts connects and disconnects of the host-agent; it is odd while one is connected. Events,
-//! commands and bindings belong to one epoch and are void in the next, so a disconnect takes effect
-//! without a message, even if a queue is full. All queues are lock-free and allocated in advance.
+//! The epoch counts connects and disconnects of the host-agent; it is odd while one is connected. Events
+//! and attachments belong to one epoch and are void in the next, so a disconnect takes effect without a
+//! message, even if a queue is full. All queues are lock-free and allocated in advance.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+mod expected;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 use frame_ring::wake::Waker;
-use protocol::link::Context;
+use protocol::link::{Context, MAX_RING_BYTES};
 
-use crate::binding::{Binding, Command};
+use crate::binding::{Account, Attachment, Lent};
 use crate::stats::Counters;
 
+pub use expected::{Expected, MAX_EXPECTED};
+
+/// Largest number of sessions of one VM.
+pub const MAX_SESSIONS: usize = 256;
 /// Capacity of the queue from the VMM's thread to the link thread.
 const MAX_EVENTS: usize = 1024;
-/// Capacity of the queue to the VMM's thread, which takes commands only when the guest makes a request.
-const MAX_COMMANDS: usize = 256;
-/// Capacity of the queue of bindings whose rings wait to be unmapped.
-const MAX_RETIRED: usize = 256;
+/// Capacity of the queue to the VMM's thread, which takes attachments only when the guest makes a request.
+/// Revoked ones are removed when it is full, so a session needs one place.
+const MAX_ATTACHMENTS: usize = 2 * MAX_SESSIONS;
 
 /// An event from the VMM's thread to the link thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,10 +49,15 @@ pub struct Shared {
     pub counters: Counters,
     /// `virgl_renderer_callbacks.version` of the VMM.
     pub abi: AtomicU32,
+    /// Bytes of the mapped rings.
+    pub ring_bytes: Arc<Account>,
+    /// Number of attached sessions.
+    pub sessions: AtomicUsize,
+    /// Nonces of the host-agent's sessions.
+    pub expected: Expected,
     events: ArrayQueue<(u64, Event)>,
     events_lost: AtomicBool,
-    commands: ArrayQueue<Command>,
-    retired: ArrayQueue<Box<Binding>>,
+    attachments: ArrayQueue<Arc<Attachment>>,
     epoch: AtomicU64,
     link_waker: Waker,
 }
@@ -57,10 +68,12 @@ impl Shared {
         Self {
             counters: Counters::default(),
             abi: AtomicU32::new(0),
+            ring_bytes: Account::new(MAX_RING_BYTES),
+            sessions: AtomicUsize::new(0),
+            expected: Expected::default(),
             events: ArrayQueue::new(MAX_EVENTS),
             events_lost: AtomicBool::new(false),
-            commands: ArrayQueue::new(MAX_COMMANDS),
-            retired: ArrayQueue::new(MAX_RETIRED),
+            attachments: ArrayQueue::new(MAX_ATTACHMENTS),
             epoch: AtomicU64::new(0),
             link_waker,
         }
@@ -88,17 +101,20 @@ impl Shared {
         queued
     }
 
-    /// VMM's thread: takes the next command.
-    pub fn next_command(&self) -> Option<Command> {
-        self.commands.pop()
+    /// VMM's thread: takes the next attachment.
+    pub fn next_attachment(&self) -> Option<Arc<Attachment>> {
+        self.attachments.pop()
     }
 
-    /// VMM's thread: hands a binding that is no longer used to the link thread, which unmaps its ring and
-    /// closes its socket. If the queue is full, that happens here.
-    pub fn retire(&self, binding: Box<Binding>) {
-        if self.retired.push(binding).is_ok() {
-            self.link_waker.wake();
-        }
+    /// VMM's thread: ends an attachment. The link thread then unmaps its ring.
+    pub fn revoke(&self, attachment: &Attachment) {
+        attachment.revoke();
+        self.link_waker.wake();
+    }
+
+    /// VMM's thread: borrows the ring of an attachment of the current epoch.
+    pub fn lend<'a>(&'a self, attachment: &'a Attachment) -> Option<Lent<'a>> {
+        if self.connected() == Some(attachment.epoch) { attachment.lend(&self.link_waker) } else { None }
     }
 
     /// Link thread: a host-agent is connected. Returns the new epoch.
@@ -115,8 +131,8 @@ impl Shared {
         if self.connected().is_some() {
             self.epoch.fetch_add(1, Ordering::AcqRel);
         }
-        while self.commands.pop().is_some() {}
-        self.unmap_retired();
+        while self.attachments.pop().is_some() {}
+        self.expected.clear();
     }
 
     /// Link thread: takes the next event of `epoch`.
@@ -134,15 +150,16 @@ impl Shared {
         self.events_lost.load(Ordering::Acquire)
     }
 
-    /// Link thread: queues a command for the VMM's thread. Returns false if the queue is full.
-    pub fn send_command(&self, command: Command) -> bool {
-        self.commands.push(command).is_ok()
-    }
-
-    /// Link thread: unmaps the rings of retired bindings.
-    pub fn unmap_retired(&self) {
-        while let Some(binding) = self.retired.pop() {
-            drop(binding);
+    /// Link thread: queues an attachment for the VMM's thread. If the queue is full, revoked attachments
+    /// are removed from it; the others keep their order. Returns false if that frees no place.
+    pub fn send_attachment(&self, attachment: Arc<Attachment>) -> bool {
+        let Err(attachment) = self.attachments.push(attachment) else { return true };
+        let mut waiting = Vec::with_capacity(MAX_ATTACHMENTS);
+        while let Some(other) = self.attachments.pop() {
+            waiting.push(other);
         }
+        waiting.retain(|other| !other.is_revoked());
+        waiting.push(attachment);
+        waiting.into_iter().all(|waiting| self.attachments.push(waiting).is_ok())
     }
 }

@@ -1,62 +1,73 @@
 //! Recorded state of the VM: resources, contexts, and which context holds which resource.
 //!
 //! Bounded for any guest: an object beyond the limits is not recorded, and requests for objects that are
-//! not recorded are refused. Attachments name a context with its generation, so those of a destroyed
-//! context are void without a walk over all resources.
+//! not recorded are refused. Only resources that can be read are recorded, which mailboxes can, and each is
+//! counted against its owner, the first context that holds it, so a context that creates many loses its
+//! own resources and leaves those of others readable. Attachments name a context with its generation, so
+//! those of a destroyed context are void without a walk over all resources.
 //!
 //! The maps use the standard library's hasher: the guest chooses the keys, so the hash must be keyed with
 //! a secret.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use protocol::link::Context;
 use protocol::mailbox;
 use protocol::rate::TokenBucket;
 
-use crate::abi::{CreateArgs, PIPE_TEXTURE_2D};
-use crate::access;
-use crate::binding::Binding;
+use crate::abi::CreateArgs;
+use crate::access::{self, is_readable};
+use crate::binding::Attachment;
+use crate::budget::ContextBudget;
 use crate::memory::Page;
 
-/// Largest number of recorded resources.
-pub const MAX_RESOURCES: usize = 65_536;
-/// Largest number of recorded contexts.
-pub const MAX_CONTEXTS: usize = 4096;
+/// Largest number of recorded resources. A record takes about 150 bytes.
+pub const MAX_RESOURCES: usize = 262_144;
+/// Largest number of recorded resources of one owner. A desktop has some hundred textures of these formats.
+pub const MAX_OWNED: usize = 4096;
+/// Largest number of recorded resources whose owner was destroyed. A process may pass a buffer on and exit.
+pub const MAX_ORPHANS: usize = 4096;
+/// Largest number of recorded contexts. A record takes about 300 bytes; virglrenderer needs more for each.
+pub const MAX_CONTEXTS: usize = 65_536;
 /// Largest number of recorded attachments per resource. A scan-out buffer has three or four.
 pub const MAX_ATTACHED: usize = 32;
 
 /// A recorded resource.
 #[derive(Debug, Clone)]
 pub struct Resource {
-    /// Arguments of its creation. For a blob only the handle is set.
+    /// Arguments of its creation.
     pub args: CreateArgs,
-    /// A blob has no dimensions and cannot be read as a frame.
-    pub blob: bool,
     /// Its guest memory, if it has the shape of a mailbox.
     pub page: Option<Page>,
+    /// The context that it is counted against: the first one that was attached.
+    owner: Option<Context>,
+    /// Its owner was destroyed.
+    orphan: bool,
     attached: Vec<Context>,
 }
 
 impl Resource {
-    /// True if it has the shape of a mailbox.
-    fn is_mailbox(&self) -> bool {
-        let args = &self.args;
-        !self.blob
-            && args.target == PIPE_TEXTURE_2D
-            && args.format == mailbox::VIRGL_FORMAT
-            && (args.width, args.height) == (mailbox::WIDTH, 1)
-    }
-
     /// True if it is attached to `context`.
     pub fn is_attached(&self, context: Context) -> bool {
         self.attached.contains(&context)
     }
 }
 
+/// True if a resource has the shape of a mailbox.
+fn is_mailbox(args: &CreateArgs) -> bool {
+    is_readable(args)
+        && args.format == mailbox::VIRGL_FORMAT
+        && (args.width, args.height) == (mailbox::WIDTH, 1)
+}
+
 /// All recorded resources by ID.
 #[derive(Debug, Default)]
 pub struct Resources {
     map: HashMap<u32, Resource>,
+    owned: HashMap<Context, HashSet<u32>>,
+    /// IDs of resources whose owner was destroyed, oldest first. Some have another owner by now.
+    orphans: VecDeque<u32>,
 }
 
 impl Resources {
@@ -70,36 +81,62 @@ impl Resources {
         self.map.is_empty()
     }
 
-    /// Records a new resource. It replaces one of the same ID.
-    pub fn create(&mut self, args: CreateArgs, blob: bool) {
-        if self.map.len() < MAX_RESOURCES || self.map.contains_key(&args.handle) {
-            self.map.insert(args.handle, Resource { args, blob, page: None, attached: Vec::new() });
+    /// Records a new resource, if it can be read. It replaces one of the same ID.
+    pub fn create(&mut self, args: CreateArgs) {
+        self.remove(args.handle);
+        if is_readable(&args) && self.map.len() < MAX_RESOURCES {
+            let resource = Resource { args, page: None, owner: None, orphan: false, attached: Vec::new() };
+            self.map.insert(args.handle, resource);
         }
     }
 
     /// Removes a resource.
     pub fn remove(&mut self, id: u32) {
-        self.map.remove(&id);
+        if let Some(owner) = self.map.remove(&id).and_then(|resource| resource.owner) {
+            self.disown(owner, id);
+        }
+    }
+
+    fn disown(&mut self, owner: Context, id: u32) {
+        if let Some(owned) = self.owned.get_mut(&owner) {
+            owned.remove(&id);
+            if owned.is_empty() {
+                self.owned.remove(&owner);
+            }
+        }
     }
 
     /// Removes all resources.
     pub fn clear(&mut self) {
         self.map.clear();
+        self.owned.clear();
+        self.orphans.clear();
     }
 
     /// Records a resource's guest memory. The page is kept only for a mailbox.
     pub fn set_page(&mut self, id: u32, page: Option<Page>) {
         if let Some(resource) = self.map.get_mut(&id) {
-            resource.page = page.filter(|_| resource.is_mailbox());
+            resource.page = page.filter(|_| is_mailbox(&resource.args));
         }
     }
 
-    /// Attaches a resource to a context. If the resource has too many attachments, those for which
-    /// `exists` is false are removed first.
+    /// Attaches a resource to a context. A resource without an owner is counted against the context, or
+    /// forgotten if the context owns [`MAX_OWNED`]. If the resource has too many attachments, those for
+    /// which `exists` is false are removed first.
     pub fn attach(&mut self, id: u32, context: Context, exists: impl Fn(Context) -> bool) {
         let Some(resource) = self.map.get_mut(&id) else { return };
         if resource.is_attached(context) {
             return;
+        }
+        if resource.owner.is_none() {
+            let owned = self.owned.entry(context).or_default();
+            if owned.len() >= MAX_OWNED {
+                self.map.remove(&id);
+                return;
+            }
+            owned.insert(id);
+            resource.owner = Some(context);
+            resource.orphan = false;
         }
         if resource.attached.len() >= MAX_ATTACHED {
             resource.attached.retain(|context| exists(*context));
@@ -109,10 +146,35 @@ impl Resources {
         }
     }
 
-    /// Detaches a resource from a context.
+    /// Detaches a resource from a context. It is still counted against its owner, because another context
+    /// may import it later.
     pub fn detach(&mut self, id: u32, context: Context) {
         if let Some(resource) = self.map.get_mut(&id) {
             resource.attached.retain(|other| *other != context);
+        }
+    }
+
+    /// Disowns the resources of a destroyed context. They pass to another context that holds them
+    /// (`exists`); without one, the newest [`MAX_ORPHANS`] are kept until another context imports them.
+    pub fn release(&mut self, context: Context, exists: impl Fn(Context) -> bool) {
+        for id in self.owned.remove(&context).into_iter().flatten() {
+            let Some(resource) = self.map.get_mut(&id) else { continue };
+            resource.attached.retain(|other| *other != context && exists(*other));
+            let owned = &self.owned;
+            let has_space = |other: &Context| owned.get(other).is_none_or(|owned| owned.len() < MAX_OWNED);
+            resource.owner = resource.attached.iter().copied().find(has_space);
+            if let Some(heir) = resource.owner {
+                self.owned.entry(heir).or_default().insert(id);
+            } else {
+                resource.orphan = true;
+                self.orphans.push_back(id);
+            }
+        }
+        while self.orphans.len() > MAX_ORPHANS {
+            let Some(id) = self.orphans.pop_front() else { return };
+            if self.map.get(&id).is_some_and(|resource| resource.orphan) {
+                self.map.remove(&id);
+            }
         }
     }
 
@@ -132,11 +194,15 @@ pub struct ContextEntry {
     /// Link epoch in which the context sent a bind; the host-agent of that epoch was notified of it.
     pub announced: Option<u64>,
     /// The session that its frames go to.
-    pub binding: Option<Box<Binding>>,
+    pub attachment: Option<Arc<Attachment>>,
+    /// Time of the VMM's thread that its requests take.
+    pub budget: ContextBudget,
     /// Limit of frame requests.
     pub frames: TokenBucket,
-    /// Limit of bind requests.
+    /// Limit of bind requests with the nonce of a session.
     pub binds: TokenBucket,
+    /// Limit of other bind requests.
+    pub guesses: TokenBucket,
     /// Limit of echo requests.
     pub echoes: TokenBucket,
 }
@@ -169,9 +235,11 @@ impl Contexts {
             generation: self.last_generation,
             name,
             announced: None,
-            binding: None,
+            attachment: None,
+            budget: ContextBudget::default(),
             frames: TokenBucket::new(access::FRAMES),
             binds: TokenBucket::new(access::BINDS),
+            guesses: TokenBucket::new(access::GUESSES),
             echoes: TokenBucket::new(access::ECHOES),
         };
         self.map.insert(id, entry)
@@ -201,149 +269,7 @@ impl Contexts {
     pub fn exists(&self, context: Context) -> bool {
         self.current(context.id) == Some(context)
     }
-
-    /// All entries.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut ContextEntry> {
-        self.map.values_mut()
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::abi::{FORMAT_B8G8R8A8, FORMAT_B8G8R8X8};
-    use proptest::prelude::*;
-    use std::collections::HashSet;
-
-    fn args(handle: u32) -> CreateArgs {
-        CreateArgs {
-            handle,
-            target: PIPE_TEXTURE_2D,
-            format: FORMAT_B8G8R8X8,
-            width: 4,
-            height: 4,
-            ..CreateArgs::default()
-        }
-    }
-
-    #[test]
-    fn objects_beyond_the_limits_are_not_recorded() {
-        let mut resources = Resources::default();
-        (0..2 * MAX_RESOURCES as u32).for_each(|id| resources.create(args(id), false));
-        assert_eq!(resources.len(), MAX_RESOURCES);
-        resources.remove(0);
-        resources.create(args(u32::MAX), false);
-        assert!(resources.get(u32::MAX).is_some());
-
-        let mut contexts = Contexts::default();
-        for id in 0..2 * MAX_CONTEXTS as u32 {
-            assert!(contexts.create(id, String::new()).is_none());
-        }
-        assert_eq!(contexts.len(), MAX_CONTEXTS);
-    }
-
-    #[test]
-    fn context_with_a_reused_id_has_no_attachments() {
-        let (mut resources, mut contexts) = (Resources::default(), Contexts::default());
-        resources.create(args(1), false);
-        contexts.create(5, "first".into());
-        let first = contexts.current(5).expect("exists");
-        resources.attach(1, first, |_| true);
-        assert!(resources.get(1).expect("recorded").is_attached(first));
-        contexts.remove(5);
-        contexts.create(5, "second".into());
-        let second = contexts.current(5).expect("exists");
-        assert!(!resources.get(1).expect("recorded").is_attached(second));
-        assert!(!contexts.exists(first));
-        assert!(contexts.get_mut(first).is_none());
-    }
-
-    #[test]
-    fn full_attachment_list_drops_destroyed_contexts_first() {
-        let mut resources = Resources::default();
-        resources.create(args(1), false);
-        for generation in 0..100 {
-            resources.attach(1, Context { id: 1, generation }, |_| true);
-        }
-        let holds = |resources: &Resources, generation| {
-            resources.get(1).expect("recorded").is_attached(Context { id: 1, generation })
-        };
-        assert!(holds(&resources, 31) && !holds(&resources, 32), "fails closed");
-        resources.attach(1, Context { id: 1, generation: 100 }, |context| context.generation > 5);
-        assert!(holds(&resources, 100) && !holds(&resources, 5) && holds(&resources, 6));
-    }
-
-    #[test]
-    fn page_is_kept_for_a_mailbox_only() {
-        use std::sync::atomic::AtomicU64;
-        let page = Page::from_static(Box::leak(Box::new([const { AtomicU64::new(0) }; 512])));
-        let mailbox =
-            CreateArgs { format: mailbox::VIRGL_FORMAT, width: mailbox::WIDTH, height: 1, ..args(1) };
-        let kept = |args: CreateArgs, blob| {
-            let mut resources = Resources::default();
-            resources.create(args, blob);
-            resources.set_page(args.handle, Some(page));
-            let kept = resources.get(args.handle).is_some_and(|resource| resource.page.is_some());
-            resources.set_page(args.handle, None);
-            assert!(resources.get(args.handle).is_some_and(|resource| resource.page.is_none()));
-            kept
-        };
-        assert!(kept(mailbox, false));
-        assert!(!kept(mailbox, true));
-        assert!(!kept(CreateArgs { height: 2, ..mailbox }, false));
-        assert!(!kept(CreateArgs { width: 1023, ..mailbox }, false));
-        assert!(!kept(CreateArgs { format: FORMAT_B8G8R8A8, ..mailbox }, false));
-        assert!(!kept(CreateArgs { target: 0, ..mailbox }, false));
-    }
-
-    proptest! {
-        /// Attach, detach, destroy and reuse in any order, against a set of (resource, context) pairs.
-        #[test]
-        fn attachments_match_a_set_of_pairs(steps in prop::collection::vec((0..5_u8, 0..4_u32, 0..4_u32), 0..200)) {
-            let (mut resources, mut contexts) = (Resources::default(), Contexts::default());
-            let (mut known, mut alive, mut held) = (HashSet::new(), HashSet::new(), HashSet::new());
-            for (step, resource, context) in steps {
-                let current = contexts.current(context);
-                match step {
-                    0 => {
-                        resources.create(args(resource), false);
-                        known.insert(resource);
-                        held.retain(|(other, _)| *other != resource);
-                    }
-                    1 => {
-                        resources.remove(resource);
-                        known.remove(&resource);
-                        held.retain(|(other, _)| *other != resource);
-                    }
-                    2 => {
-                        if alive.insert(context) {
-                            contexts.create(context, String::new());
-                        } else {
-                            contexts.remove(context);
-                            alive.remove(&context);
-                            held.retain(|(_, other)| *other != context);
-                        }
-                    }
-                    3 => if let Some(context) = current {
-                        resources.attach(resource, context, |_| true);
-                        if known.contains(&resource) {
-                            held.insert((resource, context.id));
-                        }
-                    },
-                    _ => if let Some(context) = current {
-                        resources.detach(resource, context);
-                        held.remove(&(resource, context.id));
-                    },
-                }
-                for resource in 0..4 {
-                    for context in 0..4 {
-                        let holds = contexts.current(context).is_some_and(|context| {
-                            resources.get(resource).is_some_and(|resource| resource.is_attached(context))
-                        });
-                        prop_assert_eq!(holds, held.contains(&(resource, context)));
-                    }
-                }
-            }
-        }
-    }
-}
+mod tests;

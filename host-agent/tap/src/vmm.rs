@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use frame_ring::Meta;
-use protocol::link::Context;
+use protocol::link::{Context, nonce_prefix};
 use protocol::mailbox::{self, Answer, FrameRequest, Operation, REQUEST_BYTES, Request, Status};
 use protocol::rate::TokenBucket;
 
 use crate::abi::CreateArgs;
 use crate::access;
-use crate::binding::{Binding, Command};
+use crate::budget::VmBudget;
 use crate::memory::Page;
 use crate::reader::Reader;
-use crate::shared::{Event, Shared};
+use crate::shared::{Event, MAX_EXPECTED, Shared};
 use crate::tables::{ContextEntry, Contexts, Resources};
 
 /// Number of caught panics after which the tap is disabled.
@@ -35,10 +35,13 @@ pub struct Vmm<R> {
     clock: Clock,
     resources: Resources,
     contexts: Contexts,
-    /// Limit of bind requests of the whole VM.
-    binds: TokenBucket,
-    /// Link epoch of the current bindings.
-    epoch: u64,
+    /// Limits of bind requests with the nonce of a session, by the nonce's place in
+    /// [`Expected`](crate::shared::Expected), with the nonce's prefix.
+    binds: Box<[(u64, TokenBucket)]>,
+    /// Limit of other bind requests of the whole VM.
+    guesses: TokenBucket,
+    /// Time of this thread that requests take.
+    budget: VmBudget,
 }
 
 /// Result of a request.
@@ -59,15 +62,16 @@ impl From<Status> for Outcome {
 impl<R: Reader> Vmm<R> {
     /// A VM without contexts and resources.
     pub fn new(shared: Arc<Shared>, reader: R, clock: Clock) -> Self {
-        let epoch = shared.epoch();
+        let binds = (0..MAX_EXPECTED).map(|_| (0, TokenBucket::new(access::BINDS))).collect();
         Self {
             shared,
             reader,
             clock,
             resources: Resources::default(),
             contexts: Contexts::default(),
-            binds: TokenBucket::new(access::VM_BINDS),
-            epoch,
+            binds,
+            guesses: TokenBucket::new(access::VM_GUESSES),
+            budget: VmBudget::default(),
         }
     }
 
@@ -76,17 +80,21 @@ impl<R: Reader> Vmm<R> {
         &self.shared
     }
 
+    /// The reader.
+    pub fn reader(&mut self) -> &mut R {
+        &mut self.reader
+    }
+
     /// Records a created resource and its guest memory.
     pub fn resource_create(&mut self, args: CreateArgs, page: Option<Page>) {
-        self.resources.create(args, false);
+        self.resources.create(args);
         self.resources.set_page(args.handle, page);
         self.update_counts();
     }
 
-    /// Records a created blob.
+    /// Records a created blob. It has no dimensions and cannot be read, so only its ID is taken.
     pub fn blob_create(&mut self, id: u32) {
-        self.resources.create(CreateArgs { handle: id, ..CreateArgs::default() }, true);
-        self.update_counts();
+        self.resource_unref(id);
     }
 
     /// Records that a resource is about to be destroyed.
@@ -151,54 +159,36 @@ impl<R: Reader> Vmm<R> {
         counters.resources.store(self.resources.len() as u32, Ordering::Relaxed);
     }
 
-    /// Releases a removed context: retires its binding, and notifies the host-agent if it received a bind.
-    fn release(&self, id: u32, entry: ContextEntry) {
-        if let Some(binding) = entry.binding {
-            self.shared.retire(binding);
+    /// Releases a removed context: ends its session's attachment, forgets what it owned, and notifies the
+    /// host-agent if it received a bind.
+    fn release(&mut self, id: u32, entry: ContextEntry) {
+        let context = Context { id, generation: entry.generation };
+        self.resources.release(context, |context| self.contexts.exists(context));
+        if let Some(attachment) = entry.attachment {
+            self.shared.revoke(&attachment);
         }
         if let Some(epoch) = entry.announced
             && self.shared.connected() == Some(epoch)
         {
-            self.shared.send_event(epoch, Event::Gone(Context { id, generation: entry.generation }));
+            self.shared.send_event(epoch, Event::Gone(context));
         }
     }
 
-    /// Executes the commands that the link thread queued since the last call.
-    fn run_commands(&mut self) {
-        let epoch = self.shared.epoch();
-        if epoch != self.epoch {
-            self.epoch = epoch;
-            self.unbind_if(|binding| binding.epoch != epoch);
-        }
-        while let Some(command) = self.shared.next_command() {
-            match command {
-                Command::Attach(context, binding) => self.bind(context, binding),
-                Command::Detach { epoch, session } => {
-                    self.unbind_if(|binding| (binding.epoch, binding.session) == (epoch, session));
-                }
-            }
-        }
-    }
-
-    fn bind(&mut self, context: Context, binding: Box<Binding>) {
-        // A context is bound only if it sent a bind, in the same epoch as the session was attached.
-        let entry = self
-            .contexts
-            .get_mut(context)
-            .filter(|entry| entry.announced == Some(binding.epoch) && binding.epoch == self.epoch);
-        let unused = match entry {
-            Some(entry) => entry.binding.replace(binding),
-            None => Some(binding),
-        };
-        if let Some(unused) = unused {
-            self.shared.retire(unused);
-        }
-    }
-
-    fn unbind_if(&mut self, condition: impl Fn(&Binding) -> bool) {
-        for entry in self.contexts.iter_mut() {
-            if let Some(binding) = entry.binding.take_if(|binding| condition(binding)) {
-                self.shared.retire(binding);
+    /// Takes the attachments that the link thread queued since the last call.
+    fn take_attachments(&mut self) {
+        while let Some(attachment) = self.shared.next_attachment() {
+            // A context is bound only if it sent a bind, in the same epoch as the session was attached.
+            let bindable = self.shared.connected() == Some(attachment.epoch);
+            let entry = self
+                .contexts
+                .get_mut(attachment.context)
+                .filter(|entry| bindable && entry.announced == Some(attachment.epoch));
+            let ended = match entry {
+                Some(entry) => entry.attachment.replace(attachment),
+                None => Some(attachment),
+            };
+            if let Some(ended) = ended {
+                self.shared.revoke(&ended);
             }
         }
     }
@@ -229,7 +219,12 @@ impl<R: Reader> Vmm<R> {
             }
             Status::ReadFailed.into()
         });
-        let spent = (self.clock)().saturating_sub(start);
+        let end = (self.clock)();
+        let spent = end.saturating_sub(start);
+        if let Some(entry) = self.contexts.get_mut(requester) {
+            let sessions = self.shared.sessions.load(Ordering::Relaxed);
+            self.budget.charge(&mut entry.budget, sessions, spent, end);
+        }
         let answer = Answer {
             seq: Request::seq_of(&bytes),
             status: outcome.status,
@@ -248,7 +243,7 @@ impl<R: Reader> Vmm<R> {
         if self.shared.counters.is_disabled() {
             return Status::Disabled.into();
         }
-        self.run_commands();
+        self.take_attachments();
         let Ok(request) = Request::decode(bytes) else { return Status::BadRequest.into() };
         match request.operation {
             Operation::Echo => self.echo(requester, now).into(),
@@ -265,7 +260,17 @@ impl<R: Reader> Vmm<R> {
     fn announce(&mut self, requester: Context, nonce: [u8; 16], now: u64) -> Status {
         let Some(epoch) = self.shared.connected() else { return Status::NoHostAgent };
         let Some(entry) = self.contexts.get_mut(requester) else { return Status::NotAttached };
-        if !entry.binds.try_take(now) || !self.binds.try_take(now) {
+        let prefix = nonce_prefix(&nonce);
+        let place = self.shared.expected.find(prefix).and_then(|place| self.binds.get_mut(place));
+        let allowed = if let Some((limited, binds)) = place {
+            if *limited != prefix {
+                (*limited, *binds) = (prefix, TokenBucket::new(access::BINDS));
+            }
+            entry.binds.try_take(now) && binds.try_take(now)
+        } else {
+            entry.guesses.try_take(now) && self.guesses.try_take(now)
+        };
+        if !allowed {
             return Status::RateLimited;
         }
         entry.announced = Some(epoch);
@@ -278,18 +283,21 @@ impl<R: Reader> Vmm<R> {
             return Status::NoHostAgent.into();
         }
         let Some(entry) = self.contexts.get_mut(requester) else { return Status::NotAttached.into() };
-        let Some(binding) = &mut entry.binding else { return Status::NotBound.into() };
-        let dropped = binding.producer.overwritten();
+        let Some(attachment) = &entry.attachment else { return Status::NotBound.into() };
+        let Some(mut lent) = self.shared.lend(attachment) else { return Status::NotBound.into() };
+        let Some(ring) = lent.ring() else { return Status::NotBound.into() };
+        let dropped = ring.producer.overwritten();
         let refused = |status| Outcome { status, dropped, frame_read: false };
         let resource = self.resources.get(request.resource);
-        let job = match access::check_frame(request, resource, requester, binding.producer.slot_bytes()) {
+        let job = match access::check_frame(request, resource, requester, ring.producer.slot_bytes()) {
             Ok(job) => job,
             Err(status) => return refused(status),
         };
-        if !entry.frames.try_take(now) {
+        let sessions = self.shared.sessions.load(Ordering::Relaxed);
+        if !self.budget.admits(&mut entry.budget, sessions, now) || !entry.frames.try_take(now) {
             return refused(Status::RateLimited);
         }
-        let Some(mut slot) = binding.producer.claim() else { return refused(Status::ReadFailed) };
+        let Some(mut slot) = ring.producer.claim() else { return refused(Status::ReadFailed) };
         let Some(out) = slot.bytes_mut().get_mut(..job.bytes()) else { return refused(Status::TooLarge) };
         let Ok(read_ns) = self.reader.read(&job, out) else { return refused(Status::ReadFailed) };
         let published = slot.publish(Meta {
@@ -306,8 +314,8 @@ impl<R: Reader> Vmm<R> {
         if !published {
             return refused(Status::ReadFailed);
         }
-        binding.waker.wake();
+        ring.waker.wake();
         self.shared.counters.read(job.bytes(), read_ns);
-        Outcome { status: Status::Ok, dropped: binding.producer.overwritten(), frame_read: true }
+        Outcome { status: Status::Ok, dropped: ring.producer.overwritten(), frame_read: true }
     }
 }

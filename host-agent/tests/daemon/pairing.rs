@@ -1,6 +1,6 @@
 //! Bindings: which session gets the frames of which context.
 
-use protocol::link::{Context, FromTap, Quantiles, Stats};
+use protocol::link::{Context, FromTap, Quantiles, Stats, VERSION};
 use protocol::stream::{ClientMessage, Config, ErrorCode, Path, ServerMessage};
 
 use crate::client::{Client, config};
@@ -219,10 +219,10 @@ async fn malformed_tap_is_disconnected_and_others_continue() {
         assert!(tap.is_closed(), "{bytes:?}");
     }
     let mut twice = rig.tap("twice");
-    twice.send(&hello("twice", 1, 1));
+    twice.send(&hello("twice", VERSION, VERSION));
     assert!(twice.is_closed());
     let mut future = Tap::connect_silently(&link);
-    future.send(&hello("future", 9, 9));
+    future.send(&hello("future", VERSION + 1, VERSION + 1));
     assert!(future.is_closed());
     rig.until("one VM", |status| status.vms.len() == 1).await;
     client.send(ClientMessage::Ping(5)).await;

@@ -72,8 +72,17 @@ impl Tap {
         self.send(&FromTap::Stats(stats));
     }
 
-    /// The next message, and the descriptors that accompany its first byte.
+    /// The next message about a ring, and the descriptors that accompany its first byte.
     pub fn next(&mut self) -> (ToTap, Vec<OwnedFd>) {
+        loop {
+            match self.next_of_any() {
+                (ToTap::Expect(_) | ToTap::Forget(_), _) => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn next_of_any(&mut self) -> (ToTap, Vec<OwnedFd>) {
         let mut header = [0; HEADER_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -97,12 +106,15 @@ impl Tap {
         (ToTap::decode(header, Bytes::from(payload)).expect("decoded"), fds)
     }
 
-    /// Waits for `Attach`.
+    /// Waits for `Attach`, and confirms it.
     pub fn attached(&mut self) -> AttachedRing {
         let (message, fds) = self.next();
-        let ToTap::Attach { session, context } = message else { panic!("expected Attach: {message:?}") };
+        let ToTap::Attach { session, ring, context } = message else {
+            panic!("expected Attach: {message:?}")
+        };
         let [memory, waker] = <[OwnedFd; 2]>::try_from(fds).expect("two descriptors");
         let producer = Producer::map(memory).expect("mapped");
+        self.send(&FromTap::RingReady { session, ring });
         AttachedRing { session, context, producer, waker: Waker::new(waker).expect("a socket") }
     }
 
@@ -114,9 +126,16 @@ impl Tap {
         }
     }
 
-    /// Waits until the host-agent closes the link; false if it sends a message instead.
+    /// Waits until the host-agent closes the link; false if it does not in time.
     pub fn is_closed(&mut self) -> bool {
-        matches!(self.stream.read(&mut [0]), Ok(0) | Err(_))
+        let mut rest = [0; 4096];
+        loop {
+            match self.stream.read(&mut rest) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() != std::io::ErrorKind::WouldBlock,
+            }
+        }
     }
 }
 

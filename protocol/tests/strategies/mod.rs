@@ -4,7 +4,9 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
-use protocol::link::{Context, FromTap, MAX_TEXT as MAX_LINK_TEXT, Quantiles, Stats, ToTap};
+use protocol::link::{
+    Context, FromTap, MAX_EXPECT, MAX_TEXT as MAX_LINK_TEXT, Quantiles, RingRefusal, Stats, ToTap,
+};
 use protocol::mailbox::{Answer, FrameRequest, Operation, Request, Status};
 use protocol::pixel::MAX_SIDE;
 use protocol::stream::{
@@ -245,6 +247,9 @@ pub fn from_tap() -> impl Strategy<Value = FromTap> {
             .prop_map(|(context, nonce, name)| FromTap::Bind { context, nonce, name }),
         context().prop_map(FromTap::ContextGone),
         stats().prop_map(FromTap::Stats),
+        any::<[u64; 2]>().prop_map(|[session, ring]| FromTap::RingReady { session, ring }),
+        (any::<[u64; 2]>(), select(&RingRefusal::ALL[..]))
+            .prop_map(|([session, ring], refusal)| FromTap::RingRefused { session, ring, refusal }),
     ]
 }
 
@@ -252,8 +257,14 @@ pub fn from_tap() -> impl Strategy<Value = FromTap> {
 pub fn to_tap() -> impl Strategy<Value = ToTap> {
     prop_oneof![
         any::<u16>().prop_map(|version| ToTap::HelloAck { version }),
-        (any::<u64>(), context()).prop_map(|(session, context)| ToTap::Attach { session, context }),
+        (any::<[u64; 2]>(), context()).prop_map(|([session, ring], context)| ToTap::Attach {
+            session,
+            ring,
+            context
+        }),
         any::<u64>().prop_map(|session| ToTap::Detach { session }),
+        prop::collection::vec(any::<u64>(), 0..=MAX_EXPECT).prop_map(ToTap::Expect),
+        any::<u64>().prop_map(ToTap::Forget),
     ]
 }
 

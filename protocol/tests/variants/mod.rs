@@ -79,11 +79,15 @@ variants!(FromTap {
     Self::Bind { .. } => "Bind",
     Self::ContextGone(_) => "ContextGone",
     Self::Stats(_) => "Stats",
+    Self::RingReady { .. } => "RingReady",
+    Self::RingRefused { .. } => "RingRefused",
 });
 variants!(ToTap {
     Self::HelloAck { .. } => "HelloAck",
     Self::Attach { .. } => "Attach",
     Self::Detach { .. } => "Detach",
+    Self::Expect(_) => "Expect",
+    Self::Forget(_) => "Forget",
 });
 variants!(PixelFormat {
     Self::Bgrx => "Bgrx",

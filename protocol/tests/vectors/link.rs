@@ -1,6 +1,6 @@
 //! Bytes of the messages between tap and host-agent.
 
-use protocol::link::{Context, FromTap, Quantiles, Stats, ToTap};
+use protocol::link::{Context, FromTap, Quantiles, RingRefusal, Stats, ToTap};
 
 use super::Vector;
 
@@ -62,6 +62,16 @@ pub fn from_tap() -> Vec<Vector<FromTap>> {
                 read: Quantiles { count: 0x30, p50: 0x31, p99: 0x32, max: 0x33 },
             }),
         },
+        Vector {
+            name: "ring_ready",
+            hex: "10000000 05 000000  0900000000000000 0100000000000000",
+            message: FromTap::RingReady { session: 9, ring: 1 },
+        },
+        Vector {
+            name: "ring_refused",
+            hex: "11000000 06 000000  0900000000000000 0200000000000000 01",
+            message: FromTap::RingRefused { session: 9, ring: 2, refusal: RingRefusal::Memory },
+        },
     ]
 }
 
@@ -75,13 +85,23 @@ pub fn to_tap() -> Vec<Vector<ToTap>> {
         },
         Vector {
             name: "attach",
-            hex: "14000000 82 000000  0900000000000000 07000000 0807060504030201",
-            message: ToTap::Attach { session: 9, context: CONTEXT },
+            hex: "1c000000 82 000000  0900000000000000 0300000000000000 07000000 0807060504030201",
+            message: ToTap::Attach { session: 9, ring: 3, context: CONTEXT },
         },
         Vector {
             name: "detach",
             hex: "08000000 83 000000  ffffffffffffffff",
             message: ToTap::Detach { session: u64::MAX },
+        },
+        Vector {
+            name: "expect",
+            hex: "12000000 84 000000  0200 0100000000000000 0807060504030201",
+            message: ToTap::Expect(vec![1, 0x0102_0304_0506_0708]),
+        },
+        Vector {
+            name: "forget",
+            hex: "08000000 85 000000  0807060504030201",
+            message: ToTap::Forget(0x0102_0304_0506_0708),
         },
     ]
 }

@@ -220,7 +220,7 @@ fn attacker() -> Value {
             "securityContext": {"runAsUser": 1000, "runAsGroup": 1000, "supplementalGroups": [105]},
             "containers": [{
                 "name": "attacker", "image": ATTACKER, "imagePullPolicy": "Never",
-                "args": ["--upstream", "$(ENDPOINT)", "--width", width, "--height", height, "--resources", "100"],
+                "args": ["all", "--upstream", "$(ENDPOINT)", "--width", width, "--height", height, "--resources", "100"],
                 "env": [
                     {"name": "ENDPOINT", "valueFrom": from("endpoint")},
                     {"name": "ATTACKER_TOKEN", "valueFrom": from("token")},

@@ -1,56 +1,26 @@
 //! One connection to the host-agent, from hello to its end.
 
-use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use frame_ring::Producer;
-use frame_ring::wake::Waker;
-use protocol::link::{Context, FromTap, Stats, ToTap, VERSION};
+use protocol::link::{FromTap, Stats, ToTap, VERSION};
 
+use super::rings::Rings;
 use super::socket::{Socket, wait};
 use super::{Link, LinkError};
-use crate::binding::{Binding, Command};
 use crate::log;
-use crate::shared::Event;
+use crate::shared::{Event, Shared};
 
-/// Largest total size of all rings of one VM in bytes: sixteen 4K sessions.
-pub const MAX_RING_BYTES: u64 = 2 << 30;
-/// Largest number of sessions of one VM.
-const MAX_SESSIONS: usize = 256;
 /// Longest time until the host-agent answers the hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval between stats messages, which are sent only if the counters changed.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A ring that was attached over this connection.
-#[derive(Debug)]
-struct RingEntry {
-    context: Context,
-    bytes: u64,
-}
-
-/// The attached rings by session.
-#[derive(Debug, Default)]
-struct Rings(HashMap<u64, RingEntry>);
-
-impl Rings {
-    /// Records a ring if it fits into the limits. It replaces earlier ones of its session or context.
-    fn add(&mut self, session: u64, context: Context, bytes: u64) -> Result<(), LinkError> {
-        self.0.retain(|other, ring| *other != session && ring.context != context);
-        let sum: u64 = self.0.values().map(|ring| ring.bytes).sum();
-        if self.0.len() >= MAX_SESSIONS || bytes > MAX_RING_BYTES.saturating_sub(sum) {
-            return Err(LinkError::Overrun("the VM's sessions need more ring memory than allowed"));
-        }
-        self.0.insert(session, RingEntry { context, bytes });
-        Ok(())
-    }
-}
-
 /// Connects and serves until the connection ends. Calls `connected` after the hello was answered.
-pub(super) fn run(link: &Link, connected: impl Fn()) -> Result<(), LinkError> {
-    let shared = &link.shared;
+pub(super) fn run(link: &mut Link, connected: impl Fn()) -> Result<(), LinkError> {
+    let shared = &Arc::clone(&link.shared);
     let mut socket = Socket::connect(&link.settings.link, &link.settings.trusted_users)?;
     socket.send(&FromTap::Hello {
         min: VERSION,
@@ -65,23 +35,21 @@ pub(super) fn run(link: &Link, connected: impl Fn()) -> Result<(), LinkError> {
     connected();
     let epoch = shared.connect();
     log::line(format_args!("link connected"));
-    let mut rings = Rings::default();
     let mut sent = Stats::default();
     let mut next_stats = Instant::now();
     loop {
         while let Some((message, descriptors)) = socket.receive()? {
-            let command = command(message, descriptors, epoch, &mut rings)?;
-            if !shared.send_command(command) {
-                return Err(LinkError::Overrun("the command queue is full; the VM makes no requests"));
+            if let Some(answer) = execute(message, descriptors, epoch, shared, &mut link.rings)? {
+                socket.send(&answer)?;
             }
         }
         while let Some(event) = shared.next_event(epoch) {
-            socket.send(&from_event(event, &mut rings))?;
+            socket.send(&from_event(event))?;
         }
         if shared.lost_events() {
             return Err(LinkError::Overrun("events were lost"));
         }
-        shared.unmap_retired();
+        link.rings.unmap_revoked();
         if Instant::now() >= next_stats {
             next_stats = Instant::now() + STATS_INTERVAL;
             let stats = shared.counters.snapshot();
@@ -98,7 +66,7 @@ pub(super) fn run(link: &Link, connected: impl Fn()) -> Result<(), LinkError> {
     }
 }
 
-fn await_hello(link: &Link, socket: &mut Socket) -> Result<(), LinkError> {
+fn await_hello(link: &mut Link, socket: &mut Socket) -> Result<(), LinkError> {
     let end = Instant::now() + HELLO_TIMEOUT;
     loop {
         match socket.receive()? {
@@ -115,46 +83,45 @@ fn await_hello(link: &Link, socket: &mut Socket) -> Result<(), LinkError> {
         }
         if wait(&link.wake_fd, Some(socket), left)? {
             link.wake_fd.clear();
-            link.shared.unmap_retired();
+            link.rings.unmap_revoked();
         }
         socket.flush()?;
     }
 }
 
-fn command(
+/// Executes a message; returns the answer to it.
+fn execute(
     message: ToTap,
     descriptors: Vec<OwnedFd>,
     epoch: u64,
+    shared: &Shared,
     rings: &mut Rings,
-) -> Result<Command, LinkError> {
+) -> Result<Option<FromTap>, LinkError> {
     match message {
-        ToTap::HelloAck { .. } => Err(LinkError::Protocol("a second hello")),
-        ToTap::Detach { session } => {
-            rings.0.remove(&session);
-            Ok(Command::Detach { epoch, session })
-        }
-        ToTap::Attach { session, context } => {
-            let Ok([memory, wake_socket]) = <[OwnedFd; 2]>::try_from(descriptors) else {
+        ToTap::HelloAck { .. } => return Err(LinkError::Protocol("a second hello")),
+        ToTap::Attach { session, ring, context } => {
+            let Ok(descriptors) = <[OwnedFd; 2]>::try_from(descriptors) else {
                 return Err(LinkError::Protocol("an attach without its two descriptors"));
             };
-            // The size is checked first, because mapping makes all pages present.
-            let system = |step, errno: rustix::io::Errno| LinkError::System { step, source: errno.into() };
-            let stat = rustix::fs::fstat(&memory).map_err(|errno| system("examine the ring", errno))?;
-            rings.add(session, context, u64::try_from(stat.st_size).unwrap_or(u64::MAX))?;
-            let producer = Producer::map(memory)?;
-            let waker = Waker::new(wake_socket)
-                .map_err(|source| LinkError::System { step: "use the session's wake fd", source })?;
-            Ok(Command::Attach(context, Box::new(Binding { session, epoch, producer, waker })))
+            return Ok(Some(match rings.attach(session, epoch, context, descriptors) {
+                Ok(()) => FromTap::RingReady { session, ring },
+                Err(refusal) => FromTap::RingRefused { session, ring, refusal },
+            }));
         }
+        ToTap::Detach { session } => rings.detach(session),
+        ToTap::Expect(prefixes) => {
+            if !prefixes.into_iter().all(|prefix| shared.expected.insert(prefix)) {
+                log::line(format_args!("more sessions than nonces can be remembered"));
+            }
+        }
+        ToTap::Forget(prefix) => shared.expected.remove(prefix),
     }
+    Ok(None)
 }
 
-fn from_event(event: Event, rings: &mut Rings) -> FromTap {
+fn from_event(event: Event) -> FromTap {
     match event {
         Event::Bind { context, name, nonce } => FromTap::Bind { context, nonce, name },
-        Event::Gone(context) => {
-            rings.0.retain(|_, ring| ring.context != context);
-            FromTap::ContextGone(context)
-        }
+        Event::Gone(context) => FromTap::ContextGone(context),
     }
 }

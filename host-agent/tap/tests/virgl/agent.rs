@@ -11,11 +11,8 @@ use bytes::Bytes;
 use frame_ring::wake::{self, WakeFd};
 use frame_ring::{Consumer, Ring, Slot};
 use protocol::frame::{HEADER_BYTES, Header};
-use protocol::link::{Context, FromTap, Stats, ToTap, VERSION, from_tap_limit};
-use protocol::mailbox::{Operation, Status};
+use protocol::link::{Context, FromTap, RingRefusal, Stats, ToTap, VERSION, from_tap_limit};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-
-use crate::guest::Sidecar;
 
 /// Longest wait for any event.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
@@ -119,18 +116,6 @@ impl Link {
         }
     }
 
-    /// Waits until the tap has processed all messages sent so far. The tap reads its socket before it
-    /// sends stats, so once stats have arrived, the next ones follow a read that began after this call.
-    /// An echo changes the stats; the tap sends none that did not change.
-    pub fn sync(&mut self, sidecar: &mut Sidecar) {
-        let mut last = None;
-        for _ in 0..2 {
-            assert_eq!(sidecar.request(Operation::Echo).status, Status::Ok);
-            let answers = |stats: &Stats| Some(stats.answers[Status::Ok as usize]);
-            last = answers(&self.stats(|stats| answers(stats) > last));
-        }
-    }
-
     /// Waits for a bind with this nonce; returns the context and its name.
     pub fn bound(&mut self, nonce: [u8; 16]) -> (Context, String) {
         match self.next_event() {
@@ -155,13 +140,23 @@ impl Link {
         self.send(&message.encode().to_vec(), descriptors);
     }
 
-    /// Attaches a session with a new ring to a context.
+    /// Attaches a session with a new ring to a context, and waits until the tap has mapped it.
     pub fn attach(&mut self, session: u64, context: Context, slot_bytes: usize) -> Session {
         let (consumer, memory) = Ring::create(frame_ring::SLOTS, slot_bytes).expect("ring");
         let (wake_fd, waker) = wake::pair().expect("pair");
         let waker = OwnedFd::from(waker);
-        self.send_message(&ToTap::Attach { session, context }, &[memory.as_fd(), waker.as_fd()]);
+        let attach = ToTap::Attach { session, ring: session + 1000, context };
+        self.send_message(&attach, &[memory.as_fd(), waker.as_fd()]);
+        assert_eq!(self.next_event(), FromTap::RingReady { session, ring: session + 1000 });
         Session { consumer, wake_fd }
+    }
+
+    /// Waits for the refusal of a ring.
+    pub fn refusal(&mut self) -> RingRefusal {
+        match self.next_event() {
+            FromTap::RingRefused { refusal, .. } => refusal,
+            other => unreachable!("{other:?}"),
+        }
     }
 
     /// Sends bytes that may be malformed; the tap may close the connection meanwhile.

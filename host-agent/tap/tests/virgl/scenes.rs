@@ -7,7 +7,7 @@ use frame_ring::Ring;
 use frame_ring::wake;
 use protocol::PixelFormat;
 use protocol::frame::Header;
-use protocol::link::{Context, FromTap, ToTap, VERSION};
+use protocol::link::{Context, FromTap, RingRefusal, ToTap, VERSION};
 use protocol::mailbox::{self, FrameRequest, Operation, Status};
 
 use crate::agent::{Agent, Link, Session};
@@ -211,7 +211,7 @@ fn hostile_host_agent_only_loses_its_connection() {
     let mut sidecar = Sidecar::new(7, 100);
     let context = Context { id: 7, generation: 1 };
     let hello = ToTap::HelloAck { version: VERSION };
-    let attach = ToTap::Attach { session: 1, context }.encode().to_vec();
+    let attach = ToTap::Attach { session: 1, ring: 1, context }.encode().to_vec();
     // Before the hello is answered, each message ends the connection, and the tap reconnects.
     for bytes in [
         vec![0xff; 64],
@@ -245,30 +245,34 @@ fn hostile_host_agent_only_loses_its_connection() {
     link.send(&attach, &[memory.as_fd()]);
     ended(&mut link);
     let mut link = agent.accept();
-    link.send(&attach, &[null.as_fd(), waker.as_fd()]);
-    ended(&mut link);
-    let mut link = agent.accept();
-    link.send(&attach, &[memory.as_fd(), null.as_fd()]);
-    ended(&mut link);
-    let mut link = agent.accept();
-    link.send(&attach, &[pipe.as_fd(), waker.as_fd()]);
-    ended(&mut link);
-    let mut link = agent.accept();
     link.send(&attach, &[memory.as_fd(); 16]);
     ended(&mut link);
-    // More commands than the queue to the idle VM holds.
+    // A ring that cannot be used is refused and leaves the link as it is.
     let mut link = agent.accept();
+    let (closed, gone) = wake::pair().expect("pair");
+    drop(closed);
+    let gone = OwnedFd::from(gone);
+    for (descriptors, expected) in [
+        ([null.as_fd(), waker.as_fd()], RingRefusal::Memfd),
+        ([pipe.as_fd(), waker.as_fd()], RingRefusal::Memfd),
+        ([memory.as_fd(), null.as_fd()], RingRefusal::WakeFd),
+    ] {
+        link.send(&attach, &descriptors);
+        assert_eq!(link.refusal(), expected);
+    }
+    link.send(&attach, &[memory.as_fd(), gone.as_fd()]);
+    assert!(matches!(link.next_event(), FromTap::RingReady { .. } | FromTap::RingRefused { .. }));
+    // So are any number of messages to the idle VM.
     let detach = ToTap::Detach { session: 1 }.encode().to_vec();
     link.send_raw(&detach.repeat(1000));
-    ended(&mut link);
+    for session in 0..1000 {
+        link.attach(session, context, 64);
+    }
     // A message in single bytes is accepted, and so is a session for a context that sent no bind.
-    let mut link = agent.accept();
     for byte in &detach {
         link.send_raw(&[*byte]);
     }
     let _uninvited = link.attach(1, context, 4096);
-    // The attach must be processed before the bind, which arrives by another path.
-    link.sync(&mut sidecar);
     sidecar.bind([9; 16]);
     let (context, _) = link.bound([9; 16]);
     let screen = Screen::new(200, 2, 32, 32, 0);

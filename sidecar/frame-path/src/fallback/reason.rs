@@ -70,7 +70,7 @@ pub fn explain(status: Status) -> &'static str {
         Status::NotBound => "no session is bound to this sidecar's GPU context",
         Status::BadFormat => "the tap cannot read the buffer's pixel format",
         Status::BadBox => "the frame's size differs from the buffer's",
-        Status::RateLimited => "the tap's rate limit is exceeded",
+        Status::RateLimited => "the tap's limit on requests or on the VMM's time is exceeded",
         Status::ReadFailed => "virglrenderer could not read the buffer",
         Status::Disabled => "the tap disabled itself after faults; restart the VM and report the tap's log",
         Status::NoHostAgent => "no host-agent is connected to the tap; start one with the same --link socket",

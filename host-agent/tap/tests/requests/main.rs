@@ -1,194 +1,26 @@
 //! The VMM state machine on plain memory: every mailbox answer, with a fake reader, a fake clock and no
 //! threads. `virgl/` has the tests with virglrenderer.
 
-use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+mod limits;
+mod rings;
+mod vm;
 
-use frame_ring::wake::{self, WakeFd};
-use frame_ring::{Consumer, Ring};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use proptest::prelude::*;
 use protocol::link::Context;
-use protocol::mailbox::{self, Answer, FrameRequest, Operation, Request, Status};
+use protocol::mailbox::{self, FrameRequest, Operation, Request, Status};
 use protocol::{PixelFormat, Rect};
-use tap::abi::{CreateArgs, FORMAT_B8G8R8X8, PIPE_TEXTURE_2D};
-use tap::binding::{Binding, Command};
+use tap::abi::CreateArgs;
 use tap::memory::Page;
-use tap::reader::{Job, ReadError, Reader};
-use tap::shared::{Event, Shared};
-use tap::vmm::{MAX_FAULTS, Vmm};
+use tap::shared::Event;
+use tap::vmm::MAX_FAULTS;
 
-const MAILBOX: u32 = 100;
-const SCREEN: u32 = 200;
-const SIDECAR: u32 = 7;
-const WIDTH: u32 = 64;
-const HEIGHT: u32 = 16;
-const MS: u64 = 1_000_000;
-
-thread_local! {
-    /// The fake clock of this thread's VM, ns. It stands still unless a test advances it.
-    static NOW: Cell<u64> = const { Cell::new(1 << 40) };
-}
-
-fn now() -> u64 {
-    NOW.get()
-}
-
-fn advance(ns: u64) {
-    NOW.set(NOW.get() + ns);
-}
-
-/// Fills the slot with the low byte of the resource's ID, or misbehaves.
-#[derive(Debug, Default)]
-enum Fake {
-    #[default]
-    Works,
-    Fails,
-    Panics,
-}
-
-impl Reader for Fake {
-    fn read(&mut self, job: &Job, out: &mut [u8]) -> Result<u64, ReadError> {
-        match self {
-            Self::Works => {
-                assert_eq!(out.len(), job.bytes());
-                out.fill(job.resource as u8);
-                advance(5);
-                Ok(5)
-            }
-            Self::Fails => Err(ReadError::Refused(22)),
-            Self::Panics => std::panic::resume_unwind(Box::new("reader")),
-        }
-    }
-}
-
-struct Vm {
-    vmm: Vmm<Fake>,
-    shared: Arc<Shared>,
-    words: &'static [AtomicU64; 512],
-    seq: u64,
-    /// Receiving ends of wake fds, kept open.
-    wake_fds: Vec<WakeFd>,
-}
-
-fn memory() -> &'static [AtomicU64; 512] {
-    Box::leak(Box::new([const { AtomicU64::new(0) }; 512]))
-}
-
-fn mailbox(handle: u32) -> CreateArgs {
-    CreateArgs {
-        handle,
-        target: PIPE_TEXTURE_2D,
-        format: mailbox::VIRGL_FORMAT,
-        width: mailbox::WIDTH,
-        height: 1,
-        ..CreateArgs::default()
-    }
-}
-
-fn screen(handle: u32) -> CreateArgs {
-    CreateArgs {
-        handle,
-        target: PIPE_TEXTURE_2D,
-        format: FORMAT_B8G8R8X8,
-        width: WIDTH,
-        height: HEIGHT,
-        ..CreateArgs::default()
-    }
-}
-
-fn frame(resource: u32) -> FrameRequest {
-    FrameRequest {
-        resource,
-        format: PixelFormat::Bgrx,
-        width: WIDTH as u16,
-        height: HEIGHT as u16,
-        stride: 4 * WIDTH,
-        damage: Rect::full(WIDTH, HEIGHT),
-        capture_ns: 77,
-    }
-}
-
-impl Vm {
-    /// A VM with a sidecar that has a mailbox and is attached to a screen.
-    fn new(reader: Fake) -> Self {
-        let (wake_fd, waker) = wake::pair().expect("pair");
-        let shared = Arc::new(Shared::new(waker));
-        let mut vmm = Vmm::new(Arc::clone(&shared), reader, now);
-        let words = memory();
-        vmm.context_create(SIDECAR, "sidecar".to_owned());
-        vmm.resource_create(mailbox(MAILBOX), None);
-        vmm.attach_memory(MAILBOX, Some(Page::from_static(words)));
-        vmm.attach(SIDECAR, MAILBOX);
-        vmm.resource_create(screen(SCREEN), None);
-        vmm.attach(SIDECAR, SCREEN);
-        Self { vmm, shared, words, seq: 0, wake_fds: vec![wake_fd] }
-    }
-
-    /// The same, with a host-agent and a session.
-    fn bound() -> (Self, Consumer, Context) {
-        let mut vm = Self::new(Fake::Works);
-        vm.shared.connect();
-        let context = vm.announce();
-        let consumer = vm.session(1, context, 4 * (WIDTH * HEIGHT) as usize);
-        (vm, consumer, context)
-    }
-
-    fn announce(&mut self) -> Context {
-        assert_eq!(self.request(Operation::Bind([9; 16])).status, Status::Ok);
-        match self.shared.next_event(self.shared.epoch()) {
-            Some(Event::Bind { context, nonce, .. }) if nonce == [9; 16] => context,
-            other => unreachable!("{other:?}"),
-        }
-    }
-
-    fn session(&mut self, session: u64, context: Context, slot_bytes: usize) -> Consumer {
-        let (consumer, fd) = Ring::create(frame_ring::SLOTS, slot_bytes).expect("ring");
-        let producer = frame_ring::Producer::map(fd).expect("map");
-        let (wake_fd, waker) = wake::pair().expect("pair");
-        self.wake_fds.push(wake_fd);
-        let binding = Binding { session, epoch: self.shared.epoch(), producer, waker };
-        assert!(self.shared.send_command(Command::Attach(context, Box::new(binding))));
-        consumer
-    }
-
-    fn put(&self, slot: usize, bytes: &[u8; 64]) {
-        for (at, bytes) in bytes.as_chunks::<8>().0.iter().enumerate() {
-            let word = &self.words[mailbox::request_offset(slot) / 8 + at];
-            word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
-        }
-    }
-
-    fn answer(&self, slot: usize) -> Answer {
-        let mut bytes = [0; 64];
-        for (bytes, word) in bytes.chunks_exact_mut(8).zip(&self.words[mailbox::answer_offset(slot) / 8..]) {
-            bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
-        }
-        Answer::decode(&bytes).expect("answer")
-    }
-
-    /// Sends a request, stamped with `context`; `None` if it was not answered.
-    fn request_as(&mut self, context: u32, operation: Operation) -> Option<Answer> {
-        self.seq += 1;
-        let slot = (self.seq as usize) % mailbox::SLOTS;
-        self.put(slot, &Request { seq: self.seq, operation }.encode());
-        self.vmm.transfer_write(MAILBOX, context, mailbox::request_offset(slot) as u64);
-        Some(self.answer(slot)).filter(|answer| answer.seq == self.seq)
-    }
-
-    fn request(&mut self, operation: Operation) -> Answer {
-        self.request_as(SIDECAR, operation).expect("answered")
-    }
-
-    fn frame(&mut self, request: FrameRequest) -> Status {
-        self.request(Operation::Frame(request)).status
-    }
-}
+use vm::{Fake, MAILBOX, SCREEN, SIDECAR, Vm, WIDTH, frame, mailbox, screen};
 
 #[test]
 fn echo_without_host_agent_is_answered() {
-    let mut vm = Vm::new(Fake::Works);
+    let mut vm = Vm::new(Fake::works());
     let answer = vm.request(Operation::Echo);
     assert_eq!((answer.status, answer.dropped, answer.tap_version), (Status::Ok, 0, tap::VERSION));
 }
@@ -209,7 +41,7 @@ fn frame_is_written_to_the_ring() {
 
 #[test]
 fn frame_without_host_agent_or_session_is_refused() {
-    let mut vm = Vm::new(Fake::Works);
+    let mut vm = Vm::new(Fake::works());
     assert_eq!(vm.frame(frame(SCREEN)), Status::NoHostAgent);
     assert_eq!(vm.request(Operation::Bind([1; 16])).status, Status::NoHostAgent);
     vm.shared.connect();
@@ -218,7 +50,7 @@ fn frame_without_host_agent_or_session_is_refused() {
 
 #[test]
 fn session_is_bound_only_to_a_context_that_sent_a_bind() {
-    let mut vm = Vm::new(Fake::Works);
+    let mut vm = Vm::new(Fake::works());
     vm.shared.connect();
     let _consumer = vm.session(1, Context { id: SIDECAR, generation: 1 }, 1 << 20);
     assert_eq!(vm.frame(frame(SCREEN)), Status::NotBound);
@@ -302,11 +134,10 @@ fn session_ends_with_the_link_and_by_detach() {
     let context = vm.announce();
     let _consumer = vm.session(5, context, 1 << 20);
     assert_eq!(vm.frame(frame(SCREEN)), Status::Ok);
-    let epoch = vm.shared.epoch();
-    assert!(vm.shared.send_command(Command::Detach { epoch, session: 6 }));
-    assert!(vm.shared.send_command(Command::Detach { epoch: epoch - 2, session: 5 }));
+    let last = vm.attachments.pop().expect("session 5");
+    vm.attachments.iter().for_each(|other| other.revoke());
     assert_eq!(vm.frame(frame(SCREEN)), Status::Ok);
-    assert!(vm.shared.send_command(Command::Detach { epoch, session: 5 }));
+    last.revoke();
     assert_eq!(vm.frame(frame(SCREEN)), Status::NotBound);
 }
 
@@ -355,60 +186,9 @@ fn answer_counts_overwritten_frames() {
     assert_eq!(consumer.newest().expect("full").dropped().len(), 10);
 }
 
-/// Sends `times` requests at one instant; returns how many were accepted.
-fn accepted(vm: &mut Vm, times: u32, operation: Operation) -> usize {
-    (0..times).filter(|_| vm.request(operation).status == Status::Ok).count()
-}
-
-#[test]
-fn frames_over_the_rate_limit_are_refused() {
-    let (mut vm, _consumer, _) = Vm::bound();
-    let operation = Operation::Frame(frame(SCREEN));
-    assert_eq!(accepted(&mut vm, 100, operation), 100, "the burst");
-    // Each read takes 5 ns on the fake clock, far less than a token's 1 ms.
-    assert_eq!(accepted(&mut vm, 100, operation), 0);
-    advance(10 * MS);
-    assert_eq!(accepted(&mut vm, 100, operation), 10, "1000 a second");
-}
-
-#[test]
-fn binds_over_the_rate_limit_are_refused() {
-    let (mut vm, _consumer, _) = Vm::bound();
-    // One of ten was used to bind the session.
-    assert_eq!(accepted(&mut vm, 100, Operation::Bind([2; 16])), 9);
-    advance(100 * MS);
-    assert_eq!(accepted(&mut vm, 100, Operation::Bind([2; 16])), 1, "10 a second");
-    assert!(!vm.shared.lost_events());
-}
-
-#[test]
-fn echoes_over_the_rate_limit_are_refused() {
-    let mut vm = Vm::new(Fake::Works);
-    assert_eq!(accepted(&mut vm, 5000, Operation::Echo), 1000);
-    advance(MS);
-    assert_eq!(accepted(&mut vm, 5000, Operation::Echo), 10, "10,000 a second");
-}
-
-#[test]
-fn contexts_share_the_bind_limit_of_the_vm() {
-    let mut vm = Vm::new(Fake::Works);
-    vm.shared.connect();
-    let mut all = 0;
-    for context in 1000..1100 {
-        vm.vmm.context_create(context, String::new());
-        vm.vmm.attach(context, MAILBOX);
-        // The mailbox remembers 32 attachments.
-        let binds: Vec<_> = (0..5).filter_map(|_| vm.request_as(context, Operation::Bind([3; 16]))).collect();
-        all += binds.iter().filter(|answer| answer.status == Status::Ok).count();
-        vm.vmm.detach(context, MAILBOX);
-    }
-    assert_eq!(all, 50);
-    assert!(!vm.shared.lost_events());
-}
-
 #[test]
 fn failed_read_drops_only_that_frame() {
-    let mut vm = Vm::new(Fake::Fails);
+    let mut vm = Vm::new(Fake::fails());
     vm.shared.connect();
     let context = vm.announce();
     let mut consumer = vm.session(1, context, 1 << 20);
@@ -421,7 +201,7 @@ fn failed_read_drops_only_that_frame() {
 
 #[test]
 fn tap_is_disabled_after_three_faults() {
-    let mut vm = Vm::new(Fake::Panics);
+    let mut vm = Vm::new(Fake::panics());
     vm.shared.connect();
     let context = vm.announce();
     let mut consumer = vm.session(1, context, 1 << 20);
@@ -439,7 +219,7 @@ fn tap_is_disabled_after_three_faults() {
 
 #[test]
 fn full_event_queue_is_reported_as_lost_events() {
-    let mut vm = Vm::new(Fake::Works);
+    let mut vm = Vm::new(Fake::works());
     let epoch = vm.shared.connect();
     for generation in 0..5000 {
         vm.shared.send_event(epoch, Event::Gone(Context { id: 1, generation }));
