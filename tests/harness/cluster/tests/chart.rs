@@ -149,7 +149,15 @@ fn all_value_sets_pass_strict_validation(chart: &Chart) -> Result<()> {
         let template =
             ["template", "other", &folder, "-n", "team", "-f", &set, "--set", without, "--skip-tests"];
         let yaml = chart.cluster.helm(&template)?;
-        let apply = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-"];
+        let apply = [
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--dry-run=server",
+            "--validate=strict",
+            "-f",
+            "-",
+        ];
         let output = chart.cluster.kubectl_with_input(&apply, &yaml)?;
         ensure!(output.success() && !output.stderr.contains("unknown field"), "{set}: {}", output.stderr);
         sets += 1;
