@@ -15,7 +15,7 @@ use protocol::pixel::MAX_SIDE;
 use serde::Deserialize;
 
 use crate::encoders::Choice;
-use crate::keys::{KeyFileError, read_public_key};
+use crate::keys::{KeyFileError, read_public_keys};
 use crate::listen;
 
 /// Default name of the host-agent.
@@ -249,7 +249,8 @@ impl Options {
             (true, false) => return Err(ConfigError::NoKeys),
             (false, true) => return Err(ConfigError::KeysAndInsecure),
             (false, false) => {
-                Some(self.public_key.iter().map(|path| read_public_key(path)).collect::<Result<_, _>>()?)
+                let files = self.public_key.iter().map(|path| read_public_keys(path));
+                Some(files.collect::<Result<Vec<_>, _>>()?.concat())
             }
             (true, true) => match listen.iter().find(|endpoint| !listen::is_local(endpoint)) {
                 Some(remote) => return Err(ConfigError::InsecureRemoteListener(remote.clone())),
