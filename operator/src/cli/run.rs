@@ -14,6 +14,7 @@ use operator_plan::validate::security::Policy;
 use tokio::sync::oneshot;
 
 use super::policy::PolicyArgs;
+use crate::installation;
 
 /// Options of `run`.
 #[derive(Debug, Args)]
@@ -21,7 +22,7 @@ pub struct Run {
     /// Namespace of the operator, with its signing key and its Lease
     #[arg(long, env = "POD_NAMESPACE", default_value = "desktopstream")]
     namespace: String,
-    /// Deployment that becomes the owner of the operator's key, certificate and Lease
+    /// Deployment that becomes the owner of the operator's certificate and Lease
     #[arg(long, env = "OPERATOR_DEPLOYMENT")]
     deployment: Option<String>,
     /// Namespace whose streams are reconciled; all namespaces if not set
@@ -74,6 +75,9 @@ pub struct Run {
     webhook_client_ca: Option<PathBuf>,
     #[command(flatten)]
     policy: PolicyArgs,
+    /// This installation, as NAMESPACE/RELEASE; the operator ends if the cluster has another one
+    #[arg(long, env = "OPERATOR_INSTALLATION")]
+    installation: Option<String>,
     /// Time after which the Lease expires without renewal
     #[arg(long, env = "OPERATOR_LEASE", default_value = "15s", value_parser = positive)]
     lease: Duration,
@@ -101,6 +105,7 @@ impl Run {
             webhook_cert_dir,
             webhook_client_ca,
             policy,
+            installation,
             lease,
         } = self;
         let sidecar = SidecarImage {
@@ -136,6 +141,14 @@ impl Run {
         };
         let options = Options { settings, metrics, identity, lease, calls };
         let controllers = operator_controller::run(client.clone(), options);
+        let cluster = client.clone();
+        let replaced = installation::replaced(&cluster, installation.as_deref());
+        let controllers = async {
+            tokio::select! {
+                ended = controllers => ended,
+                error = replaced => Err(error),
+            }
+        };
         let Some(webhook) = webhook else { return controllers.await };
         // Every replica serves the webhook; only the leader reconciles. After SIGTERM the webhook still answers, until the
         // apiserver calls the other replicas only.

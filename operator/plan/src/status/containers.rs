@@ -1,11 +1,13 @@
 //! The part of a status that follows from the containers.
 
+use std::path::Path;
+
 use k8s_openapi::jiff::SignedDuration;
 use operator_api::conditions::reasons;
 use operator_api::{DeviceNodes, names};
 
 use super::{Input, Verdict};
-use crate::observation::{BlockedCause, Container, ContainerState, Exit, UnplacedCause};
+use crate::observation::{BlockedCause, Container, ContainerState, Exit, Observation, UnplacedCause};
 use crate::pair;
 use crate::validate::Validated;
 
@@ -49,7 +51,22 @@ pub(super) fn devices(stream: &Validated, input: Input<'_>) -> Verdict {
     if let Some(blocked) = observation.containers.iter().find_map(blocked) {
         return blocked;
     }
+    if let Some(text) = gpus_differ(input, observation) {
+        return Verdict::no(reasons::GPUS_DIFFER, text);
+    }
     Verdict::yes(reasons::DEVICES_ALLOCATED, "")
+}
+
+/// A message if the desktop's GPU and the render node of its sidecar are known, and are not the same GPU.
+fn gpus_differ(input: Input<'_>, observation: &Observation) -> Option<String> {
+    let path = input.report?.ok()?.render_node_path.as_deref()?;
+    let facts = &input.nodes.iter().find(|node| Some(&node.name) == observation.node.as_ref())?.facts;
+    let file = |path: &str| Path::new(path).file_name().map(ToOwned::to_owned);
+    let find = |name: &String| facts.gpus.iter().find(|gpu| gpu.name == *name);
+    let desktop: Vec<_> = observation.desktop_gpus.iter().map(find).collect::<Option<_>>()?;
+    let is_other = !desktop.is_empty() && desktop.iter().all(|gpu| file(&gpu.render) != file(path));
+    let names = || observation.desktop_gpus.join(", ");
+    is_other.then(|| format!("the desktop has GPU {}, and its sidecar has {path}", names()))
 }
 
 fn unschedulable(stream: &Validated, input: Input<'_>, message: &str) -> Verdict {

@@ -119,7 +119,8 @@ pub fn privileged_specs_are_refused_without_the_webhook_too(bed: &Installed) -> 
         for case in &all {
             let output = bed.dry_run(&stream("privileged", &case["spec"]))?;
             let expected = case["needs"] == "baseline";
-            let is_right = output.success() == expected && (expected || output.stderr.contains("administrator"));
+            let is_right =
+                output.success() == expected && (expected || output.stderr.contains("administrator"));
             if !is_right {
                 wrong.push(format!("{}: {output:?}", case["case"]));
             }
@@ -142,7 +143,9 @@ pub fn author_without_the_rights_of_a_stream_is_refused(bed: &Installed) -> Resu
     const USER: &str = "--as=ann";
     let grant = |name: &str, verbs: &str, resources: &str| -> Result<()> {
         bed.cluster.kubectl(&["create", "role", name, verbs, resources])?;
-        bed.cluster.kubectl(&["create", "rolebinding", name, &format!("--role={name}"), "--user=ann"]).map(drop)
+        bed.cluster
+            .kubectl(&["create", "rolebinding", name, &format!("--role={name}"), "--user=ann"])
+            .map(drop)
     };
     let create = |spec: &Value| {
         let object = stream("rights", spec).to_string();
