@@ -151,7 +151,8 @@ pub fn parse_public_keys(text: &str) -> Option<Vec<VerifyingKey>> {
 
 /// Name of a key in the header of its tokens (`kid`, RFC 7515 section 4.1.4): its first 8 bytes in hexadecimal.
 pub fn key_id(key: &VerifyingKey) -> String {
-    key.as_bytes()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    let first = key.as_bytes().first_chunk().copied().unwrap_or_default();
+    format!("{:016x}", u64::from_be_bytes(first))
 }
 
 /// Public key as base64 of its 32 bytes, accepted by [`parse_public_key`].

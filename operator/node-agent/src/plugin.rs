@@ -185,7 +185,7 @@ impl DevicePlugin for Plugin {
         let (resource, each) = (self.resource, self.allocation.shares);
         let (changes, watching) = (WatchStream::new(self.gpus.clone()), self.watchers.watch());
         Ok(Response::new(Box::pin(changes.map(move |found| {
-            let _watching = &watching;
+            let _: &Weak<()> = &watching;
             Ok(Self::list(resource, each, &found))
         }))))
     }

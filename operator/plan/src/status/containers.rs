@@ -65,8 +65,8 @@ fn gpus_differ(input: Input<'_>, observation: &Observation) -> Option<String> {
     let find = |name: &String| facts.gpus.iter().find(|gpu| gpu.name == *name);
     let desktop: Vec<_> = observation.desktop_gpus.iter().map(find).collect::<Option<_>>()?;
     let is_other = !desktop.is_empty() && desktop.iter().all(|gpu| file(&gpu.render) != file(path));
-    let names = || observation.desktop_gpus.join(", ");
-    is_other.then(|| format!("the desktop has GPU {}, and its sidecar has {path}", names()))
+    let gpus = observation.desktop_gpus.join(", ");
+    is_other.then(|| format!("the desktop has GPU {gpus}, and its sidecar has {path}"))
 }
 
 fn unschedulable(stream: &Validated, input: Input<'_>, message: &str) -> Verdict {
