@@ -28,6 +28,8 @@ pub struct SidecarStatus {
     pub capture: CaptureState,
     /// Presence of a render node in the container; `None` from sidecars that do not report it.
     pub render_node: Option<bool>,
+    /// Path of the render node that the sidecar opened; `None` without one.
+    pub render_node_path: Option<String>,
     /// Connection to the host-agent.
     pub host_agent: HostAgentConnection,
     /// Frame counters since start.

@@ -15,7 +15,7 @@ use protocol::pixel::MAX_SIDE;
 use serde::Deserialize;
 
 use crate::encoders::Choice;
-use crate::keys::{KeyFileError, read_public_key};
+use crate::keys::{KeyFileError, read_public_keys};
 use crate::listen::{Reach, reach};
 
 /// Default name of the host-agent.
@@ -262,7 +262,8 @@ impl Options {
             (true, false) => return Err(ConfigError::NoKeys),
             (false, true) => return Err(ConfigError::KeysAndInsecure),
             (false, false) => {
-                Some(self.public_key.iter().map(|path| read_public_key(path)).collect::<Result<_, _>>()?)
+                let files = self.public_key.iter().map(|path| read_public_keys(path));
+                Some(files.collect::<Result<Vec<_>, _>>()?.concat())
             }
             (true, true) => match self.insecure_listener() {
                 Some(exposed) => return Err(ConfigError::InsecureListener(exposed)),

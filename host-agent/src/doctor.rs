@@ -13,7 +13,7 @@ use contract::names::env;
 use encode::{EncodeError, Found};
 
 use crate::config::Options;
-use crate::keys::read_public_key;
+use crate::keys::read_public_keys;
 use crate::listen::folder;
 use crate::{admin, sys};
 
@@ -71,8 +71,11 @@ fn check_keys(options: &Options) -> Vec<Check> {
     }
     let check = |path: &std::path::PathBuf| {
         let name = format!("{} {}", checks::KEYS, path.display());
-        match read_public_key(path) {
-            Ok(key) => Check::ok(name, stream_token::print_public_key(&key)),
+        match read_public_keys(path) {
+            Ok(keys) => {
+                let keys: Vec<String> = keys.iter().map(stream_token::print_public_key).collect();
+                Check::ok(name, keys.join(", "))
+            }
             Err(error) => Check::failed(name, error.to_string(), "give the operator's public key"),
         }
     };

@@ -41,13 +41,13 @@ fn read(path: &Path) -> Result<String, KeyFileError> {
     std::fs::read_to_string(path).map_err(|cause| KeyFileError::Read { path: path.to_owned(), cause })
 }
 
-/// Reads a public key: SPKI in PEM, or its 32 bytes in base64.
+/// Reads public keys: SPKI in PEM, or their 32 bytes in base64. A file has two while the operator's key is rotated.
 ///
 /// # Errors
-/// The file cannot be read, or is not a public key.
-pub fn read_public_key(path: &Path) -> Result<VerifyingKey, KeyFileError> {
+/// The file cannot be read, or is not a list of public keys.
+pub fn read_public_keys(path: &Path) -> Result<Vec<VerifyingKey>, KeyFileError> {
     let text = read(path)?;
-    stream_token::parse_public_key(&text).ok_or_else(|| KeyFileError::NotAPublicKey(path.to_owned()))
+    stream_token::parse_public_keys(&text).ok_or_else(|| KeyFileError::NotAPublicKey(path.to_owned()))
 }
 
 /// Reads a private key in PEM (PKCS #8).
@@ -91,7 +91,7 @@ mod tests {
         let private = folder.path().join("key");
         let public = generate_key_pair(&private).expect("generated");
         let signer = read_private_key(&private).expect("private key read");
-        assert_eq!(read_public_key(&public).expect("public key read"), signer.verifying_key());
+        assert_eq!(read_public_keys(&public).expect("public key read"), [signer.verifying_key()]);
     }
 
     #[test]
@@ -100,7 +100,18 @@ mod tests {
         let path = folder.path().join("key.pub");
         let signer = Signer::generate().expect("generated");
         std::fs::write(&path, signer.public_base64() + "\n").expect("file written");
-        assert_eq!(read_public_key(&path).expect("public key read"), signer.verifying_key());
+        assert_eq!(read_public_keys(&path).expect("public key read"), [signer.verifying_key()]);
+    }
+
+    #[test]
+    fn both_keys_of_a_rotation_are_read() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("key.pub");
+        let signers = [Signer::generate().expect("generated"), Signer::generate().expect("generated")];
+        std::fs::write(&path, signers.each_ref().map(|signer| signer.public_pem().expect("PEM")).concat())
+            .expect("file written");
+        let keys = signers.each_ref().map(Signer::verifying_key).to_vec();
+        assert_eq!(read_public_keys(&path).expect("public keys read"), keys);
     }
 
     #[test]
@@ -109,8 +120,8 @@ mod tests {
         let private = folder.path().join("key");
         let public = generate_key_pair(&private).expect("generated");
         assert!(matches!(read_private_key(&public), Err(KeyFileError::NotAPrivateKey(_))));
-        assert!(matches!(read_public_key(&private), Err(KeyFileError::NotAPublicKey(_))));
-        assert!(matches!(read_public_key(folder.path()), Err(KeyFileError::Read { .. })));
+        assert!(matches!(read_public_keys(&private), Err(KeyFileError::NotAPublicKey(_))));
+        assert!(matches!(read_public_keys(folder.path()), Err(KeyFileError::Read { .. })));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Command line.
 
 mod node;
+pub mod policy;
 mod run;
 
 use std::io::IsTerminal;

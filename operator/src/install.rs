@@ -7,6 +7,8 @@ use clap::Args;
 use operator_api::{crds, names};
 use serde_json::{Value, json};
 
+use crate::cli::policy::PolicyArgs;
+
 /// The rendered chart.
 const CHART: &str = include_str!("install/manifests.json");
 
@@ -39,9 +41,11 @@ pub struct Options {
     /// Pull policy of all images: Always, IfNotPresent or Never
     #[arg(long)]
     pub pull_policy: Option<String>,
-    /// Number of operators, of which one leads
-    #[arg(long, default_value_t = 1)]
+    /// Number of operators, of which one leads and all serve the webhook
+    #[arg(long, default_value_t = 2)]
     pub replicas: u32,
+    #[command(flatten)]
+    pub policy: PolicyArgs,
     /// Additional argument of `operator run`; can be repeated
     #[arg(long = "operator-arg", allow_hyphen_values = true)]
     pub operator_args: Vec<String>,
@@ -141,10 +145,15 @@ fn apply_options(object: &mut Value, options: &Options) {
     let args = match object["kind"].as_str() {
         Some("Deployment") => {
             object["spec"]["replicas"] = options.replicas.into();
-            let policy = options.pull_policy.iter().map(|policy| format!("--sidecar-pull-policy={policy}"));
-            policy.chain(options.operator_args.iter().cloned()).collect::<Vec<_>>()
+            let pull = options.pull_policy.iter().map(|policy| format!("--sidecar-pull-policy={policy}"));
+            let limits = policy_arguments(&options.policy);
+            pull.chain(limits).chain(options.operator_args.iter().cloned()).collect::<Vec<_>>()
         }
         Some("DaemonSet") => options.node_args.clone(),
+        Some("ValidatingAdmissionPolicy") => {
+            set_limits(&mut object["spec"]["variables"], &options.policy);
+            return;
+        }
         _ => return,
     };
     let template = &mut object["spec"]["template"];
@@ -157,6 +166,36 @@ fn apply_options(object: &mut Value, options: &Options) {
             for arg in &args {
                 set_argument(list, arg);
             }
+        }
+    }
+}
+
+/// Arguments of `operator run` that set the limits on streams.
+fn policy_arguments(policy: &PolicyArgs) -> Vec<String> {
+    let PolicyArgs { pod_security, card_nodes, annotations, hosts } = policy;
+    let mut arguments = vec![
+        format!("--pod-security={}", pod_security.name()),
+        format!("--card-nodes={card_nodes}"),
+        format!("--allowed-host={}", hosts.join(",")),
+    ];
+    if !annotations.is_empty() {
+        arguments.push(format!("--allowed-annotation={}", annotations.join(",")));
+    }
+    arguments
+}
+
+/// Sets the same limits in the policy of the apiserver. JSON of these types is CEL too.
+fn set_limits(variables: &mut Value, policy: &PolicyArgs) {
+    let PolicyArgs { pod_security, card_nodes, annotations, hosts } = policy;
+    let values = [
+        ("podSecurity", json!(pod_security.name())),
+        ("cardNodes", json!(card_nodes)),
+        ("annotations", json!(annotations)),
+        ("ingressHosts", json!(hosts)),
+    ];
+    for variable in variables.as_array_mut().into_iter().flatten() {
+        if let Some((_, value)) = values.iter().find(|(name, _)| variable["name"] == *name) {
+            variable["expression"] = value.to_string().into();
         }
     }
 }

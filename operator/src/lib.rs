@@ -3,3 +3,4 @@
 mod check;
 pub mod cli;
 pub mod install;
+mod installation;

@@ -145,6 +145,9 @@ async fn run(options: Run) -> anyhow::Result<()> {
         tracing::warn!(%error, "render node unavailable: frame path ResourceId is disabled");
         let present = !matches!(error, OpenError::NotFound { .. });
         report.update(|status| status.render_node = Some(present));
+    } else {
+        let path = desktop.render_node.display().to_string();
+        report.update(|status| status.render_node_path = Some(path));
     }
     let device = device.map_err(|error| error.to_string());
     let stop = Arc::new(AtomicBool::new(false));

@@ -5,6 +5,10 @@
 {{- define "ds.image" -}}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
+{{/* The sidecar's image, pinned to the chart's appVersion unless the value has a tag or a digest. */}}
+{{- define "ds.sidecarImage" -}}
+{{ .Values.sidecar.image }}{{ if not (regexMatch "(@|:[^/]+$)" .Values.sidecar.image) }}:{{ .Chart.AppVersion }}{{ end }}
+{{- end }}
 {{- define "ds.labels" -}}
 app.kubernetes.io/name: desktopstream
 app.kubernetes.io/instance: {{ .Release.Name }}

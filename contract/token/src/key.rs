@@ -91,13 +91,14 @@ impl Signer {
         self.key.verifying_key()
     }
 
-    /// Signs `claims`.
+    /// Signs `claims`. The header names the key: [`key_id`].
     ///
     /// # Errors
     /// Fails if the claims cannot be encoded.
     pub fn sign(&self, claims: &Claims) -> Result<String, KeyError> {
-        jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), claims, &self.encoding)
-            .map_err(crypto("sign the token"))
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some(key_id(&self.key.verifying_key()));
+        jsonwebtoken::encode(&header, claims, &self.encoding).map_err(crypto("sign the token"))
     }
 
     /// Signs a token for `stream` (`namespace/name`) on `host_agent`, valid from `now` (Unix seconds) for
@@ -135,6 +136,25 @@ pub fn parse_public_key(text: &str) -> Option<VerifyingKey> {
     VerifyingKey::from_bytes(bytes.as_slice().try_into().ok()?).ok()
 }
 
+/// Parses public keys: any number of PEM blocks, or of keys in base64, one per line. `None` if one of them is invalid, or if
+/// there is none. A file with two keys verifies tokens of both while a key is rotated.
+pub fn parse_public_keys(text: &str) -> Option<Vec<VerifyingKey>> {
+    const END: &str = "-----END PUBLIC KEY-----";
+    let parts: Vec<&str> = if text.contains("BEGIN") {
+        text.split_inclusive(END).filter(|part| !part.trim().is_empty()).collect()
+    } else {
+        text.split_whitespace().collect()
+    };
+    let keys = parts.into_iter().map(parse_public_key).collect::<Option<Vec<_>>>()?;
+    (!keys.is_empty()).then_some(keys)
+}
+
+/// Name of a key in the header of its tokens (`kid`, RFC 7515 section 4.1.4): its first 8 bytes in hexadecimal.
+pub fn key_id(key: &VerifyingKey) -> String {
+    let first = key.as_bytes().first_chunk().copied().unwrap_or_default();
+    format!("{:016x}", u64::from_be_bytes(first))
+}
+
 /// Public key as base64 of its 32 bytes, accepted by [`parse_public_key`].
 pub fn print_public_key(key: &VerifyingKey) -> String {
     BASE64_STANDARD.encode(key.as_bytes())
@@ -155,6 +175,21 @@ mod tests {
             Some(key)
         );
         assert_eq!(parse_public_key("no key"), None);
+    }
+
+    #[test]
+    fn file_with_several_public_keys_parses_whole_or_not_at_all() {
+        let signers = [Signer::generate().expect("key"), Signer::generate().expect("key")];
+        let keys = signers.each_ref().map(Signer::verifying_key).to_vec();
+        let pem = signers.each_ref().map(|signer| signer.public_pem().expect("PEM"));
+        let base64 = signers.each_ref().map(Signer::public_base64);
+        for text in [pem.concat(), pem.join("\n"), base64.join("\n") + "\n"] {
+            assert_eq!(parse_public_keys(&text), Some(keys.clone()), "{text}");
+        }
+        assert_eq!(parse_public_keys(&pem[0]), Some(keys[..1].to_vec()));
+        for bad in [String::new(), format!("{}garbage", pem[0]), format!("{}\nno", base64[0])] {
+            assert_eq!(parse_public_keys(&bad), None, "{bad}");
+        }
     }
 
     #[test]

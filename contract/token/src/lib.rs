@@ -9,5 +9,5 @@ mod key;
 mod verify;
 
 pub use contract::Claims;
-pub use key::{KeyError, Signer, parse_public_key, print_public_key};
+pub use key::{KeyError, Signer, key_id, parse_public_key, parse_public_keys, print_public_key};
 pub use verify::{LEEWAY_SECONDS, TokenError, Verifier, is_stream_name, unverified_claims};

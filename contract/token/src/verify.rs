@@ -5,6 +5,8 @@ use ed25519_dalek::VerifyingKey;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 
+use crate::key_id;
+
 /// Tolerated difference between the clocks of host and cluster, seconds.
 pub const LEEWAY_SECONDS: u64 = 30;
 /// Maximum length of a stream name, bytes: two RFC 1123 subdomains of 253 bytes and a slash.
@@ -23,8 +25,10 @@ pub enum TokenError {
         "the token is for another host-agent; set the HostAgent's name and --name to the same value: this one is `{0}`"
     )]
     Audience(String),
-    /// No configured key verifies the signature.
-    #[error("no public key verifies the token; pass the operator's key to host-agent with --public-key")]
+    /// No configured key verifies the signature, or the token names a key that is not configured.
+    #[error(
+        "no public key verifies the token; pass the operator's keys to host-agent with --public-key: after a rotation, the new one too"
+    )]
     Signature,
     /// There is no token.
     #[error(
@@ -38,7 +42,8 @@ pub enum TokenError {
 
 /// Public keys and the audience that tokens are verified against.
 pub struct Verifier {
-    keys: Vec<DecodingKey>,
+    /// Keys by [`key_id`].
+    keys: Vec<(String, DecodingKey)>,
     validation: Validation,
     audience: String,
 }
@@ -53,14 +58,14 @@ impl std::fmt::Debug for Verifier {
 }
 
 impl Verifier {
-    /// Accepts tokens for `audience` that any of `keys` verifies.
+    /// Accepts tokens for `audience` that one of `keys` verifies: the one that the token names, or any if it names none.
     pub fn new(keys: &[VerifyingKey], audience: &str) -> Self {
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.leeway = LEEWAY_SECONDS;
         validation.validate_nbf = true;
         validation.set_audience(&[audience]);
         validation.set_required_spec_claims(&["exp", "aud", "sub"]);
-        let keys = keys.iter().map(|key| DecodingKey::from_ed_der(key.as_bytes())).collect();
+        let keys = keys.iter().map(|key| (key_id(key), DecodingKey::from_ed_der(key.as_bytes()))).collect();
         Self { keys, validation, audience: audience.to_owned() }
     }
 
@@ -72,7 +77,10 @@ impl Verifier {
         if token.is_empty() {
             return Err(TokenError::Missing);
         }
-        for key in &self.keys {
+        let header = jsonwebtoken::decode_header(token);
+        let named = header.map_err(|error| TokenError::Malformed(error.to_string()))?.kid;
+        let is_candidate = |id: &String| named.as_ref().is_none_or(|named| named == id);
+        for (_, key) in self.keys.iter().filter(|(id, _)| is_candidate(id)) {
             match jsonwebtoken::decode::<Claims>(token, key, &self.validation) {
                 Ok(data) if is_stream_name(&data.claims.sub) => return Ok(data.claims),
                 Ok(_) => return Err(TokenError::Malformed("the subject is not namespace/name".to_owned())),
@@ -107,6 +115,36 @@ pub fn is_stream_name(name: &str) -> bool {
 mod tests {
     use super::*;
     use crate::Signer;
+
+    #[test]
+    fn token_names_its_key_and_is_verified_by_that_key_only() {
+        let (old, new) = (Signer::generate().expect("key"), Signer::generate().expect("key"));
+        let now = jsonwebtoken::get_current_timestamp();
+        let (first, second) =
+            (old.token("team/desk", "mac", now, 60), new.token("team/desk", "mac", now, 60));
+        let (first, second) = (first.expect("signs"), second.expect("signs"));
+        let kid = |token: &str| jsonwebtoken::decode_header(token).expect("a header").kid;
+        assert_eq!(kid(&first), Some(key_id(&old.verifying_key())));
+        assert_ne!(kid(&first), kid(&second));
+        let both = Verifier::new(&[old.verifying_key(), new.verifying_key()], "mac");
+        assert!(both.verify(&first).is_ok() && both.verify(&second).is_ok(), "during a rotation");
+        let only_old = Verifier::new(&[old.verifying_key()], "mac");
+        assert_eq!(only_old.verify(&second), Err(TokenError::Signature));
+    }
+
+    #[test]
+    fn token_without_a_key_name_is_verified_by_any_key() {
+        use ed25519_dalek::pkcs8::EncodePrivateKey as _;
+        let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+        let now = jsonwebtoken::get_current_timestamp();
+        let claims =
+            Claims { sub: "team/desk".into(), aud: "mac".into(), exp: now + 60, iat: now, jti: None };
+        let encoding = jsonwebtoken::EncodingKey::from_ed_der(key.to_pkcs8_der().expect("DER").as_bytes());
+        let header = jsonwebtoken::Header::new(Algorithm::EdDSA);
+        let token = jsonwebtoken::encode(&header, &claims, &encoding).expect("signs");
+        let other = Signer::generate().expect("key").verifying_key();
+        assert!(Verifier::new(&[other, key.verifying_key()], "mac").verify(&token).is_ok());
+    }
 
     #[test]
     fn token_is_verified_by_its_key_and_audience_only() {

@@ -123,6 +123,10 @@ pub mod reasons {
         NO_DEVICE = "NoDeviceOnAnyNode",
             "check that the node-agent runs on the node and that its /dev/dri has a render node, or set spec.gpu.count to 0",
             docker "check that /dev/dri of the Engine's machine has a render node, pass one with --gpu, or set spec.gpu.count to 0";
+        /// The desktop and its sidecar were given different GPUs.
+        GPUS_DIFFER = "GpusDiffer",
+            "delete pod NAME-desktop to have its devices allocated again; other pods that request desktopstream.dev/dri should request an even number of shares",
+            docker "remove the stream's containers to have them created again";
         /// Nodes offer the device, but all shares are taken or other resources are insufficient.
         UNSCHEDULABLE = "Unschedulable", "add nodes, delete other streams, or lower the requests";
         /// A ResourceQuota refuses the pod.

@@ -1,12 +1,12 @@
 //! The CustomResourceDefinitions. The files in `crds/` and in the chart are generated from here.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 use kube::CustomResourceExt;
 
 use super::rules::{self, NoSuchProperty};
-use super::{DesktopStream, HostAgent};
+use super::{DesktopStream, HostAgent, conditions};
 
 /// Error while the definitions are generated.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +26,7 @@ pub enum CrdError {
 pub fn all() -> Result<Vec<CustomResourceDefinition>, NoSuchProperty> {
     let (mut streams, mut host_agents) = (DesktopStream::crd(), HostAgent::crd());
     rules::write(&mut streams, rules::DESKTOP_STREAM)?;
+    set_initial_status(&mut streams);
     rules::write(&mut host_agents, rules::HOST_AGENT)?;
     let mut all = vec![streams, host_agents];
     for version in all.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
@@ -34,6 +35,28 @@ pub fn all() -> Result<Vec<CustomResourceDefinition>, NoSuchProperty> {
         }
     }
     Ok(all)
+}
+
+/// Gives streams a status before the operator writes one, as Gateway API does. Without it, tools that wait for readiness
+/// (kstatus, `helm --wait`) take a stream that has not been reconciled for ready. The generation -1 is never that of a spec.
+fn set_initial_status(crd: &mut CustomResourceDefinition) {
+    let initial = serde_json::json!({
+        "observedGeneration": -1,
+        "conditions": [{
+            "type": conditions::READY,
+            "status": "Unknown",
+            "reason": conditions::reasons::WAITING.name,
+            "message": "waiting for the operator",
+            "lastTransitionTime": "1970-01-01T00:00:00Z",
+        }],
+    });
+    for version in &mut crd.spec.versions {
+        let root = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
+        let status = root.and_then(|root| root.properties.as_mut()?.get_mut("status"));
+        if let Some(status) = status {
+            status.default = Some(JSON(initial.clone()));
+        }
+    }
 }
 
 /// Rewrites a schema of Rust types to the conventions of Kubernetes: no `nullable` (the apiserver then drops nulls, and
@@ -123,6 +146,23 @@ mod tests {
             }
         });
         assert!(lists > 10 && integers > 10, "{lists} lists, {integers} integers");
+    }
+
+    #[test]
+    fn status_has_open_strings_and_an_initial_ready_condition() {
+        each(&mut |schema, at| {
+            if at.contains(".status") {
+                assert!(schema.enum_.is_none() || at.ends_with("conditions[].status"), "closed enum at {at}");
+            }
+            if at == "DesktopStream.status" {
+                let initial = schema.default.clone().expect("a default").0;
+                assert_eq!(initial["observedGeneration"], -1);
+                assert_eq!(
+                    (&initial["conditions"][0]["type"], &initial["conditions"][0]["status"]),
+                    (&"Ready".into(), &"Unknown".into())
+                );
+            }
+        });
     }
 
     #[test]

@@ -52,6 +52,9 @@ pub const NODE_FACTS: &str = "desktopstream.dev/facts";
 /// Domain of the extended resources.
 pub const RESOURCE_DOMAIN: &str = "desktopstream.dev";
 
+/// Separator of GPU and number in the ID of a share.
+pub const SHARE_MARK: &str = "::";
+
 /// Container that runs the desktop.
 pub const DESKTOP_CONTAINER: &str = "desktop";
 /// Container that runs the sidecar.
@@ -63,6 +66,10 @@ pub const SECRETS_DIR: &str = "/run/desktopstream";
 /// User and group ID of desktops and sidecars.
 pub const UID: i64 = 1000;
 
+/// ClusterRole for readers of streams. Its annotation [`INSTALLATION`] names the cluster's installation.
+pub const VIEW_ROLE: &str = "desktopstream-view";
+/// Annotation: installation as `NAMESPACE/RELEASE`.
+pub const INSTALLATION: &str = "desktopstream.dev/installation";
 /// Lease of the operator that leads.
 pub const LEASE: &str = "desktopstream-operator";
 /// Secret with the private key that signs tokens for host-agents, under `key.pem`.
@@ -80,6 +87,11 @@ pub fn resource(class: GpuClass, card: bool) -> String {
         label => format!("-{label}"),
     };
     format!("{RESOURCE_DOMAIN}/dri{class}{}", if card { "-card" } else { "" })
+}
+
+/// Name of the GPU that a share is of. The kubelet knows shares by the ID `GPU::NUMBER`.
+pub fn gpu_of_share(id: &str) -> Option<&str> {
+    id.rsplit_once(SHARE_MARK).map(|(gpu, _)| gpu)
 }
 
 impl GpuClass {

@@ -3,14 +3,17 @@
 use contract::FramePath;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Observed state of a DesktopStream.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DesktopStreamStatus {
-    /// Overall phase. The schema takes its description from [`Phase`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Overall phase: "Pending", "Starting", "Streaming", "Degraded", "Failed", "Suspended", "Idle" or "Ended". Later
+    /// versions may add phases. The conditions give the reason.
+    #[serde(deserialize_with = "known", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub phase: Option<Phase>,
     /// Conditions of the stream. Types are DevicesReady, Paired, Capturing, Streaming and Ready, in the order in which
     /// they become true.
@@ -52,6 +55,13 @@ pub struct DesktopStreamStatus {
     pub woken_by: Option<String>,
 }
 
+/// Reads a value that a later version may have written. Unknown values are absent: a status that cannot be read would keep the
+/// stream from being reconciled.
+fn known<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let value = Option::<serde_json::Value>::deserialize(deserializer)?;
+    Ok(value.and_then(|value| serde_json::from_value(value).ok()))
+}
+
 /// Conditions as a list keyed by type, which several writers can apply to.
 pub(super) fn conditions(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
     let item = Condition::json_schema(generator);
@@ -61,9 +71,8 @@ pub(super) fn conditions(generator: &mut schemars::SchemaGenerator) -> schemars:
     })
 }
 
-/// Overall phase: "Pending", "Starting", "Streaming", "Degraded", "Failed", "Suspended", "Idle" or "Ended". The conditions
-/// give the reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Overall phase of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// The pod does not exist or has no node.
     Pending,
@@ -89,7 +98,7 @@ pub enum Phase {
 pub struct CaptureStatus {
     /// Frame path in use. "ResourceId" sends resource IDs to the host; "Pixels" sends changed pixels to the host-agent;
     /// "Local" encodes in the sidecar.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "known", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub frame_path: Option<FramePath>,
     /// Reason why a better frame path is not in use. Empty on the best one.
@@ -125,4 +134,23 @@ pub struct Stats {
     /// Time at which the statistics were taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<Time>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn status_of_a_later_version_is_read_without_its_new_values() {
+        let status = json!({"phase": "Hibernating", "capture": {"framePath": "Teleport", "width": 4}, "nodeName": "n1"});
+        let read: DesktopStreamStatus = serde_json::from_value(status).expect("reads");
+        assert_eq!((read.phase, read.node_name.as_deref()), (None, Some("n1")));
+        assert_eq!(read.capture, Some(CaptureStatus { width: Some(4), ..CaptureStatus::default() }));
+        let status = json!({"phase": "Idle", "capture": {"framePath": "ResourceId"}});
+        let read: DesktopStreamStatus = serde_json::from_value(status).expect("reads");
+        assert_eq!(read.phase, Some(Phase::Idle));
+        assert_eq!(read.capture.and_then(|it| it.frame_path), Some(FramePath::ResourceId));
+    }
 }

@@ -30,7 +30,7 @@ pub struct Summary {
     /// Viewer URL without the token.
     #[serde(rename = "viewerURL")]
     pub viewer_url: String,
-    /// Message of the first false condition, with its remedy. Empty if there is none.
+    /// Message of the first false condition, with its remedy, or how to resume a stopped stream. Empty if there is none.
     pub problem: String,
 }
 
@@ -39,8 +39,12 @@ impl Summary {
     pub fn of(stream: &DesktopStream) -> Self {
         let status = stream.status.clone().unwrap_or_default();
         let capture = status.capture.unwrap_or_default();
-        let is_problem =
-            |it: &&Condition| it.status == "False" && it.reason != conditions::reasons::WAITING.name;
+        // A stopped stream is ready; its message says how to resume it.
+        let stopped = [conditions::reasons::SUSPENDED.name, conditions::reasons::IDLE.name];
+        let is_problem = |it: &&Condition| {
+            let is_stopped = it.type_ == conditions::READY && stopped.contains(&it.reason.as_str());
+            is_stopped || (it.status == "False" && it.reason != conditions::reasons::WAITING.name)
+        };
         let problem = status
             .conditions
             .iter()

@@ -7,6 +7,7 @@ use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
 use operator_api::names;
 use operator_plan::kubernetes::SidecarImage;
+use operator_plan::validate::security::Policy;
 use stream_token::Signer;
 
 use super::memory::Memory;
@@ -25,6 +26,8 @@ pub struct Settings {
     pub watch_namespace: Option<String>,
     /// Image and resources of the sidecar.
     pub sidecar: SidecarImage,
+    /// The administrator's limits on streams.
+    pub policy: Policy,
     /// Interval between status requests to a sidecar that streams.
     pub poll: Duration,
     /// Lifetime of tokens for host-agents. A token is renewed at half of it.

@@ -1,7 +1,10 @@
 //! The key that signs tokens for host-agents.
 //!
 //! The private key is in a Secret of the operator's namespace, created on the first start. The public key is in a ConfigMap
-//! beside it, for host-agent's `--public-key`. To replace the key, delete the Secret and restart the operator.
+//! beside it, for host-agent's `--public-key`. Both outlive the operator: hosts trust the key, so a reinstallation must find it.
+//!
+//! During a rotation the Secret has a second key, which signs nothing yet. The ConfigMap has both public keys, so that hosts
+//! accept the tokens of the second one before the first is signed (docs/kubernetes.md, "Rotating the signing key").
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -15,7 +18,9 @@ use super::error::Error;
 
 /// Key of the private key in its Secret.
 const PRIVATE: &str = "key.pem";
-/// Key of the public key in its ConfigMap, in PEM.
+/// Key of the next private key in the Secret. Optional.
+const NEXT: &str = "next.pem";
+/// Key of the public keys in their ConfigMap, in PEM.
 const PUBLIC: &str = "key.pem.pub";
 /// Key of the public key in its ConfigMap, as base64 of its 32 bytes.
 const PUBLIC_BASE64: &str = "base64";
@@ -25,9 +30,9 @@ const PUBLIC_BASE64: &str = "base64";
 pub enum KeyError {
     /// The Secret does not contain a usable key.
     #[error(
-        "Secret {SIGNING_KEY_SECRET} has no Ed25519 private key in PEM under {PRIVATE}: delete it and restart the operator"
+        "Secret {SIGNING_KEY_SECRET} has no Ed25519 private key in PEM under {0}: correct it, or delete it and restart the operator"
     )]
-    NotAKey,
+    NotAKey(&'static str),
     /// A key or a token cannot be made.
     #[error(transparent)]
     Token(#[from] stream_token::KeyError),
@@ -56,22 +61,42 @@ pub async fn ensure(client: &Client, namespace: &str) -> Result<Signer, Error> {
         .get_opt(SIGNING_KEY_SECRET)
         .await
         .map_err(Error::api(format!("read Secret {SIGNING_KEY_SECRET}")))?;
-    let signer = match found {
+    let keys = match found {
         Some(secret) => read(&secret)?,
         None => create(&secrets).await?,
     };
-    publish(client, namespace, &signer).await?;
-    Ok(signer)
+    publish(client, namespace, &keys).await?;
+    Ok(keys.signer)
 }
 
-fn read(secret: &Secret) -> Result<Signer, KeyError> {
-    let bytes = secret.data.as_ref().and_then(|data| data.get(PRIVATE)).ok_or(KeyError::NotAKey)?;
-    let pem = std::str::from_utf8(&bytes.0).map_err(|_| KeyError::NotAKey)?;
-    Signer::from_pem(pem).map_err(|_| KeyError::NotAKey)
+/// The keys of the Secret.
+#[derive(Debug)]
+struct Keys {
+    /// Signs tokens.
+    signer: Signer,
+    /// Signs tokens after the next step of a rotation.
+    next: Option<Signer>,
+}
+
+impl Keys {
+    /// Public keys in PEM, that of the signer first.
+    fn public_pem(&self) -> Result<String, KeyError> {
+        let keys = std::iter::once(&self.signer).chain(&self.next);
+        Ok(keys.map(Signer::public_pem).collect::<Result<Vec<_>, _>>()?.concat())
+    }
+}
+
+fn read(secret: &Secret) -> Result<Keys, KeyError> {
+    let key = |name: &'static str| {
+        let bytes = secret.data.as_ref().and_then(|data| data.get(name))?;
+        let pem = std::str::from_utf8(&bytes.0).unwrap_or_default();
+        Some(Signer::from_pem(pem).map_err(|_| KeyError::NotAKey(name)))
+    };
+    Ok(Keys { signer: key(PRIVATE).ok_or(KeyError::NotAKey(PRIVATE))??, next: key(NEXT).transpose()? })
 }
 
 /// Creates a key. If another operator created one first, reads that.
-async fn create(secrets: &Api<Secret>) -> Result<Signer, Error> {
+async fn create(secrets: &Api<Secret>) -> Result<Keys, Error> {
     let signer = Signer::generate().map_err(KeyError::from)?;
     let pem = signer.private_pem().map_err(KeyError::from)?;
     let secret = Secret {
@@ -81,7 +106,7 @@ async fn create(secrets: &Api<Secret>) -> Result<Signer, Error> {
         ..Secret::default()
     };
     match secrets.create(&PostParams::default(), &secret).await {
-        Ok(_) => Ok(signer),
+        Ok(_) => Ok(Keys { signer, next: None }),
         Err(kube::Error::Api(status)) if status.is_already_exists() => {
             let other = secrets
                 .get(SIGNING_KEY_SECRET)
@@ -93,12 +118,12 @@ async fn create(secrets: &Api<Secret>) -> Result<Signer, Error> {
     }
 }
 
-async fn publish(client: &Client, namespace: &str, signer: &Signer) -> Result<(), Error> {
+async fn publish(client: &Client, namespace: &str, keys: &Keys) -> Result<(), Error> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    let pem = signer.public_pem().map_err(KeyError::from)?;
+    let (pem, base64) = (keys.public_pem()?, keys.signer.public_base64());
     let map = ConfigMap {
         metadata: metadata(PUBLIC_KEY_CONFIG_MAP),
-        data: Some([(PUBLIC.to_owned(), pem), (PUBLIC_BASE64.to_owned(), signer.public_base64())].into()),
+        data: Some([(PUBLIC.to_owned(), pem), (PUBLIC_BASE64.to_owned(), base64)].into()),
         ..ConfigMap::default()
     };
     let params = PatchParams::apply(names::FIELD_MANAGER).force();
@@ -137,5 +162,21 @@ mod tests {
             let error = read(&bad).expect_err("not a key");
             assert!(error.to_string().contains("delete it and restart"), "{error}");
         }
+    }
+
+    #[test]
+    fn next_key_is_published_and_signs_nothing() {
+        let (first, second) = (Signer::generate().expect("a key"), Signer::generate().expect("a key"));
+        let data = |next: &str| {
+            let pem = first.private_pem().expect("PEM");
+            let all = [(PRIVATE, pem.as_str()), (NEXT, next)];
+            let all = all.map(|(name, pem)| (name.to_owned(), ByteString(pem.as_bytes().to_vec())));
+            Secret { data: Some(all.into()), ..Secret::default() }
+        };
+        let keys = read(&data(&second.private_pem().expect("PEM"))).expect("reads");
+        assert_eq!(keys.signer.verifying_key(), first.verifying_key());
+        let published = stream_token::parse_public_keys(&keys.public_pem().expect("PEM"));
+        assert_eq!(published, Some(vec![first.verifying_key(), second.verifying_key()]));
+        assert!(read(&data("no")).expect_err("not a key").to_string().contains(NEXT));
     }
 }

@@ -1,5 +1,5 @@
-//! Makes the operator's Deployment the owner of the objects that the operator creates for itself, so that uninstalling it
-//! deletes them.
+//! Makes the operator's Deployment the owner of certificate and Lease, so that uninstalling it deletes them. The signing key and
+//! its public part have no owner: hosts trust the key, and a new one would cut off every host.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const FIRST_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest interval between attempts. Without a webhook the certificate never exists.
 const MAX_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Sets the owner of key, certificate and Lease, as soon as they exist. Never returns.
+/// Sets the owner of certificate and Lease, and removes that of the keys, as soon as they exist. Never returns.
 pub async fn keep(client: Client, namespace: String, deployment: String) {
     let mut interval = FIRST_INTERVAL;
     while let Err(error) = set_owner(&client, &namespace, &deployment).await {
@@ -43,8 +43,10 @@ async fn set_owner(client: &Client, namespace: &str, deployment: &str) -> Result
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
-    secrets.patch_metadata(names::SIGNING_KEY_SECRET, &params, &patch).await?;
-    maps.patch_metadata(names::PUBLIC_KEY_CONFIG_MAP, &params, &patch).await?;
+    // Earlier versions set it.
+    let no_owner = Patch::Merge(json!({"metadata": {"ownerReferences": null}}));
+    secrets.patch_metadata(names::SIGNING_KEY_SECRET, &params, &no_owner).await?;
+    maps.patch_metadata(names::PUBLIC_KEY_CONFIG_MAP, &params, &no_owner).await?;
     leases.patch_metadata(names::LEASE, &params, &patch).await?;
     secrets.patch_metadata(names::WEBHOOK_CERT_SECRET, &params, &patch).await?;
     Ok(())

@@ -82,7 +82,7 @@ async fn reconcile_stream(context: &Context, stream: &DesktopStream) -> Result<A
     let now = Timestamp::now();
     let dereferenced = dereference::dereference(context, stream);
     let previous = &dereferenced.previous;
-    let valid = match validate(stream) {
+    let valid = match validate(stream).and_then(|valid| context.settings.policy.admit(valid)) {
         Ok(valid) => valid,
         Err(problems) => {
             let name = stream.name_any();

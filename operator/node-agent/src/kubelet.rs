@@ -1,18 +1,21 @@
 //! Keeps resources registered with the kubelet.
 //!
-//! A kubelet that restarts drops all plugins: it empties its folder and creates a new socket. So once per second the sockets
-//! are checked, and the plugin registers again if the kubelet's is another one or its own is gone.
+//! A plugin registers again if its registration is gone, which shows in one of three ways, checked once per second:
+//! - A restarted kubelet has emptied its folder and created a new socket.
+//! - The plugin's socket is gone, or another process has replaced it: a second installation on the node. While that process
+//!   lives, the plugin waits, because two plugins that register in turn would serve neither.
+//! - The kubelet has ended `ListAndWatch`, which it keeps open for as long as the plugin is registered.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::{Endpoint, Server};
 
-use super::plugin::{Allocation, Plugin, Resource};
+use super::plugin::{Allocation, Plugin, Resource, Watchers};
 use super::wire::device_plugin::device_plugin_server::DevicePluginServer;
 use super::wire::registration::registration_client::RegistrationClient;
 use super::wire::{DevicePluginOptions, RegisterRequest, VERSION};
@@ -26,6 +29,9 @@ const KUBELET: &str = "kubelet.sock";
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time that the kubelet may take to answer a registration, during which it calls the plugin.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Number of checks without `ListAndWatch` after which the registration counts as gone.
+const UNWATCHED_CHECKS: u32 = 10;
 
 /// Error of a registration.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +60,16 @@ pub enum PluginError {
         /// Answer of the kubelet.
         status: tonic::Status,
     },
+    /// Another process serves the resource.
+    #[error(
+        "another process serves {resource} at {}; uninstall the other installation of desktopstream", path.display()
+    )]
+    Taken {
+        /// Name of the resource.
+        resource: String,
+        /// Path of the socket.
+        path: PathBuf,
+    },
     /// The plugin's server ended.
     #[error("the plugin's server ended")]
     Ended,
@@ -61,10 +77,18 @@ pub enum PluginError {
 
 /// Serves one resource and keeps it registered. Never returns.
 pub async fn keep(folder: &Path, plugin: Plugin) {
+    let mut reported = String::new();
     loop {
-        if let Err(error) = serve(folder, plugin.clone()).await {
-            tracing::warn!(resource = plugin.resource.name(), %error, "device plugin failed; registering again");
+        let error =
+            serve(folder, plugin.clone()).await.err().map(|error| error.to_string()).unwrap_or_default();
+        if !error.is_empty() && error != reported {
+            tracing::warn!(
+                resource = plugin.resource.name(),
+                error,
+                "device plugin failed; registering again"
+            );
         }
+        reported = error;
         tokio::time::sleep(CHECK_INTERVAL).await;
     }
 }
@@ -76,11 +100,15 @@ async fn serve(folder: &Path, plugin: Plugin) -> Result<(), PluginError> {
         tracing::debug!("kubelet socket missing");
         return Ok(());
     };
-    // A socket of an earlier process.
+    // A socket of an earlier process refuses connections.
+    if UnixStream::connect(&path).await.is_ok() {
+        return Err(PluginError::Taken { resource: plugin.resource.name(), path });
+    }
     let _absent = std::fs::remove_file(&path);
     let listener =
         UnixListener::bind(&path).map_err(|source| PluginError::Listen { path: path.clone(), source })?;
-    let resource = plugin.resource;
+    let (resource, watchers) = (plugin.resource, plugin.watchers.clone());
+    let own = identity(&path);
     let serving = Server::builder()
         .add_service(DevicePluginServer::new(plugin))
         .serve_with_incoming(UnixListenerStream::new(listener));
@@ -91,7 +119,9 @@ async fn serve(folder: &Path, plugin: Plugin) -> Result<(), PluginError> {
     }
     tracing::info!(resource = resource.name(), "registered with the kubelet");
     tokio::select! {
-        () = changed(&kubelet, before, &path) => tracing::info!(resource = resource.name(), "kubelet restarted"),
+        lost = lost(&kubelet, before, &path, own, &watchers) => {
+            tracing::warn!(resource = resource.name(), reason = lost, "registration lost; registering again");
+        }
         _ = &mut serving => return Err(PluginError::Ended),
     }
     Ok(())
@@ -120,16 +150,35 @@ async fn register(kubelet: &Path, resource: Resource) -> Result<(), PluginError>
 }
 
 /// Identity of a socket: inode and time of change.
-fn identity(path: &Path) -> Option<(u64, i64, i64)> {
+fn identity(path: &Path) -> Option<Identity> {
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.ino(), metadata.ctime(), metadata.ctime_nsec()))
 }
 
-async fn changed(kubelet: &Path, before: (u64, i64, i64), own: &Path) {
+/// Identity of a file: inode and time of change.
+type Identity = (u64, i64, i64);
+
+/// Returns the reason when the registration is gone.
+async fn lost(
+    kubelet: &Path,
+    before: Identity,
+    path: &Path,
+    own: Option<Identity>,
+    watchers: &Watchers,
+) -> &'static str {
+    let mut unwatched = 0;
     loop {
         tokio::time::sleep(CHECK_INTERVAL).await;
-        if identity(kubelet) != Some(before) || !own.exists() {
-            return;
+        unwatched = if watchers.is_empty() { unwatched + 1 } else { 0 };
+        let now = identity(path);
+        if identity(kubelet) != Some(before) {
+            return "the kubelet restarted";
+        } else if now.is_none() {
+            return "the plugin's socket was removed";
+        } else if now != own {
+            return "another process replaced the plugin's socket";
+        } else if unwatched >= UNWATCHED_CHECKS {
+            return "the kubelet does not watch the devices";
         }
     }
 }
@@ -142,7 +191,7 @@ pub async fn keep_all(folder: PathBuf, mut gpus: watch::Receiver<Vec<Found>>, al
         let now = Resource::of(&gpus.borrow_and_update());
         for resource in now {
             if served.insert(resource) {
-                let plugin = Plugin { resource, gpus: gpus.clone(), allocation: allocation.clone() };
+                let plugin = Plugin::new(resource, gpus.clone(), allocation.clone());
                 let folder = folder.clone();
                 tasks.spawn(async move { keep(&folder, plugin).await });
             }

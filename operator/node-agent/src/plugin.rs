@@ -3,12 +3,16 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 use futures_util::{Stream, StreamExt};
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 
+use super::cdi;
+use super::shares::{self, Pairs};
 use super::wire::device_plugin::device_plugin_server::DevicePlugin;
 use super::wire::{
     AllocateRequest, AllocateResponse, CdiDevice, ContainerAllocateResponse,
@@ -16,7 +20,6 @@ use super::wire::{
     ListAndWatchResponse, PreStartContainerRequest, PreferredAllocationRequest, PreferredAllocationResponse,
     UNHEALTHY,
 };
-use super::{cdi, shares};
 use operator_api::{GpuClass, names};
 use operator_discovery::gpus::Found;
 
@@ -70,20 +73,49 @@ pub struct Allocation {
     pub cdi: Option<PathBuf>,
 }
 
+/// Counts open `ListAndWatch` streams. The kubelet keeps one open while the plugin is registered.
+#[derive(Debug, Clone, Default)]
+pub struct Watchers(Arc<()>);
+
+impl Watchers {
+    /// True if no stream is open.
+    pub fn is_empty(&self) -> bool {
+        Arc::weak_count(&self.0) == 0
+    }
+
+    /// Counts a stream until the guard is dropped.
+    fn watch(&self) -> Weak<()> {
+        Arc::downgrade(&self.0)
+    }
+}
+
 /// Server of one resource.
 #[derive(Debug, Clone)]
 pub struct Plugin {
     /// The resource.
     pub resource: Resource,
     /// GPUs of the node, as they change.
-    pub gpus: watch::Receiver<Vec<Found>>,
+    gpus: watch::Receiver<Vec<Found>>,
     /// How devices are allocated.
-    pub allocation: Allocation,
+    allocation: Allocation,
+    /// Open `ListAndWatch` streams.
+    pub watchers: Watchers,
+    /// Container whose pod's second container is expected next.
+    pairs: Arc<Mutex<Pairs>>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
 
 impl Plugin {
+    /// Makes the server of `resource`.
+    pub fn new(resource: Resource, gpus: watch::Receiver<Vec<Found>>, allocation: Allocation) -> Self {
+        Self { resource, gpus, allocation, watchers: Watchers::default(), pairs: Arc::default() }
+    }
+
+    fn pairs(&self) -> MutexGuard<'_, Pairs> {
+        self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn list(resource: Resource, each: u32, found: &[Found]) -> ListAndWatchResponse {
         let devices = found.iter().filter(|found| resource.has(found)).flat_map(|found| {
             let health = if found.healthy { HEALTHY } else { UNHEALTHY };
@@ -151,8 +183,11 @@ impl DevicePlugin for Plugin {
 
     async fn list_and_watch(&self, _: Request<Empty>) -> Answer<Self::ListAndWatchStream> {
         let (resource, each) = (self.resource, self.allocation.shares);
-        let changes = WatchStream::new(self.gpus.clone());
-        Ok(Response::new(Box::pin(changes.map(move |found| Ok(Self::list(resource, each, &found))))))
+        let (changes, watching) = (WatchStream::new(self.gpus.clone()), self.watchers.watch());
+        Ok(Response::new(Box::pin(changes.map(move |found| {
+            let _: &Weak<()> = &watching;
+            Ok(Self::list(resource, each, &found))
+        }))))
     }
 
     async fn get_preferred_allocation(
@@ -160,11 +195,12 @@ impl DevicePlugin for Plugin {
         request: Request<PreferredAllocationRequest>,
     ) -> Answer<PreferredAllocationResponse> {
         let requests = request.into_inner().container_requests;
+        let partner = self.pairs().expected(Instant::now());
         let answers = requests.iter().map(|it| {
             let size = usize::try_from(it.allocation_size).unwrap_or(0);
             let each = self.allocation.shares;
-            let device_ids =
-                shares::prefer(&it.available_device_ids, &it.must_include_device_ids, size, each);
+            let (available, must) = (&it.available_device_ids, &it.must_include_device_ids);
+            let device_ids = shares::prefer(available, must, size, each, &partner);
             ContainerPreferredAllocationResponse { device_ids }
         });
         Ok(Response::new(PreferredAllocationResponse { container_responses: answers.collect() }))
@@ -174,7 +210,12 @@ impl DevicePlugin for Plugin {
         let requests = request.into_inner().container_requests;
         let answers: Result<Vec<_>, _> =
             requests.iter().map(|it| self.allocate_container(&it.device_ids)).collect();
-        Ok(Response::new(AllocateResponse { container_responses: answers? }))
+        let answers = answers?;
+        for request in &requests {
+            let gpus = request.device_ids.iter().filter_map(|id| shares::gpu_of(id));
+            self.pairs().allocated(gpus.map(ToOwned::to_owned).collect(), Instant::now());
+        }
+        Ok(Response::new(AllocateResponse { container_responses: answers }))
     }
 
     async fn pre_start_container(&self, _: Request<PreStartContainerRequest>) -> Answer<Empty> {

@@ -24,28 +24,63 @@ use tonic::{Request, Response, Status};
 /// Time limit of a step.
 const LONG: Duration = Duration::from_secs(30);
 
-/// Sends registrations to the test.
-struct FakeKubelet(mpsc::UnboundedSender<RegisterRequest>);
+/// Sends registrations to the test, and watches the devices of each plugin unless it is told to forget them.
+struct FakeKubelet {
+    registrations: mpsc::UnboundedSender<RegisterRequest>,
+    folder: PathBuf,
+    forgets: watch::Receiver<bool>,
+}
 
 #[tonic::async_trait]
 impl Registration for FakeKubelet {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<Empty>, Status> {
-        self.0.send(request.into_inner()).map_err(|_| Status::unavailable("the test is over"))?;
+        let request = request.into_inner();
+        let path = self.folder.join(&request.endpoint);
+        let mut forgets = self.forgets.clone();
+        tokio::spawn(async move {
+            let endpoint = Endpoint::from_shared(format!("unix://{}", path.display())).expect("a path");
+            let Ok(channel) = endpoint.connect().await else { return };
+            let Ok(list) = DevicePluginClient::new(channel).list_and_watch(Empty {}).await else { return };
+            let mut list = list.into_inner();
+            let watching = async { while let Ok(Some(_)) = list.message().await {} };
+            let forgotten = async {
+                if forgets.wait_for(|forgets| *forgets).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                () = watching => {}
+                () = forgotten => {}
+            }
+        });
+        self.registrations.send(request).map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(Empty {}))
     }
 }
 
 /// Starts a kubelet: empties the folder and creates the socket.
 fn start(folder: &Path) -> (JoinHandle<()>, mpsc::UnboundedReceiver<RegisterRequest>) {
+    let (kubelet, registrations, forget) = start_forgetful(folder);
+    // Nothing is forgotten if nothing is sent.
+    drop(forget);
+    (kubelet, registrations)
+}
+
+/// The same, with a switch that ends its watches.
+fn start_forgetful(
+    folder: &Path,
+) -> (JoinHandle<()>, mpsc::UnboundedReceiver<RegisterRequest>, watch::Sender<bool>) {
     for entry in std::fs::read_dir(folder).expect("a folder") {
         std::fs::remove_file(entry.expect("an entry").path()).expect("removes");
     }
     let listener = UnixListener::bind(folder.join("kubelet.sock")).expect("listens");
     let (registrations_in, registrations) = mpsc::unbounded_channel();
+    let (forget, forgets) = watch::channel(false);
+    let kubelet = FakeKubelet { registrations: registrations_in, folder: folder.to_owned(), forgets };
     let serving = Server::builder()
-        .add_service(RegistrationServer::new(FakeKubelet(registrations_in)))
+        .add_service(RegistrationServer::new(kubelet))
         .serve_with_incoming(UnixListenerStream::new(listener));
-    (tokio::spawn(async move { serving.await.expect("serves") }), registrations)
+    (tokio::spawn(async move { serving.await.expect("serves") }), registrations, forget)
 }
 
 /// Device directories of a node with two virtio GPUs, the second without a card node.
@@ -139,6 +174,45 @@ async fn every_resource_registers_again_when_the_kubelet_restarts() {
     assert_eq!(devices.len(), 8);
 }
 
+async fn next(registrations: &mut mpsc::UnboundedReceiver<RegisterRequest>) -> String {
+    let request = tokio::time::timeout(LONG, registrations.recv()).await.expect("in time");
+    request.expect("a request").resource_name
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resource_registers_again_when_the_kubelet_ends_its_watch() {
+    let node = Node::new(false);
+    let (_kubelet, mut registrations, forget) = start_forgetful(&node.plugins());
+    registered(&mut registrations).await;
+    forget.send_replace(true);
+    let mut again: Vec<String> = Vec::new();
+    while again.len() < 4 {
+        let name = next(&mut registrations).await;
+        if !again.contains(&name) {
+            again.push(name);
+        }
+    }
+}
+
+/// A second installation removes the first one's socket and registers its own, and ends later.
+#[tokio::test(flavor = "multi_thread")]
+async fn resource_taken_by_another_plugin_registers_again_when_that_one_ends() {
+    let node = Node::new(false);
+    let (_kubelet, mut registrations) = start(&node.plugins());
+    registered(&mut registrations).await;
+    let path = node.plugins().join(DRI.socket());
+    std::fs::remove_file(&path).expect("removes");
+    let other = UnixListener::bind(&path).expect("listens");
+    // The plugin looks whether the other one lives: once per second, without registering.
+    for _ in 0..3 {
+        let connected = tokio::time::timeout(LONG, other.accept()).await;
+        connected.expect("in time").expect("accepts");
+    }
+    assert!(registrations.try_recv().is_err(), "two plugins register in turn");
+    drop(other);
+    assert_eq!(next(&mut registrations).await, DRI.name());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn allocate_maps_the_requested_device_nodes_only() {
     let node = Node::new(false);
@@ -189,14 +263,15 @@ async fn preferred_allocation_completes_a_pair_and_cdi_replaces_device_nodes() {
     let (_kubelet, mut registrations) = start(&node.plugins());
     registered(&mut registrations).await;
     let mut dri = node.call(DRI).await;
-    let available =
-        [share("pci-0000-00-02.0", 1), share("pci-0000-00-02.0", 2), share("pci-0000-00-02.0", 3)];
+    // The first container gets the GPU with fewer free shares; the second must follow it.
+    let answer =
+        dri.allocate(allocate(&[share("pci-0000-00-02.0", 0)])).await.expect("allocates").into_inner();
+    assert_eq!(answer.container_responses.len(), 1);
+    let available = (1..4).map(|at| share("pci-0000-00-02.0", at));
+    let available = available.chain((0..4).map(|at| share("pci-0000-00-03.0", at))).collect();
     let request = PreferredAllocationRequest {
         container_requests: vec![ContainerPreferredAllocationRequest {
-            available_device_ids: available
-                .into_iter()
-                .chain((0..4).map(|at| share("pci-0000-00-03.0", at)))
-                .collect(),
+            available_device_ids: available,
             must_include_device_ids: Vec::new(),
             allocation_size: 1,
         }],
@@ -204,7 +279,7 @@ async fn preferred_allocation_completes_a_pair_and_cdi_replaces_device_nodes() {
     let answer = dri.get_preferred_allocation(request).await.expect("prefers").into_inner();
     assert!(
         answer.container_responses[0].device_ids[0].starts_with("pci-0000-00-02.0"),
-        "the GPU with an odd number"
+        "the GPU of the pod's first container"
     );
     let answer =
         dri.allocate(allocate(&[share("pci-0000-00-02.0", 1)])).await.expect("allocates").into_inner();

@@ -17,6 +17,7 @@ pub mod lifecycle;
 pub mod observation;
 pub mod pair;
 pub mod quantity;
+pub mod rights;
 pub mod status;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

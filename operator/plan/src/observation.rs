@@ -22,6 +22,8 @@ pub struct Observation {
     pub is_terminating: bool,
     /// True if all containers succeeded and none will be restarted.
     pub has_ended: bool,
+    /// Names of the GPUs that the engine reports to have allocated to the desktop; empty if it reports none.
+    pub desktop_gpus: Vec<String>,
     /// Containers that exist or wait to be created.
     pub containers: Vec<Container>,
 }

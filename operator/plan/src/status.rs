@@ -168,7 +168,14 @@ fn verdicts(stream: &Validated, input: Input<'_>) -> [Verdict; 5] {
     };
     if let Some((reason, text)) = stopped {
         let mut all = [(); 5].map(|()| Verdict::unknown(reason, text));
-        all[4].holds = Some(false);
+        // A stream that is stopped as its spec asks is as ready as it gets: `helm --wait` and kstatus wait for Ready.
+        all[4] = match input.outcome.life {
+            Life::Suspended | Life::Idle => {
+                let remedy = reason.remedy(input.engine).replace("NAME", &stream.names.stream);
+                Verdict::yes(reason, format!("{text}; {remedy}"))
+            }
+            Life::Run | Life::Expired => Verdict::no(reason, text),
+        };
         return all;
     }
     let devices = containers::devices(stream, input);

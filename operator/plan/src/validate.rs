@@ -3,6 +3,7 @@
 //! Docker mode has no apiserver, so the rules of the schema and of [`operator_api::rules`] are repeated here.
 
 mod desktop;
+pub mod security;
 
 use std::time::Duration;
 

@@ -11,6 +11,8 @@ use operator_node_agent::kubelet::FOLDER;
 use operator_node_agent::plugin::Allocation;
 use operator_plan::duration::positive;
 
+use crate::installation;
+
 /// Options of `node`.
 #[derive(Debug, Args)]
 pub struct Node {
@@ -29,8 +31,8 @@ pub struct Node {
     /// Additional kernel driver whose devices count as GPUs; can be repeated
     #[arg(long = "driver", env = "OPERATOR_DRIVERS", value_delimiter = ',')]
     drivers: Vec<String>,
-    /// Number of shares of each GPU; a desktop and its sidecar use two
-    #[arg(long, env = "OPERATOR_SHARES", default_value_t = 32, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    /// Number of shares of each GPU, even; a desktop and its sidecar use two
+    #[arg(long, env = "OPERATOR_SHARES", default_value_t = 32, value_parser = shares)]
     shares: u32,
     /// The kubelet's folder for device plugins
     #[arg(long, env = "OPERATOR_PLUGIN_DIR", default_value = FOLDER)]
@@ -41,6 +43,9 @@ pub struct Node {
     /// Interval at which host-agents are probed
     #[arg(long, env = "OPERATOR_REACH_EVERY", default_value = "10s", value_parser = positive)]
     reach_every: Duration,
+    /// This installation, as NAMESPACE/RELEASE; the node-agent ends if the cluster has another one
+    #[arg(long, env = "OPERATOR_INSTALLATION")]
+    installation: Option<String>,
     /// Allocate devices only, without an apiserver
     #[arg(long)]
     no_cluster: bool,
@@ -48,8 +53,19 @@ pub struct Node {
 
 impl Node {
     pub(super) async fn run(self) -> Result<()> {
-        let Self { name, dev, sys, proc, drivers, shares, plugin_dir, cdi_dir, reach_every, no_cluster } =
-            self;
+        let Self {
+            name,
+            dev,
+            sys,
+            proc,
+            drivers,
+            shares,
+            plugin_dir,
+            cdi_dir,
+            reach_every,
+            installation,
+            no_cluster,
+        } = self;
         let client = if no_cluster { None } else { Some(super::client().await?) };
         let options = Options {
             node: name,
@@ -59,6 +75,17 @@ impl Node {
             allocation: Allocation { shares, cdi: cdi_dir },
             reach_every,
         };
-        operator_node_agent::run(client, options).await
+        let Some(cluster) = client.clone() else { return operator_node_agent::run(client, options).await };
+        tokio::select! {
+            ended = operator_node_agent::run(client, options) => ended,
+            error = installation::replaced(&cluster, installation.as_deref()) => Err(error),
+        }
     }
+}
+
+fn shares(text: &str) -> Result<u32, String> {
+    let number: Option<u32> = text.parse().ok();
+    number
+        .filter(|shares| (2..=1000).contains(shares) && shares % 2 == 0)
+        .ok_or_else(|| "must be even and between 2 and 1000".to_owned())
 }

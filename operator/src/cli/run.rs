@@ -10,6 +10,11 @@ use operator_controller::calls::Calls;
 use operator_controller::{Options, Settings};
 use operator_plan::duration::positive;
 use operator_plan::kubernetes::SidecarImage;
+use operator_plan::validate::security::Policy;
+use tokio::sync::oneshot;
+
+use super::policy::PolicyArgs;
+use crate::installation;
 
 /// Options of `run`.
 #[derive(Debug, Args)]
@@ -17,14 +22,14 @@ pub struct Run {
     /// Namespace of the operator, with its signing key and its Lease
     #[arg(long, env = "POD_NAMESPACE", default_value = "desktopstream")]
     namespace: String,
-    /// Deployment that becomes the owner of the operator's key, certificate and Lease
+    /// Deployment that becomes the owner of the operator's certificate and Lease
     #[arg(long, env = "OPERATOR_DEPLOYMENT")]
     deployment: Option<String>,
     /// Namespace whose streams are reconciled; all namespaces if not set
     #[arg(long, env = "OPERATOR_WATCH_NAMESPACE")]
     watch_namespace: Option<String>,
     /// Image of the sidecar, whose entrypoint is the sidecar
-    #[arg(long, env = "OPERATOR_SIDECAR_IMAGE", default_value = "desktopstream/sidecar")]
+    #[arg(long, env = "OPERATOR_SIDECAR_IMAGE", default_value = concat!("desktopstream/sidecar:", env!("CARGO_PKG_VERSION")))]
     sidecar_image: String,
     /// Pull policy of the sidecar's image: Always, IfNotPresent or Never
     #[arg(long, env = "OPERATOR_SIDECAR_PULL_POLICY")]
@@ -65,6 +70,14 @@ pub struct Run {
     /// Folder with tls.crt and tls.key that another program renews; self-signed if not set
     #[arg(long, env = "OPERATOR_WEBHOOK_CERT_DIR")]
     webhook_cert_dir: Option<PathBuf>,
+    /// File with the authorities, in PEM, of the apiserver's client certificate for webhooks; not required if not set
+    #[arg(long, env = "OPERATOR_WEBHOOK_CLIENT_CA")]
+    webhook_client_ca: Option<PathBuf>,
+    #[command(flatten)]
+    policy: PolicyArgs,
+    /// This installation, as NAMESPACE/RELEASE; the operator ends if the cluster has another one
+    #[arg(long, env = "OPERATOR_INSTALLATION")]
+    installation: Option<String>,
     /// Time after which the Lease expires without renewal
     #[arg(long, env = "OPERATOR_LEASE", default_value = "15s", value_parser = positive)]
     lease: Duration,
@@ -90,6 +103,9 @@ impl Run {
             webhook_service,
             webhook_configuration,
             webhook_cert_dir,
+            webhook_client_ca,
+            policy,
+            installation,
             lease,
         } = self;
         let sidecar = SidecarImage {
@@ -101,25 +117,54 @@ impl Run {
         };
         let calls = Calls::default();
         let client = super::counting_client(&calls).await?;
+        let policy = Policy::from(policy);
         let webhook = webhook.map(|listen| operator_webhook::Options {
             listen,
             namespace: namespace.clone(),
+            watch_namespace: watch_namespace.clone(),
             service: webhook_service,
             configuration: webhook_configuration,
             cert_dir: webhook_cert_dir,
+            client_ca: webhook_client_ca,
             sidecar: sidecar.clone(),
+            policy: policy.clone(),
         });
-        let settings =
-            Settings { namespace, deployment, watch_namespace, sidecar, poll, token_life, concurrency };
+        let settings = Settings {
+            namespace,
+            deployment,
+            watch_namespace,
+            sidecar,
+            policy,
+            poll,
+            token_life,
+            concurrency,
+        };
         let options = Options { settings, metrics, identity, lease, calls };
         let controllers = operator_controller::run(client.clone(), options);
-        // Every replica serves the webhook; only the leader reconciles.
-        match webhook {
-            Some(webhook) => tokio::select! {
+        let cluster = client.clone();
+        let replaced = installation::replaced(&cluster, installation.as_deref());
+        let controllers = async {
+            tokio::select! {
                 ended = controllers => ended,
-                ended = operator_webhook::run(client, webhook) => ended,
-            },
-            None => controllers.await,
+                error = replaced => Err(error),
+            }
+        };
+        let Some(webhook) = webhook else { return controllers.await };
+        // Every replica serves the webhook; only the leader reconciles. After SIGTERM the webhook still answers, until the
+        // apiserver calls the other replicas only.
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = operator_webhook::run(client, webhook, async {
+            // The sender is never dropped before.
+            let _stopped = stopped.await;
+        });
+        let mut serving = std::pin::pin!(serving);
+        tokio::select! {
+            ended = controllers => {
+                ended?;
+                drop(stop);
+                serving.await
+            }
+            ended = &mut serving => ended,
         }
     }
 }

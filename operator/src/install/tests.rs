@@ -1,3 +1,4 @@
+use operator_plan::validate::security::PodSecurity;
 use serde::Deserialize as _;
 
 use super::*;
@@ -9,6 +10,12 @@ fn options() -> Options {
         sidecar_image: "sidecar:1".to_owned(),
         pull_policy: Some("Never".to_owned()),
         replicas: 2,
+        policy: PolicyArgs {
+            pod_security: PodSecurity::Baseline,
+            card_nodes: true,
+            annotations: vec!["cert-manager.io/*".to_owned()],
+            hosts: vec!["*.example.com".to_owned(), "one.example.org".to_owned()],
+        },
         operator_args: vec!["--lease=6s".to_owned(), "--poll=2s".to_owned()],
         node_args: vec!["--driver=vgem".to_owned(), "--driver=evdi".to_owned()],
         dev: "/run/fake/dev/".to_owned(),
@@ -58,6 +65,31 @@ fn manifest_options_replace_the_placeholders_and_the_chart_values() {
     for word in ["--dev=/run/fake/dev", "--sys=/sys", "--driver=vgem", "--driver=evdi"] {
         assert!(node.contains(&word), "{word} in {node:?}");
     }
+}
+
+#[test]
+fn manifest_limits_are_the_same_in_operator_and_policy() {
+    let objects = objects(&options()).expect("generates");
+    let words = command_line(kinds(&objects, "Deployment")[0]);
+    for word in [
+        "--pod-security=baseline",
+        "--card-nodes=true",
+        "--allowed-annotation=cert-manager.io/*",
+        "--allowed-host=*.example.com,one.example.org",
+    ] {
+        assert_eq!(words.iter().filter(|it| **it == word).count(), 1, "{word} in {words:?}");
+    }
+    let policies = kinds(&objects, "ValidatingAdmissionPolicy");
+    let policy =
+        policies.iter().find(|it| it["metadata"]["name"] == "desktopstream-streams").expect("a policy");
+    let expression = |name: &str| {
+        let variables = policy["spec"]["variables"].as_array().expect("variables");
+        variables.iter().find(|it| it["name"] == name).expect(name)["expression"].clone()
+    };
+    assert_eq!(expression("podSecurity"), r#""baseline""#);
+    assert_eq!(expression("cardNodes"), "true");
+    assert_eq!(expression("annotations"), r#"["cert-manager.io/*"]"#);
+    assert_eq!(expression("ingressHosts"), r#"["*.example.com","one.example.org"]"#);
 }
 
 #[test]

@@ -159,6 +159,37 @@ fn injection_fails_open_and_excludes_the_operators_namespace() {
     assert!(rendered_with("small").find("ValidatingWebhookConfiguration", "desktopstream").is_none());
 }
 
+#[test]
+#[ignore = "needs helm; run by ./x test cluster"]
+fn webhook_is_redundant_and_is_not_asked_about_metadata() {
+    let rendered = rendered_with("default");
+    let operator = rendered.find("Deployment", "desktopstream-operator").expect("an operator");
+    assert_eq!(operator["spec"]["replicas"], 2);
+    assert!(rendered.find("PodDisruptionBudget", "desktopstream-operator").is_some());
+    let hooks = &rendered.find("ValidatingWebhookConfiguration", "desktopstream").expect("hooks")["webhooks"];
+    let conditions = hooks[0]["matchConditions"].to_string();
+    assert!(conditions.contains("object.spec != oldObject.spec"), "{conditions}");
+    assert!(conditions.contains("deletionTimestamp"), "{conditions}");
+}
+
+#[test]
+#[ignore = "needs helm; run by ./x test cluster"]
+fn sidecar_image_is_pinned_to_the_charts_version() {
+    let chart = chart().display().to_string();
+    let image = |value: &str| {
+        let set = format!("sidecar.image={value}");
+        let text = must(&["template", "x", &chart, "--set", &set, "--show-only", "templates/operator.yaml"]);
+        let line = text.lines().find_map(|line| line.trim().strip_prefix("- --sidecar-image="));
+        line.expect("an argument").to_owned()
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(image("desktopstream/sidecar"), format!("desktopstream/sidecar:{version}"));
+    assert_eq!(image("localhost:5000/sidecar"), format!("localhost:5000/sidecar:{version}"));
+    for whole in ["localhost:5000/sidecar:2", "sidecar:1", "sidecar@sha256:00"] {
+        assert_eq!(image(whole), whole);
+    }
+}
+
 /// Rights as (component, resource, verb) of all roles.
 fn rights(objects: &[Value]) -> BTreeSet<(String, String, String)> {
     let mut given = BTreeSet::new();
@@ -167,6 +198,8 @@ fn rights(objects: &[Value]) -> BTreeSet<(String, String, String)> {
         let component = match name.split('-').next() {
             Some("node") => "node-agent",
             Some("check") => "helm test",
+            Some("view") => "view",
+            Some("edit") => "edit",
             _ => "operator",
         };
         for rule in object["rules"].as_array().expect("rules") {
@@ -210,7 +243,8 @@ fn rights_are_those_in_the_documentation() {
     let given = rights(&rendered_with("default").objects);
     let undocumented: Vec<_> = given.difference(&documented).collect();
     assert!(undocumented.is_empty(), "not in docs/kubernetes.md: {undocumented:#?}");
-    documented.retain(|(it, ..)| ["operator", "node-agent", "helm test"].contains(&it.as_str()));
+    documented
+        .retain(|(it, ..)| ["operator", "node-agent", "helm test", "view", "edit"].contains(&it.as_str()));
     let unused: Vec<_> = documented.difference(&given).collect();
     assert!(unused.is_empty(), "in docs/kubernetes.md only: {unused:#?}");
 }

@@ -8,6 +8,7 @@ use k8s_openapi::api::admissionregistration::v1::{
 };
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use operator_api::HostAgent;
@@ -52,6 +53,7 @@ impl Rendered {
                 "Pod" => assert_known_fields::<Pod>(object),
                 "Service" => assert_known_fields::<Service>(object),
                 "ConfigMap" => assert_known_fields::<ConfigMap>(object),
+                "NetworkPolicy" => assert_known_fields::<NetworkPolicy>(object),
                 "PodDisruptionBudget" => assert_known_fields::<PodDisruptionBudget>(object),
                 "ValidatingWebhookConfiguration" => {
                     assert_known_fields::<ValidatingWebhookConfiguration>(object);

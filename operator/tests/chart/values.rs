@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{chart, helm};
 
 /// Value, path in the message, and part of the message.
-const WRONG: [(&str, &str, &str); 24] = [
+const WRONG: [(&str, &str, &str); 27] = [
     ("operators.replicas=2", "''", "'operators' not allowed"),
     ("operator.replica=2", "/operator", "'replica' not allowed"),
     ("operator.replicas=9", "/operator/replicas", "maximum: got 9, want 5"),
@@ -27,6 +27,9 @@ const WRONG: [(&str, &str, &str); 24] = [
     ("webhook.certManager.enabled=true", "/webhook/certManager/issuerRef", "missing property 'name'"),
     ("webhook.certManager.issuerRef.kind=CA", "/webhook/certManager/issuerRef/kind", "'ClusterIssuer'"),
     ("node.shares=1", "/node/shares", "minimum: got 1, want 2"),
+    ("node.shares=5", "/node/shares", "multipleOf"),
+    ("security.podSecurity=none", "/security/podSecurity", "'restricted'"),
+    ("security.ingressHosts[0]=*example.com", "/security/ingressHosts/0", "does not match pattern"),
     ("node.pluginDir=plugins", "/node/pluginDir", "does not match pattern"),
     ("node.devDir=/dev/", "/node/devDir", "does not match pattern"),
     ("hostAgents[0].spec.capacity=8", "/hostAgents/0", "missing property 'name'"),
@@ -61,7 +64,13 @@ fn schema_and_values_have_the_same_fields() {
     let templates: String =
         ["_helpers.tpl", "operator.yaml", "operator-rbac.yaml", "node.yaml", "node-rbac.yaml"]
             .into_iter()
-            .chain(["webhook.yaml", "monitoring.yaml", "host-agents.yaml"])
+            .chain([
+                "webhook.yaml",
+                "monitoring.yaml",
+                "host-agents.yaml",
+                "stream-policy.yaml",
+                "user-rbac.yaml",
+            ])
             .map(|name| read(&format!("templates/{name}")))
             .collect();
     compare(&schema, &values, "", &templates);

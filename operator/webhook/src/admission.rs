@@ -5,34 +5,45 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use axum::Json;
 use axum::extract::State;
-use k8s_openapi::api::core::v1::{Node as KubeNode, Pod};
-use kube::api::ListParams;
+use k8s_openapi::api::core::v1::Pod;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
-use kube::{Api, Client, ResourceExt};
-use operator_api::{DesktopStream, names};
-use operator_plan::kubernetes::{self, SidecarImage};
+use kube::{Client, ResourceExt};
+use operator_api::names;
+use operator_plan::kubernetes::SidecarImage;
+use operator_plan::validate::security::Policy;
 
+use super::cache::Cache;
 use super::inject::{self, Request};
 use super::validate;
 
 type Review = Json<AdmissionReview<DynamicObject>>;
 
+/// Validates streams.
+pub struct Validator {
+    /// Client of the apiserver, for the rights of authors.
+    pub client: Client,
+    /// The administrator's limits.
+    pub policy: Policy,
+}
+
 /// Injects the sidecar into pods.
 pub struct Injector {
-    /// Client of the apiserver.
-    pub client: Client,
+    /// Streams and nodes.
+    pub cache: Cache,
     /// The operator's namespace, whose pods are never injected.
     pub namespace: String,
     /// Sidecar to inject.
     pub sidecar: SidecarImage,
+    /// The administrator's limits.
+    pub policy: Policy,
 }
 
 /// Handles `/validate`.
-pub async fn validate(Json(review): Review) -> Review {
+pub async fn validate(State(validator): State<Arc<Validator>>, Json(review): Review) -> Review {
     let request: Result<AdmissionRequest<DynamicObject>, _> = review.try_into();
     let response = match request {
-        Ok(request) => validate::review(&request),
+        Ok(request) => validate::review(&validator, &request).await,
         Err(error) => AdmissionResponse::invalid(error),
     };
     Json(response.into_review())
@@ -79,9 +90,7 @@ impl Injector {
         if wanted == Request::Nothing {
             return Ok(None);
         }
-        let streams: Api<DesktopStream> = Api::namespaced(self.client.clone(), &namespace);
-        let streams = streams.list(&ListParams::default()).await.context("cannot list DesktopStreams")?.items;
-        let stream = match (inject::choose(&wanted, &streams), &wanted) {
+        let stream = match (self.cache.stream(&namespace, &wanted).await?, &wanted) {
             (Some(stream), _) => stream,
             (None, Request::Named(name)) => anyhow::bail!(
                 "label {} names {name:?}, but this namespace has no DesktopStream of that name with spec.attach",
@@ -89,11 +98,9 @@ impl Injector {
             ),
             (None, _) => return Ok(None),
         };
-        let with_gpu = ListParams::default().labels(names::NODE_RENDER_GID);
-        let nodes: Api<KubeNode> = Api::all(self.client.clone());
-        let nodes = nodes.list(&with_gpu).await.context("cannot list Nodes")?;
-        let nodes: Vec<_> = nodes.iter().map(kubernetes::node).collect();
-        let injected = inject::injected(&pod, stream, &nodes, &self.sidecar).map_err(anyhow::Error::msg)?;
+        let nodes = self.cache.nodes();
+        let injected = inject::injected(&pod, &stream, &nodes, &self.sidecar, &self.policy)
+            .map_err(anyhow::Error::msg)?;
         tracing::info!(namespace, stream = stream.name_any(), pod = pod.name_any(), "injected sidecar");
         // The difference between two readings of the pod leaves out fields that only newer apiservers have.
         let (before, after) = (serde_json::to_value(&pod)?, serde_json::to_value(&injected)?);

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use axum_server::tls_rustls::RustlsConfig;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use k8s_openapi::ByteString;
@@ -19,34 +18,39 @@ use operator_api::names::WEBHOOK_CERT_SECRET;
 use serde_json::json;
 
 use super::cert::{self, Cert};
+use super::tls::Tls;
 
 /// Interval at which certificates are checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Loads a certificate that another program keeps in `folder`.
+/// Loads a certificate that another program keeps in `folder`. With `client_ca`, in PEM, clients need a certificate of it.
 ///
 /// # Errors
 /// If the folder has no usable `tls.crt` and `tls.key`.
-pub async fn load(folder: &std::path::Path) -> anyhow::Result<RustlsConfig> {
-    let (cert, key) = files(folder);
-    RustlsConfig::from_pem_file(&cert, &key).await.with_context(|| {
+pub fn load(folder: &std::path::Path, client_ca: Option<&[u8]>) -> anyhow::Result<Tls> {
+    let remedy = || {
         format!("no usable webhook certificate in {}; check that cert-manager issued it", folder.display())
-    })
+    };
+    let (chain, key) = read(folder).with_context(remedy)?;
+    Tls::new(&chain, &key, client_ca).with_context(remedy)
 }
 
 /// Reloads the certificate in `folder` periodically. Never returns.
-pub async fn reload(config: RustlsConfig, folder: PathBuf) {
-    let (cert, key) = files(&folder);
+pub async fn reload(tls: Tls, folder: PathBuf) {
     loop {
         tokio::time::sleep(CHECK_INTERVAL).await;
-        if let Err(error) = config.reload_from_pem_file(&cert, &key).await {
-            tracing::warn!(%error, "webhook certificate not reloaded; the previous one stays");
+        let replaced =
+            read(&folder).map_err(anyhow::Error::from).and_then(|(chain, key)| tls.replace(&chain, &key));
+        if let Err(error) = replaced {
+            let error = format!("{error:#}");
+            tracing::warn!(error, "webhook certificate not reloaded; the previous one stays");
         }
     }
 }
 
-fn files(folder: &std::path::Path) -> (PathBuf, PathBuf) {
-    (folder.join("tls.crt"), folder.join("tls.key"))
+/// Certificate and key in `folder`.
+fn read(folder: &std::path::Path) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
+    Ok((std::fs::read(folder.join("tls.crt"))?, std::fs::read(folder.join("tls.key"))?))
 }
 
 /// The operator's own certificate.
@@ -104,7 +108,7 @@ impl SelfSigned {
     }
 
     /// Renews and serves the certificate, and publishes its CA. Never returns.
-    pub async fn keep(self, config: RustlsConfig, first: Cert) {
+    pub async fn keep(self, tls: Tls, first: Cert) {
         let mut served = first;
         loop {
             if let Err(error) = self.publish(&served).await {
@@ -114,8 +118,8 @@ impl SelfSigned {
             match self.ensure().await {
                 Ok(cert) if cert != served => {
                     // The apiserver must trust the new CA before the new certificate is served.
-                    let (pem, key) = (cert.chain.clone().into(), cert.key.clone().into());
-                    if self.publish(&cert).await.is_ok() && config.reload_from_pem(pem, key).await.is_ok() {
+                    let is_trusted = self.publish(&cert).await.is_ok();
+                    if is_trusted && tls.replace(cert.chain.as_bytes(), cert.key.as_bytes()).is_ok() {
                         served = cert;
                     }
                 }

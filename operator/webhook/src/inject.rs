@@ -7,6 +7,7 @@ use operator_api::{DesktopStream, WorkloadKind, names};
 use operator_plan::facts::Node;
 use operator_plan::kubernetes::{self, SidecarImage};
 use operator_plan::pair::Pairing;
+use operator_plan::validate::security::Policy;
 use operator_plan::validate::{Validated, validate};
 use operator_plan::workload::{render_gid, workload};
 
@@ -48,8 +49,11 @@ pub fn request(pod: &Pod) -> Request {
 }
 
 /// The stream that a request is for.
-pub fn choose<'s>(request: &Request, streams: &'s [DesktopStream]) -> Option<&'s DesktopStream> {
-    streams.iter().find(|stream| match (request, &stream.spec.attach) {
+pub fn choose<'s>(
+    request: &Request,
+    streams: impl IntoIterator<Item = &'s DesktopStream>,
+) -> Option<&'s DesktopStream> {
+    streams.into_iter().find(|stream| match (request, &stream.spec.attach) {
         (Request::Named(name), Some(_)) => stream.name_any() == *name,
         (Request::Owned(kind, name), Some(attach)) => attach.kind == *kind && attach.name == *name,
         _ => false,
@@ -59,14 +63,16 @@ pub fn choose<'s>(request: &Request, streams: &'s [DesktopStream]) -> Option<&'s
 /// The pod with the sidecar.
 ///
 /// # Errors
-/// A message for the user if the stream is invalid or does not fit the pod.
+/// A message for the user if the stream is invalid, exceeds the policy or does not fit the pod.
 pub fn injected(
     pod: &Pod,
     stream: &DesktopStream,
     nodes: &[Node],
     image: &SidecarImage,
+    policy: &Policy,
 ) -> Result<Pod, String> {
     let valid = validate(stream)
+        .and_then(|valid| policy.admit(valid))
         .map_err(|invalid| format!("DesktopStream {} is invalid: {invalid}", stream.name_any()))?;
     let container = valid.spec.attach.as_ref().and_then(|attach| attach.container.as_deref());
     let mut pod = pod.clone();
@@ -146,7 +152,7 @@ mod tests {
         let nodes = [node("n1", 105, &[])];
         let image = SidecarImage::default();
         let before = pod(&json!({"labels": {names::INJECT: "desk"}}));
-        let after = injected(&before, &stream, &nodes, &image).expect("injects");
+        let after = injected(&before, &stream, &nodes, &image, &Policy::default()).expect("injects");
         assert_eq!(request(&after), Request::Nothing);
         let valid = validate(&stream).expect("valid");
         let selector =
@@ -161,7 +167,9 @@ mod tests {
         assert_eq!(spec.security_context.and_then(|it| it.supplemental_groups), Some(vec![105]));
         let wrong = attached(&json!({"kind": "Pod", "name": "any", "container": "z"}));
         assert!(
-            injected(&before, &wrong, &nodes, &image).expect_err("no such").contains("spec.attach.container")
+            injected(&before, &wrong, &nodes, &image, &Policy::default())
+                .expect_err("no such")
+                .contains("spec.attach.container")
         );
     }
 }

@@ -1,4 +1,4 @@
-//! HTTPS server of the webhook.
+//! Wires the webhook: certificate, caches, handlers, server.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::routing::post;
-use axum_server::tls_rustls::RustlsConfig;
 use kube::Client;
 use operator_plan::kubernetes::SidecarImage;
+use operator_plan::validate::security::Policy;
+use tokio::net::TcpListener;
 
-use super::admission::{self, Injector};
+use super::admission::{self, Injector, Validator};
+use super::cache::Cache;
 use super::certificate::{self, SelfSigned};
-
-/// Maximum size of a review: old and new object of 1.5 MiB each (etcd's limit), and what the apiserver adds.
-const MAX_REVIEW: usize = 8 << 20;
+use super::server::{self, Limits};
+use super::tls::Tls;
 
 /// Options of the webhook.
 #[derive(Debug, Clone)]
@@ -25,6 +25,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// The operator's namespace, whose pods are never injected.
     pub namespace: String,
+    /// Namespace whose streams are injected; all namespaces if `None`.
+    pub watch_namespace: Option<String>,
     /// Service in front of the webhook.
     pub service: String,
     /// Name of both webhook configurations.
@@ -32,35 +34,52 @@ pub struct Options {
     /// Folder with `tls.crt` and `tls.key` that another program renews, such as cert-manager. Without it the operator
     /// makes its own certificate.
     pub cert_dir: Option<PathBuf>,
+    /// File with the authorities of client certificates, in PEM. Without it, clients need none.
+    pub client_ca: Option<PathBuf>,
     /// Sidecar to inject.
     pub sidecar: SidecarImage,
+    /// The administrator's limits on streams.
+    pub policy: Policy,
 }
 
-/// Serves until it fails.
+/// Serves until `shutdown` completes, and finishes the open requests.
 ///
 /// # Errors
 /// If there is no certificate, or the address cannot be bound.
-pub async fn run(client: Client, options: Options) -> anyhow::Result<()> {
+pub async fn run(client: Client, options: Options, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     // kube can have installed it already, which is an error here and harmless.
     let _installed = rustls::crypto::ring::default_provider().install_default();
-    let Options { listen, namespace, service, configuration, cert_dir, sidecar } = options;
-    let injector = Injector { client: client.clone(), namespace: namespace.clone(), sidecar };
+    let Options { listen, namespace, configuration, service, sidecar, policy, .. } = options;
+    let (cache, mut watches) = Cache::start(&client, options.watch_namespace.as_deref());
+    let validator = Validator { client: client.clone(), policy: policy.clone() };
+    let injector = Injector { cache, namespace: namespace.clone(), sidecar, policy };
     let router = Router::new()
-        .route("/validate", post(admission::validate))
-        .route("/inject", post(admission::inject))
-        .layer(DefaultBodyLimit::max(MAX_REVIEW))
-        .with_state(Arc::new(injector));
-    let (config, keeper) = if let Some(folder) = cert_dir {
-        let config = certificate::load(&folder).await?;
-        (config.clone(), tokio::spawn(certificate::reload(config, folder)))
+        .route("/validate", post(admission::validate).with_state(Arc::new(validator)))
+        .route("/inject", post(admission::inject).with_state(Arc::new(injector)));
+    let client_ca = match &options.client_ca {
+        Some(file) => Some(std::fs::read(file).with_context(|| {
+            format!("cannot read the client CA {}; check --webhook-client-ca", file.display())
+        })?),
+        None => None,
+    };
+    let (tls, keeper) = if let Some(folder) = options.cert_dir {
+        let tls = certificate::load(&folder, client_ca.as_deref())?;
+        (tls.clone(), tokio::spawn(certificate::reload(tls, folder)))
     } else {
         let own = SelfSigned { client, namespace, service, configuration };
         let cert = own.ensure().await?;
-        let config = RustlsConfig::from_pem(cert.chain.clone().into(), cert.key.clone().into()).await?;
-        (config.clone(), tokio::spawn(own.keep(config, cert)))
+        let tls = Tls::new(cert.chain.as_bytes(), cert.key.as_bytes(), client_ca.as_deref())?;
+        (tls.clone(), tokio::spawn(own.keep(tls, cert)))
     };
+    let listener =
+        TcpListener::bind(listen).await.with_context(|| format!("cannot serve the webhook on {listen}"))?;
     tracing::info!(%listen, "webhook listening");
-    let served = axum_server::bind_rustls(listen, config).serve(router.into_make_service()).await;
+    let result = tokio::select! {
+        () = server::serve(listener, tls, router, Limits::default(), shutdown) => Ok(()),
+        Some(ended) = watches.join_next() => {
+            Err(anyhow::anyhow!("the watch of {} ended", ended.unwrap_or("an object")))
+        }
+    };
     keeper.abort();
-    served.with_context(|| format!("cannot serve the webhook on {listen}"))
+    result
 }

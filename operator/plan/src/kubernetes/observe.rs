@@ -40,8 +40,18 @@ pub fn observe(pod: &Pod, home: Option<&PersistentVolumeClaim>) -> Observation {
         evicted: evicted.map(|(_, message)| message.to_owned()),
         is_terminating: pod.metadata.deletion_timestamp.is_some(),
         has_ended: has_ended(pod),
+        desktop_gpus: desktop_gpus(pod),
         containers: containers(pod).map(container).collect(),
     }
+}
+
+/// GPUs of the containers beside the sidecar, which kubelets report since 1.36 (KEP-4680).
+fn desktop_gpus(pod: &Pod) -> Vec<String> {
+    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let allocated = statuses.flat_map(|status| status.allocated_resources_status.iter().flatten());
+    let ours = allocated.filter(|resource| resource.name.starts_with(names::RESOURCE_DOMAIN));
+    let shares = ours.flat_map(|resource| resource.resources.iter().flatten());
+    shares.filter_map(|share| names::gpu_of_share(&share.resource_id)).map(ToOwned::to_owned).collect()
 }
 
 /// The scheduler reports an unbound volume only in its message.

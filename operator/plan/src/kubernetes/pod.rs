@@ -45,7 +45,7 @@ pub struct SidecarImage {
 impl Default for SidecarImage {
     fn default() -> Self {
         Self {
-            image: "desktopstream/sidecar".to_owned(),
+            image: concat!("desktopstream/sidecar:", env!("CARGO_PKG_VERSION")).to_owned(),
             pull_policy: None,
             cpu: "50m".to_owned(),
             memory: "64Mi".to_owned(),
@@ -103,7 +103,7 @@ pub fn read_shape(text: &str) -> BTreeMap<String, String> {
 }
 
 /// Pod template from the fields of a desktop.
-fn simple(desktop: &Desktop) -> PodTemplateSpec {
+pub(crate) fn simple(desktop: &Desktop) -> PodTemplateSpec {
     let list = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
     let container = Container {
         name: names::DESKTOP_CONTAINER.to_owned(),

@@ -1,5 +1,7 @@
 //! The part of a status that follows from the containers.
 
+use std::path::Path;
+
 use k8s_openapi::jiff::SignedDuration;
 use operator_api::conditions::{Engine, reasons};
 use operator_api::{DeviceNodes, names};
@@ -56,6 +58,9 @@ pub(super) fn devices(stream: &Validated, input: Input<'_>) -> Verdict {
     if let Some(waiting) = unstarted(observation) {
         return waiting;
     }
+    if let Some(text) = gpus_differ(input, observation) {
+        return Verdict::no(reasons::GPUS_DIFFER, text);
+    }
     Verdict::yes(reasons::DEVICES_ALLOCATED, "")
 }
 
@@ -63,6 +68,18 @@ pub(super) fn devices(stream: &Validated, input: Input<'_>) -> Verdict {
 /// `0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found`.
 fn first_sentence(message: &str) -> &str {
     message.split(". ").next().unwrap_or(message).trim_end_matches(['.', ' '])
+}
+
+/// A message if the desktop's GPU and the render node of its sidecar are known, and are not the same GPU.
+fn gpus_differ(input: Input<'_>, observation: &Observation) -> Option<String> {
+    let path = input.report?.ok()?.render_node_path.as_deref()?;
+    let facts = &input.nodes.iter().find(|node| Some(&node.name) == observation.node.as_ref())?.facts;
+    let file = |path: &str| Path::new(path).file_name().map(ToOwned::to_owned);
+    let find = |name: &String| facts.gpus.iter().find(|gpu| gpu.name == *name);
+    let desktop: Vec<_> = observation.desktop_gpus.iter().map(find).collect::<Option<_>>()?;
+    let is_other = !desktop.is_empty() && desktop.iter().all(|gpu| file(&gpu.render) != file(path));
+    let gpus = observation.desktop_gpus.join(", ");
+    is_other.then(|| format!("the desktop has GPU {gpus}, and its sidecar has {path}"))
 }
 
 fn unschedulable(stream: &Validated, input: Input<'_>, message: &str) -> Verdict {

@@ -432,6 +432,8 @@ fn stopped_stream_has_the_phase_of_its_cause() {
         world.life = life;
         let status = world.status();
         assert_eq!((status.phase, of(&status, "Ready").1), (Some(phase), reason));
+        assert_eq!(of(&status, "Ready").0, "True", "stopped as the spec asks");
+        assert!(of(&status, "Ready").2.contains("resume"), "{}", of(&status, "Ready").2);
         assert!(status.capture.is_none() && status.stats.is_none());
     }
 }
@@ -477,4 +479,29 @@ fn capture_error_within_30_seconds_of_the_start_is_waiting() {
     world.pod = at("1969-12-31T23:59:30Z");
     assert_eq!(of(&world.status(), "Capturing").1, "NoFrames");
     assert_eq!(world.status().phase, Some(Phase::Degraded));
+}
+
+#[test]
+fn different_gpus_of_desktop_and_sidecar_are_reported() {
+    let mut world = World::new(json!({}));
+    let mut pod = container(
+        "desktop",
+        json!({"ready": true, "started": true, "restartCount": 0, "state": {"running": {}}}),
+    );
+    let status = pod.status.as_mut().and_then(|status| status.container_statuses.as_mut()).expect("statuses");
+    let share = json!([{"name": "desktopstream.dev/dri", "resources": [{"resourceID": "pci-0000:00:02.0::3", "health": "Healthy"}]}]);
+    status[0].allocated_resources_status = Some(serde_json::from_value(share).expect("a resource"));
+    world.pod = Some(pod);
+    world.report(|report| report.render_node_path = Some("/dev/dri/renderD128".to_owned()));
+    assert_eq!(of(&world.status(), "DevicesReady").0, "True");
+    world.report(|report| report.render_node_path = Some("/dev/dri/renderD129".to_owned()));
+    let differs = world.status();
+    assert_eq!((of(&differs, "DevicesReady").0, of(&differs, "Ready").1), ("False", "GpusDiffer"));
+    assert!(
+        of(&differs, "DevicesReady").2.contains("pci-0000:00:02.0"),
+        "{}",
+        of(&differs, "DevicesReady").2
+    );
+    world.report(|report| report.render_node_path = None);
+    assert_eq!(of(&world.status(), "DevicesReady").0, "True", "an earlier sidecar");
 }

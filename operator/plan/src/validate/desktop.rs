@@ -114,6 +114,12 @@ fn template(check: &mut Check, desktop: &Desktop, value: &serde_json::Value) -> 
         FIELD,
         "container names that start with desktopstream- are reserved: choose another name",
     );
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    check.ensure(
+        !containers.into_iter().any(super::security::requests_devices),
+        FIELD,
+        "GPUs are requested by spec.gpu: remove desktopstream.dev/… from resources",
+    );
     check.ensure(
         spec.volumes.iter().flatten().all(|volume| !volume.name.starts_with(RESERVED)),
         FIELD,

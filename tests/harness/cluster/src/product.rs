@@ -89,6 +89,10 @@ impl Testbed {
         command.args(["--sidecar-image", images::SIDECAR, "--pull-policy", "Never"]);
         command.args(["--dev", gpus::DEV, "--sys", gpus::SYS]);
         command.args(["--operator-arg=--poll=3s", "--node-arg=--reach-every=2s"]);
+        // Most tests look at the log or the restarts of one operator.
+        if !arguments.iter().any(|it| it.starts_with("--replicas")) {
+            command.arg("--replicas=1");
+        }
         let output = command.args(arguments).output().context("starting operator")?;
         ensure!(output.status.success(), "install-manifests: {}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8(output.stdout)?)

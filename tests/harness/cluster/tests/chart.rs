@@ -63,6 +63,9 @@ fn main() -> ExitCode {
                 plugin_names_a_missing_stream,
                 plugin_explains_a_suspended_stream,
                 upgrade_keeps_the_stream_running,
+                second_release_is_refused,
+                reinstallation_keeps_the_signing_key,
+                wait_returns_for_a_suspended_stream_and_not_for_a_missing_image,
                 uninstallation_leaves_only_the_users_objects,
             ],
         )
@@ -149,7 +152,15 @@ fn all_value_sets_pass_strict_validation(chart: &Chart) -> Result<()> {
         let template =
             ["template", "other", &folder, "-n", "team", "-f", &set, "--set", without, "--skip-tests"];
         let yaml = chart.cluster.helm(&template)?;
-        let apply = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-"];
+        let apply = [
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--dry-run=server",
+            "--validate=strict",
+            "-f",
+            "-",
+        ];
         let output = chart.cluster.kubectl_with_input(&apply, &yaml)?;
         ensure!(output.success() && !output.stderr.contains("unknown field"), "{set}: {}", output.stderr);
         sets += 1;
@@ -310,12 +321,67 @@ fn upgrade_keeps_the_stream_running(chart: &mut Chart) -> Result<()> {
     chart.restore()
 }
 
+fn second_release_is_refused(chart: &Chart) -> Result<()> {
+    let folder = chart::folder();
+    let refused = chart.cluster.helm(&["install", "other", &folder, "-n", "default", "--timeout=60s"]);
+    let error = format!("{:#}", refused.err().context("a second release was installed")?);
+    let installed = format!("{SYSTEM}/{}", chart::RELEASE);
+    ensure!(error.contains("desktopstream already") && error.contains(&installed), "{error}");
+    Ok(())
+}
+
+fn reinstallation_keeps_the_signing_key(chart: &mut Chart) -> Result<()> {
+    let key = |chart: &Chart| -> Result<Value> {
+        let key = chart.get(&["-n", SYSTEM, "configmap", "desktopstream-public-key"])?["data"].clone();
+        ensure!(key["key.pem.pub"].is_string(), "{key}");
+        Ok(key)
+    };
+    let before = key(chart)?;
+    chart.cluster.helm(&["uninstall", chart::RELEASE, "-n", SYSTEM, "--wait", "--timeout=180s"])?;
+    chart.eventually("all pods are gone", || {
+        let left = chart.get(&["-n", SYSTEM, "pods"])?;
+        ensure!(left["items"].as_array().is_some_and(Vec::is_empty), "{}", left["items"]);
+        Ok(())
+    })?;
+    ensure!(key(chart)? == before, "the public key changed");
+    helm(chart, &["install"], &[])?;
+    chart.await_installation()?;
+    chart.eventually("the operator leads", || {
+        ensure!(chart.leader().is_some(), "no leader");
+        ensure!(key(chart)? == before, "another key");
+        Ok(())
+    })?;
+    chart.restore()
+}
+
+/// `helm --wait` reads conditions as kstatus does: it waits while Ready is not true.
+fn wait_returns_for_a_suspended_stream_and_not_for_a_missing_image(chart: &Chart) -> Result<()> {
+    let folder = chart.cluster.folder()?.join("release");
+    std::fs::create_dir_all(folder.join("templates"))?;
+    std::fs::write(folder.join("Chart.yaml"), "apiVersion: v2\nname: release\nversion: 0.1.0\n")?;
+    let install = |spec: &Value, timeout: &str| {
+        let object = cluster::product::stream("waited", spec).to_string();
+        std::fs::write(folder.join("templates/stream.yaml"), object)?;
+        let folder = folder.display().to_string();
+        chart.cluster.helm(&["upgrade", "--install", "release", &folder, "-n", "default", "--wait", timeout])
+    };
+    let mut spec = pods::pattern(&json!({"gpu": {"count": 0}, "desktop": {"image": "localhost/missing:1"}}));
+    ensure!(install(&spec, "--timeout=10s").is_err(), "returned for an image that does not exist");
+    spec["operatingMode"] = "Suspended".into();
+    install(&spec, "--timeout=180s").context("a suspended stream")?;
+    chart.cluster.helm(&["uninstall", "release", "-n", "default"])?;
+    chart.await_deleted("desktopstream", "waited")
+}
+
 fn uninstallation_leaves_only_the_users_objects(chart: Chart) -> Result<()> {
     let uid = chart.pod()?["metadata"]["uid"].clone();
     chart.cluster.helm(&["uninstall", chart::RELEASE, "-n", SYSTEM, "--wait", "--timeout=180s"])?;
     let expected = |it: &str| {
-        // The CRDs and the apiserver's objects for them; the namespace and what each namespace has; the user's stream.
-        it.starts_with("CustomResourceDefinition//") && it.ends_with(".desktopstream.dev")
+        // The CRDs and the apiserver's objects for them; the namespace and what each namespace has; the user's stream; the key
+        // that hosts trust.
+        *it == format!("Secret/{SYSTEM}/desktopstream-signing-key")
+            || *it == format!("ConfigMap/{SYSTEM}/desktopstream-public-key")
+            || it.starts_with("CustomResourceDefinition//") && it.ends_with(".desktopstream.dev")
             || it == "APIService//v1alpha1.desktopstream.dev"
             || *it == format!("Namespace//{SYSTEM}")
             || it.starts_with("ServiceAccount/") && it.ends_with("/default")

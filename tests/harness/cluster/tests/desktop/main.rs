@@ -22,7 +22,7 @@ const SIDECAR: &str = "desktopstream-sidecar";
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 
 fn main() -> ExitCode {
-    let up = || Installed::up("desktop", 2, &[]);
+    let up = || Installed::up("desktop", 2, &["--card-nodes"]);
     Suite::new()
         .fixture(
             up,

@@ -101,3 +101,101 @@ pub fn invalid_spec_stored_without_the_webhook_is_reported(bed: &Installed) -> R
     bed.cluster.kubectl(&["patch", "desktopstream", "invalid", "--type=merge", "-p", &annotation])?;
     bed.delete_streams(&["invalid"])
 }
+
+/// Deletes the webhook's configuration during `check`, so that only the schema and the apiserver's policies are left.
+fn without_webhook(bed: &Installed, check: impl FnOnce() -> Result<()>) -> Result<()> {
+    bed.cluster.kubectl(&["delete", "validatingwebhookconfiguration", "desktopstream"])?;
+    let checked = check();
+    bed.reinstall()?;
+    checked
+}
+
+/// The corpus of the operator's unit tests. The installation allows the Pod Security Standard `baseline`.
+pub fn privileged_specs_are_refused_without_the_webhook_too(bed: &Installed) -> Result<()> {
+    let file = lab::repository().join("operator/plan/tests/data/privileged-specs.yaml");
+    let all: Vec<Value> = serde_yaml_ng::from_str(&std::fs::read_to_string(file)?)?;
+    let check = || -> Result<()> {
+        let mut wrong = Vec::new();
+        for case in &all {
+            let output = bed.dry_run(&stream("privileged", &case["spec"]))?;
+            let expected = case["needs"] == "baseline";
+            let is_right =
+                output.success() == expected && (expected || output.stderr.contains("administrator"));
+            if !is_right {
+                wrong.push(format!("{}: {output:?}", case["case"]));
+            }
+        }
+        ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+        Ok(())
+    };
+    check().context("with the webhook")?;
+    without_webhook(bed, || {
+        bed.eventually("the apiserver stops calling the webhook", || {
+            let invalid = json!({"desktop": {"image": "a b"}});
+            bed.dry_run(&stream("invalid", &invalid))?.ok().map(drop)
+        })?;
+        check().context("without the webhook")
+    })
+}
+
+/// A user who may create streams, and pods in a second step, but reads no Secret.
+pub fn author_without_the_rights_of_a_stream_is_refused(bed: &Installed) -> Result<()> {
+    const USER: &str = "--as=ann";
+    let grant = |name: &str, verbs: &str, resources: &str| -> Result<()> {
+        bed.cluster.kubectl(&["create", "role", name, verbs, resources])?;
+        bed.cluster
+            .kubectl(&["create", "rolebinding", name, &format!("--role={name}"), "--user=ann"])
+            .map(drop)
+    };
+    let create = |spec: &Value| {
+        let object = stream("rights", spec).to_string();
+        bed.cluster.kubectl_with_input(&["create", USER, "--dry-run=server", "-f", "-"], &object)
+    };
+    let refused = |spec: &Value, right: &str| -> Result<()> {
+        bed.eventually(&format!("{right} is required"), || {
+            let output = create(spec)?;
+            ensure!(!output.success() && output.stderr.contains(right), "{output:?}");
+            Ok(())
+        })
+    };
+    let check = || -> Result<()> {
+        let mut spec = spec_without_gpu();
+        grant("streams", "--verb=create,update,patch,get", "--resource=desktopstreams.desktopstream.dev")?;
+        refused(&spec, "create pods")?;
+        grant("pods", "--verb=create", "--resource=pods")?;
+        bed.eventually("the rights suffice", || create(&spec)?.ok().map(drop))?;
+        spec["desktop"]["volumes"] = json!([{"name": "s", "secret": {"secretName": "admin"}}]);
+        refused(&spec, "get secrets/admin")?;
+        spec = spec_without_gpu();
+        spec["viewers"] = json!({"auth": {"secretName": "admin"}});
+        refused(&spec, "get secrets/admin")?;
+        spec["viewers"] = json!({"service": {"type": "LoadBalancer"}});
+        refused(&spec, "create services")?;
+        spec["viewers"] = json!({"ingress": {"host": "bank.example.com"}});
+        refused(&spec, "create ingresses")?;
+        without_webhook(bed, || {
+            refused(&spec, "create ingresses")?;
+            spec["viewers"] = json!({"auth": {"secretName": "admin"}});
+            refused(&spec, "ValidatingAdmissionPolicy")
+        })
+    };
+    let checked = check();
+    for kind in ["rolebinding", "role"] {
+        bed.cluster.kubectl(&["delete", kind, "streams", "pods", "--ignore-not-found"])?;
+    }
+    checked
+}
+
+pub fn webhook_outage_does_not_block_finalizers(bed: &Installed) -> Result<()> {
+    bed.apply_stream("finalized", &spec_without_gpu())?;
+    bed.scale(0)?;
+    let finalizers = |list: &Value| {
+        let patch = json!({"metadata": {"finalizers": list}}).to_string();
+        bed.cluster.kubectl(&["patch", "desktopstream", "finalized", "--type=merge", "-p", &patch]).map(drop)
+    };
+    finalizers(&json!(["example.com/test"]))?;
+    bed.cluster.kubectl(&["delete", "desktopstream", "finalized", "--wait=false"])?;
+    finalizers(&Value::Null)?;
+    bed.await_deleted("desktopstream", "finalized")?;
+    bed.reinstall()
+}

@@ -17,7 +17,7 @@ use cluster::suite::Suite;
 use cluster::tests;
 
 /// Arguments of `operator install-manifests`.
-const ARGUMENTS: &[&str] = &["--operator-arg=--token-life=30s"];
+const ARGUMENTS: &[&str] = &["--operator-arg=--token-life=30s", "--pod-security=baseline"];
 
 fn main() -> ExitCode {
     let up = || Installed::up("operator", 1, ARGUMENTS);
@@ -30,6 +30,9 @@ fn main() -> ExitCode {
                 admission::defaults_are_stored_in_the_object,
                 admission::kubectl_get_prints_the_documented_columns,
                 admission::invalid_spec_stored_without_the_webhook_is_reported,
+                admission::privileged_specs_are_refused_without_the_webhook_too,
+                admission::author_without_the_rights_of_a_stream_is_refused,
+                admission::webhook_outage_does_not_block_finalizers,
                 rights::operator_check_of_a_sound_installation_passes,
                 rights::operator_role_lacks_rights_that_it_does_not_need,
                 rights::node_agent_may_write_its_facts_on_its_own_node_only,

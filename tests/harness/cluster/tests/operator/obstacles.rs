@@ -143,7 +143,7 @@ fn in_restricted_namespace(
 
 pub fn pod_security_violation_is_reported(bed: &Installed) -> Result<()> {
     let mut spec = spec_without_gpu();
-    spec["desktop"]["securityContext"] = json!({"privileged": true});
+    spec["desktop"]["securityContext"] = json!({"runAsUser": 0});
     in_restricted_namespace(bed, "violating", &spec, || {
         bed.eventually("the violation is reported", || {
             let status = bed.get(&["-n", "violating", "desktopstream", "desk"])?["status"].clone();
