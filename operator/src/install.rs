@@ -44,6 +44,7 @@ pub struct Options {
     /// Number of operators, of which one leads and all serve the webhook
     #[arg(long, default_value_t = 2)]
     pub replicas: u32,
+    /// Limits on what streams may ask for
     #[command(flatten)]
     pub policy: PolicyArgs,
     /// Additional argument of `operator run`; can be repeated

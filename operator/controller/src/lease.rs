@@ -55,7 +55,7 @@ impl Candidate {
                 Ok(Ok(Attempt::Foreign | Attempt::Conflict)) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "lease not readable; retrying"),
                 Err(_) => {
-                    tracing::warn!("lease not readable: the apiserver did not answer in time; retrying")
+                    tracing::warn!("lease not readable: the apiserver did not answer in time; retrying");
                 }
             }
             sleep(self.duration / 6).await;

@@ -120,18 +120,20 @@ impl Poller {
 
 async fn poll(client: &SidecarClient, target: &Target) -> Answer {
     let address = target.address.to_string();
-    let mut tokens = target.tokens.iter().map(|token| Some(token.as_str())).peekable();
-    let first = tokens.next().flatten();
+    let (first, others) = match target.tokens.split_first() {
+        Some((first, others)) => (Some(first.as_str()), others),
+        None => (None, [].as_slice()),
+    };
     let mut answer = client.sidecar_status(&address, first).await;
     if matches!(answer, Err(RequestError::Connection(_))) {
         // The sidecar may have closed a connection that was kept alive.
         answer = client.sidecar_status(&address, first).await;
     }
-    for token in tokens {
+    for token in others {
         if !answer.as_ref().is_err_and(RequestError::is_unauthorized) {
             break;
         }
-        answer = client.sidecar_status(&address, token).await;
+        answer = client.sidecar_status(&address, Some(token)).await;
     }
     answer
 }

@@ -97,12 +97,11 @@ async fn reconcile_stream(context: &Context, stream: &DesktopStream) -> Result<A
     }
     let applied = apply::apply(context, stream, &valid, &dereferenced, &built, now).await?;
     let sidecar = applied.pod.as_deref().and_then(dereference::sidecar_address);
-    let answer = match sidecar {
-        Some(address) => poll(context, stream, address),
-        None => {
-            context.poller.forget(&valid.uid);
-            None
-        }
+    let answer = if let Some(address) = sidecar {
+        poll(context, stream, address)
+    } else {
+        context.poller.forget(&valid.uid);
+        None
     };
     let requeue = requeue_after(context, &built, &applied, sidecar, answer.as_ref());
     // The poller queues the stream when the sidecar has answered. Until then, what an earlier operator wrote holds.

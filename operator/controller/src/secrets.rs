@@ -83,7 +83,7 @@ pub async fn ensure_viewer(
     }
     let in_found = found.as_ref().and_then(token);
     let (token, version) = match in_found {
-        Some(token) => (token, found.as_ref().and_then(|secret| secret.resource_version())),
+        Some(token) => (token, found.as_ref().and_then(kube::ResourceExt::resource_version)),
         None if is_own => {
             let remembered = known.as_ref().map(|known| known.token.clone());
             let token = remembered.map_or_else(keys::viewer_token, Ok).map_err(Error::from)?;

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{Node as KubeNode, PersistentVolumeClaim, Pod, S
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::store::Writer;
-use kube::runtime::reflector::{self, Lookup, ObjectRef, Store};
+use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use operator_api::{DesktopStream, HostAgent, names};
@@ -143,7 +143,7 @@ impl Watches<'_> {
     /// A store that [`Filling::filled`] waits for.
     fn store<K>(&mut self) -> (Store<K>, Writer<K>)
     where
-        K: Lookup<DynamicType = ()> + Clone + Send + Sync + 'static,
+        K: reflector::Lookup<DynamicType = ()> + Clone + Send + Sync + 'static,
     {
         let (store, writer) = reflector::store();
         let reader = store.clone();

@@ -137,9 +137,9 @@ impl Apiserver {
             self.state.lock().requests.push(format!("WATCH {path}"));
             return std::future::pending().await;
         }
-        let is_late = |late: &Option<&str>| late.is_some_and(|plural| path.ends_with(plural));
+        let is_late = |late: Option<&str>| late.is_some_and(|plural| path.ends_with(plural));
         let mut late = self.late.subscribe();
-        let _open = late.wait_for(|late| !is_late(late)).await.is_ok();
+        let _open = late.wait_for(|late| !is_late(*late)).await.is_ok();
         let mut state = self.state.lock();
         state.requests.push(format!("{} {path}", head.method));
         let answer = state.handle(&head.method, &path, &query, kind, body);
@@ -343,6 +343,7 @@ impl World {
             deployment: None,
             watch_namespace: None,
             sidecar: SidecarImage::default(),
+            policy: operator_plan::validate::security::Policy::unlimited(),
             poll: std::time::Duration::from_secs(15),
             token_life: std::time::Duration::from_secs(3600),
             concurrency: 1,

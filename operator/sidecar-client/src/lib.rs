@@ -219,6 +219,7 @@ mod tests {
 
     #[tokio::test]
     async fn client_uses_a_connection_to_a_sidecar_again() {
+        const REQUESTS: usize = 20;
         use axum::extract::ConnectInfo;
         use std::collections::BTreeSet;
         use std::net::SocketAddr;
@@ -236,7 +237,6 @@ mod tests {
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
         tokio::spawn(async move { axum::serve(listener, service).await });
         let client = SidecarClient::new();
-        const REQUESTS: usize = 20;
         for _ in 0..REQUESTS {
             client.sidecar_status(&address, None).await.expect("answers");
         }

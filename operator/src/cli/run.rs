@@ -140,7 +140,7 @@ impl Run {
             concurrency,
         };
         let options = Options { settings, metrics, identity, lease, calls };
-        let controllers = operator_controller::run(client.clone(), options);
+        let controllers = Box::pin(operator_controller::run(client.clone(), options));
         let cluster = client.clone();
         let replaced = installation::replaced(&cluster, installation.as_deref());
         let controllers = async {

@@ -209,9 +209,9 @@ mod tests {
         Target { stream: ObjectRef::new("desk"), address, tokens: vec!["t".to_owned()] }
     }
 
-    fn streaming(fps: f64) -> Answer {
+    fn streaming(fps: f64) -> SidecarStatus {
         let frames = FrameCounts { captured: 1, encoded: 1, ..FrameCounts::default() };
-        Ok(SidecarStatus { frames, fps, ..SidecarStatus::default() })
+        SidecarStatus { frames, fps, ..SidecarStatus::default() }
     }
 
     fn silent() -> Answer {
@@ -251,14 +251,14 @@ mod tests {
         let (mut schedule, start) = (Schedule::new(INTERVAL), Instant::now());
         assert!(schedule.watch("u", target(1), start));
         assert!(!schedule.watch("u", target(1), start), "the same target");
-        assert_eq!(run(&mut schedule, start, |_| streaming(30.0)), ["u"], "the first answer");
+        assert_eq!(run(&mut schedule, start, |_| Ok(streaming(30.0))), ["u"], "the first answer");
         let (jobs, next) = schedule.due(start + INTERVAL - Duration::from_millis(1));
         assert!(jobs.is_empty());
         assert_eq!(next, Some(start + INTERVAL));
         for (seconds, fps, told) in
             [(15, 29.0, false), (30, 28.0, false), (60, 27.0, true), (75, 26.0, false)]
         {
-            let news = run(&mut schedule, start + Duration::from_secs(seconds), |_| streaming(fps));
+            let news = run(&mut schedule, start + Duration::from_secs(seconds), |_| Ok(streaming(fps)));
             assert_eq!(!news.is_empty(), told, "{seconds} s");
         }
     }
@@ -276,7 +276,7 @@ mod tests {
         }
         assert_eq!(pauses, [1, 2, 4, 8, 15, 15, 15]);
         assert_eq!(news, 1);
-        assert_eq!(run(&mut schedule, now, |_| streaming(1.0)), ["u"]);
+        assert_eq!(run(&mut schedule, now, |_| Ok(streaming(1.0))), ["u"]);
     }
 
     #[test]
@@ -285,10 +285,10 @@ mod tests {
         schedule.watch("u", target(1), start);
         let (jobs, _) = schedule.due(start);
         schedule.watch("u", target(2), start);
-        assert!(!schedule.finish(&jobs[0], streaming(1.0), start));
+        assert!(!schedule.finish(&jobs[0], Ok(streaming(1.0)), start));
         assert_eq!(schedule.answer("u", target(2).address), None);
-        assert_eq!(run(&mut schedule, start, |_| streaming(1.0)), ["u"]);
-        assert_eq!(schedule.answer("u", target(2).address), Some(streaming(1.0)));
+        assert_eq!(run(&mut schedule, start, |_| Ok(streaming(1.0))), ["u"]);
+        assert_eq!(schedule.answer("u", target(2).address), Some(Ok(streaming(1.0))));
         assert_eq!(schedule.answer("u", target(1).address), None);
         schedule.retain(|_| false);
         assert_eq!(schedule.due(start + INTERVAL).0.len(), 0);
@@ -301,9 +301,9 @@ mod tests {
         let refused =
             || Err(RequestError::Status { status: StatusCode::UNAUTHORIZED, reason: String::new() });
         schedule.watch("u", with("a"), start);
-        run(&mut schedule, start, |_| streaming(1.0));
+        run(&mut schedule, start, |_| Ok(streaming(1.0)));
         schedule.watch("u", with("b"), start);
-        assert_eq!(schedule.answer("u", target(1).address), Some(streaming(1.0)));
+        assert_eq!(schedule.answer("u", target(1).address), Some(Ok(streaming(1.0))));
         assert_eq!(run(&mut schedule, start, |_| refused()), ["u"]);
         schedule.watch("u", with("c"), start);
         assert_eq!(schedule.answer("u", target(1).address), None, "not known with this token");
