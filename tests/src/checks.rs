@@ -71,7 +71,7 @@ const NO_FRAME: &[&str] = &[
 const BINDS: &[&str] = &["ok", "rate_limited"];
 /// A flood of permitted requests; a client that does not read its socket loses its own session.
 const FLOOD: &[&str] = &["ok", "rate_limited", "not_bound"];
-/// What others need is available meanwhile.
+/// Resources of other tenants stay available meanwhile.
 const SERVED: &[&str] = &["served"];
 const PROTOCOL: &[&str] = &["Protocol", "closed"];
 const TOKEN: &[&str] = &["BadToken"];

@@ -45,7 +45,7 @@ fn tenant_cannot_harm_another_tenant_on_qemu_10_with_containerd() -> Result<()> 
     })
 }
 
-/// What the victim and the VMM show while containers run.
+/// Frames of the victim and memory of the VMM while containers run.
 #[derive(Debug)]
 struct Observation {
     /// Last line of the first container's output.

@@ -207,7 +207,7 @@ async fn existing<K: Kind>(context: &Context, owner: &Owner, name: &str) -> Resu
         .ok_or_else(|| Error::Vanished { kind: K::kind(&()).into_owned(), name: name.to_owned() })
 }
 
-/// What to apply to an object of the stream; `None` if the object is as desired.
+/// Configuration to apply to an object of the stream; `None` if the object is as desired.
 ///
 /// # Errors
 /// If the object does not belong to the stream.

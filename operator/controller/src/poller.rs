@@ -137,3 +137,6 @@ async fn poll(client: &SidecarClient, target: &Target) -> Answer {
     }
     answer
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,7 +39,7 @@ pub struct Apiserver {
 struct State {
     /// Objects by path.
     objects: BTreeMap<String, Value>,
-    /// What was applied last, by path.
+    /// Last applied configuration, by path.
     applied: BTreeMap<String, Value>,
     /// Method and path of each request, without the query; `WATCH` for a watch.
     requests: Vec<String>,
@@ -306,13 +306,13 @@ pub struct World {
 
 /// Writers of a context's stores.
 pub struct Writers {
-    /// Pods.
+    /// Writer of the cache of pods.
     pub pods: Writer<Pod>,
-    /// Services.
+    /// Writer of the cache of Services.
     pub services: Writer<Service>,
-    /// Ingresses.
+    /// Writer of the cache of Ingresses.
     pub ingresses: Writer<Ingress>,
-    /// Claims.
+    /// Writer of the cache of claims.
     pub claims: Writer<PersistentVolumeClaim>,
     /// Stores that stay empty.
     _others: (Writer<Guarded>, Writer<NetworkPolicy>, Writer<HostAgent>),

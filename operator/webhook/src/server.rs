@@ -67,7 +67,7 @@ const HEAD_BUFFER: usize = 64 << 10;
 /// Pause after a failed accept, such as for a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What all connections share.
+/// State that all connections share.
 struct Shared {
     limits: Limits,
     router: Router,

@@ -89,7 +89,7 @@ pub struct Vm {
     pub seq: u64,
     /// Receiving ends of wake fds, kept open; the first is the link thread's.
     pub wake_fds: Vec<WakeFd>,
-    /// What the link thread keeps.
+    /// Attachments that the link thread keeps.
     pub attachments: Vec<Arc<Attachment>>,
 }
 

@@ -33,9 +33,11 @@ async fn stream_is_queued_with_the_answer_of_its_sidecar() {
     let (queue, mut queued) = unbounded_channel();
     let poller = Poller::new(queue, Duration::from_secs(15));
     let address = sidecar("old").await;
-    for (name, tokens, is_accepted) in
-        [("current", ["old", "older"], true), ("former", ["new", "old"], true), ("none", ["new", "newer"], false)]
-    {
+    for (name, tokens, is_accepted) in [
+        ("current", ["old", "older"], true),
+        ("former", ["new", "old"], true),
+        ("none", ["new", "newer"], false),
+    ] {
         poller.watch(name, target(name, address, &tokens));
         let news = async {
             tokio::select! {

@@ -67,7 +67,7 @@ pub enum PodSecurity {
     Restricted,
     /// No access to the host.
     Baseline,
-    /// Everything.
+    /// Unrestricted: the node is the limit.
     Privileged,
 }
 
