@@ -139,6 +139,22 @@ async fn claim_that_an_earlier_version_kept_is_used_and_never_gets_an_owner() {
     }
 }
 
+/// An admission plugin refuses a request before the apiserver compares its name with those that exist. The quota is
+/// exhausted by the object itself.
+#[tokio::test]
+async fn own_object_that_the_watch_has_not_reported_yet_is_no_obstacle_for_a_quota() {
+    let apiserver = Apiserver::default();
+    let mut world = World::new(&apiserver);
+    let wanted = home("u-1", &json!({"size": "1Gi"}));
+    ensure_claim(&world, "u-1", &wanted).await.expect("created");
+    let quota = "persistentvolumeclaims \"desk-home\" is forbidden: exceeded quota: q";
+    apiserver.refuse(hyper::Method::POST, "/persistentvolumeclaims", 403, quota);
+    assert_eq!(reason(ensure_claim(&world, "u-1", &wanted).await), "none");
+    apiserver.remove(CLAIM);
+    world = World::new(&apiserver);
+    assert_eq!(reason(ensure_claim(&world, "u-1", &wanted).await), "QuotaExceeded");
+}
+
 #[tokio::test]
 async fn changed_deletion_policy_gives_the_claim_an_owner_and_takes_it_away() {
     let apiserver = Apiserver::default();
