@@ -39,7 +39,37 @@ fn other<'r>(role: &'r ClusterRole, own: &str) -> Option<&'r str> {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use hyper::{Request, Response};
+    use kube::client::Body;
+    use serde_json::json;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn program_ends_once_the_role_names_another_installation() {
+        let failure = |code: u16| json!({"kind": "Status", "status": "Failure", "code": code, "reason": "r", "message": "m"});
+        let role = |named: &str| json!({"kind": "ClusterRole", "metadata": {"name": names::VIEW_ROLE, "annotations": {names::INSTALLATION: named}}});
+        let answers = [(503_u16, failure(503)), (404, failure(404)), (200, role("a/x")), (200, role("b/y"))];
+        let asked = Arc::new(AtomicUsize::new(0));
+        let server = tower::service_fn({
+            let asked = Arc::clone(&asked);
+            move |request: Request<Body>| {
+                let path = request.uri().path();
+                assert_eq!(path, "/apis/rbac.authorization.k8s.io/v1/clusterroles/desktopstream-view");
+                let (code, body) = &answers[asked.fetch_add(1, Ordering::SeqCst)];
+                let body = Body::from(body.to_string().into_bytes());
+                let answer = Response::builder().status(*code).body(body).expect("a response");
+                async move { Ok::<_, Infallible>(answer) }
+            }
+        });
+        let error = replaced(&Client::new(server, "default"), Some("a/x")).await.to_string();
+        assert!(error.contains("b/y") && error.contains("a/x") && error.contains("uninstall"), "{error}");
+        assert_eq!(asked.load(Ordering::SeqCst), 4, "errors and its own name do not end it");
+    }
 
     #[test]
     fn role_of_another_installation_ends_this_one() {

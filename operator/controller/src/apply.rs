@@ -150,11 +150,19 @@ async fn create<K: Kind>(context: &Context, owner: &Owner, desired: &K) -> Appli
     let name = desired.name_any();
     let params = PostParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PostParams::default() };
     context.metrics.writes.inc();
-    match api::<K>(context, owner).create(&params, &desired).await {
-        Ok(created) => Ok(Some(created)),
-        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(None),
-        Err(error) => Err(failure::<K>("create", &name, error)),
+    let error = match api::<K>(context, owner).create(&params, &desired).await {
+        Ok(created) => return Ok(Some(created)),
+        Err(error) => error,
+    };
+    let (exists, is_refused) = match &error {
+        kube::Error::Api(status) => (status.is_already_exists(), status.code == 403),
+        _ => (false, false),
+    };
+    // Admission plugins, such as that of quotas, refuse before the name is compared with those that exist.
+    if exists || (is_refused && read::<K>(context, owner, &name).await?.is_some()) {
+        return Ok(None);
     }
+    Err(failure::<K>("create", &name, error))
 }
 
 /// Changes an existing object.
@@ -194,6 +202,11 @@ pub async fn update<K: Kind>(context: &Context, owner: &Owner, desired: &K) -> A
 
 /// The object of this name from the apiserver, with its managed fields.
 async fn existing<K: Kind>(context: &Context, owner: &Owner, name: &str) -> Result<K, Error> {
+    let found = read(context, owner, name).await?;
+    found.ok_or_else(|| Error::Vanished { kind: K::kind(&()).into_owned(), name: name.to_owned() })
+}
+
+async fn read<K: Kind>(context: &Context, owner: &Owner, name: &str) -> Result<Option<K>, Error> {
     let api = api::<K>(context, owner);
     context.metrics.reads.inc();
     let found = if K::IS_GET_ONLY {
@@ -202,9 +215,7 @@ async fn existing<K: Kind>(context: &Context, owner: &Owner, name: &str) -> Resu
         let one = ListParams::default().fields(&format!("metadata.name={name}"));
         api.list(&one).await.map(|all| all.items.into_iter().next())
     };
-    found
-        .map_err(Error::api(format!("read {} {name}", K::kind(&()))))?
-        .ok_or_else(|| Error::Vanished { kind: K::kind(&()).into_owned(), name: name.to_owned() })
+    found.map_err(Error::api(format!("read {} {name}", K::kind(&()))))
 }
 
 /// Configuration to apply to an object of the stream; `None` if the object is as desired.

@@ -64,7 +64,10 @@ pub async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<A
     let uid = stream.uid().unwrap_or_default();
     match Box::pin(reconcile_stream(&context, stream)).await {
         Ok(action) => {
-            context.memory.update(&uid, |known| known.failures = 0);
+            context.memory.update(&uid, |known| {
+                known.failures = 0;
+                known.unreadable = None;
+            });
             context.metrics.reconciled(start.elapsed());
             Ok(action)
         }

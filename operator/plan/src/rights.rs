@@ -1,8 +1,8 @@
 //! Rights that the author of a stream needs: those with which the author could create the stream's objects without the
 //! operator. The webhook asks the apiserver for each; the chart's policy asks for the most important ones in CEL.
 //!
-//! Kubernetes itself lets everyone who creates pods use all Secrets, ConfigMaps and ServiceAccounts of the namespace. Here each
-//! named one is asked for, so that a role with `create pods` through streams only does not include them.
+//! Kubernetes itself lets everyone who creates pods use all Secrets, ConfigMaps, claims and ServiceAccounts of the namespace.
+//! Here each named one is asked for, so that a role with `create pods` through streams only does not include them.
 
 use std::collections::BTreeSet;
 
@@ -103,9 +103,12 @@ fn service_account(template: &Value) -> Option<&str> {
     names.into_iter().flatten().find(|name| !name.is_empty() && *name != "default")
 }
 
-/// Adds the rights to read each Secret and ConfigMap that a value names, by the field names of the Kubernetes API. All volume
-/// types are covered, also those of later versions.
+/// Adds the rights to read each Secret, ConfigMap and claim that a value names, and to create claims of ephemeral volumes, by
+/// the field names of the Kubernetes API. All volume types are covered, also those of later versions.
 fn references(value: &Value, all: &mut BTreeSet<Right>) {
+    if value["ephemeral"]["volumeClaimTemplate"].is_object() {
+        all.insert(Right::new("create", "", "persistentvolumeclaims", ""));
+    }
     let mut read = |resource: &'static str, name: &Value| {
         if let Some(name) = name.as_str().filter(|name| !name.is_empty()) {
             all.insert(Right::new("get", "", resource, name));
@@ -119,6 +122,7 @@ fn references(value: &Value, all: &mut BTreeSet<Right>) {
                     "secret" | "secretRef" | "secretKeyRef" => read("secrets", &value["name"]),
                     key if key.ends_with("SecretRef") => read("secrets", &value["name"]),
                     "configMap" | "configMapRef" | "configMapKeyRef" => read("configmaps", &value["name"]),
+                    "persistentVolumeClaim" => read("persistentvolumeclaims", &value["claimName"]),
                     "imagePullSecrets" => {
                         value.as_array().into_iter().flatten().for_each(|it| read("secrets", &it["name"]));
                     }
@@ -159,6 +163,7 @@ mod tests {
                 "volumes": [{"name": "a", "secret": {"secretName": "volume"}},
                             {"name": "b", "configMap": {"name": "volume"}},
                             {"name": "c", "csi": {"driver": "d", "nodePublishSecretRef": {"name": "csi"}}},
+                            {"name": "e", "persistentVolumeClaim": {"claimName": "volume"}},
                             {"name": "d", "projected": {"sources": [{"secret": {"name": "part"}}, {"configMap": {"name": "part"}}]}}],
             },
             "viewers": {
@@ -174,6 +179,7 @@ mod tests {
             "get configmaps/env",
             "get configmaps/part",
             "get configmaps/volume",
+            "get persistentvolumeclaims/volume",
             "get secrets/csi",
             "get secrets/env",
             "get secrets/part",
@@ -198,6 +204,9 @@ mod tests {
         let expected =
             ["create pods", "get configmaps/all", "get secrets/all", "impersonate serviceaccounts/deployer"];
         assert_eq!(found, expected);
+        let volume = json!({"name": "v", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}});
+        let found = template(json!({"containers": [], "volumes": [volume]}));
+        assert_eq!(found, ["create persistentvolumeclaims", "create pods"]);
         assert_eq!(template(json!({"serviceAccountName": "default", "containers": []})), ["create pods"]);
         let old = template(json!({"serviceAccount": "deployer", "containers": []}));
         assert_eq!(old, ["create pods", "impersonate serviceaccounts/deployer"]);

@@ -48,12 +48,13 @@ pub fn request(pod: &Pod) -> Request {
     }
 }
 
-/// The stream that a request is for.
+/// The stream that a request is for. Streams that are being deleted do not count: their specs can change without a review.
 pub fn choose<'s>(
     request: &Request,
     streams: impl IntoIterator<Item = &'s DesktopStream>,
 ) -> Option<&'s DesktopStream> {
-    streams.into_iter().find(|stream| match (request, &stream.spec.attach) {
+    let mut streams = streams.into_iter().filter(|stream| stream.metadata.deletion_timestamp.is_none());
+    streams.find(|stream| match (request, &stream.spec.attach) {
         (Request::Named(name), Some(_)) => stream.name_any() == *name,
         (Request::Owned(kind, name), Some(attach)) => attach.kind == *kind && attach.name == *name,
         _ => false,
@@ -102,6 +103,7 @@ fn mark(stream: &Validated, pod: &mut Pod) {
 
 #[cfg(test)]
 mod tests {
+    use kube::core::ObjectMeta;
     use serde_json::{Value, json};
 
     use super::*;
@@ -144,6 +146,18 @@ mod tests {
             choose(&Request::Named("desk".to_owned()), &[stream(&json!({}))]).is_none(),
             "a stream without attach"
         );
+    }
+
+    #[test]
+    fn stream_that_is_being_deleted_attaches_to_nothing() {
+        let mut streams = [attached(&json!({"kind": "Deployment", "name": "kiosk"}))];
+        let requests =
+            [Request::Named("desk".to_owned()), Request::Owned(WorkloadKind::Deployment, "kiosk".to_owned())];
+        assert!(requests.iter().all(|request| choose(request, &streams).is_some()));
+        let deleted = json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["example.com/x"]});
+        let deleted: ObjectMeta = serde_json::from_value(deleted).expect("metadata");
+        streams[0].metadata.deletion_timestamp = deleted.deletion_timestamp;
+        assert!(requests.iter().all(|request| choose(request, &streams).is_none()));
     }
 
     #[test]

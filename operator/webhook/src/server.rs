@@ -30,6 +30,8 @@ use super::tls::Tls;
 pub struct Limits {
     /// Maximum size of a review, bytes. Reviews of reasonable objects have some 10 KiB.
     pub review: usize,
+    /// Maximum number of JSON values in a review. A parsed value takes 32 bytes or more, for 2 bytes of text.
+    pub values: usize,
     /// Open connections.
     pub connections: Bounds,
     /// Maximum number of connections that wait for a place; more are closed at once.
@@ -51,6 +53,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             review: 1 << 20,
+            values: 1 << 14,
             connections: Bounds { total: 64, per_peer: 32 },
             backlog: 128,
             reviews: 8,
@@ -180,12 +183,23 @@ async fn answer(request: Request<Incoming>, slot: &Slot, shared: &Shared) -> Res
         Ok(Err(_)) => return refusal(StatusCode::BAD_REQUEST, "the body cannot be read"),
         Err(_) => return refusal(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
     };
+    if values(&body) > limits.values {
+        return refusal(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "the review has more than 16384 values: make the object smaller",
+        );
+    }
     let _answering = slot.answering();
     let Ok(Ok(_review)) = timeout(limits.body, shared.reviews.acquire()).await else {
         return refusal(StatusCode::TOO_MANY_REQUESTS, "too many reviews at a time: try again");
     };
     let answered = shared.router.clone().oneshot(Request::from_parts(head, Body::from(body))).await;
     answered.unwrap_or_else(|impossible| match impossible {})
+}
+
+/// Upper bound of the number of values in a JSON text: all but the first one follow one of these bytes.
+fn values(json: &[u8]) -> usize {
+    1 + json.iter().filter(|byte| b",:[".contains(byte)).count()
 }
 
 /// An answer that closes the connection.

@@ -1,5 +1,6 @@
 //! Whose an object is. The operator changes and deletes only its own objects.
 
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::{Resource, ResourceExt as _};
 use operator_api::names;
 
@@ -38,22 +39,28 @@ pub fn provenance<K: Resource<DynamicType = ()>>(object: &K, owner: &Owner) -> P
     match object.annotations().get(names::CREATED_FOR) {
         Some(uid) if is_labelled && *uid == owner.uid => Provenance::Own,
         Some(_) if is_labelled => Provenance::Kept,
+        // Earlier versions kept claims without the annotation. Their other objects have an owner.
+        None if is_labelled && K::kind(&()) == PersistentVolumeClaim::kind(&()) => Provenance::Kept,
         _ => Provenance::Foreign,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+    use k8s_openapi::api::core::v1::Service;
+    use serde::de::DeserializeOwned;
     use serde_json::{Value, json};
 
     use super::*;
 
-    fn of(metadata: &Value) -> Provenance {
+    fn of_kind<K: Resource<DynamicType = ()> + DeserializeOwned>(metadata: &Value) -> Provenance {
         let desk = Owner { namespace: "team".to_owned(), name: "desk".to_owned(), uid: "u-1".to_owned() };
-        let claim: PersistentVolumeClaim =
-            serde_json::from_value(json!({"metadata": metadata})).expect("a claim");
-        provenance(&claim, &desk)
+        let object: K = serde_json::from_value(json!({"metadata": metadata})).expect("an object");
+        provenance(&object, &desk)
+    }
+
+    fn of(metadata: &Value) -> Provenance {
+        of_kind::<PersistentVolumeClaim>(metadata)
     }
 
     fn controller(version: &str, name: &str, uid: &str) -> Value {
@@ -84,8 +91,22 @@ mod tests {
         let created_for = |uid: &str| json!({names::CREATED_FOR: uid});
         assert_eq!(of(&json!({"labels": labels, "annotations": created_for("u-1")})), Provenance::Own);
         assert_eq!(of(&json!({"labels": labels, "annotations": created_for("u-0")})), Provenance::Kept);
-        assert_eq!(of(&json!({"labels": labels})), Provenance::Foreign, "labels can be copied");
+        assert_eq!(
+            of_kind::<Service>(&json!({"labels": labels})),
+            Provenance::Foreign,
+            "labels can be copied"
+        );
         assert_eq!(of(&json!({"annotations": created_for("u-1")})), Provenance::Foreign);
         assert_eq!(of(&json!({})), Provenance::Foreign);
+    }
+
+    #[test]
+    fn claim_that_an_earlier_version_kept_is_kept() {
+        let labels = json!({names::MANAGED_BY: names::MANAGER, names::STREAM: "desk"});
+        assert_eq!(of(&json!({"labels": labels})), Provenance::Kept);
+        let other = json!({names::MANAGED_BY: names::MANAGER, names::STREAM: "other"});
+        assert_eq!(of(&json!({"labels": other})), Provenance::Foreign);
+        let owner = controller("apps/v1", "db", "u-2");
+        assert_eq!(of(&json!({"labels": labels, "ownerReferences": owner})), Provenance::Foreign);
     }
 }

@@ -116,6 +116,45 @@ async fn kept_claim_is_used_by_a_later_stream_and_never_gets_an_owner() {
     }
 }
 
+/// Earlier versions wrote neither the digest nor the UID of the stream.
+#[tokio::test]
+async fn claim_that_an_earlier_version_kept_is_used_and_never_gets_an_owner() {
+    let apiserver = Apiserver::default();
+    let mut world = World::new(&apiserver);
+    for on_delete in ["Keep", "Delete"] {
+        let wanted = home("u-1", &json!({"size": "1Gi", "onDelete": on_delete}));
+        let mut earlier = serde_json::to_value(&wanted).expect("JSON");
+        for field in ["annotations", "ownerReferences"] {
+            earlier["metadata"].as_object_mut().expect("metadata").remove(field);
+        }
+        report(&mut world.stores.claims, &apiserver.add(CLAIM, earlier));
+        for _ in 0..2 {
+            assert_eq!(reason(ensure_claim(&world, "u-1", &wanted).await), "none", "{on_delete}");
+            let claim = apiserver.get(CLAIM).expect("kept");
+            assert!(claim["metadata"]["ownerReferences"].is_null(), "{claim}");
+            report(&mut world.stores.claims, &claim);
+        }
+        apiserver.remove(CLAIM);
+        world = World::new(&apiserver);
+    }
+}
+
+/// An admission plugin refuses a request before the apiserver compares its name with those that exist. The quota is
+/// exhausted by the object itself.
+#[tokio::test]
+async fn own_object_that_the_watch_has_not_reported_yet_is_no_obstacle_for_a_quota() {
+    let apiserver = Apiserver::default();
+    let mut world = World::new(&apiserver);
+    let wanted = home("u-1", &json!({"size": "1Gi"}));
+    ensure_claim(&world, "u-1", &wanted).await.expect("created");
+    let quota = "persistentvolumeclaims \"desk-home\" is forbidden: exceeded quota: q";
+    apiserver.refuse(hyper::Method::POST, "/persistentvolumeclaims", 403, quota);
+    assert_eq!(reason(ensure_claim(&world, "u-1", &wanted).await), "none");
+    apiserver.remove(CLAIM);
+    world = World::new(&apiserver);
+    assert_eq!(reason(ensure_claim(&world, "u-1", &wanted).await), "QuotaExceeded");
+}
+
 #[tokio::test]
 async fn changed_deletion_policy_gives_the_claim_an_owner_and_takes_it_away() {
     let apiserver = Apiserver::default();

@@ -1,3 +1,4 @@
+use kube::Resource as _;
 use kube::core::DeserializeGuard;
 use operator_api::{DesktopStreamStatus, conditions};
 use operator_plan::testing;
@@ -127,4 +128,14 @@ async fn stream_that_cannot_be_read_is_reported_once() {
     let status = stored(&apiserver);
     assert_eq!(status.conditions[0].reason, "InvalidSpec");
     assert!(status.conditions[0].message.contains("Dreaming"), "{}", status.conditions[0].message);
+    // It is corrected, and broken again in the same way.
+    let readable = serde_json::from_value(serde_json::to_value(testing::stream(&json!({}))).expect("JSON"));
+    let mut corrected: DesktopStream = readable.expect("a stream");
+    corrected.metadata = guarded.meta().clone();
+    reconcile(Arc::new(DeserializeGuard(Ok(corrected))), Arc::clone(&world.context))
+        .await
+        .expect("reconciled");
+    assert_ne!(stored(&apiserver).conditions[0].reason, "InvalidSpec");
+    reconcile(Arc::clone(&guarded), Arc::clone(&world.context)).await.expect("reported");
+    assert_eq!(stored(&apiserver).conditions[0].reason, "InvalidSpec", "reported again");
 }

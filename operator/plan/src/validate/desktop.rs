@@ -106,6 +106,11 @@ fn template(check: &mut Check, desktop: &Desktop, value: &serde_json::Value) -> 
         check.ensure(false, FIELD, "must have spec.containers, with one container named desktop");
         return None;
     };
+    check.ensure(
+        spec.ephemeral_containers.iter().flatten().next().is_none(),
+        FIELD,
+        "ephemeral containers can only be added to running pods: remove ephemeralContainers",
+    );
     let desktops = spec.containers.iter().filter(|it| it.name == names::DESKTOP_CONTAINER).count();
     check.ensure(desktops == 1, FIELD, "must have one container named desktop, which is streamed");
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());

@@ -125,6 +125,20 @@ async fn body_above_the_limit_is_refused_before_it_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn review_of_many_values_is_refused_before_it_is_parsed() {
+    let rig = Rig::start(patient(), None).await;
+    let review = |values: usize| format!("[{}0]", "0,".repeat(values - 2)).into_bytes();
+    let most = review(Limits::default().values);
+    for (body, expected) in [(&most, "HTTP/1.1 200"), (&review(1 << 19), "HTTP/1.1 413")] {
+        let mut stream = rig.connect().await;
+        send(&mut stream, body.len(), body).await;
+        let answer = received(&mut stream, "\r\n\r\n").await;
+        assert!(answer.starts_with(expected), "{} bytes: {answer}", body.len());
+    }
+    assert_eq!(rig.entered.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn silent_and_slow_connections_are_closed() {
     let short = Duration::from_millis(50);
     let rig = Rig::start(Limits { head: short, body: LONG * 2, ..limits() }, None).await;

@@ -64,6 +64,7 @@ fn main() -> ExitCode {
                 plugin_explains_a_suspended_stream,
                 upgrade_keeps_the_stream_running,
                 second_release_is_refused,
+                programs_of_another_installation_end_and_name_it,
                 reinstallation_keeps_the_signing_key,
                 wait_returns_for_a_suspended_stream_and_not_for_a_missing_image,
                 uninstallation_leaves_only_the_users_objects,
@@ -328,6 +329,26 @@ fn second_release_is_refused(chart: &Chart) -> Result<()> {
     let installed = format!("{SYSTEM}/{}", chart::RELEASE);
     ensure!(error.contains("desktopstream already") && error.contains(&installed), "{error}");
     Ok(())
+}
+
+/// Manifests that were applied without Helm change the name of the cluster's installation.
+fn programs_of_another_installation_end_and_name_it(chart: &mut Chart) -> Result<()> {
+    let name = |chart: &Chart, installation: &str| {
+        let annotation = format!("desktopstream.dev/installation={installation}");
+        let annotate = ["annotate", "--overwrite", "clusterrole", "desktopstream-view", &annotation];
+        chart.cluster.kubectl(&annotate).map(drop)
+    };
+    name(chart, "elsewhere/other")?;
+    for component in ["operator", "node"] {
+        let selector = format!("app.kubernetes.io/component={component}");
+        chart.eventually(&format!("{component} ends"), || {
+            let log = chart.cluster.kubectl(&["-n", SYSTEM, "logs", "--previous", "-l", &selector])?;
+            ensure!(log.contains("another installation of desktopstream, elsewhere/other"), "{log}");
+            Ok(())
+        })?;
+    }
+    name(chart, &format!("{SYSTEM}/{}", chart::RELEASE))?;
+    chart.restore()
 }
 
 fn reinstallation_keeps_the_signing_key(chart: &mut Chart) -> Result<()> {

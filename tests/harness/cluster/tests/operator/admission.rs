@@ -173,8 +173,15 @@ pub fn author_without_the_rights_of_a_stream_is_refused(bed: &Installed) -> Resu
         refused(&spec, "create services")?;
         spec["viewers"] = json!({"ingress": {"host": "bank.example.com"}});
         refused(&spec, "create ingresses")?;
+        // The API server reads the deprecated field if the other one is empty.
+        let account = json!({"gpu": {"count": 0}, "desktop": {"podTemplate": {"spec": {
+            "serviceAccountName": "", "serviceAccount": "deployer",
+            "containers": [{"name": "desktop", "image": "a"}],
+        }}}});
+        refused(&account, "impersonate serviceaccounts/deployer")?;
         without_webhook(bed, || {
             refused(&spec, "create ingresses")?;
+            refused(&account, "impersonate serviceaccounts/deployer")?;
             spec["viewers"] = json!({"auth": {"secretName": "admin"}});
             refused(&spec, "ValidatingAdmissionPolicy")
         })
