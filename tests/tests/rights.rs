@@ -131,7 +131,7 @@ fn refused(options: &RigOptions) -> Result<()> {
         StreamOptions { desktop_args: paced, ..StreamOptions::new(Desktop::Pattern, SIZE) },
     )?;
     stream.wait_for_frame_path(FramePath::ResourceId)?;
-    let before = rig.host_agent.status()?;
+    let (before, begin) = (rig.host_agent.status()?, Instant::now());
     let lab = Lab { rig, stream, runtime: options.runtime };
 
     let calm = lab.observe(&[lab.spec("control", &["control", "--seconds", SECONDS])?])?;
@@ -149,6 +149,7 @@ fn refused(options: &RigOptions) -> Result<()> {
     ensure!(attack.ring_bytes < 2 * own + 2 * RING_4K, "{} bytes of rings", attack.ring_bytes);
     flood_delays_no_timer(&lab, &calm, &target)?;
 
+    let elapsed = begin.elapsed().as_secs();
     let after = lab.rig.host_agent.status()?;
     let not_bound = |status: &HostAgentStatus| {
         status.vms.first().and_then(|vm| vm.stats.answers.get("not_bound")).copied().context("no VM")
@@ -156,8 +157,14 @@ fn refused(options: &RigOptions) -> Result<()> {
     ensure!(not_bound(&after)? > not_bound(&before)?, "refusals are not counted");
     let stats = &after.vms[0].stats;
     ensure!(stats.faults == 0 && !stats.disabled, "{stats:?}");
-    let connected = |status: &HostAgentStatus| status.vms.first().map(|vm| vm.connected_seconds);
-    ensure!(connected(&after) > connected(&before), "the tap's link was lost");
+    // A link that was lost and made again is younger than this test. The seconds are rounded down.
+    let connected =
+        |status: &HostAgentStatus| status.vms.first().map(|vm| vm.connected_seconds).context("no VM");
+    let (earlier, later) = (connected(&before)?, connected(&after)?);
+    ensure!(
+        later + 2 > earlier + elapsed,
+        "the tap's link was lost: {earlier} s, {elapsed} s later {later} s"
+    );
 
     // The victim still streams its own frames, and the VM answers.
     let folder = tempfile::tempdir()?;
