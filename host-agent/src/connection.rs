@@ -186,12 +186,6 @@ async fn handshake(
         .authenticator
         .authenticate(&token)
         .map_err(|error| EndReason::rejected(auth::error_code(&error), error))?;
-    // True if the peer already disconnected. After the host wakes, the backlog holds stale connections;
-    // admitting one would evict the live session.
-    if reader.is_disconnected().await {
-        return Err(ReadError::Closed.into());
-    }
-
     let no_resources = |error: &dyn std::fmt::Display| EndReason::rejected(ErrorCode::Capacity, error);
     // A session without a name has no other connection.
     let permit = service.limiter.try_acquire(stream.as_deref().unwrap_or(peer)).ok_or_else(|| {
@@ -199,6 +193,15 @@ async fn handshake(
             &"too many connections of this stream or in total; connect again later, or raise --max-sessions",
         )
     })?;
+    if let Some(stream) = &stream {
+        // At most as many wait as have a permit.
+        tokio::time::sleep(service.hub.session_delay(stream)).await;
+    }
+    // True if the peer already disconnected. After the host wakes, the backlog holds stale connections;
+    // admitting one would evict the live session.
+    if reader.is_disconnected().await {
+        return Err(ReadError::Closed.into());
+    }
     let mut nonce = [0; 16];
     getrandom::fill(&mut nonce).map_err(|error| no_resources(&error))?;
     let meter = Meter::new(Arc::clone(&service.hub.totals));
@@ -223,7 +226,9 @@ async fn handshake(
         Arc::new(session)
     };
     let session = service.hub.add_session(make).map_err(|error| no_resources(&error))?;
-    let worker = worker::spawn(&session, service.policy.clone(), inbox_reader, waker).map_err(|error| {
+    let limits = service.hub.limits(&session.info.stream);
+    let worker = worker::spawn(&session, limits, service.policy.clone(), inbox_reader, waker);
+    let worker = worker.map_err(|error| {
         service.hub.remove_session(session.info.id);
         no_resources(&format_args!("cannot start the encoder thread: {error}"))
     })?;

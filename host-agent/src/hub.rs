@@ -10,6 +10,7 @@
 //! context replays is refused. A context serves one session: the newest that it bound. All of this is
 //! decided under one lock, which is never held across a blocking call: messages go to queues.
 
+mod limits;
 mod ring;
 mod session;
 mod vm;
@@ -17,6 +18,7 @@ mod vm;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use frame_ring::clock::monotonic_ns;
 use parking_lot::Mutex;
@@ -25,7 +27,9 @@ use protocol::stream::{Config, DOCTOR, ErrorCode, ServerMessage};
 use tokio::sync::Notify;
 
 use crate::meter::Numbers;
-use ring::{RingState, Rings};
+use limits::Limits;
+pub use limits::StreamLimits;
+use ring::RingState;
 pub use session::{Nonce, Session, SessionInfo};
 pub use vm::{Outgoing, Vm, VmDescription};
 
@@ -77,7 +81,9 @@ struct State {
     vms: HashMap<u64, Arc<Vm>>,
     last_session: u64,
     last_vm: u64,
-    rings: Rings,
+    last_ring: u64,
+    /// Rate limits by stream.
+    limits: Limits,
 }
 
 /// A session with its configuration and binding.
@@ -134,6 +140,16 @@ impl Hub {
     /// Number of connected taps.
     pub fn taps(&self) -> usize {
         self.state.lock().vms.len()
+    }
+
+    /// Rate limits of a stream.
+    pub fn limits(&self, stream: &str) -> Arc<StreamLimits> {
+        self.state.lock().limits.of(stream, (self.clock)())
+    }
+
+    /// Counts a session that a stream is about to start, and returns how long it must wait before.
+    pub fn session_delay(&self, stream: &str) -> Duration {
+        self.limits(stream).session_delay((self.clock)())
     }
 
     /// Adds a session, made by `make` from its number. It replaces an older session of the same stream;

@@ -68,7 +68,7 @@ async fn serve(stream: UnixStream, hub: &Hub) {
             let _registration = Registration { hub, vm: &vm };
             let end = tokio::select! {
                 end = read_messages(&vm, hub, reader) => end,
-                end = write_messages(writer, outgoing) => end,
+                end = write_messages(&vm, writer, outgoing) => end,
             };
             let reason = end.err().map_or_else(|| "closed".to_owned(), |error| error.to_string());
             tracing::info!(vm = vm.description.name, reason, "tap disconnected");
@@ -153,6 +153,7 @@ async fn read_messages(
 }
 
 async fn write_messages(
+    vm: &Vm,
     writer: OwnedWriteHalf,
     mut outgoing: mpsc::Receiver<Outgoing>,
 ) -> Result<(), LinkError> {
@@ -160,6 +161,9 @@ async fn write_messages(
         let bytes = message.encode().to_vec();
         let send = send(writer.as_ref(), &bytes, descriptors.as_ref());
         timeout(PEER_TIMEOUT, send).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        if vm.is_stuck() {
+            return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+        }
     }
     Ok(())
 }

@@ -23,12 +23,11 @@ use std::time::{Duration, Instant};
 use frame_ring::clock::monotonic_ns;
 use frame_ring::wake::Waker;
 use parking_lot::Mutex;
-use protocol::rate::{RateLimit, TokenBucket};
 use protocol::stream::{Config, ErrorCode, Path, ServerMessage};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::encoders::Choice;
-use crate::hub::Session;
+use crate::hub::{Session, StreamLimits};
 use crate::inbox::{InboxReader, Orders, RingReader};
 use crate::meter::{Count, Meter, Time};
 use crate::outbox::Outbox;
@@ -39,10 +38,8 @@ use source::{Frame, Source};
 /// A wait that takes this much longer than requested means that the process did not run: asleep, stopped or
 /// starved.
 const SUSPENSION_THRESHOLD: Duration = Duration::from_secs(2);
-/// Encoders that a session may open: one costs as much as many frames. The newest configuration waits, and
-/// nothing is encoded meanwhile.
-const OPENINGS: RateLimit = RateLimit::new(2, 8);
-/// Interval at which a configuration that waits is tried again.
+/// Interval at which a configuration that waits for the limit on encoders is tried again. Nothing is encoded
+/// meanwhile.
 const OPENING_INTERVAL: Duration = Duration::from_millis(50);
 /// Delay after a failed poll.
 const POLL_RETRY_INTERVAL: Duration = Duration::from_millis(10);
@@ -64,6 +61,7 @@ pub struct Policy {
 /// The operating system refused another thread.
 pub fn spawn(
     session: &Session,
+    limits: Arc<StreamLimits>,
     policy: Policy,
     inbox: InboxReader,
     waker: Arc<Waker>,
@@ -85,7 +83,7 @@ pub fn spawn(
         keepalive_fps,
         config: None,
         opening: None,
-        openings: TokenBucket::new(OPENINGS),
+        limits,
         source: Source::default(),
         pace: Pace::new(60, keepalive_fps),
         keyframe_requested: false,
@@ -106,7 +104,7 @@ struct Worker {
     config: Option<Config>,
     /// Configuration for which no encoder was opened yet.
     opening: Option<Config>,
-    openings: TokenBucket,
+    limits: Arc<StreamLimits>,
     source: Source,
     pace: Pace,
     /// An IDR was requested and is not encoded yet.
@@ -184,7 +182,7 @@ impl Worker {
     /// Opens the encoder of the newest configuration, at a limited rate. Returns whether one must wait.
     fn open_encoder(&mut self) -> bool {
         let Some(config) = self.opening else { return false };
-        if !self.openings.try_take(monotonic_ns()) {
+        if !self.limits.try_encoder(monotonic_ns()) {
             return true;
         }
         self.opening = None;

@@ -13,17 +13,15 @@
 //! - The rings of a VM's sessions take at most [`MAX_VM_RING_BYTES`]. A session that does not fit is unbound,
 //!   with the reason, and its sidecar uses another frame path; all others are unaffected. The session is
 //!   bound again once its frames fit.
-//! - A stream makes [`RINGS`] per second, also if its sidecar reconnects. Further ones wait.
+//! - A stream makes a limited number per second, also if its sidecar reconnects. Further ones wait (`limits`).
 //! - The tap has limits of its own ([`MAX_RING_BYTES`]).
 
-use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use frame_ring::{Ring, wake};
 use protocol::link::{MAX_RING_BYTES, RingRefusal, ToTap};
-use protocol::rate::{RateLimit, TokenBucket};
 use protocol::stream::{Config, ErrorCode, Path};
 
 use super::{Entry, Hub, State};
@@ -35,12 +33,8 @@ pub(super) const MAX_VM_RING_BYTES: u64 = 3 << 30;
 const _: () = assert!(
     MAX_VM_RING_BYTES + (frame_ring::SLOTS * frame_ring::layout::MAX_SLOT_BYTES) as u64 <= MAX_RING_BYTES
 );
-/// Rings per stream: a window that is resized needs several.
-pub(super) const RINGS: RateLimit = RateLimit::new(2, 8);
 /// Interval at which rings that wait for the rate limit are tried again.
 const DEFERRED_INTERVAL: Duration = Duration::from_millis(100);
-/// Number of streams above which those that made no ring lately are forgotten.
-const MAX_PACED: usize = 256;
 
 /// Reason why a session gets no ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -86,24 +80,6 @@ impl RingState {
     /// A tap disconnected and answers no more.
     pub(super) fn forget_vm(&mut self, vm: u64) {
         self.unanswered = self.unanswered.filter(|(of, _)| *of != vm);
-    }
-}
-
-/// State of all rings.
-#[derive(Debug, Default)]
-pub(super) struct Rings {
-    last_number: u64,
-    /// Rate limits by stream.
-    pace: HashMap<String, TokenBucket>,
-}
-
-impl Rings {
-    /// True if the stream may make a ring now.
-    fn try_take(&mut self, stream: &str, now_ns: u64) -> bool {
-        if self.pace.len() >= MAX_PACED {
-            self.pace.retain(|_, bucket| !bucket.is_full(now_ns));
-        }
-        self.pace.entry(stream.to_owned()).or_insert_with(|| TokenBucket::new(RINGS)).try_take(now_ns)
     }
 }
 
@@ -177,14 +153,15 @@ impl Hub {
             return;
         }
         let budget = state.check_budget(id, binding.vm.id, slot_bytes);
-        let State { sessions, rings, .. } = state;
+        let State { sessions, limits, last_ring, .. } = state;
         let Some(entry) = sessions.get_mut(&id) else { return };
         if let Err(error) = budget {
             self.counts.rings_refused.fetch_add(1, Ordering::Relaxed);
             entry.refuse(error);
             return;
         }
-        if !rings.try_take(&entry.session.info.stream, (self.clock)()) {
+        let now_ns = (self.clock)();
+        if !limits.of(&entry.session.info.stream, now_ns).try_ring(now_ns) {
             entry.ring.deferred = true;
             self.deferred.notify_one();
             return;
@@ -192,8 +169,8 @@ impl Hub {
         entry.detach();
         match create_ring(slot_bytes) {
             Ok((reader, descriptors)) => {
-                rings.last_number += 1;
-                let number = rings.last_number;
+                *last_ring += 1;
+                let number = *last_ring;
                 self.counts.rings.fetch_add(1, Ordering::Relaxed);
                 entry.session.inbox.set_ring(Some(reader));
                 let message = ToTap::Attach { session: id, ring: number, context: binding.context };

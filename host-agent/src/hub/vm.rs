@@ -1,14 +1,16 @@
 //! A connected tap.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use protocol::link::{Stats, ToTap};
 use tokio::sync::mpsc;
 
-/// Maximum number of messages queued for a tap. A tap with a full queue is disconnected. A session queues no
-/// second `Attach` before the first is answered, so sessions alone do not fill the queue of a tap that reads.
+/// Maximum number of messages queued for a tap. A tap for which one more is queued is disconnected. A session
+/// queues no second `Attach` before the first is answered, and a stream starts a limited number of sessions, so
+/// sessions alone do not fill the queue of a tap that reads.
 pub(crate) const MAX_QUEUED: usize = 1024;
 
 /// Description of a VM and its tap, as the tap reports it.
@@ -40,27 +42,31 @@ pub struct Vm {
     pub since: Instant,
     stats: Mutex<Stats>,
     outgoing: mpsc::Sender<Outgoing>,
+    /// A message was lost.
+    is_stuck: AtomicBool,
 }
 
 impl Vm {
     /// A tap that just connected, and the receiver of messages to send to it.
     pub fn new(id: u64, description: VmDescription) -> (Self, mpsc::Receiver<Outgoing>) {
         let (outgoing, receiver) = mpsc::channel(MAX_QUEUED);
-        (Self { id, description, since: Instant::now(), stats: Mutex::default(), outgoing }, receiver)
+        let (since, stats, is_stuck) = (Instant::now(), Mutex::default(), AtomicBool::new(false));
+        (Self { id, description, since, stats, outgoing, is_stuck }, receiver)
     }
 
-    /// Queues a message without blocking. A message that does not fit is dropped; the connection then ends
-    /// because of the full queue.
+    /// Queues a message without blocking. If it does not fit it is lost, and the connection must end: after a
+    /// lost `Attach` or `Detach` the tap and the hub would disagree on the rings that are mapped.
     pub fn send(&self, message: ToTap, descriptors: Option<[OwnedFd; 2]>) {
         if let Err(error) = self.outgoing.try_send((message, descriptors)) {
+            self.is_stuck.store(true, Ordering::Relaxed);
             let (message, _) = error.into_inner();
             tracing::warn!(vm = self.description.name, ?message, "cannot send to tap: closed or not reading");
         }
     }
 
-    /// Whether the queue is full because the tap does not read.
+    /// Whether a message was lost because the tap does not read.
     pub fn is_stuck(&self) -> bool {
-        self.outgoing.capacity() == 0
+        self.is_stuck.load(Ordering::Relaxed)
     }
 
     /// The tap's last counters.
@@ -71,5 +77,24 @@ impl Vm {
     /// Stores the tap's counters.
     pub fn set_stats(&self, stats: Stats) {
         *self.stats.lock() = stats;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tap_that_lost_a_message_is_stuck_also_after_it_reads() {
+        let description =
+            VmDescription { name: "vm".to_owned(), pid: 1, tap_version: 1, abi: 1, instance: [0; 16] };
+        let (vm, mut receiver) = Vm::new(1, description);
+        for session in 0..MAX_QUEUED as u64 {
+            vm.send(ToTap::Detach { session }, None);
+        }
+        assert!(!vm.is_stuck(), "full, but complete");
+        vm.send(ToTap::Detach { session: 0 }, None);
+        while receiver.try_recv().is_ok() {}
+        assert!(vm.is_stuck());
     }
 }

@@ -7,7 +7,7 @@
 mod expected;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 use frame_ring::wake::Waker;
@@ -56,7 +56,6 @@ pub struct Shared {
     /// Nonces of the host-agent's sessions.
     pub expected: Expected,
     events: ArrayQueue<(u64, Event)>,
-    events_lost: AtomicBool,
     attachments: ArrayQueue<Arc<Attachment>>,
     epoch: AtomicU64,
     link_waker: Waker,
@@ -72,7 +71,6 @@ impl Shared {
             sessions: AtomicUsize::new(0),
             expected: Expected::default(),
             events: ArrayQueue::new(MAX_EVENTS),
-            events_lost: AtomicBool::new(false),
             attachments: ArrayQueue::new(MAX_ATTACHMENTS),
             epoch: AtomicU64::new(0),
             link_waker,
@@ -90,13 +88,10 @@ impl Shared {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// VMM's thread: queues an event of `epoch`. Returns false if the queue is full; then the link thread
-    /// reconnects, because the host-agent's knowledge of the VM is incomplete.
+    /// VMM's thread: queues an event of `epoch`. Returns false if the queue is full; the caller then keeps or
+    /// refuses what the event reports.
     pub fn send_event(&self, epoch: u64, event: Event) -> bool {
         let queued = self.events.push((epoch, event)).is_ok();
-        if !queued {
-            self.events_lost.store(true, Ordering::Release);
-        }
         self.link_waker.wake();
         queued
     }
@@ -122,7 +117,6 @@ impl Shared {
         if let Some(epoch) = self.connected() {
             return epoch;
         }
-        self.events_lost.store(false, Ordering::Release);
         self.epoch.fetch_add(1, Ordering::AcqRel) + 1
     }
 
@@ -143,11 +137,6 @@ impl Shared {
                 return Some(event);
             }
         }
-    }
-
-    /// Link thread: true if an event was lost since [`Shared::connect`].
-    pub fn lost_events(&self) -> bool {
-        self.events_lost.load(Ordering::Acquire)
     }
 
     /// Link thread: queues an attachment for the VMM's thread. If the queue is full, revoked attachments

@@ -3,7 +3,8 @@
 //! Bounded for any guest: an object beyond the limits is not recorded, and requests for objects that are
 //! not recorded are refused. Only resources that can be read are recorded, which mailboxes can, and each is
 //! counted against its owner, the first context that holds it, so a context that creates many loses its
-//! own resources and leaves those of others readable. Attachments name a context with its generation, so
+//! own resources and leaves those of others readable. Nor do many contexts that fill the table together: the
+//! owner with the most then loses half of what it owns. Attachments name a context with its generation, so
 //! those of a destroyed context are void without a walk over all resources.
 //!
 //! The maps use the standard library's hasher: the guest chooses the keys, so the hash must be keyed with
@@ -84,7 +85,13 @@ impl Resources {
     /// Records a new resource, if it can be read. It replaces one of the same ID.
     pub fn create(&mut self, args: CreateArgs) {
         self.remove(args.handle);
-        if is_readable(&args) && self.map.len() < MAX_RESOURCES {
+        if !is_readable(&args) {
+            return;
+        }
+        if self.map.len() >= MAX_RESOURCES {
+            self.make_room();
+        }
+        if self.map.len() < MAX_RESOURCES {
             let resource = Resource { args, page: None, owner: None, orphan: false, attached: Vec::new() };
             self.map.insert(args.handle, resource);
         }
@@ -95,6 +102,15 @@ impl Resources {
         if let Some(owner) = self.map.remove(&id).and_then(|resource| resource.owner) {
             self.disown(owner, id);
         }
+    }
+
+    /// Forgets half of the resources of the owner with the most, first those that no other context holds.
+    fn make_room(&mut self) {
+        let Some(largest) = self.owned.values().max_by_key(|owned| owned.len()) else { return };
+        let is_shared = |id: &u32| self.map.get(id).is_some_and(|resource| resource.attached.len() > 1);
+        let (shared, own): (Vec<u32>, Vec<u32>) = largest.iter().copied().partition(is_shared);
+        let half = largest.len().div_ceil(2);
+        own.into_iter().chain(shared).take(half).for_each(|id| self.remove(id));
     }
 
     fn disown(&mut self, owner: Context, id: u32) {

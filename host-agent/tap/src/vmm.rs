@@ -4,6 +4,7 @@
 //! request is served is caught here, so that the guest gets an answer; all other panics are caught in
 //! [`hook`](crate::hook).
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,6 +36,10 @@ pub struct Vmm<R> {
     clock: Clock,
     resources: Resources,
     contexts: Contexts,
+    /// Destroyed contexts that the host-agent must be told of, with their epochs, oldest first: the queue of
+    /// events was full. Each had sent a bind, and none is accepted meanwhile, so
+    /// [`MAX_CONTEXTS`](crate::tables::MAX_CONTEXTS) bounds them.
+    gone: VecDeque<(u64, Context)>,
     /// Limits of bind requests with the nonce of a session, by the nonce's place in
     /// [`Expected`](crate::shared::Expected), with the nonce's prefix.
     binds: Box<[(u64, TokenBucket)]>,
@@ -69,6 +74,7 @@ impl<R: Reader> Vmm<R> {
             clock,
             resources: Resources::default(),
             contexts: Contexts::default(),
+            gone: VecDeque::new(),
             binds,
             guesses: TokenBucket::new(access::VM_GUESSES),
             budget: VmBudget::default(),
@@ -167,10 +173,21 @@ impl<R: Reader> Vmm<R> {
         if let Some(attachment) = entry.attachment {
             self.shared.revoke(&attachment);
         }
-        if let Some(epoch) = entry.announced
-            && self.shared.connected() == Some(epoch)
-        {
-            self.shared.send_event(epoch, Event::Gone(context));
+        if let Some(epoch) = entry.announced {
+            self.gone.push_back((epoch, context));
+            self.report_gone();
+        }
+    }
+
+    /// Queues events for destroyed contexts, as many as fit. A container that ends thousands of contexts at
+    /// once delays its own events, and neither loses any nor costs the other tenants the link.
+    fn report_gone(&mut self) {
+        while let Some((epoch, context)) = self.gone.front().copied() {
+            let is_current = self.shared.connected() == Some(epoch);
+            if is_current && !self.shared.send_event(epoch, Event::Gone(context)) {
+                return;
+            }
+            self.gone.pop_front();
         }
     }
 
@@ -244,6 +261,7 @@ impl<R: Reader> Vmm<R> {
             return Status::Disabled.into();
         }
         self.take_attachments();
+        self.report_gone();
         let Ok(request) = Request::decode(bytes) else { return Status::BadRequest.into() };
         match request.operation {
             Operation::Echo => self.echo(requester, now).into(),
@@ -270,12 +288,16 @@ impl<R: Reader> Vmm<R> {
         } else {
             entry.guesses.try_take(now) && self.guesses.try_take(now)
         };
-        if !allowed {
+        // The end of the session's former context is reported before its next one.
+        if !allowed || !self.gone.is_empty() {
+            return Status::RateLimited;
+        }
+        let event = Event::Bind { context: requester, name: entry.name.clone(), nonce };
+        if !self.shared.send_event(epoch, event) {
             return Status::RateLimited;
         }
         entry.announced = Some(epoch);
-        let event = Event::Bind { context: requester, name: entry.name.clone(), nonce };
-        if self.shared.send_event(epoch, event) { Status::Ok } else { Status::RateLimited }
+        Status::Ok
     }
 
     fn frame(&mut self, seq: u64, request: &FrameRequest, requester: Context, now: u64) -> Outcome {

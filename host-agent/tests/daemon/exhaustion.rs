@@ -1,13 +1,15 @@
 //! Peers without a token that hold connections open: to sidecars' listeners, and to the admin server.
 
+use std::time::{Duration, Instant};
+
 use contract::Endpoint;
 use host_agent::config::Options;
-use protocol::stream::{ClientMessage, ServerMessage};
+use protocol::stream::{ClientMessage, Path, ServerMessage};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use crate::client::Client;
+use crate::client::{Client, config};
 use crate::program::Process;
 use crate::rig::{Rig, TIMEOUT, get, token};
 
@@ -53,6 +55,39 @@ async fn connection_with_a_session_frees_its_place() {
         session.send(ClientMessage::Ping(1)).await;
         assert_eq!(session.next().await, ServerMessage::Pong(1));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reconnecting_sidecar_waits_for_the_limit_of_its_stream() {
+    /// Sessions that a stream may start at once, and per second.
+    const BURST: u32 = 16;
+    const PER_SECOND: u32 = 2;
+    let rig = Rig::with(null_encoder()).await;
+    let begin = Instant::now();
+    for _ in 0..BURST + 3 {
+        rig.session("a/reconnecting").await;
+    }
+    // However slow the machine is, the last three wait for each other.
+    assert!(begin.elapsed() >= Duration::from_secs(1) * 3 / PER_SECOND, "{:?}", begin.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn encoders_over_the_limit_of_their_stream_wait_also_in_another_session() {
+    /// Encoders that a stream may open at once, and per second.
+    const BURST: u16 = 8;
+    const PER_SECOND: u32 = 2;
+    let rig = Rig::with(null_encoder()).await;
+    let begin = Instant::now();
+    for _ in 0..2 {
+        let mut session = rig.session("a/greedy").await;
+        for number in 0..BURST / 2 + 1 {
+            session.send(ClientMessage::Configure(config(Path::Pixels, 64 + 2 * number, 64))).await;
+            let configured = |message| matches!(message, ServerMessage::Configured { .. }).then_some(());
+            session.until("an encoder", configured).await;
+        }
+    }
+    // However slow the machine is, the last two wait for each other.
+    assert!(begin.elapsed() >= Duration::from_secs(1) * 2 / PER_SECOND, "{:?}", begin.elapsed());
 }
 
 /// Whether the daemon closes the connection.

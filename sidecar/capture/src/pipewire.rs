@@ -78,6 +78,8 @@ pub fn run(
     let source = if cast.is_some() { "pipewire (mutter)" } else { "pipewire" };
     let mut frames = FrameBuilder::new(source, options, shm_reason, release);
     let before = context.delivered();
+    // Of a former stream that was being torn down.
+    pipewire_buffers::take_truncated();
     let mut since = (Stage::Connecting, Instant::now());
     loop {
         if context.is_stopped() {

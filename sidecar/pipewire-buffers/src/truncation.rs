@@ -46,7 +46,9 @@ fn set_handler(handler: libc::sighandler_t, flags: c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Replaces the missing page. Every other `SIGBUS` ends the process by the default action when the access is repeated.
+/// Replaces the missing page. Every other `SIGBUS` of an access ends the process by the default action when the access is
+/// repeated, and one that another process sent ends it by the next one. The handler leaves `errno` unchanged when it
+/// returns to an access that succeeds: only failed system calls set it.
 extern "C" fn handle(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
     // SAFETY: with `SA_SIGINFO` the kernel passes a pointer to a `siginfo_t` that lives until the handler returns.
     let info = unsafe { &*info };
@@ -65,8 +67,15 @@ extern "C" fn handle(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
 fn replace(start: usize, len: usize) -> bool {
     let (protection, flags) =
         (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_ANONYMOUS);
-    // SAFETY: MAP_FIXED demands that nothing depends on the former mapping at `start`. The kernel reported BUS_ADRERR for
-    // an address in this page: it is of a file that ends before the page, so no access to it can succeed.
+    // SAFETY: MAP_FIXED demands that nothing depends on the former mapping at `start`, and that the range is still this
+    // mapping's.
+    // - The kernel reported BUS_ADRERR for an address in this page: it is of a file that ended before the page. Rust's own
+    //   mappings are of sealed files and of GPU buffers, which never shrink, so the page is of a library in C, and any
+    //   process that has the file may change its bytes at any time. Zeros in their place are such a change.
+    // - The access that faulted is repeated when the handler returns. To unmap the range meanwhile, another thread would
+    //   have to unmap memory that this one accesses, which is undefined without the handler too.
+    // - If several threads fault on the page, each replaces it, and what one stored before the last replacement is lost:
+    //   again a change that the file's other holders could have made.
     let mapped = unsafe { libc::mmap(ptr::without_provenance_mut(start), len, protection, flags, -1, 0) };
     mapped != libc::MAP_FAILED
 }

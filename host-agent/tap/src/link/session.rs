@@ -43,11 +43,11 @@ pub(super) fn run(link: &mut Link, connected: impl Fn()) -> Result<(), LinkError
                 socket.send(&answer)?;
             }
         }
-        while let Some(event) = shared.next_event(epoch) {
+        // The rest waits in the queue, whose end the VMM's thread respects.
+        while socket.has_space()
+            && let Some(event) = shared.next_event(epoch)
+        {
             socket.send(&from_event(event))?;
-        }
-        if shared.lost_events() {
-            return Err(LinkError::Overrun("events were lost"));
         }
         link.rings.unmap_revoked();
         if Instant::now() >= next_stats {

@@ -21,7 +21,7 @@ use rustix::net::{
 use super::LinkError;
 use crate::sys;
 
-/// Largest number of bytes that wait to be sent. The rate limits allow a guest a tenth of it per second.
+/// Largest number of bytes that wait to be sent.
 const MAX_UNSENT: usize = 256 << 10;
 /// Largest number of received descriptors that wait for their message; an attach has two.
 const MAX_DESCRIPTORS: usize = 4 * ATTACH_DESCRIPTORS;
@@ -69,6 +69,11 @@ impl Socket {
             return Err(LinkError::ForeignUser(user));
         }
         Ok(Self { fd, received: Decoder::new(), descriptors: VecDeque::new(), unsent: BytesMut::new() })
+    }
+
+    /// True if at most half of the bytes that may wait do: the rest is for answers and counters.
+    pub(super) fn has_space(&self) -> bool {
+        self.unsent.len() <= MAX_UNSENT / 2
     }
 
     /// Queues a message and sends as much as the socket takes.

@@ -127,6 +127,49 @@ fn context_with_many_resources_takes_none_from_others() {
 }
 
 #[test]
+fn contexts_that_fill_the_table_together_take_nothing_from_others() {
+    let (desktop, sidecar) = (Context { id: 1, generation: 1 }, Context { id: 2, generation: 2 });
+    let mut resources = Resources::default();
+    let create = |resources: &mut Resources, context: Context, count: u32| {
+        let first = resources.map.keys().max().map_or(0, |id| id + 1);
+        for id in first..first + count {
+            resources.create(args(id));
+            resources.attach(id, context, |_| true);
+        }
+        first..first + count
+    };
+    let old = create(&mut resources, desktop, 300);
+    for id in old.clone() {
+        resources.attach(id, sidecar, |_| true);
+    }
+    for context in 10..80 {
+        create(&mut resources, Context { id: context, generation: context.into() }, MAX_OWNED as u32);
+        assert!(resources.len() <= MAX_RESOURCES);
+    }
+    let new = create(&mut resources, desktop, 300);
+    for id in old.chain(new) {
+        assert!(resources.get(id).is_some_and(|resource| resource.is_attached(desktop)), "{id}");
+    }
+    assert!(resources.len() > MAX_RESOURCES - MAX_OWNED, "no more is forgotten than necessary");
+    let owned: usize = resources.owned.values().map(HashSet::len).sum();
+    assert_eq!(owned, resources.len());
+}
+
+#[test]
+fn resources_held_by_several_contexts_are_forgotten_last() {
+    let (largest, other) = (Context { id: 1, generation: 1 }, Context { id: 2, generation: 2 });
+    let mut resources = Resources::default();
+    for id in 0..100 {
+        resources.create(args(id));
+        resources.attach(id, largest, |_| true);
+    }
+    (50..100).for_each(|id| resources.attach(id, other, |_| true));
+    resources.make_room();
+    assert_eq!(resources.len(), 50);
+    assert!((50..100).all(|id| resources.get(id).is_some()));
+}
+
+#[test]
 fn resources_of_a_destroyed_context_pass_to_another_holder() {
     let (first, second) = (Context { id: 1, generation: 1 }, Context { id: 2, generation: 2 });
     let mut resources = Resources::default();

@@ -19,8 +19,8 @@ const MAX_REGIONS: usize = 64;
 ///
 /// # Safety
 /// `buffer` belongs to a live `pw_buffer`, as libpipewire describes it: `datas` is null or has `n_datas` elements,
-/// `metas` is null or has `n_metas` elements, each chunk is null or points to an aligned `spa_chunk`, and each
-/// meta's `data` is null or points to `size` bytes.
+/// `metas` is null or has `n_metas` elements, each chunk is null or points to a `spa_chunk`, and each meta's `data` is
+/// null or points to `size` bytes.
 pub(super) unsafe fn read(id: u64, buffer: &spa::spa_buffer) -> FilledBuffer {
     let mut filled = FilledBuffer { id, corrupted: true, ..FilledBuffer::default() };
     if buffer.n_datas == 0 {
@@ -28,9 +28,10 @@ pub(super) unsafe fn read(id: u64, buffer: &spa::spa_buffer) -> FilledBuffer {
     }
     // SAFETY: by this function's contract `datas` is null, which `as_ref` checks, or has at least one element.
     let chunk = unsafe { buffer.datas.as_ref() }.and_then(|data| NonNull::new(data.chunk));
-    let Some(chunk) = chunk else { return filled };
-    // SAFETY: by this function's contract the pointer is valid and aligned for one `spa_chunk`, whose fields are
-    // integers, so every bit pattern is valid. Volatile, because the producer may write it at any time.
+    // The daemon chooses the chunk's offset in the memory that it shares, and libpipewire checks no alignment.
+    let Some(chunk) = chunk.filter(|chunk| chunk.is_aligned()) else { return filled };
+    // SAFETY: by this function's contract the pointer is valid for one `spa_chunk`, whose fields are integers, so every
+    // bit pattern is valid; it is aligned, as was just checked. Volatile, because the producer may write it at any time.
     let chunk = unsafe { chunk.as_ptr().read_volatile() };
     filled.offset = chunk.offset;
     filled.size = chunk.size;
@@ -127,6 +128,25 @@ mod tests {
         assert_eq!((filled.id, filled.offset, filled.size, filled.stride), (9, 16, 400, 40));
         assert_eq!((filled.pts, filled.corrupted), (77, false));
         assert_eq!(filled.damage, Some(Rect { x: 1, y: 2, width: 3, height: 4 }));
+    }
+
+    #[test]
+    fn chunk_at_an_odd_address_is_not_read() {
+        let mut chunks = [spa::spa_chunk { offset: 16, size: 400, stride: 40, flags: 0 }; 2];
+        let mut data = spa::spa_data {
+            type_: spa::SPA_DATA_MemFd,
+            flags: 0,
+            fd: 5,
+            mapoffset: 0,
+            maxsize: 4096,
+            data: std::ptr::null_mut(),
+            chunk: (&raw mut chunks).cast::<u8>().wrapping_add(1).cast(),
+        };
+        let buffer =
+            spa::spa_buffer { n_metas: 0, n_datas: 1, metas: std::ptr::null_mut(), datas: &raw mut data };
+        // SAFETY: `datas` has one element, whose chunk lies in `chunks`.
+        let filled = unsafe { read(9, &buffer) };
+        assert!(filled.corrupted && filled.size == 0, "{filled:?}");
     }
 
     #[test]

@@ -45,11 +45,9 @@ pub enum AuthError {
     InvalidOrigin(String),
 }
 
-/// The credential that authenticated a request.
+/// The credential that authenticates a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Credential {
-    /// The server requires none.
-    NotRequired,
+enum Credential {
     /// `Authorization` header.
     Bearer,
     /// Session cookie; `secure` if it is one of HTTPS.
@@ -59,7 +57,8 @@ pub(super) enum Credential {
 /// An authenticated request.
 #[derive(Debug, Clone)]
 pub(super) struct Admission {
-    pub(super) credential: Credential,
+    /// `Set-Cookie` with a later end, if the request's session is due for one.
+    pub(super) renewal: Option<String>,
     pub(super) revocation: Revocation,
 }
 
@@ -108,20 +107,26 @@ impl Authenticator {
 
     /// Authenticates a request at the time `now`, Unix time in seconds; `None` if it must be rejected.
     pub(super) fn authenticate(&self, headers: &HeaderMap, now: u64) -> Option<Admission> {
-        let (credential, revocation) = match self {
-            Self::Open => (Some(Credential::NotRequired), None),
-            Self::Loopback => {
-                let allowed = Host::of(headers).is_some_and(|host| host.is_loopback());
-                (allowed.then_some(Credential::NotRequired), None)
-            }
+        match self {
+            Self::Open => Some(Admission { renewal: None, revocation: Revocation(None) }),
+            Self::Loopback => Host::of(headers)
+                .is_some_and(|host| host.is_loopback())
+                .then_some(Admission { renewal: None, revocation: Revocation(None) }),
             Self::Token { current, sessions } => {
                 let mut current = current.clone();
-                // The version that is verified is the one whose replacement is a revocation.
+                // The version that is verified is the one whose replacement is a revocation, and the one that a renewal
+                // is bound to: the cookie of a former token must not become one of the next.
                 let token = current.borrow_and_update().clone();
-                (credential(&token, sessions, headers, now), Some(current))
+                let renewal = match credential(&token, sessions, headers, now)? {
+                    Credential::Bearer => None,
+                    Credential::Session { session, secure } => {
+                        let cookie = |later| sessions.cookie(&token, later, Host::of(headers), secure, now);
+                        session.renewed(now).map(cookie)
+                    }
+                };
+                Some(Admission { renewal, revocation: Revocation(Some(current)) })
             }
-        };
-        Some(Admission { credential: credential?, revocation: Revocation(revocation) })
+        }
     }
 
     /// `Set-Cookie` for a new session, in exchange for the token; `None` if `presented` is not the token.
@@ -132,14 +137,6 @@ impl Authenticator {
         token
             .matches(presented)
             .then(|| sessions.cookie(&token, Session::new(now), Host::of(headers), secure, now))
-    }
-
-    /// `Set-Cookie` with a later end, if the request's session is due for one.
-    pub(super) fn renewal(&self, credential: Credential, headers: &HeaderMap, now: u64) -> Option<String> {
-        let Self::Token { current, sessions } = self else { return None };
-        let Credential::Session { session, secure } = credential else { return None };
-        let renewed = session.renewed(now)?;
-        Some(sessions.cookie(&current.borrow(), renewed, Host::of(headers), secure, now))
     }
 }
 

@@ -29,14 +29,14 @@ pub(super) async fn authenticate(
     next: Next,
 ) -> Response {
     let now = auth::unix_time();
-    let Some(admission) = shared.authenticator.authenticate(request.headers(), now) else {
+    let Some(mut admission) = shared.authenticator.authenticate(request.headers(), now) else {
         shared.hub.metrics().rejected(Rejection::Auth).inc();
         return unauthorized(&shared.authenticator, &request);
     };
     if let Some(connection) = request.extensions().get::<Arc<Connection>>() {
         connection.authenticated();
     }
-    let renewal = shared.authenticator.renewal(admission.credential, request.headers(), now);
+    let renewal = admission.renewal.take();
     request.extensions_mut().insert(admission);
     let mut response = next.run(request).await;
     if let Some(cookie) = renewal.and_then(|cookie| HeaderValue::try_from(cookie).ok()) {

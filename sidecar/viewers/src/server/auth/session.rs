@@ -17,6 +17,9 @@ use super::token::ViewerToken;
 pub const LIFETIME: u64 = 4 * 3600;
 /// Maximum age of a session after the exchange of the token, seconds.
 pub const MAX_AGE: u64 = 24 * 3600;
+/// Time by which this host's clock may have been set back since a session began, seconds. A session of a later time
+/// was issued while the clock was wrong, and would outlive [`MAX_AGE`].
+const MAX_CLOCK_STEP: u64 = 300;
 /// Prefix of the MAC's input. Separates it from other uses of the token.
 const CONTEXT: &[u8] = b"desktopstream viewer session 1\0";
 /// Prefix by which browsers demand `Secure`, `Path=/` and no `Domain` (RFC 6265bis section 4.1.3.2).
@@ -114,7 +117,7 @@ impl Sessions {
         let session = Session { issued: decimal(issued)?, expires: decimal(expires)? };
         let mac = unhex(mac)?;
         self.mac(token, session).verify_slice(&mac).ok()?;
-        (now < session.expires).then_some(session)
+        (now < session.expires && session.issued <= now.saturating_add(MAX_CLOCK_STEP)).then_some(session)
     }
 
     fn mac(&self, token: &ViewerToken, session: Session) -> Hmac<Sha256> {
@@ -231,6 +234,13 @@ mod tests {
         let later = cookie.replace(&(NOW + LIFETIME).to_string(), &(NOW + 2 * LIFETIME).to_string());
         assert_ne!(later, cookie);
         assert_eq!(find("team/desk", KEY, "h:1", &later, NOW), None);
+    }
+
+    #[test]
+    fn session_of_a_clock_that_was_ahead_is_refused() {
+        let cookie = pair("team/desk", KEY, "h:1", false);
+        assert!(find("team/desk", KEY, "h:1", &cookie, NOW - MAX_CLOCK_STEP).is_some());
+        assert_eq!(find("team/desk", KEY, "h:1", &cookie, NOW - MAX_CLOCK_STEP - 1), None);
     }
 
     #[test]

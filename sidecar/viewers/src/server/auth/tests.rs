@@ -14,8 +14,8 @@ fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
     headers
 }
 
-fn check(authenticator: &Authenticator, pairs: &[(&'static str, &str)]) -> Option<Credential> {
-    authenticator.authenticate(&headers(pairs), NOW).map(|admission| admission.credential)
+fn is_admitted(authenticator: &Authenticator, pairs: &[(&'static str, &str)]) -> bool {
+    authenticator.authenticate(&headers(pairs), NOW).is_some()
 }
 
 fn listen(address: &str) -> SocketAddr {
@@ -48,7 +48,7 @@ fn missing_token_is_refused_except_on_loopback_or_with_the_insecure_flag() {
 fn token_is_accepted_in_the_authorization_header_only() {
     let authenticator = new(Some(TOKEN), false, &["0.0.0.0:1"]).expect("a token");
     let (bearer, basic) = (format!("bearer {TOKEN}"), format!("Basic {TOKEN}"));
-    assert_eq!(check(&authenticator, &[("authorization", &bearer)]), Some(Credential::Bearer));
+    assert!(is_admitted(&authenticator, &[("authorization", &bearer)]));
     let cookies = [format!("desktopstream-8080={TOKEN}"), format!("token={TOKEN}")];
     for pairs in [
         vec![],
@@ -57,7 +57,7 @@ fn token_is_accepted_in_the_authorization_header_only() {
         vec![("host", "x:8080"), ("cookie", cookies[0].as_str())],
         vec![("host", "x:8080"), ("cookie", cookies[1].as_str())],
     ] {
-        assert_eq!(check(&authenticator, &pairs), None, "{pairs:?}");
+        assert!(!is_admitted(&authenticator, &pairs), "{pairs:?}");
     }
 }
 
@@ -69,13 +69,10 @@ fn exchanged_token_gives_a_session_that_authenticates() {
         let request = [("host", "x:8080"), ("origin", origin)];
         let cookie = authenticator.exchange(TOKEN, &headers(&request), NOW).expect("a cookie");
         assert_eq!(cookie.starts_with("__Host-") && cookie.contains("; Secure"), secure, "{cookie}");
-        let session = Session::new(NOW);
-        assert_eq!(
-            check(&authenticator, &[("host", "x:8080"), ("cookie", "a=b"), ("cookie", pair(&cookie))]),
-            Some(Credential::Session { session, secure })
-        );
-        let renewal =
-            |now| authenticator.renewal(Credential::Session { session, secure }, &headers(&request), now);
+        let cookies = [("host", "x:8080"), ("cookie", "a=b"), ("cookie", pair(&cookie))];
+        assert!(is_admitted(&authenticator, &cookies));
+        let with_cookie = headers(&[("host", "x:8080"), ("cookie", pair(&cookie))]);
+        let renewal = |now| authenticator.authenticate(&with_cookie, now).expect("admitted").renewal;
         assert_eq!(renewal(NOW), None);
         let renewed = renewal(NOW + session::LIFETIME - 1).expect("due");
         assert_eq!(renewed.starts_with("__Host-"), secure, "{renewed}");
@@ -93,11 +90,18 @@ async fn changed_token_ends_sessions_and_revokes_admissions_of_the_old_one() {
         Authenticator::new("team/desk".to_owned(), Some(current), false, &listen).expect("a token");
     let cookie = authenticator.exchange(TOKEN, &headers(&[("host", "x:80")]), NOW).expect("a cookie");
     let request = headers(&[("host", "x:80"), ("cookie", pair(&cookie))]);
-    let admitted = authenticator.authenticate(&request, NOW).expect("admitted");
+    let later = NOW + session::LIFETIME - 1;
+    let admitted = authenticator.authenticate(&request, later).expect("admitted");
+    let renewal = admitted.renewal.expect("due");
     let revoked = tokio::spawn(admitted.revocation.wait());
     sender.send_replace("fedcba9876543210".parse().expect("a token"));
     revoked.await.expect("the revocation is seen");
     assert!(authenticator.authenticate(&request, NOW).is_none());
+    let renewed = headers(&[("host", "x:80"), ("cookie", pair(&renewal))]);
+    assert!(
+        authenticator.authenticate(&renewed, later).is_none(),
+        "a renewal is bound to the token that admitted"
+    );
     let bearer = headers(&[("authorization", "Bearer fedcba9876543210")]);
     assert!(authenticator.authenticate(&bearer, NOW).is_some());
 }
@@ -106,14 +110,14 @@ async fn changed_token_ends_sessions_and_revokes_admissions_of_the_old_one() {
 fn loopback_server_without_token_accepts_loopback_names_only() {
     let authenticator = new(None, false, &["127.0.0.1:1"]).expect("loopback");
     for host in ["localhost", "LOCALHOST:80", "127.0.0.1:8080", "[::1]:8080", "desk.localhost:1"] {
-        assert_eq!(check(&authenticator, &[("host", host)]), Some(Credential::NotRequired), "{host}");
+        assert!(is_admitted(&authenticator, &[("host", host)]), "{host}");
     }
     for host in ["rebound.example.com:8080", "10.0.0.1", "localhost.example.com", "", "[::1", "::1]:80"] {
-        assert_eq!(check(&authenticator, &[("host", host)]), None, "{host}");
+        assert!(!is_admitted(&authenticator, &[("host", host)]), "{host}");
     }
-    assert_eq!(check(&authenticator, &[]), None);
+    assert!(!is_admitted(&authenticator, &[]));
     let two = [("host", "localhost"), ("host", "rebound.example.com")];
-    assert_eq!(check(&authenticator, &two), None, "an ambiguous Host");
+    assert!(!is_admitted(&authenticator, &two), "an ambiguous Host");
 }
 
 #[test]
