@@ -9,7 +9,7 @@ pub const HOST_AGENT_PORT: u16 = 15937;
 
 /// Directory that desktop and sidecar share: `XDG_RUNTIME_DIR` of both.
 pub const RUNTIME_DIR: &str = "/run/desktop";
-/// Directory with [`ENDPOINT_FILE`] and [`TOKEN_FILE`] for the host-agent.
+/// Directory with [`ENDPOINT_FILE`] and [`TOKEN_FILE`] for the host-agent, and with [`STATUS_KEYS_FILE`].
 pub const HOST_AGENT_DIR: &str = "/run/desktopstream/host-agent";
 /// Directory with the viewers' [`TOKEN_FILE`].
 pub const VIEWER_DIR: &str = "/run/desktopstream/viewer";
@@ -17,6 +17,14 @@ pub const VIEWER_DIR: &str = "/run/desktopstream/viewer";
 pub const ENDPOINT_FILE: &str = "endpoint";
 /// File and Secret key with a token.
 pub const TOKEN_FILE: &str = "token";
+/// File and Secret key with the operator's public keys in PEM, which verify tokens for [`STATUS_AUDIENCE`].
+pub const STATUS_KEYS_FILE: &str = "status.pub";
+
+/// Audience of the tokens with which the operator reads a sidecar's `/status` and `/metrics`. Names of HostAgents have no
+/// slash, so no token for a host-agent has this audience.
+pub const STATUS_AUDIENCE: &str = "desktopstream.dev/status";
+/// Lifetime of such a token, seconds. The operator signs one per request.
+pub const STATUS_TOKEN_SECONDS: u32 = 120;
 
 /// Long flags of `sidecar run`, without the leading `--`.
 pub mod flags {
@@ -54,6 +62,8 @@ pub mod flags {
     pub const TOKEN_FILE: &str = "token-file";
     /// File with the token of viewers.
     pub const VIEWER_TOKEN_FILE: &str = "viewer-token-file";
+    /// File with the public keys of the operator that reads the status.
+    pub const STATUS_KEYS_FILE: &str = "status-keys-file";
     /// Serve viewers without a token.
     pub const INSECURE_NO_VIEWER_AUTH: &str = "insecure-no-viewer-auth";
     /// Leave the cursor out of the picture.

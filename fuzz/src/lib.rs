@@ -3,10 +3,23 @@
 //! A decoder may refuse any bytes, but must not panic. Accepted bytes are canonical: encoding the decoded
 //! value gives the same bytes.
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use contract::{Endpoint, StreamName};
+use operator_api::DesktopStream;
+use operator_docker::names::{Project, StreamKey};
+use operator_docker::{own_labels, unsupported};
+use operator_plan::kubernetes::{SidecarImage, inject, objects, pod};
+use operator_plan::pair::Pairing;
+use operator_plan::rights::rights;
+use operator_plan::validate::security::Policy;
+use operator_plan::validate::validate;
+use operator_plan::workload::workload;
+use serde_json::{Value, json};
+use stream_token::{Signer, Verifier, parse_public_keys, print_public_key, unverified_claims};
 use protocol::frame::{Decoder, HEADER_BYTES, Message};
 use protocol::mailbox::{Answer, Operation, Request};
 use protocol::stream::{ClientMessage, Pixels};
@@ -252,4 +265,149 @@ pub fn annexb(stream: &[u8]) {
     let entry = encode::annexb::is_entry_point(stream);
     assert!(!entry || encode::is_idr(stream), "an entry point that is not an IDR");
     let _ = (encode::codec_string(stream), encode::annexb::sps(stream));
+}
+
+/// Checks that each spec is refused with its problems or renders. What the default policy admits has no privileges.
+pub fn desktop_stream(spec: &[u8]) {
+    let Ok(spec) = serde_json::from_slice::<Value>(spec) else { return };
+    let object = json!({
+        "apiVersion": "desktopstream.dev/v1alpha1", "kind": "DesktopStream", "spec": spec,
+        "metadata": {"name": "desk", "namespace": "team", "uid": "u-1"},
+    });
+    let Ok(stream) = serde_json::from_value::<DesktopStream>(object) else { return };
+    let project = "team".parse::<Project>().expect("a project name");
+    let on_docker = unsupported::validate(&stream, &project);
+    let valid = match validate(&stream) {
+        Ok(valid) => valid,
+        Err(invalid) => {
+            assert!(!invalid.0.is_empty() && on_docker.is_err(), "refused without a problem");
+            return;
+        }
+    };
+    let _ = rights(&stream.spec);
+    let workload = workload(&valid, Some(105));
+    let endpoint = "vsock://2:15937".parse().ok();
+    for pairing in [Pairing::NotNeeded, Pairing::Paired { host_agent: "mac".to_owned(), endpoint }] {
+        let image = SidecarImage::default();
+        let _ = objects(&valid);
+        let Some(pod) = pod(&valid, &workload, &pairing, &image) else { continue };
+        let spec = pod.spec.expect("a spec");
+        let mut again = spec.clone();
+        inject(&valid, &workload, &image, &mut again, Some("desktop"));
+        assert_eq!(again, spec, "injecting twice differs from injecting once");
+        if Policy::default().admit(valid.clone()).is_ok() {
+            assert_unprivileged(&serde_json::to_value(&spec).expect("JSON"));
+        }
+    }
+}
+
+/// Pod Security Standard `restricted`: <https://kubernetes.io/docs/concepts/security/pod-security-standards/>
+fn assert_unprivileged(spec: &Value) {
+    for field in ["hostNetwork", "hostPID", "hostIPC"] {
+        assert_ne!(spec[field], true, "{field}");
+    }
+    for volume in spec["volumes"].as_array().into_iter().flatten() {
+        assert!(volume["hostPath"].is_null(), "{volume}");
+    }
+    // Kubernetes refuses ephemeral containers in new pods.
+    let containers = ["containers", "initContainers"].map(|list| spec[list].as_array());
+    for container in containers.into_iter().flatten().flatten() {
+        let security = &container["securityContext"];
+        assert_ne!(security["privileged"], true, "{container}");
+        assert_eq!(security["allowPrivilegeEscalation"], false, "{container}");
+        let dropped = security["capabilities"]["drop"].as_array();
+        assert!(dropped.is_some_and(|all| all.contains(&"ALL".into())), "{container}");
+        assert_ne!(security["runAsUser"], 0, "{container}");
+        for port in container["ports"].as_array().into_iter().flatten() {
+            assert!(port["hostPort"].as_u64().unwrap_or(0) == 0, "{container}");
+        }
+    }
+}
+
+/// Checks labels of a container and its image. Lines: the container's name, its labels as `KEY=VALUE`, an empty line, labels of
+/// the image.
+pub fn docker_labels(text: &str) {
+    let (container, image) = text.split_once("\n\n").unwrap_or((text, ""));
+    let (name, container) = container.split_once('\n').unwrap_or((container, ""));
+    let labels = |lines: &str| -> HashMap<String, String> {
+        let pairs = lines.lines().filter_map(|line| line.split_once('='));
+        pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    };
+    let (mut all, image) = (labels(container), labels(image));
+    for (key, value) in &image {
+        // A container has the labels of its image, unless it has others.
+        all.entry(key.clone()).or_insert_with(|| value.clone());
+    }
+    let own = own_labels::without(&all, &image);
+    for (key, value) in &own {
+        assert_eq!(all.get(key), Some(value), "a label that the container does not have");
+        assert_ne!(image.get(key), Some(value), "a label of the image");
+    }
+    assert_eq!(own_labels::without(&own, &image), own);
+    if let Some((key, role)) = StreamKey::of_object(name, &all) {
+        assert_eq!(key.object(role), name);
+        let folder = Path::new("/state");
+        for path in [folder.join(&key.project), folder.join(&key.stream)] {
+            assert_eq!(path.parent(), Some(folder), "another folder");
+        }
+    }
+}
+
+/// Private key of the tokens that [`UncheckedToken`] changes. It is used nowhere else.
+const KEY: &str = include_str!("../seeds/key_file/private");
+/// Time at which [`GOOD`] was issued, Unix seconds.
+const ISSUED: u64 = 1_700_000_000;
+/// Life of [`GOOD`], seconds: it does not expire while anything is fuzzed.
+const LIFE: i64 = 1 << 32;
+
+static SIGNER: LazyLock<Signer> = LazyLock::new(|| Signer::from_pem(KEY).expect("a key"));
+static GOOD: LazyLock<String> =
+    LazyLock::new(|| SIGNER.token("team/desk", "mac", ISSUED, LIFE).expect("signs"));
+
+/// A token that was not verified.
+#[derive(Debug, arbitrary::Arbitrary)]
+pub struct UncheckedToken {
+    /// The token, in place of a changed one.
+    text: Option<String>,
+    /// Changes of a valid token: position and byte.
+    changes: Vec<(u16, u8)>,
+    /// Length to which it is cut.
+    length: Option<u16>,
+}
+
+impl UncheckedToken {
+    /// Checks that no token is accepted but the one that was signed.
+    pub fn check(self) {
+        let verifier = Verifier::new(&[SIGNER.verifying_key()], "mac");
+        let good = verifier.verify(&GOOD).expect("a valid token");
+        let mut bytes = self.text.map_or_else(|| GOOD.as_bytes().to_vec(), String::into_bytes);
+        for (at, byte) in self.changes {
+            let at = usize::from(at) % bytes.len().max(1);
+            if let Some(place) = bytes.get_mut(at) {
+                *place = byte;
+            }
+        }
+        bytes.truncate(self.length.map_or(usize::MAX, usize::from));
+        let token = String::from_utf8_lossy(&bytes);
+        let _ = unverified_claims(&token);
+        if let Ok(claims) = verifier.verify(&token) {
+            assert_eq!(claims, good, "claims that were not signed");
+        }
+        let other = Verifier::new(&[SIGNER.verifying_key()], "another");
+        assert!(other.verify(&token).is_err(), "a token for another audience");
+    }
+}
+
+/// Checks that a key file is refused, or has keys that are the same when they are printed and parsed again.
+pub fn key_file(text: &str) {
+    if let Ok(signer) = Signer::from_pem(text) {
+        let again = Signer::from_pem(&signer.private_pem().expect("PEM")).expect("parses");
+        assert_eq!(again.verifying_key(), signer.verifying_key());
+        assert!(!format!("{signer:?}").contains("PRIVATE"), "a private key in a log");
+    }
+    if let Some(keys) = parse_public_keys(text) {
+        assert!(!keys.is_empty());
+        let printed: Vec<String> = keys.iter().map(print_public_key).collect();
+        assert_eq!(parse_public_keys(&printed.join("\n")), Some(keys));
+    }
 }

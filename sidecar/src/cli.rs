@@ -144,6 +144,10 @@ pub struct Run {
         conflicts_with = "viewer_token_file"
     )]
     pub viewer_token: Option<viewers::ViewerToken>,
+    /// File with public keys in PEM. Who signs tokens with them may read /status and /metrics at --admin-listen. It is read
+    /// again for each token.
+    #[arg(long, env = "DESKTOPSTREAM_STATUS_KEYS_FILE")]
+    pub status_keys_file: Option<PathBuf>,
     /// Serve viewers without a token, even beyond loopback.
     #[arg(long, env = "DESKTOPSTREAM_INSECURE_NO_VIEWER_AUTH")]
     pub insecure_no_viewer_auth: bool,
@@ -229,6 +233,7 @@ mod tests {
             flags::UPSTREAM_FILE,
             flags::TOKEN_FILE,
             flags::VIEWER_TOKEN_FILE,
+            flags::STATUS_KEYS_FILE,
             flags::INSECURE_NO_VIEWER_AUTH,
             flags::HIDE_CURSOR,
         ] {

@@ -3,5 +3,6 @@
 pub mod cli;
 pub mod doctor;
 pub mod metrics;
+mod observer;
 pub mod run;
 mod viewer_token;

@@ -23,6 +23,7 @@ use viewers::{Hub, HubOptions, Server, ServerOptions, StreamInfo};
 use virtgpu::{Device, OpenError};
 
 use crate::cli::{Cli, Command, Desktop, HostAgent, MemoryArg, PushArg, RequireArg, Run, SourceArg};
+use crate::observer::Observer;
 use crate::viewer_token;
 
 /// Interval at which viewers receive changes of frame path, size and encoder.
@@ -113,6 +114,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         admin_listen,
         viewer_token_file,
         viewer_token,
+        status_keys_file,
         insecure_no_viewer_auth,
         allowed_origins,
         max_viewers,
@@ -198,7 +200,9 @@ async fn run(options: Run) -> anyhow::Result<()> {
     };
     let mut registry = Registry::default();
     crate::metrics::register(&mut registry, status.clone());
+    let observer = status_keys_file.map(|keys| Observer { keys, stream: name.clone() });
     let server = Server::new(hub.clone(), server_options)
+        .with_observer(move |token| observer.as_ref().is_some_and(|observer| observer.accepts(token)))
         .with_status({
             let status = status.clone();
             move || serde_json::to_value(status()).unwrap_or_default()

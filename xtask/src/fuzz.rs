@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::workspace::cargo;
+use crate::workspace::{self, cargo};
+
+/// Most seconds that one input may take.
+const INPUT_SECONDS: u32 = 10;
 
 /// Runs every target for an equal share of `total`.
 ///
@@ -24,9 +27,16 @@ pub fn run(total: Duration) -> Result<()> {
     let mut crashed = Vec::new();
     for target in &targets {
         println!("x: fuzzing {target} for {share} s");
+        let corpus = workspace::root()?.join("fuzz/corpus").join(target);
+        std::fs::create_dir_all(&corpus).with_context(|| format!("creating {}", corpus.display()))?;
+        // New inputs are written to the first folder only.
+        let seeds = workspace::root()?.join("fuzz/seeds").join(target);
         let status = cargo()
-            .args(["fuzz", "run", "--sanitizer", "none", target, "--"])
-            .args([format!("-max_total_time={share}"), "-print_final_stats=1".to_owned()])
+            .args(["fuzz", "run", "--sanitizer", "none", target])
+            .arg(&corpus)
+            .args(seeds.is_dir().then_some(&seeds))
+            .args(["--", &format!("-timeout={INPUT_SECONDS}"), &format!("-max_total_time={share}")])
+            .arg("-print_final_stats=1")
             .status()?;
         if !status.success() {
             crashed.push(*target);

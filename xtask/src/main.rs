@@ -13,6 +13,8 @@ mod lab;
 #[cfg(test)]
 mod packaging;
 mod programs;
+#[cfg(test)]
+mod security;
 mod test;
 mod tidy;
 mod tools;

@@ -1,5 +1,5 @@
-//! Stream tokens: JWTs (RFC 7519) signed with Ed25519 (RFC 8037). The operator and `host-agent token` sign, the
-//! host-agent verifies.
+//! Stream tokens: JWTs (RFC 7519) signed with Ed25519 (RFC 8037). The operator and `host-agent token` sign;
+//! the host-agent verifies tokens for sessions, the sidecar those for its status.
 //!
 //! The algorithm is fixed: a token that names another one is rejected. No IO: callers read and store keys.
 

@@ -146,8 +146,6 @@ pub mod reasons {
         /// The disk has no space for an image, a container or a volume.
         DISK_FULL = "DiskFull", "free disk space on the node, or use another node",
             docker "free disk space on the Engine's machine: docker system df shows what uses it, docker system prune removes unused data";
-        /// The Secret that spec.viewers.auth names does not exist.
-        SECRET_MISSING = "SecretMissing", "create the Secret that spec.viewers.auth.secretName names, with the key token";
         /// A container cannot be created from its configuration.
         CONFIG = "ContainerConfigError", "correct the container's configuration named above";
         /// The sidecar restarts repeatedly.
@@ -204,9 +202,9 @@ pub mod reasons {
         SIDECAR_SILENT = "SidecarSilent",
             "check that NetworkPolicies let the operator connect to pods on port 15939, and see the sidecar's log",
             docker "see operator docker logs NAME";
-        /// The sidecar refuses the viewers' token.
-        VIEWER_TOKEN_REFUSED = "ViewerTokenRefused",
-            "wait two minutes for the kubelet to update the token in the pod; if the sidecar still refuses it, delete the pod NAME-desktop",
+        /// The sidecar refuses the operator's request for its status.
+        STATUS_REFUSED = "StatusRefused",
+            "wait two minutes for the kubelet to update the operator's public key in the pod, and check that clocks differ by less than two minutes; delete pod NAME-desktop if an earlier version of the operator created it",
             docker "restart the sidecar: it reads another token than the one in the state folder";
 
         /// Frames travel by resource ID.

@@ -29,12 +29,8 @@ pub const SHAPE: &str = "desktopstream.dev/shape";
 pub const APPLIED: &str = "desktopstream.dev/applied";
 /// Annotation on a home's claim that has no owner, because it is to be kept: UID of the stream that it was created for.
 pub const CREATED_FOR: &str = "desktopstream.dev/created-for";
-/// Annotation on token Secrets: the host-agent that the token is for.
-pub const PLACED_FOR: &str = "desktopstream.dev/host-agent";
-/// Annotation on token Secrets: expiry, Unix seconds.
-pub const TOKEN_EXPIRES: &str = "desktopstream.dev/token-expires";
-/// Annotation on token Secrets: time of issue, Unix seconds.
-pub const TOKEN_ISSUED: &str = "desktopstream.dev/token-issued";
+/// Prefix of the type of a stream's Secrets; the stream's UID follows.
+pub const SECRET_TYPE_PREFIX: &str = "desktopstream.dev/stream-";
 
 /// Node label: group that owns the render nodes.
 pub const NODE_RENDER_GID: &str = "desktopstream.dev/render-gid";

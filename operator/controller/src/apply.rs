@@ -14,7 +14,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -77,9 +77,6 @@ pub trait Kind:
     + Sync
     + 'static
 {
-    /// True if the operator may get objects of the kind, but not list them.
-    const IS_GET_ONLY: bool = false;
-
     /// `desired` with the values of `live` that cannot or need not be changed back.
     fn fit(desired: Self, _live: &Self) -> Self {
         desired
@@ -90,9 +87,6 @@ impl Kind for Pod {}
 impl Kind for Service {}
 impl Kind for Ingress {}
 impl Kind for NetworkPolicy {}
-impl Kind for Secret {
-    const IS_GET_ONLY: bool = true;
-}
 impl Kind for PersistentVolumeClaim {
     fn fit(desired: Self, live: &Self) -> Self {
         kubernetes::fit_claim(desired, live)
@@ -120,7 +114,7 @@ pub async fn ensure<K: Kind>(context: &Context, owner: &Owner, store: &Store<K>,
 ///
 /// # Errors
 /// Those of [`ensure`].
-pub async fn put<K: Kind>(context: &Context, owner: &Owner, desired: &K) -> Applied<K> {
+async fn put<K: Kind>(context: &Context, owner: &Owner, desired: &K) -> Applied<K> {
     match create(context, owner, desired).await? {
         Some(created) => Ok(created),
         None => update(context, owner, desired).await,
@@ -169,7 +163,7 @@ async fn create<K: Kind>(context: &Context, owner: &Owner, desired: &K) -> Appli
 ///
 /// # Errors
 /// Those of [`ensure`].
-pub async fn update<K: Kind>(context: &Context, owner: &Owner, desired: &K) -> Applied<K> {
+async fn update<K: Kind>(context: &Context, owner: &Owner, desired: &K) -> Applied<K> {
     let name = desired.name_any();
     // The cache has no managed fields, and may be older than another operator's change.
     let live: K = existing(context, owner, &name).await?;
@@ -209,12 +203,8 @@ async fn existing<K: Kind>(context: &Context, owner: &Owner, name: &str) -> Resu
 async fn read<K: Kind>(context: &Context, owner: &Owner, name: &str) -> Result<Option<K>, Error> {
     let api = api::<K>(context, owner);
     context.metrics.reads.inc();
-    let found = if K::IS_GET_ONLY {
-        api.get_opt(name).await
-    } else {
-        let one = ListParams::default().fields(&format!("metadata.name={name}"));
-        api.list(&one).await.map(|all| all.items.into_iter().next())
-    };
+    let one = ListParams::default().fields(&format!("metadata.name={name}"));
+    let found = api.list(&one).await.map(|all| all.items.into_iter().next());
     found.map_err(Error::api(format!("read {} {name}", K::kind(&()))))
 }
 
@@ -263,7 +253,8 @@ fn annotated<K: Kind>(desired: &K) -> K {
     desired
 }
 
-fn failure<K: Kind>(action: &str, name: &str, error: kube::Error) -> ApplyError {
+/// The obstacle, or the error, of a failed request.
+pub fn failure<K: Resource<DynamicType = ()>>(action: &str, name: &str, error: kube::Error) -> ApplyError {
     match refusal::obstacle::<K>(name, &error) {
         Some(obstacle) => ApplyError::Obstacle(obstacle),
         None => ApplyError::Failed(Error::api(format!("{action} {} {name}", K::kind(&())))(error)),

@@ -10,6 +10,7 @@ use operator_plan::kubernetes::SidecarImage;
 use operator_plan::validate::security::Policy;
 use stream_token::Signer;
 
+use super::keys::SigningKeys;
 use super::memory::Memory;
 use super::metrics::Metrics;
 use super::poller::Poller;
@@ -48,8 +49,10 @@ pub struct Context {
     pub memory: Memory,
     /// Polls sidecars.
     pub poller: Poller,
-    /// Signs tokens for host-agents.
-    pub signer: Signer,
+    /// Signs tokens for host-agents, and for the status of sidecars.
+    pub signer: Arc<Signer>,
+    /// Public keys in PEM, by which sidecars verify tokens for their status.
+    pub status_keys: String,
     /// Writes Events.
     pub recorder: Recorder,
     /// Metrics of this process.
@@ -62,12 +65,24 @@ impl Context {
         client: Client,
         settings: Settings,
         stores: Stores,
-        signer: Signer,
+        keys: SigningKeys,
         metrics: Arc<Metrics>,
         queue: Queue,
     ) -> Self {
         let recorder = Recorder::new(client.clone(), Reporter::from(names::REPORTER));
-        let poller = Poller::new(queue, settings.poll);
-        Self { client, settings, stores, memory: Memory::default(), poller, signer, recorder, metrics }
+        let SigningKeys { signer, public_pem } = keys;
+        let signer = Arc::new(signer);
+        let poller = Poller::new(queue, settings.poll, Arc::clone(&signer));
+        Self {
+            client,
+            settings,
+            stores,
+            memory: Memory::default(),
+            poller,
+            signer,
+            status_keys: public_pem,
+            recorder,
+            metrics,
+        }
     }
 }

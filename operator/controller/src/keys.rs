@@ -1,10 +1,10 @@
-//! The key that signs tokens for host-agents.
+//! The key that signs tokens for host-agents and for the status of sidecars.
 //!
 //! The private key is in a Secret of the operator's namespace, created on the first start. The public key is in a ConfigMap
 //! beside it, for host-agent's `--public-key`. Both outlive the operator: hosts trust the key, so a reinstallation must find it.
 //!
 //! During a rotation the Secret has a second key, which signs nothing yet. The ConfigMap has both public keys, so that hosts
-//! accept the tokens of the second one before the first is signed (docs/kubernetes.md, "Rotating the signing key").
+//! and sidecars accept the tokens of the second one before the first is signed (docs/kubernetes.md, "Rotating the signing key").
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -55,7 +55,7 @@ pub fn viewer_token() -> Result<String, KeyError> {
 ///
 /// # Errors
 /// If the apiserver refuses, or the Secret does not contain a key.
-pub async fn ensure(client: &Client, namespace: &str) -> Result<Signer, Error> {
+pub async fn ensure(client: &Client, namespace: &str) -> Result<SigningKeys, Error> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let found = secrets
         .get_opt(SIGNING_KEY_SECRET)
@@ -66,7 +66,17 @@ pub async fn ensure(client: &Client, namespace: &str) -> Result<Signer, Error> {
         None => create(&secrets).await?,
     };
     publish(client, namespace, &keys).await?;
-    Ok(keys.signer)
+    let public_pem = keys.public_pem()?;
+    Ok(SigningKeys { signer: keys.signer, public_pem })
+}
+
+/// The key that signs, and what verifies its tokens.
+#[derive(Debug)]
+pub struct SigningKeys {
+    /// Signs tokens.
+    pub signer: Signer,
+    /// Public keys in PEM: that of the signer, and during a rotation the next one.
+    pub public_pem: String,
 }
 
 /// The keys of the Secret.

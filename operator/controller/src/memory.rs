@@ -15,12 +15,10 @@ use parking_lot::Mutex;
 pub struct Stream {
     /// Host-agent that the stream is paired with; counts as its load.
     pub host_agent: Option<String>,
-    /// Content of the host-agent Secret.
-    pub host_agent_secret: KnownSecret,
-    /// Time at which the host-agent Secret was last read or written.
-    pub host_agent_secret_at: Option<Instant>,
-    /// Token of viewers.
-    pub viewer: Option<ViewerToken>,
+    /// The host-agent Secret; `None` until this process has written it.
+    pub host_agent_secret: Option<WrittenSecret>,
+    /// Time at which the stream's own viewer Secret was last found to exist.
+    pub viewer_secret_at: Option<Instant>,
     /// Last status that was written, which the watch may not have reported yet.
     pub status: Option<TimedStatus>,
     /// Consecutive failures.
@@ -35,37 +33,13 @@ pub struct Stream {
     pub stats_written_at: Option<Instant>,
 }
 
-/// Token of viewers, as a version of a Secret contains it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ViewerToken {
-    /// Name of the Secret.
-    pub secret: String,
-    /// Version of the Secret.
-    pub version: Option<String>,
-    /// The token.
-    pub token: String,
-    /// Token of the version before, which the sidecar has until the kubelet has updated its file.
-    pub former: Option<String>,
-    /// Time at which the Secret was last read or written.
+/// The host-agent Secret as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrittenSecret {
+    /// Endpoint and token; `None` without a host-agent.
+    pub content: Option<HostAgentSecret>,
+    /// Time of the last write.
     pub at: Instant,
-}
-
-impl std::fmt::Debug for ViewerToken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { secret, version, at, token: _, former: _ } = self;
-        f.debug_struct("ViewerToken")
-            .field("secret", secret)
-            .field("version", version)
-            .field("at", at)
-            .finish_non_exhaustive()
-    }
-}
-
-impl ViewerToken {
-    /// Tokens that the sidecar may accept, the current one first.
-    pub fn all(&self) -> Vec<String> {
-        [Some(&self.token), self.former.as_ref()].into_iter().flatten().cloned().collect()
-    }
 }
 
 /// A status that was written.
@@ -120,20 +94,6 @@ impl MispairedEndpoints {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-}
-
-/// Known content of a stream's host-agent Secret.
-#[derive(Debug, Default, Clone, PartialEq)]
-pub enum KnownSecret {
-    /// The Secret has not been read.
-    #[default]
-    Unknown,
-    /// The Secret does not exist.
-    Absent,
-    /// The Secret names no host-agent.
-    Empty,
-    /// The Secret has this content.
-    With(HostAgentSecret),
 }
 
 /// State of all streams, by UID.

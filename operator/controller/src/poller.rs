@@ -6,12 +6,16 @@ mod news;
 mod schedule;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use contract::SidecarStatus;
+use contract::names::{STATUS_AUDIENCE, STATUS_TOKEN_SECONDS};
+use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 use operator_sidecar_client::{RequestError, SidecarClient};
 use parking_lot::Mutex;
+use stream_token::{KeyError, Signer};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -35,15 +39,14 @@ pub fn is_streaming(answer: &Answer) -> bool {
 pub struct Target {
     /// The stream.
     pub stream: ObjectRef<Guarded>,
-    /// Address of the sidecar's viewer port.
+    /// Address of the sidecar's port for `/status`.
     pub address: SocketAddr,
-    /// Tokens of viewers, tried in this order; none without authentication.
-    pub tokens: Vec<String>,
 }
 
 /// Polls the sidecars of all streams.
 pub struct Poller {
     client: SidecarClient,
+    signer: Arc<Signer>,
     queue: Queue,
     schedule: Mutex<Schedule>,
     /// Notified when a sidecar was added.
@@ -52,10 +55,11 @@ pub struct Poller {
 
 impl Poller {
     /// A poller that queues streams with news into `queue`. `interval` is the interval between requests to a sidecar that
-    /// streams.
-    pub fn new(queue: Queue, interval: Duration) -> Self {
+    /// streams. `signer` signs the tokens of the requests.
+    pub fn new(queue: Queue, interval: Duration, signer: Arc<Signer>) -> Self {
         Self {
             client: SidecarClient::new(),
+            signer,
             queue,
             schedule: Mutex::new(Schedule::new(interval)),
             added: Notify::new(),
@@ -91,9 +95,12 @@ impl Poller {
             let (jobs, next) = self.schedule.lock().due(Instant::now());
             for job in jobs {
                 polled();
-                let client = self.client.clone();
+                let (client, token) = (self.client.clone(), self.token(&job.target));
                 polls.spawn(async move {
-                    let answer = poll(&client, &job.target).await;
+                    let answer = match token {
+                        Ok(token) => poll(&client, &job.target, &token).await,
+                        Err(error) => Err(RequestError::Request(error.to_string())),
+                    };
                     (job, answer)
                 });
             }
@@ -110,6 +117,14 @@ impl Poller {
         }
     }
 
+    /// A token for one request: a desktop that takes the port of its sidecar gets no more than that.
+    fn token(&self, target: &Target) -> Result<String, KeyError> {
+        let ObjectRef { namespace, name, .. } = &target.stream;
+        let stream = format!("{}/{name}", namespace.as_deref().unwrap_or_default());
+        let now = Timestamp::now().as_second().max(0).cast_unsigned();
+        self.signer.token(&stream, STATUS_AUDIENCE, now, STATUS_TOKEN_SECONDS.into())
+    }
+
     fn finish(&self, job: &Job, answer: Answer) {
         if self.schedule.lock().finish(job, answer, Instant::now()) {
             // The queue is closed only when the operator stops.
@@ -118,22 +133,12 @@ impl Poller {
     }
 }
 
-async fn poll(client: &SidecarClient, target: &Target) -> Answer {
+async fn poll(client: &SidecarClient, target: &Target, token: &str) -> Answer {
     let address = target.address.to_string();
-    let (first, others) = match target.tokens.split_first() {
-        Some((first, others)) => (Some(first.as_str()), others),
-        None => (None, [].as_slice()),
-    };
-    let mut answer = client.sidecar_status(&address, first).await;
+    let answer = client.sidecar_status(&address, Some(token)).await;
     if matches!(answer, Err(RequestError::Connection(_))) {
         // The sidecar may have closed a connection that was kept alive.
-        answer = client.sidecar_status(&address, first).await;
-    }
-    for token in others {
-        if !answer.as_ref().is_err_and(RequestError::is_unauthorized) {
-            break;
-        }
-        answer = client.sidecar_status(&address, Some(token)).await;
+        return client.sidecar_status(&address, Some(token)).await;
     }
     answer
 }

@@ -35,11 +35,11 @@ use super::stores::Guarded;
 const STARTING_INTERVAL: Duration = Duration::from_secs(3);
 /// Requeue interval while a pod has a node and its sidecar does not run: its Secrets may have been deleted.
 const WAITING_INTERVAL: Duration = Duration::from_secs(30);
-/// Requeue interval when blocked on something that is not watched (a raised quota, a created Secret).
+/// Requeue interval when blocked on something that is not watched (a raised quota, a Secret of another owner).
 const BLOCKED_INTERVAL: Duration = Duration::from_secs(10);
 /// Requeue interval while objects of a deleted stream of the same name are being deleted.
 const REMAINDER_INTERVAL: Duration = Duration::from_secs(1);
-/// Requeue interval while a sidecar refuses the viewers' token, or lacks its device.
+/// Requeue interval while a sidecar refuses the operator's token, or lacks its device.
 const UNSOUND_INTERVAL: Duration = Duration::from_secs(10);
 /// Number of consecutive failures from which the status reports them: about 15 seconds of retries.
 const REPORTED_FAILURES: u32 = 5;
@@ -139,12 +139,11 @@ fn subject<'n>(stream: &DesktopStream, name: &'n str) -> Subject<'n> {
     Subject { engine: Engine::Kubernetes, name, generation: stream.metadata.generation }
 }
 
-/// Has the stream's sidecar polled with the tokens that are known now; returns its last answer.
+/// Has the stream's sidecar polled; returns its last answer.
 fn poll(context: &Context, stream: &DesktopStream, address: SocketAddr) -> Option<Answer> {
     let uid = stream.uid().unwrap_or_default();
-    let tokens = context.memory.get(&uid).viewer.map(|known| known.all()).unwrap_or_default();
     let reference = ObjectRef::new(&stream.name_any()).within(&stream.namespace().unwrap_or_default());
-    context.poller.watch(&uid, Target { stream: reference, address, tokens });
+    context.poller.watch(&uid, Target { stream: reference, address });
     context.poller.answer(&uid, address)
 }
 

@@ -103,7 +103,7 @@ async fn work(
     metrics: Arc<Metrics>,
     tasks: &mut Tasks,
 ) -> anyhow::Result<()> {
-    let signer = keys::ensure(&client, &settings.namespace).await?;
+    let keys = keys::ensure(&client, &settings.namespace).await?;
     if let Some(deployment) = settings.deployment.clone() {
         let (client, namespace) = (client.clone(), settings.namespace.clone());
         tasks.spawn(async move {
@@ -120,7 +120,7 @@ async fn work(
     metrics.set_working();
     tracing::info!(streams = stores.streams.len(), "listed all objects");
     let (concurrency, streams) = (settings.concurrency, stores.streams.clone());
-    let context = Arc::new(Context::new(client, settings, stores, signer, metrics, queue));
+    let context = Arc::new(Context::new(client, settings, stores, keys, metrics, queue));
     restore_pairings(&context);
     tasks.spawn({
         let context = Arc::clone(&context);

@@ -1,12 +1,16 @@
 //! The two Secrets of a stream.
 //!
-//! The operator may read and write Secrets by name but not list them. It remembers what it read, and reads a Secret again
-//! when what it remembers may be stale.
+//! The operator may create and replace Secrets by name, but neither get nor list them: it never learns the viewers' token of
+//! a user's Secret. A Secret is replaced as a whole. Its type states the stream that it was created for; the apiserver
+//! refuses to change the type of a Secret, and thereby to replace one that does not belong to the stream.
+//!
+//! The operator remembers what it wrote, and writes it again when the Secret may have been deleted or changed since.
 
 use std::time::{Duration, Instant};
 
-use contract::names::{ENDPOINT_FILE, TOKEN_FILE};
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::api::PostParams;
 use kube::{Api, ResourceExt as _};
 use operator_api::conditions::reasons;
 use operator_api::{AuthKind, names};
@@ -15,28 +19,22 @@ use operator_plan::pair::Pairing;
 use operator_plan::status::Obstacle;
 use operator_plan::validate::Validated;
 
-use super::apply::{self, Applied, Owner};
+use super::apply::{self, Applied};
 use super::context::Context;
 use super::error::Error;
 use super::keys::{self, KeyError};
-use super::memory::{KnownSecret, ViewerToken};
+use super::memory::WrittenSecret;
 
-async fn read(context: &Context, namespace: &str, name: &str) -> Result<Option<Secret>, Error> {
-    let api: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
-    context.metrics.reads.inc();
-    api.get_opt(name).await.map_err(Error::api(format!("read Secret {name}")))
-}
-
-fn text(secret: &Secret, key: &str) -> Option<String> {
-    String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone()).ok()
-}
+/// Age of a stream up to which a Secret of its name is taken for that of a deleted stream, which the garbage collector is
+/// about to delete.
+const COLLECTION_TIME: SignedDuration = SignedDuration::from_secs(30);
 
 /// Age from which the memory of a Secret is stale, by what is known of the stream's sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
     /// No pod exists: the next one starts only if the Secrets exist.
     NoPod,
-    /// The sidecar refused the token that is remembered.
+    /// The sidecar refused the operator's token: the Secret may lack the key.
     Refused,
     /// The kubelet has not started the sidecar, perhaps because a Secret is missing.
     Waiting,
@@ -48,148 +46,171 @@ impl Freshness {
     const fn limit(self) -> Duration {
         match self {
             Self::NoPod => Duration::from_secs(2),
-            Self::Refused => Duration::from_secs(5),
-            Self::Waiting => Duration::from_secs(30),
+            Self::Refused | Self::Waiting => Duration::from_secs(30),
             Self::Settled => Duration::from_secs(600),
         }
     }
 }
 
-/// Makes sure that viewers have a token, and remembers it. A Secret of the user is read again until it exists. The
-/// stream's own Secret is created again if it was deleted, with the same token if that is remembered.
-///
-/// # Errors
-/// [`apply::ApplyError`].
-pub async fn ensure_viewer(
-    context: &Context,
-    stream: &Validated,
-    owner: &Owner,
-    freshness: Freshness,
-) -> Applied<()> {
-    let auth = &stream.spec.viewers.auth;
-    if auth.kind == AuthKind::None {
-        context.memory.update(&stream.uid, |known| known.viewer = None);
-        return Ok(());
-    }
-    let name = auth.secret_name.clone().unwrap_or_else(|| stream.names.viewer_secret());
-    let known = context.memory.get(&stream.uid).viewer.filter(|known| known.secret == name);
-    if known.as_ref().is_some_and(|known| known.at.elapsed() < freshness.limit()) {
-        return Ok(());
-    }
-    let found = read(context, &stream.namespace, &name).await?;
-    let is_own = auth.secret_name.is_none();
-    if let Some(secret) = found.as_ref().filter(|_| is_own) {
-        apply::check_own(secret, owner)?;
-    }
-    let in_found = found.as_ref().and_then(token);
-    let (token, version) = match in_found {
-        Some(token) => (token, found.as_ref().and_then(kube::ResourceExt::resource_version)),
-        None if is_own => {
-            let remembered = known.as_ref().map(|known| known.token.clone());
-            let token = remembered.map_or_else(keys::viewer_token, Ok).map_err(Error::from)?;
-            let applied = apply::put(context, owner, &viewer_secret(stream, &token)).await?;
-            (token, applied.resource_version())
-        }
-        None => {
-            let text = format!("Secret {name} with the key {TOKEN_FILE} does not exist");
-            return Err(Obstacle { reason: reasons::SECRET_MISSING, text }.into());
-        }
-    };
-    let former = known.and_then(|known| {
-        if known.token == token {
-            known.former.filter(|_| known.version == version)
-        } else {
-            Some(known.token)
-        }
-    });
-    let known = ViewerToken { secret: name, version, token, former, at: Instant::now() };
-    context.memory.update(&stream.uid, |memory| memory.viewer = Some(known));
-    Ok(())
+/// Result of a request to replace a Secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Replaced {
+    Done,
+    Absent,
 }
 
-/// Token of viewers in a Secret; `None` without one.
-fn token(secret: &Secret) -> Option<String> {
-    text(secret, TOKEN_FILE).map(|token| token.trim().to_owned()).filter(|token| !token.is_empty())
+/// The Secrets of one stream.
+pub struct Secrets<'s> {
+    /// Client, keys and memory.
+    pub context: &'s Context,
+    /// The stream.
+    pub stream: &'s Validated,
+    /// Time of the stream's creation.
+    pub created: Option<Timestamp>,
+    /// How long the memory can be relied upon.
+    pub freshness: Freshness,
+    /// Current time.
+    pub now: Timestamp,
 }
 
-/// Makes sure that the sidecar has the endpoint of its host-agent and a token that stays valid for at least half of its
-/// lifetime. Without a host-agent the Secret is empty: the pod waits for the choice, not for a host-agent. While the pod's
-/// node is not known, the Secret stays as it is.
-///
-/// # Errors
-/// [`apply::ApplyError`].
-pub async fn ensure_host_agent(
-    context: &Context,
-    stream: &Validated,
-    owner: &Owner,
-    pairing: &Pairing,
-    freshness: Freshness,
-    now: u64,
-) -> Applied<()> {
-    let memory = context.memory.get(&stream.uid);
-    let is_fresh = memory.host_agent_secret_at.is_some_and(|at| at.elapsed() < freshness.limit());
-    let known = match memory.host_agent_secret {
-        KnownSecret::Unknown => read_host_agent(context, stream, owner).await?,
-        _ if !is_fresh => read_host_agent(context, stream, owner).await?,
-        known => known,
-    };
-    let next = next(context, stream, &known, pairing, now)?;
-    if known != next {
-        let content = if let KnownSecret::With(content) = &next { Some(content) } else { None };
-        let secret = host_agent_secret(stream, content);
-        // It is read again if the request fails.
-        context.memory.update(&stream.uid, |known| known.host_agent_secret = KnownSecret::Unknown);
-        if known == KnownSecret::Absent {
-            apply::put(context, owner, &secret).await?;
-        } else {
-            apply::update(context, owner, &secret).await?;
+impl Secrets<'_> {
+    /// Makes sure that viewers have a token, unless they use a Secret of the user. The stream's own Secret gets a new token
+    /// when it was deleted.
+    ///
+    /// # Errors
+    /// [`apply::ApplyError`].
+    pub async fn ensure_viewer(&self) -> Applied<()> {
+        let auth = &self.stream.spec.viewers.auth;
+        if auth.kind == AuthKind::None || auth.secret_name.is_some() {
+            return Ok(());
+        }
+        let (context, uid) = (self.context, &self.stream.uid);
+        if context.memory.get(uid).viewer_secret_at.is_some_and(|at| self.is_fresh(at)) {
+            return Ok(());
+        }
+        let secret = viewer_secret(self.stream, &keys::viewer_token().map_err(Error::from)?);
+        // Its user may have changed the token, so it is replaced for a trial only.
+        if self.replace(&secret, true).await? == Replaced::Absent {
+            self.create(&secret).await?;
+        }
+        context.memory.update(uid, |known| known.viewer_secret_at = Some(Instant::now()));
+        Ok(())
+    }
+
+    /// Makes sure that the sidecar has the operator's public keys, the endpoint of its host-agent, and a token that stays
+    /// valid for at least half of its lifetime. Without a host-agent the Secret has the keys only: the pod waits for the
+    /// choice, not for a host-agent. While the pod's node is not known, endpoint and token stay as they are.
+    ///
+    /// # Errors
+    /// [`apply::ApplyError`].
+    pub async fn ensure_host_agent(&self, pairing: &Pairing) -> Applied<()> {
+        let (context, uid) = (self.context, &self.stream.uid);
+        let known = context.memory.get(uid).host_agent_secret;
+        let keys = &context.status_keys;
+        if known.is_none() && matches!(pairing, Pairing::Unknown { .. }) {
+            // What an earlier operator wrote is not known and stays.
+            return self.create(&host_agent_secret(self.stream, None, keys)).await;
+        }
+        let content = self.content(known.as_ref(), pairing)?;
+        if known.is_some_and(|known| known.content == content && self.is_fresh(known.at)) {
+            return Ok(());
+        }
+        // It is written again if a request fails.
+        context.memory.update(uid, |known| known.host_agent_secret = None);
+        let secret = host_agent_secret(self.stream, content.as_ref(), keys);
+        if self.replace(&secret, false).await? == Replaced::Absent {
+            self.create(&secret).await?;
+        }
+        let written = WrittenSecret { content, at: Instant::now() };
+        context.memory.update(uid, |known| known.host_agent_secret = Some(written));
+        Ok(())
+    }
+
+    fn is_fresh(&self, at: Instant) -> bool {
+        at.elapsed() < self.freshness.limit()
+    }
+
+    /// The content that the host-agent Secret should have.
+    fn content(
+        &self,
+        known: Option<&WrittenSecret>,
+        pairing: &Pairing,
+    ) -> Result<Option<HostAgentSecret>, Error> {
+        let known = known.and_then(|known| known.content.clone());
+        let (host_agent, endpoint) = match pairing {
+            Pairing::Paired { host_agent, endpoint: Some(endpoint) } => (host_agent, endpoint),
+            Pairing::Unknown { .. } => return Ok(known),
+            _ => return Ok(None),
+        };
+        let now = self.now.as_second().max(0).cast_unsigned();
+        let life = self.context.settings.token_life.as_secs();
+        let wanted = HostAgentSecret {
+            host_agent: host_agent.clone(),
+            endpoint: endpoint.clone(),
+            token: String::new(),
+            issued: now,
+            expires: now + life,
+        };
+        if let Some(old) = known
+            && !must_renew(&old, &wanted)
+        {
+            return Ok(Some(old));
+        }
+        let signer = &self.context.signer;
+        let token = signer.token(&self.stream.id(), host_agent, now, life.cast_signed());
+        Ok(Some(HostAgentSecret { token: token.map_err(KeyError::from)?, ..wanted }))
+    }
+
+    fn api(&self) -> Api<Secret> {
+        Api::namespaced(self.context.client.clone(), &self.stream.namespace)
+    }
+
+    fn params(dry_run: bool) -> PostParams {
+        PostParams { dry_run, field_manager: Some(names::FIELD_MANAGER.to_owned()) }
+    }
+
+    /// Creates a Secret; leaves one of that name as it is.
+    async fn create(&self, secret: &Secret) -> Applied<()> {
+        self.context.metrics.writes.inc();
+        match self.api().create(&Self::params(false), secret).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+            Err(error) => Err(apply::failure::<Secret>("create", &secret.name_any(), error)),
         }
     }
-    let is_written = known != next;
-    context.memory.update(&stream.uid, |known| {
-        known.host_agent_secret = next;
-        if is_written || !is_fresh {
-            known.host_agent_secret_at = Some(Instant::now());
+
+    /// Replaces the stream's own Secret. With `is_trial` it stays as it is.
+    async fn replace(&self, secret: &Secret, is_trial: bool) -> Applied<Replaced> {
+        let name = secret.name_any();
+        self.context.metrics.writes.inc();
+        match self.api().replace(&name, &Self::params(is_trial), secret).await {
+            Ok(_) => Ok(Replaced::Done),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Replaced::Absent),
+            Err(kube::Error::Api(status)) if status.code == 422 => {
+                let mut causes = status.details.iter().flat_map(|details| &details.causes);
+                if causes.any(|cause| cause.field == "type") {
+                    return Err(self.taken(&name).into());
+                }
+                if is_trial {
+                    // An immutable Secret of the stream.
+                    return Ok(Replaced::Done);
+                }
+                Err(apply::failure::<Secret>("replace", &name, kube::Error::Api(status)))
+            }
+            Err(error) => Err(apply::failure::<Secret>("replace", &name, error)),
         }
-    });
-    Ok(())
-}
-
-async fn read_host_agent(context: &Context, stream: &Validated, owner: &Owner) -> Applied<KnownSecret> {
-    let found = read(context, &stream.namespace, &stream.names.host_agent_secret()).await?;
-    let Some(secret) = found else { return Ok(KnownSecret::Absent) };
-    apply::check_own(&secret, owner)?;
-    Ok(content(&secret).map_or(KnownSecret::Empty, KnownSecret::With))
-}
-
-/// The content that the Secret should have.
-fn next(
-    context: &Context,
-    stream: &Validated,
-    known: &KnownSecret,
-    pairing: &Pairing,
-    now: u64,
-) -> Result<KnownSecret, Error> {
-    let (host_agent, endpoint) = match (pairing, known) {
-        (Pairing::Paired { host_agent, endpoint: Some(endpoint) }, _) => (host_agent, endpoint),
-        (Pairing::Unknown { .. }, KnownSecret::With(_)) => return Ok(known.clone()),
-        _ => return Ok(KnownSecret::Empty),
-    };
-    let wanted = HostAgentSecret {
-        host_agent: host_agent.clone(),
-        endpoint: endpoint.clone(),
-        token: String::new(),
-        issued: now,
-        expires: now + context.settings.token_life.as_secs(),
-    };
-    if let KnownSecret::With(old) = known
-        && !must_renew(old, &wanted)
-    {
-        return Ok(known.clone());
     }
-    let lifetime = (wanted.expires - now).cast_signed();
-    let token = context.signer.token(&stream.id(), host_agent, now, lifetime).map_err(KeyError::from)?;
-    Ok(KnownSecret::With(HostAgentSecret { token, ..wanted }))
+
+    /// The obstacle of a Secret that was not created for the stream.
+    fn taken(&self, name: &str) -> Obstacle {
+        let is_new = self.created.is_some_and(|created| self.now.duration_since(created) < COLLECTION_TIME);
+        if is_new {
+            let text = format!("waiting until Secret {name} of a deleted stream of this name is deleted");
+            return Obstacle { reason: reasons::WAITING, text };
+        }
+        let text = format!("Secret {name} exists and was not created for the stream");
+        Obstacle { reason: reasons::NAME_TAKEN, text }
+    }
 }
 
 /// True for another host-agent or endpoint, or if half of the token's lifetime has passed.
@@ -198,190 +219,5 @@ fn must_renew(old: &HostAgentSecret, wanted: &HostAgentSecret) -> bool {
     old.host_agent != wanted.host_agent || old.endpoint != wanted.endpoint || wanted.issued >= half
 }
 
-fn content(secret: &Secret) -> Option<HostAgentSecret> {
-    let annotation = |key: &str| secret.annotations().get(key).cloned();
-    Some(HostAgentSecret {
-        host_agent: annotation(names::PLACED_FOR)?,
-        endpoint: text(secret, ENDPOINT_FILE)?.parse().ok()?,
-        token: text(secret, TOKEN_FILE)?,
-        issued: annotation(names::TOKEN_ISSUED)?.parse().ok()?,
-        expires: annotation(names::TOKEN_EXPIRES)?.parse().ok()?,
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{Apiserver, World};
-    use operator_plan::testing::validated;
-
-    fn secret(host_agent: &str, endpoint: &str, issued: u64) -> HostAgentSecret {
-        HostAgentSecret {
-            host_agent: host_agent.to_owned(),
-            endpoint: endpoint.parse().expect("an endpoint"),
-            token: "t".to_owned(),
-            issued,
-            expires: issued + 1000,
-        }
-    }
-
-    #[test]
-    fn host_agent_secret_is_read_as_it_was_written() {
-        let stream = validated(&serde_json::json!({}));
-        let written = secret("mac", "vsock://2:1", 1000);
-        assert_eq!(content(&host_agent_secret(&stream, Some(&written))), Some(written));
-        assert_eq!(content(&host_agent_secret(&stream, None)), None);
-    }
-
-    const SECRETS: &str = "/api/v1/namespaces/team/secrets";
-
-    fn owner() -> Owner {
-        Owner { namespace: "team".to_owned(), name: "desk".to_owned(), uid: "u-1".to_owned() }
-    }
-
-    fn user_secret(name: &str, token: &str) -> serde_json::Value {
-        let data: Secret = Secret {
-            data: Some([(TOKEN_FILE.to_owned(), k8s_openapi::ByteString(token.as_bytes().to_vec()))].into()),
-            ..Secret::default()
-        };
-        let mut secret = serde_json::to_value(data).expect("JSON");
-        secret["metadata"] = serde_json::json!({"name": name, "namespace": "team"});
-        secret
-    }
-
-    fn with_secret(name: &str) -> Validated {
-        validated(&serde_json::json!({"spec": {"viewers": {"auth": {"secretName": name}}}}))
-    }
-
-    fn tokens(world: &World) -> Vec<String> {
-        world.context.memory.get("u-1").viewer.map(|known| known.all()).unwrap_or_default()
-    }
-
-    async fn ensure(world: &World, stream: &Validated, freshness: Freshness) {
-        ensure_viewer(&world.context, stream, &owner(), freshness).await.expect("a token");
-    }
-
-    /// Lets what is remembered be as old as `freshness` allows.
-    fn age(world: &World, freshness: Freshness) {
-        world.context.memory.update("u-1", |known| {
-            let past = Instant::now().checked_sub(freshness.limit()).expect("the machine is up for longer");
-            if let Some(viewer) = &mut known.viewer {
-                viewer.at = past;
-            }
-            known.host_agent_secret_at = known.host_agent_secret_at.map(|_| past);
-        });
-    }
-
-    #[tokio::test]
-    async fn viewer_token_is_that_of_the_secret_that_the_spec_names_now() {
-        let apiserver = Apiserver::default();
-        let world = World::new(&apiserver);
-        for name in ["one", "two"] {
-            apiserver.add(&format!("{SECRETS}/{name}"), user_secret(name, name));
-            ensure(&world, &with_secret(name), Freshness::Settled).await;
-            assert_eq!(tokens(&world), [name]);
-        }
-        apiserver.take_requests();
-        ensure(&world, &with_secret("two"), Freshness::Settled).await;
-        assert_eq!(apiserver.take_requests(), [""; 0], "it is remembered");
-    }
-
-    #[tokio::test]
-    async fn rotated_token_is_read_once_the_sidecar_refuses_the_former_one() {
-        let apiserver = Apiserver::default();
-        let (world, stream) = (World::new(&apiserver), with_secret("one"));
-        let path = format!("{SECRETS}/one");
-        apiserver.add(&path, user_secret("one", "old"));
-        ensure(&world, &stream, Freshness::Settled).await;
-        apiserver.change(&path, &user_secret("one", "new"));
-        age(&world, Freshness::Refused);
-        ensure(&world, &stream, Freshness::Settled).await;
-        assert_eq!(tokens(&world), ["old"], "the sidecar has not read the file yet");
-        ensure(&world, &stream, Freshness::Refused).await;
-        assert_eq!(tokens(&world), ["new", "old"], "the former one may still be in the sidecar's file");
-    }
-
-    #[tokio::test]
-    async fn deleted_viewer_secret_is_created_again_with_its_token() {
-        let apiserver = Apiserver::default();
-        let (world, stream) = (World::new(&apiserver), validated(&serde_json::json!({})));
-        let path = format!("{SECRETS}/desk-viewer");
-        ensure(&world, &stream, Freshness::NoPod).await;
-        let created = tokens(&world);
-        for freshness in [Freshness::Waiting, Freshness::Settled, Freshness::NoPod] {
-            apiserver.remove(&path);
-            age(&world, freshness);
-            ensure(&world, &stream, freshness).await;
-            let secret: Secret =
-                serde_json::from_value(apiserver.get(&path).expect("created again")).expect("a Secret");
-            assert_eq!(token(&secret).as_ref(), created.first(), "{freshness:?}");
-            assert_eq!(tokens(&world), created);
-        }
-    }
-
-    #[tokio::test]
-    async fn deleted_host_agent_secret_is_created_again() {
-        let apiserver = Apiserver::default();
-        let (world, stream) = (World::new(&apiserver), validated(&serde_json::json!({})));
-        let path = format!("{SECRETS}/desk-host-agent");
-        let pairing = Pairing::Paired {
-            host_agent: "mac".to_owned(),
-            endpoint: Some("vsock://2:1".parse().expect("an endpoint")),
-        };
-        for _ in 0..2 {
-            ensure_host_agent(&world.context, &stream, &owner(), &pairing, Freshness::Waiting, 1000)
-                .await
-                .expect("applied");
-            let secret: Secret =
-                serde_json::from_value(apiserver.get(&path).expect("it exists")).expect("a Secret");
-            assert!(content(&secret).is_some_and(|it| it.host_agent == "mac"));
-            apiserver.remove(&path);
-            age(&world, Freshness::Waiting);
-        }
-    }
-
-    #[tokio::test]
-    async fn host_agent_secret_stays_while_the_node_is_unknown_and_is_emptied_when_unpaired() {
-        let apiserver = Apiserver::default();
-        let (world, stream) = (World::new(&apiserver), validated(&serde_json::json!({})));
-        let path = format!("{SECRETS}/desk-host-agent");
-        let paired = Pairing::Paired {
-            host_agent: "mac".to_owned(),
-            endpoint: Some("vsock://2:1".parse().expect("an endpoint")),
-        };
-        let unknown = Pairing::Unknown { host_agent: Some("mac".to_owned()), node: "n1".to_owned() };
-        let gone = Pairing::None { reason: reasons::HOST_AGENT_GONE, text: String::new() };
-        for (pairing, is_paired) in [(&paired, true), (&unknown, true), (&gone, false), (&unknown, false)] {
-            ensure_host_agent(&world.context, &stream, &owner(), pairing, Freshness::Settled, 1000)
-                .await
-                .expect("applied");
-            let secret: Secret =
-                serde_json::from_value(apiserver.get(&path).expect("it exists")).expect("a Secret");
-            assert_eq!(content(&secret).is_some(), is_paired, "{pairing:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn host_agent_secret_of_somebody_else_is_left_alone() {
-        let apiserver = Apiserver::default();
-        let (world, stream) = (World::new(&apiserver), validated(&serde_json::json!({})));
-        let path = format!("{SECRETS}/desk-host-agent");
-        let before = apiserver.add(&path, user_secret("desk-host-agent", "theirs"));
-        let none = Pairing::None { reason: reasons::NO_HOST_AGENT, text: String::new() };
-        let applied =
-            ensure_host_agent(&world.context, &stream, &owner(), &none, Freshness::NoPod, 1000).await;
-        let is_taken =
-            matches!(applied, Err(apply::ApplyError::Obstacle(it)) if it.reason == reasons::NAME_TAKEN);
-        assert!(is_taken);
-        assert_eq!(apiserver.get(&path), Some(before));
-    }
-
-    #[test]
-    fn token_is_renewed_at_half_of_its_lifetime_and_for_another_host_agent() {
-        let old = secret("mac", "vsock://2:1", 1000);
-        assert!(!must_renew(&old, &secret("mac", "vsock://2:1", 1499)));
-        assert!(must_renew(&old, &secret("mac", "vsock://2:1", 1500)));
-        assert!(must_renew(&old, &secret("other", "vsock://2:1", 1000)));
-        assert!(must_renew(&old, &secret("mac", "tcp://h:1", 1000)));
-    }
-}
+mod tests;

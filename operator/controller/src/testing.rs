@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::calls::Calls;
 use crate::context::{Context, Settings};
+use crate::keys::SigningKeys;
 use crate::metrics::Metrics;
 use crate::stores::{Guarded, Stores};
 
@@ -176,7 +177,7 @@ impl State {
                 self.create(&path, body, FIELD_MANAGER);
                 self.objects[&path].clone()
             }
-            Method::PUT => self.replace(path, body),
+            Method::PUT => self.replace(path, body, query.contains("dryRun=All")),
             Method::PATCH if kind.contains("apply-patch") => self.apply(path, body),
             Method::PATCH => self.merge(path, &body),
             Method::DELETE => {
@@ -230,9 +231,20 @@ impl State {
         (differs("uid") || differs("resourceVersion")).then(|| failure(409, "Conflict", path))
     }
 
-    fn replace(&mut self, path: &str, mut body: Value) -> Value {
+    fn replace(&mut self, path: &str, mut body: Value, is_trial: bool) -> Value {
         if let Some(failure) = self.precondition(path, &body) {
             return failure;
+        }
+        let old = &self.objects[path];
+        if path.contains("/secrets/") && old["type"] != body["type"] {
+            let mut failure = failure(422, "Invalid", "type: field is immutable");
+            failure["details"] =
+                json!({"causes": [{"reason": "FieldValueInvalid", "message": "", "field": "type"}]});
+            return failure;
+        }
+        body["metadata"]["uid"] = old["metadata"]["uid"].clone();
+        if is_trial {
+            return body;
         }
         body["metadata"]["resourceVersion"] = self.next_version().into();
         self.objects.insert(path.to_owned(), body.clone());
@@ -349,9 +361,11 @@ impl World {
             concurrency: 1,
         };
         let signer = Signer::generate().expect("a key");
+        let public_pem = signer.public_pem().expect("PEM");
+        let keys = SigningKeys { signer, public_pem };
         let metrics = Arc::new(Metrics::new(&Calls::default()));
         let (queue, queued) = mpsc::unbounded_channel();
-        let context = Context::new(apiserver.client(), settings, stores, signer, metrics, queue);
+        let context = Context::new(apiserver.client(), settings, stores, keys, metrics, queue);
         Self {
             context: Arc::new(context),
             stores: Writers {

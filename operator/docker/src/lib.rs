@@ -16,7 +16,7 @@ pub mod engine;
 pub mod machine;
 pub mod names;
 pub mod observation;
-mod own_labels;
+pub mod own_labels;
 mod project_lock;
 pub mod publish;
 mod pulls;

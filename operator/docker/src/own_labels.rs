@@ -10,7 +10,8 @@ use bollard::models::ImageInspect;
 use crate::container::Container;
 use crate::engine::{Engine, EngineError};
 
-type Labels = HashMap<String, String>;
+/// Labels by key.
+pub type Labels = HashMap<String, String>;
 
 /// Labels of images by ID. An ID is a digest of the image, so that its labels never change.
 #[derive(Debug, Default)]
@@ -57,7 +58,12 @@ fn own(container: &Container, image: Option<&Image>) -> Labels {
     if container.architecture.is_some() && container.architecture != image.architecture {
         return Labels::new();
     }
-    let labels = container.labels.iter().filter(|(key, value)| image.labels.get(*key) != Some(*value));
+    without(&container.labels, &image.labels)
+}
+
+/// Labels of a container that its image does not have with the same value.
+pub fn without(container: &Labels, image: &Labels) -> Labels {
+    let labels = container.iter().filter(|(key, value)| image.get(*key) != Some(*value));
     labels.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 

@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 pub use node::{facts, node, slim};
 pub use observe::{has_ended, is_over, observe};
 pub(crate) use pod::simple;
-pub use pod::{SidecarImage, choose_pod, inject, place, pod, read_shape};
+pub use pod::{SidecarImage, choose_pod, inject, place, pod, read_shape, uses_host_agent_secret};
 pub use replace::{lacks_device, replace};
 pub use storage::{HostAgentSecret, fit_claim, host_agent_secret, viewer_secret};
 

@@ -34,7 +34,7 @@ pub struct Obstacle {
 pub enum ReportError<'r> {
     /// The sidecar did not answer with a status; the error of the request.
     Silent(&'r str),
-    /// The sidecar refused the viewers' token.
+    /// The sidecar refused the operator's token.
     TokenRefused,
 }
 
@@ -207,8 +207,8 @@ fn video(stream: &Validated, input: Input<'_>) -> (Verdict, Verdict) {
             (silent.clone(), silent)
         }
         Some(Err(ReportError::TokenRefused)) => {
-            let text = "the sidecar refuses the token in the viewers' Secret";
-            let refused = Verdict::unknown(reasons::VIEWER_TOKEN_REFUSED, text);
+            let text = "the sidecar refuses the operator's token";
+            let refused = Verdict::unknown(reasons::STATUS_REFUSED, text);
             (refused.clone(), refused)
         }
         None => (Verdict::waiting("waiting for the sidecar"), Verdict::waiting("waiting for the sidecar")),

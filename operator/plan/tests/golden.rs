@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use operator_api::DesktopStream;
-use operator_plan::kubernetes::{HostAgentSecret, SidecarImage, host_agent_secret, objects, pod};
+use operator_plan::kubernetes::{
+    HostAgentSecret, SidecarImage, host_agent_secret, objects, pod, uses_host_agent_secret,
+};
 use operator_plan::pair::Pairing;
 use operator_plan::testing;
 use operator_plan::validate::validate;
@@ -36,8 +38,9 @@ fn rendered(mut stream: DesktopStream) -> String {
     text += &objects.ingress.iter().map(document).collect::<String>();
     text += &objects.network_policy.iter().map(document).collect::<String>();
     text += &objects.home.iter().map(document).collect::<String>();
-    if workload.uses_host_agent {
-        text += &document(&host_agent_secret(&stream, Some(&secret)));
+    if uses_host_agent_secret(&workload) {
+        let content = workload.uses_host_agent.then_some(&secret);
+        text += &document(&host_agent_secret(&stream, content, "PUBLIC KEYS"));
     }
     text +=
         &pod(&stream, &workload, &pairing, &SidecarImage::default()).iter().map(document).collect::<String>();

@@ -13,6 +13,8 @@
 //! | `POST /session`          | viewers        | exchanges the token for a session cookie           | in the body    |
 //! | `/login.css`, `/login.js`, `/token.js` | viewers | of the page that asks for the token         | no             |
 //!
+//! On the admin listener, the token of an observer is accepted too: see [`Server::with_observer`].
+//!
 //! The listeners share no limit: clients that exhaust the viewers' connections do not affect probes.
 //!
 //! Viewers are untrusted before and after authentication: the number of connections and viewers, message sizes, message
@@ -86,12 +88,14 @@ impl Default for ServerOptions {
 
 type Status = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
 type Ready = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+type Observer = Box<dyn Fn(&str) -> bool + Send + Sync>;
 
-/// Functions that replace the server's own status and readiness.
+/// Functions that replace the server's own status and readiness, and that recognises observers.
 #[derive(Default)]
 struct Hooks {
     status: Option<Status>,
     ready: Option<Ready>,
+    observer: Option<Observer>,
 }
 
 impl fmt::Debug for Hooks {
@@ -99,6 +103,7 @@ impl fmt::Debug for Hooks {
         f.debug_struct("Hooks")
             .field("status", &self.status.is_some())
             .field("ready", &self.ready.is_some())
+            .field("observer", &self.observer.is_some())
             .finish()
     }
 }
@@ -175,6 +180,13 @@ impl Server {
         self
     }
 
+    /// Lets observers read status and metrics on the admin listener: programs whose bearer token `accepts`. They get
+    /// nothing else, and no session.
+    pub fn with_observer(mut self, accepts: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        self.hooks.observer = Some(Box::new(accepts));
+        self
+    }
+
     /// Serves probes, status and metrics on `listener`. Without it there are no probes and no metrics.
     pub fn with_admin(mut self, listener: TcpListener) -> Self {
         self.admin = Some(listener);
@@ -241,7 +253,7 @@ impl Server {
         let routes = Router::new()
             .route("/status", get(status::status))
             .route("/metrics", get(status::metrics))
-            .route_layer(from_fn_with_state(Arc::clone(&shared), middleware::authenticate))
+            .route_layer(from_fn_with_state(Arc::clone(&shared), middleware::authenticate_or_observe))
             .route("/healthz", get(status::healthz))
             .route("/readyz", get(status::readyz));
         Self::finish(routes, shared)

@@ -66,6 +66,29 @@ async fn admin_listener_has_probes_for_all_and_status_and_metrics_with_the_token
 }
 
 #[tokio::test]
+async fn observer_reads_status_and_metrics_of_the_admin_listener_only() {
+    let served =
+        Served::with(HubOptions::default(), with_token(), |it| it.with_observer(|token| token == "observer"))
+            .await;
+    let bearer = "Authorization: Bearer observer";
+    for (path, expected) in [("/status", 200), ("/metrics", 200), ("/", 404), ("/snapshot.png", 404)] {
+        let (head, _) = served.admin(path, &[bearer]).await;
+        assert_eq!(status(&head), expected, "{path}");
+        assert!(!head.contains("set-cookie"), "{head}");
+        assert_eq!(
+            served.status(path, &[bearer]).await,
+            if path == "/metrics" { 404 } else { 401 },
+            "{path}"
+        );
+    }
+    let other = served.admin("/status", &["Authorization: Bearer observers"]).await.0;
+    assert_eq!(status(&other), 401);
+    assert!(!served.exchange("observer", &[]).await.contains("set-cookie"), "no session for an observer");
+    let viewer = format!("Authorization: Bearer {TOKEN}");
+    assert_eq!(status(&served.admin("/status", &[&viewer]).await.0), 200);
+}
+
+#[tokio::test]
 async fn request_with_the_token_in_its_header_is_served() {
     let served = Served::start(with_token()).await;
     let bearer = format!("Authorization: Bearer {TOKEN}");

@@ -1,7 +1,7 @@
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Service};
 use k8s_openapi::api::networking::v1::Ingress;
 use operator_api::names;
-use operator_plan::kubernetes::{self, viewer_secret};
+use operator_plan::kubernetes;
 use operator_plan::testing::validated;
 use operator_plan::validate::Validated;
 use serde_json::{Value, json};
@@ -69,19 +69,13 @@ async fn claim_of_the_user_is_never_adopted() {
 }
 
 #[tokio::test]
-async fn secret_and_service_of_the_user_are_never_adopted() {
+async fn service_of_the_user_is_never_adopted() {
     let apiserver = Apiserver::default();
     let world = World::new(&apiserver);
     let before = apiserver.add(SERVICE, json!({"metadata": {"name": "desk-viewers"}}));
     let applied = ensure(&world.context, &owner("u-1"), &world.context.stores.services, &service()).await;
     assert_eq!(reason(applied), "NameTaken");
     assert_eq!(apiserver.get(SERVICE), Some(before));
-    let path = "/api/v1/namespaces/team/secrets/desk-viewer";
-    let before = apiserver.add(path, json!({"metadata": {"name": "desk-viewer"}}));
-    let secret = viewer_secret(&stream("u-1", &json!({})), "t");
-    let applied = put(&world.context, &owner("u-1"), &secret).await.map(drop);
-    assert_eq!(reason(applied), "NameTaken");
-    assert_eq!(apiserver.get(path), Some(before));
 }
 
 #[tokio::test]

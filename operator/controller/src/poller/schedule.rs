@@ -103,14 +103,10 @@ impl Schedule {
         if old.is_some_and(|old| old.target == target) {
             return false;
         }
-        // Another token does not invalidate what the same sidecar answered, unless it refused the former one.
-        let answer = old
-            .filter(|old| old.target.address == target.address)
-            .and_then(|old| old.answer.clone())
-            .filter(Result::is_ok);
         self.remove(uid);
         self.version += 1;
-        let entry = Entry { target, version: self.version, answer, failures: 0, told: None, due: Some(now) };
+        let entry =
+            Entry { target, version: self.version, answer: None, failures: 0, told: None, due: Some(now) };
         let uid: Arc<str> = uid.into();
         self.entries.insert(Arc::clone(&uid), entry);
         self.steady.due.insert((now, uid));
@@ -198,7 +194,7 @@ mod tests {
     use contract::SidecarStatus;
     use contract::sidecar_status::FrameCounts;
     use kube::runtime::reflector::ObjectRef;
-    use operator_sidecar_client::{RequestError, StatusCode};
+    use operator_sidecar_client::RequestError;
 
     use super::*;
 
@@ -206,7 +202,7 @@ mod tests {
 
     fn target(port: u16) -> Target {
         let address = (Ipv4Addr::LOCALHOST, port).into();
-        Target { stream: ObjectRef::new("desk"), address, tokens: vec!["t".to_owned()] }
+        Target { stream: ObjectRef::new("desk"), address }
     }
 
     fn streaming(fps: f64) -> SidecarStatus {
@@ -292,20 +288,5 @@ mod tests {
         assert_eq!(schedule.answer("u", target(1).address), None);
         schedule.retain(|_| false);
         assert_eq!(schedule.due(start + INTERVAL).0.len(), 0);
-    }
-
-    #[test]
-    fn another_token_is_tried_at_once_and_keeps_a_good_answer_only() {
-        let (mut schedule, start) = (Schedule::new(INTERVAL), Instant::now());
-        let with = |token: &str| Target { tokens: vec![token.to_owned()], ..target(1) };
-        let refused =
-            || Err(RequestError::Status { status: StatusCode::UNAUTHORIZED, reason: String::new() });
-        schedule.watch("u", with("a"), start);
-        run(&mut schedule, start, |_| Ok(streaming(1.0)));
-        schedule.watch("u", with("b"), start);
-        assert_eq!(schedule.answer("u", target(1).address), Some(Ok(streaming(1.0))));
-        assert_eq!(run(&mut schedule, start, |_| refused()), ["u"]);
-        schedule.watch("u", with("c"), start);
-        assert_eq!(schedule.answer("u", target(1).address), None, "not known with this token");
     }
 }

@@ -23,7 +23,7 @@ use crate::apply::{self, ApplyError, Owner};
 use crate::context::Context;
 use crate::error::Error;
 use crate::events::{self, News};
-use crate::secrets;
+use crate::secrets::Secrets;
 
 /// Result of applying the desired state.
 pub struct Applied {
@@ -87,9 +87,19 @@ pub async fn apply(
         })
     };
     let mut is_blocked = !obstacles.0.is_empty() && !home.as_ref().is_some_and(is_usable);
-    let viewer =
-        obstacles.collect(secrets::ensure_viewer(context, valid, owner, dereferenced.freshness()).await)?;
-    is_blocked |= viewer.is_none();
+    let secrets = Secrets {
+        context,
+        stream: valid,
+        created: stream.metadata.creation_timestamp.as_ref().map(|time| time.0),
+        freshness: dereferenced.freshness(),
+        now,
+    };
+    is_blocked |= obstacles.collect(secrets.ensure_viewer().await)?.is_none();
+    let needs_host_agent_secret =
+        built.outcome.life == Life::Run && kubernetes::uses_host_agent_secret(&built.workload);
+    if needs_host_agent_secret && !built.workload.uses_host_agent {
+        is_blocked |= obstacles.collect(secrets.ensure_host_agent(&built.pairing).await)?.is_none();
+    }
 
     let current = dereferenced.pod.clone();
     let pod = match built.outcome.life {
@@ -102,10 +112,7 @@ pub async fn apply(
     };
     let has_node = pod.as_ref().is_some_and(|pod| pod.spec.as_ref().is_some_and(|it| it.node_name.is_some()));
     if built.workload.uses_host_agent && has_node {
-        let now = now.as_second().max(0).cast_unsigned();
-        let freshness = dereferenced.freshness();
-        let secret = secrets::ensure_host_agent(context, valid, owner, &built.pairing, freshness, now).await;
-        obstacles.collect(secret)?;
+        obstacles.collect(secrets.ensure_host_agent(&built.pairing).await)?;
     }
 
     obstacles.collect(apply::ensure(context, owner, &stores.services, service).await)?;
@@ -117,7 +124,6 @@ pub async fn apply(
     }
     let policy = network_policy.as_ref().and_then(|it| it.metadata.name.as_deref());
     let ingress = ingress.as_ref().and_then(|it| it.metadata.name.as_deref());
-    apply::sweep(context, owner, &stores.services, service.metadata.name.as_deref()).await?;
     apply::sweep(context, owner, &stores.policies, policy).await?;
     apply::sweep(context, owner, &stores.ingresses, ingress).await?;
     Ok(Applied { pod, obstacle: obstacles.0.into_iter().next() })

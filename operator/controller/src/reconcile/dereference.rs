@@ -106,16 +106,7 @@ pub fn sidecar_address(pod: &Pod) -> Option<SocketAddr> {
     let sidecar = statuses.iter().find(|it| it.name == names::SIDECAR_CONTAINER)?;
     sidecar.state.as_ref()?.running.as_ref()?;
     let ip: IpAddr = status.pod_ip.as_ref()?.parse().ok()?;
-    Some(SocketAddr::new(ip, status_port(pod)))
-}
-
-/// Port of the sidecar's `/status`: that of viewers in pods of earlier versions, which have no other.
-fn status_port(pod: &Pod) -> u16 {
-    let inits = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
-    let mut ports =
-        inits.filter(|it| it.name == names::SIDECAR_CONTAINER).flat_map(|it| it.ports.iter().flatten());
-    let has_admin = ports.any(|port| port.name.as_deref() == Some(names::ADMIN_PORT_NAME));
-    if has_admin { names::SIDECAR_ADMIN_PORT } else { names::VIEWER_PORT }
+    Some(SocketAddr::new(ip, names::SIDECAR_ADMIN_PORT))
 }
 
 #[cfg(test)]
@@ -123,20 +114,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn status_is_read_from_the_admin_port_unless_the_pod_has_none() {
-        let pod = |ports: serde_json::Value| -> Pod {
-            let sidecar = json!({"name": names::SIDECAR_CONTAINER, "ports": ports});
-            let other = json!({"name": "other", "ports": [{"name": "admin", "containerPort": 1}]});
-            let spec = json!({"containers": [], "initContainers": [other, sidecar]});
-            serde_json::from_value(json!({"metadata": {}, "spec": spec})).expect("a pod")
-        };
-        let viewers = json!({"name": "viewers", "containerPort": 8080});
-        assert_eq!(status_port(&pod(json!([viewers]))), names::VIEWER_PORT);
-        let admin = json!({"name": "admin", "containerPort": names::SIDECAR_ADMIN_PORT});
-        assert_eq!(status_port(&pod(json!([viewers, admin]))), names::SIDECAR_ADMIN_PORT);
-    }
 
     #[test]
     fn sidecar_has_an_address_only_while_it_runs() {
@@ -149,7 +126,10 @@ mod tests {
             serde_json::from_value(json!({"metadata": {}, "status": status})).expect("a pod")
         };
         let running = pod(json!({"running": {}}));
-        assert_eq!(sidecar_address(&running), Some(SocketAddr::from(([10, 0, 0, 7], names::VIEWER_PORT))));
+        assert_eq!(
+            sidecar_address(&running),
+            Some(SocketAddr::from(([10, 0, 0, 7], names::SIDECAR_ADMIN_PORT)))
+        );
         assert_eq!(sidecar_address(&pod(json!({"waiting": {}}))), None);
         assert_eq!(sidecar_address(&Pod::default()), None);
     }

@@ -19,7 +19,7 @@ use super::{is_over, labels, metadata};
 use crate::pair::{self, Pairing};
 use crate::validate::Validated;
 use crate::workload::Workload;
-use contract::names::{HOST_AGENT_DIR, VIEWER_DIR};
+use contract::names::{HOST_AGENT_DIR, STATUS_KEYS_FILE, VIEWER_DIR, flags};
 use operator_api::{AuthKind, Desktop, names};
 
 const HOST_AGENT_VOLUME: &str = "desktopstream-host-agent";
@@ -302,13 +302,21 @@ fn request_device(workload: &Workload, resources: &mut ResourceRequirements) {
     resources.limits.get_or_insert_default().insert(resource, count);
 }
 
+/// True if the pod mounts the stream's host-agent Secret: it has the host-agent's endpoint and token, and the keys by which
+/// a sidecar with a viewer token recognises the operator.
+pub fn uses_host_agent_secret(workload: &Workload) -> bool {
+    workload.uses_host_agent || workload.uses_viewer_token
+}
+
 fn sidecar(workload: &Workload, image: &SidecarImage) -> Container {
     let mut mounts = vec![mount(names::RUNTIME_VOLUME, names::RUNTIME_DIR), mount(TMP_VOLUME, "/tmp")];
-    if workload.uses_host_agent {
+    let mut args = workload.sidecar_args.clone();
+    if uses_host_agent_secret(workload) {
         mounts.push(read_only(mount(HOST_AGENT_VOLUME, HOST_AGENT_DIR)));
     }
     if workload.uses_viewer_token {
         mounts.push(read_only(mount(VIEWER_VOLUME, VIEWER_DIR)));
+        args.push(format!("--{}={HOST_AGENT_DIR}/{STATUS_KEYS_FILE}", flags::STATUS_KEYS_FILE));
     }
     let quantity = |text: &str| Quantity(text.to_owned());
     let mut resources = ResourceRequirements {
@@ -324,7 +332,7 @@ fn sidecar(workload: &Workload, image: &SidecarImage) -> Container {
         image: Some(image.image.clone()),
         image_pull_policy: image.pull_policy.clone(),
         restart_policy: Some("Always".to_owned()),
-        args: Some(workload.sidecar_args.clone()),
+        args: Some(args),
         ports: Some(vec![
             container_port("viewers", names::VIEWER_PORT),
             container_port(names::ADMIN_PORT_NAME, names::SIDECAR_ADMIN_PORT),
@@ -390,7 +398,7 @@ fn shared_volumes(stream: &Validated, workload: &Workload) -> Vec<Volume> {
         ..Volume::default()
     };
     let mut volumes = vec![memory(names::RUNTIME_VOLUME, "64Mi"), memory(TMP_VOLUME, "64Mi")];
-    if workload.uses_host_agent {
+    if uses_host_agent_secret(workload) {
         volumes.push(secret(HOST_AGENT_VOLUME, stream.names.host_agent_secret()));
     }
     if stream.spec.viewers.auth.kind == AuthKind::Token {

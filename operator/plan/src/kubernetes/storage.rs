@@ -14,7 +14,7 @@ use crate::quantity::amount;
 use crate::validate::Validated;
 
 use contract::Endpoint;
-use contract::names::{ENDPOINT_FILE, TOKEN_FILE};
+use contract::names::{ENDPOINT_FILE, STATUS_KEYS_FILE, TOKEN_FILE};
 use operator_api::{OnDelete, names};
 
 /// Resource of a claim's size.
@@ -74,32 +74,30 @@ pub struct HostAgentSecret {
     pub expires: u64,
 }
 
-/// Renders the Secret that is mounted at [`contract::names::HOST_AGENT_DIR`]. Without a host-agent it is empty but exists:
-/// the pod waits for it, so the sidecar never starts before the choice is made.
-pub fn host_agent_secret(stream: &Validated, content: Option<&HostAgentSecret>) -> Secret {
-    let mut metadata = metadata(stream, stream.names.host_agent_secret());
-    let mut data = BTreeMap::new();
-    if let Some(HostAgentSecret { host_agent, endpoint, token, issued, expires }) = content {
-        metadata.annotations = Some(
-            [
-                (names::PLACED_FOR.to_owned(), host_agent.clone()),
-                (names::TOKEN_ISSUED.to_owned(), issued.to_string()),
-                (names::TOKEN_EXPIRES.to_owned(), expires.to_string()),
-            ]
-            .into(),
-        );
-        data.insert(ENDPOINT_FILE.to_owned(), ByteString(endpoint.to_string().into_bytes()));
-        data.insert(TOKEN_FILE.to_owned(), ByteString(token.clone().into_bytes()));
+/// Renders the Secret that is mounted at [`contract::names::HOST_AGENT_DIR`]. `status_keys` are the operator's public keys.
+/// Without a host-agent it has nothing else but exists: the pod waits for it, so the sidecar never starts before the choice
+/// is made.
+pub fn host_agent_secret(stream: &Validated, content: Option<&HostAgentSecret>, status_keys: &str) -> Secret {
+    let mut data = BTreeMap::from([(STATUS_KEYS_FILE, status_keys.to_owned())]);
+    if let Some(HostAgentSecret { endpoint, token, .. }) = content {
+        data.extend([(ENDPOINT_FILE, endpoint.to_string()), (TOKEN_FILE, token.clone())]);
     }
-    Secret { metadata, data: Some(data), type_: Some("Opaque".to_owned()), ..Secret::default() }
+    secret(stream, stream.names.host_agent_secret(), data)
 }
 
 /// Renders the Secret with the viewers' token.
 pub fn viewer_secret(stream: &Validated, token: &str) -> Secret {
+    secret(stream, stream.names.viewer_secret(), BTreeMap::from([(TOKEN_FILE, token.to_owned())]))
+}
+
+/// A Secret of the stream. Its type, which Kubernetes never changes, states the stream: an operator that may not read
+/// Secrets can thus replace none but its own.
+fn secret(stream: &Validated, name: String, data: BTreeMap<&str, String>) -> Secret {
+    let data = data.into_iter().map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes()))).collect();
     Secret {
-        metadata: metadata(stream, stream.names.viewer_secret()),
-        data: Some([(TOKEN_FILE.to_owned(), ByteString(token.as_bytes().to_vec()))].into()),
-        type_: Some("Opaque".to_owned()),
+        metadata: metadata(stream, name),
+        data: Some(data),
+        type_: Some(format!("{}{}", names::SECRET_TYPE_PREFIX, stream.uid)),
         ..Secret::default()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use contract::names::TOKEN_FILE;
 use k8s_openapi::jiff::SignedDuration;
 use operator_api::conditions::{Engine, reasons};
 use operator_api::{DeviceNodes, names};
@@ -55,7 +56,7 @@ pub(super) fn devices(stream: &Validated, input: Input<'_>) -> Verdict {
     if let Some(blocked) = observation.containers.iter().find_map(blocked) {
         return blocked;
     }
-    if let Some(waiting) = unstarted(observation) {
+    if let Some(waiting) = unstarted(stream, observation) {
         return waiting;
     }
     if let Some(text) = gpus_differ(input, observation) {
@@ -102,9 +103,17 @@ fn unschedulable(stream: &Validated, input: Input<'_>, message: &str) -> Verdict
 
 /// Verdict while the desktop, or a container beside it, has not been started: its image may be missing. The sidecar
 /// starts first, and a test pattern streams without the desktop. A crash is reported in its place.
-fn unstarted(observation: &Observation) -> Option<Verdict> {
+fn unstarted(stream: &Validated, observation: &Observation) -> Option<Verdict> {
     if observation.containers.iter().any(|it| matches!(it.state, ContainerState::Crashing { .. })) {
         return None;
+    }
+    // The operator does not read the Secret; the kubelet mounts it, and starts nothing without it.
+    let is_starting = |it: &Container| it.is_sidecar && it.state == ContainerState::Starting;
+    if let Some(secret) = &stream.spec.viewers.auth.secret_name
+        && observation.containers.iter().any(is_starting)
+    {
+        let text = format!("waiting for the sidecar, which needs Secret {secret} with the key {TOKEN_FILE}");
+        return Some(Verdict::waiting(text));
     }
     let mut desktop = observation.containers.iter().filter(|it| !it.is_sidecar).peekable();
     if desktop.peek().is_none() {

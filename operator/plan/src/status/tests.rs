@@ -161,11 +161,11 @@ fn obstacle_that_passes_by_itself_is_waiting() {
 }
 
 #[test]
-fn refused_viewer_token_is_told_from_a_silent_sidecar() {
+fn refused_status_token_is_told_from_a_silent_sidecar() {
     let world = World::new(json!({}));
     let status = world.status_with(Some(Err(ReportError::TokenRefused)));
     let (holds, reason, message) = of(&status, "Capturing");
-    assert_eq!((holds, reason), ("Unknown", "ViewerTokenRefused"));
+    assert_eq!((holds, reason), ("Unknown", "StatusRefused"));
     assert!(!message.contains("NetworkPolic"), "{message}");
 }
 

@@ -150,7 +150,8 @@ fn credential(token: &ViewerToken, sessions: &Sessions, headers: &HeaderMap, now
     found.next().map(|(session, secure)| Credential::Session { session, secure })
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+/// Token in the `Authorization` header.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }

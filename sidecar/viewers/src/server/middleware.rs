@@ -45,6 +45,24 @@ pub(super) async fn authenticate(
     response
 }
 
+/// As [`authenticate`], and admits observers.
+pub(super) async fn authenticate_or_observe(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let presented = auth::bearer(request.headers());
+    let is_observer =
+        presented.is_some_and(|token| shared.hooks.observer.as_ref().is_some_and(|accepts| accepts(token)));
+    if !is_observer {
+        return authenticate(State(shared), request, next).await;
+    }
+    if let Some(connection) = request.extensions().get::<Arc<Connection>>() {
+        connection.authenticated();
+    }
+    next.run(request).await
+}
+
 /// True if the client is a browser that navigates.
 fn accepts_html(headers: &HeaderMap) -> bool {
     headers.get(ACCEPT).is_some_and(|accept| accept.as_bytes().starts_with(b"text/html"))

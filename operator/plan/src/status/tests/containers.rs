@@ -77,6 +77,22 @@ fn desktop_whose_image_is_not_there_yet_is_not_ready_while_the_test_pattern_stre
 }
 
 #[test]
+fn sidecar_that_waits_for_a_secret_of_the_user_names_it() {
+    let creating = json!({"restartCount": 0, "state": {"waiting": {"reason": "PodInitializing"}}});
+    for (auth, is_named) in [(json!({}), false), (json!({"secretName": "mine"}), true)] {
+        let mut world = World::new(json!({"viewers": {"auth": auth}}));
+        world.report = None;
+        world.pod = Some(container(names::SIDECAR_CONTAINER, creating.clone()));
+        let status = world.status();
+        let (holds, reason, message) = of(&status, "DevicesReady");
+        assert_eq!(message.contains("Secret mine with the key token"), is_named, "{message}");
+        assert!(!is_named || (holds, reason) == ("Unknown", "Waiting"), "{holds} {reason}");
+        world.pod = Some(running());
+        assert_eq!(of(&world.status(), "DevicesReady").0, "True");
+    }
+}
+
+#[test]
 fn different_gpus_of_desktop_and_sidecar_are_reported() {
     let mut world = World::new(json!({}));
     let mut pod = container(

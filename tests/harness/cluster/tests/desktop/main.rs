@@ -50,6 +50,7 @@ fn main() -> ExitCode {
                 restarts::late_node_list_unpairs_no_stream,
                 restarts::restarted_operator_keeps_streams_ready,
                 secrets::deleted_viewer_secret_is_created_again,
+                secrets::missing_viewer_secret_is_named_until_it_exists,
                 secrets::rotated_viewer_token_is_followed,
                 restarted_kubelet_keeps_desktops_and_offers_devices_again,
                 drained_node_moves_the_desktop,

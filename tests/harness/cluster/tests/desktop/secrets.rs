@@ -5,10 +5,11 @@ use base64::Engine as _;
 use cluster::product::{Installed, TIMEOUT, condition};
 use serde_json::json;
 
-use crate::start;
+use crate::{pattern, start};
 
 pub fn deleted_viewer_secret_is_created_again(bed: &Installed) -> Result<()> {
     let pod = start(bed, "forgotten", &json!({}))?;
+    let before = bed.get(&["secret", "forgotten-viewer"])?["data"]["token"].clone();
     bed.cluster.kubectl(&["delete", "secret", "forgotten-viewer"])?;
     bed.cluster.kubectl(&["delete", "pod", "forgotten-desktop", "--grace-period=1"])?;
     bed.eventually("another pod", || {
@@ -17,9 +18,29 @@ pub fn deleted_viewer_secret_is_created_again(bed: &Installed) -> Result<()> {
         Ok(())
     })?;
     bed.await_object("secret", "forgotten-viewer")?;
+    let after = bed.get(&["secret", "forgotten-viewer"])?["data"]["token"].clone();
+    ensure!(after != before, "the deleted token is in force again");
     bed.cluster.wait("default", "pod/forgotten-desktop", "condition=Ready", TIMEOUT)?;
     bed.await_ready("forgotten")?;
     bed.delete_streams(&["forgotten"])
+}
+
+/// The operator may not read the Secret: the pod waits for it, and the condition names it.
+pub fn missing_viewer_secret_is_named_until_it_exists(bed: &Installed) -> Result<()> {
+    bed.apply_stream("missing", &pattern(&json!({"viewers": {"auth": {"secretName": "missing"}}})))?;
+    bed.eventually("a message that names the Secret", || {
+        let stream = bed.get(&["desktopstream", "missing"])?;
+        let devices = condition(&stream, "DevicesReady");
+        let message = devices["message"].as_str().unwrap_or_default();
+        ensure!(devices["reason"] == "Waiting" && message.contains("Secret missing"), "{devices}");
+        Ok(())
+    })?;
+    let token = "--from-literal=token=0123456789abcdef0123456789abcdef";
+    bed.cluster.kubectl(&["create", "secret", "generic", "missing", token])?;
+    bed.await_ready("missing")?;
+    bed.delete_streams(&["missing"])?;
+    bed.cluster.kubectl(&["delete", "secret", "missing"])?;
+    Ok(())
 }
 
 /// The kubelet updates the sidecar's file within about a minute, and the sidecar follows it.
@@ -35,7 +56,7 @@ pub fn rotated_viewer_token_is_followed(bed: &Installed) -> Result<()> {
     bed.eventually("statistics that were read with the other token", || {
         let stream = bed.get(&["desktopstream", "rotated"])?;
         let reason = condition(&stream, "Ready")["reason"].clone();
-        ensure!(reason != "SidecarSilent", "{}", stream["status"]);
+        ensure!(reason != "SidecarSilent" && reason != "StatusRefused", "{}", stream["status"]);
         let pod = bed.get(&["pod", "rotated-desktop"])?;
         ensure!(pod["status"]["phase"] == "Running", "{}", pod["status"]);
         ensure!(stream["status"]["stats"]["at"] != before, "the first statistics");

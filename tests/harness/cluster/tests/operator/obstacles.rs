@@ -92,19 +92,6 @@ pub fn persistent_failure_is_reported_until_it_is_over(bed: &Installed) -> Resul
     bed.delete_streams(&["broken"])
 }
 
-pub fn missing_viewer_secret_is_reported_until_it_exists(bed: &Installed) -> Result<()> {
-    let mut spec = spec_without_gpu();
-    spec["viewers"] = json!({"auth": {"secretName": "mine"}});
-    bed.apply_stream("secret", &spec)?;
-    bed.await_reason("secret", "DevicesReady", "SecretMissing")?;
-    let token = "--from-literal=token=0123456789abcdef0123456789abcdef";
-    bed.cluster.kubectl(&["create", "secret", "generic", "mine", token])?;
-    bed.await_object("pod", "secret-desktop")?;
-    bed.delete_streams(&["secret"])?;
-    bed.cluster.kubectl(&["delete", "secret", "mine"])?;
-    Ok(())
-}
-
 pub fn pending_volume_is_reported(bed: &Installed) -> Result<()> {
     let mut spec = spec_without_gpu();
     spec["desktop"]["home"] = json!({"size": "1Gi", "storageClassName": "none-such"});
