@@ -36,7 +36,7 @@ pub(super) async fn authenticate(
     if let Some(connection) = request.extensions().get::<Arc<Connection>>() {
         connection.authenticated();
     }
-    let renewal = shared.authenticator.renewal(admission.credential, request.headers(), now);
+    let renewal = shared.authenticator.renewal(&admission, request.headers(), now);
     request.extensions_mut().insert(admission);
     let mut response = next.run(request).await;
     if let Some(cookie) = renewal.and_then(|cookie| HeaderValue::try_from(cookie).ok()) {

@@ -25,7 +25,7 @@ fn listen(address: &str) -> SocketAddr {
 fn new(token: Option<&str>, insecure: bool, addresses: &[&str]) -> Result<Authenticator, AuthError> {
     let token = token.map(|token| watch::channel(token.parse().expect("a token")).1);
     let addresses: Vec<_> = addresses.iter().map(|address| listen(address)).collect();
-    Authenticator::new("team/desk".to_owned(), token, insecure, &addresses)
+    Authenticator::new("team/desk".to_owned(), token, None, insecure, &addresses)
 }
 
 /// The pair `NAME=VALUE` of a `Set-Cookie`.
@@ -74,8 +74,11 @@ fn exchanged_token_gives_a_session_that_authenticates() {
             check(&authenticator, &[("host", "x:8080"), ("cookie", "a=b"), ("cookie", pair(&cookie))]),
             Some(Credential::Session { session, secure })
         );
-        let renewal =
-            |now| authenticator.renewal(Credential::Session { session, secure }, &headers(&request), now);
+        let renewal = |now| {
+            let credential = Credential::Session { session, secure };
+            let admission = Admission { credential, role: Role::Controller, revocation: Revocation(None) };
+            authenticator.renewal(&admission, &headers(&request), now)
+        };
         assert_eq!(renewal(NOW), None);
         let renewed = renewal(NOW + session::LIFETIME - 1).expect("due");
         assert_eq!(renewed.starts_with("__Host-"), secure, "{renewed}");
@@ -90,7 +93,7 @@ async fn changed_token_ends_sessions_and_revokes_admissions_of_the_old_one() {
     let (sender, current) = watch::channel(TOKEN.parse::<ViewerToken>().expect("a token"));
     let listen = [listen("0.0.0.0:1")];
     let authenticator =
-        Authenticator::new("team/desk".to_owned(), Some(current), false, &listen).expect("a token");
+        Authenticator::new("team/desk".to_owned(), Some(current), None, false, &listen).expect("a token");
     let cookie = authenticator.exchange(TOKEN, &headers(&[("host", "x:80")]), NOW).expect("a cookie");
     let request = headers(&[("host", "x:80"), ("cookie", pair(&cookie))]);
     let admitted = authenticator.authenticate(&request, NOW).expect("admitted");
@@ -143,5 +146,27 @@ fn host_is_split_into_name_and_port() {
     assert_eq!(parts("[::1]:80"), ("[::1]", Some(80)));
     for whole in ["desk", "desk:", "desk:65536", "desk:+1", "[::1]", ""] {
         assert_eq!(parts(whole), (whole, None));
+    }
+}
+
+#[test]
+fn token_decides_over_the_role_also_through_its_session() {
+    let watch = |token: &str| watch::channel(token.parse::<ViewerToken>().expect("a token")).1;
+    let (control, view) = ("0123456789abcdef-control", "0123456789abcdef-view");
+    let listen = [listen("0.0.0.0:1")];
+    let authenticator =
+        Authenticator::new("team/desk".to_owned(), Some(watch(control)), Some(watch(view)), false, &listen)
+            .expect("tokens");
+    for (token, role) in [(control, Role::Controller), (view, Role::Viewer)] {
+        let bearer = format!("Bearer {token}");
+        let admitted = authenticator.authenticate(&headers(&[("authorization", &bearer)]), NOW);
+        assert_eq!(admitted.expect("admitted").role, role);
+        let cookie = authenticator.exchange(token, &headers(&[("host", "x:80")]), NOW).expect("a cookie");
+        let request = headers(&[("host", "x:80"), ("cookie", pair(&cookie))]);
+        let admission = authenticator.authenticate(&request, NOW).expect("admitted");
+        assert_eq!(admission.role, role);
+        let renewed = authenticator.renewal(&admission, &request, NOW + session::LIFETIME - 1).expect("due");
+        let request = headers(&[("host", "x:80"), ("cookie", pair(&renewed))]);
+        assert_eq!(authenticator.authenticate(&request, NOW).expect("admitted").role, role);
     }
 }
