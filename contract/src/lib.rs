@@ -7,6 +7,7 @@
 //! | [`claims`]              | operator, `host-agent token` | host-agent                           |
 //! | [`sidecar_status`]      | sidecar (`/status`)    | operator, kubectl plugin, tests            |
 //! | [`host_agent_status`]   | host-agent (`/status`) | operator, `host-agent status`, tests       |
+//! | [`input`]               | viewers' page          | sidecar, tests                             |
 //! | [`doctor`]              | every `doctor` command | people, kubectl plugin, tests              |
 //! | [`names`]               | all                    | all                                        |
 //! | [`stream_name`]         | users, operator        | operator, containers' labels               |
@@ -21,6 +22,7 @@ pub mod doctor;
 pub mod endpoint;
 pub mod frame_path;
 pub mod host_agent_status;
+pub mod input;
 pub mod names;
 pub mod quantiles;
 pub mod sidecar_status;

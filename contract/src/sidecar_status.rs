@@ -26,6 +26,8 @@ pub struct SidecarStatus {
     pub height: u32,
     /// Capture source and negotiated format.
     pub capture: CaptureState,
+    /// Injection of viewers' input.
+    pub input: InputStatus,
     /// Presence of a render node in the container; `None` from sidecars that do not report it.
     pub render_node: Option<bool>,
     /// Path of the render node that the sidecar opened; `None` without one.
@@ -67,6 +69,16 @@ pub struct CaptureState {
     /// Reason why the buffers are not DMA-BUFs; empty if they are.
     pub shm_reason: String,
     /// Current error; empty while frames can arrive.
+    pub error: String,
+}
+
+/// Injection of viewers' input into the desktop.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InputStatus {
+    /// Protocol in use; empty while events cannot be injected.
+    pub protocol: String,
+    /// Reason why events cannot be injected; empty if they can.
     pub error: String,
 }
 

@@ -187,6 +187,31 @@ pub fn endpoint(text: &str) {
 }
 
 /// Time at which the sessions of [`viewer_headers`] are used, Unix seconds.
+/// Checks a message of a viewer: events that parse are within their bounds, and print to what they were parsed from.
+pub fn viewer_messages(bytes: &[u8]) {
+    use contract::input::{InputEvent, MAX_DELTA, MAX_TEXT};
+    use viewers::server::wire::FromViewer;
+    let Ok(FromViewer::Input { events }) = serde_json::from_slice(bytes) else { return };
+    for event in events {
+        match &event {
+            InputEvent::Pointer { x, y } | InputEvent::Touch { x, y, .. } => {
+                assert!([x, y].iter().all(|it| (0.0..=1.0).contains(&it.get())), "{event:?}");
+            }
+            InputEvent::Motion { dx, dy } | InputEvent::Scroll { dx, dy } | InputEvent::Wheel { dx, dy } => {
+                assert!([dx, dy].iter().all(|it| it.get().abs() <= MAX_DELTA), "{event:?}");
+            }
+            InputEvent::Text { text } => {
+                assert!(text.as_str().chars().count() <= MAX_TEXT, "{event:?}");
+                assert!(text.as_str().chars().all(|c| !c.is_control() || "\n\t".contains(c)), "{event:?}");
+            }
+            InputEvent::Key { code, .. } => assert!(code.evdev() <= 247, "{event:?}"),
+            InputEvent::Button { .. } | InputEvent::Layout { .. } | InputEvent::Release {} => {}
+        }
+        let printed = serde_json::to_string(&event).expect("JSON");
+        assert_eq!(serde_json::from_str::<InputEvent>(&printed).ok(), Some(event), "{printed}");
+    }
+}
+
 const NOW: u64 = 1_800_000_000;
 
 /// Checks the headers of a viewer's request, one per line: Host, Origin, Cookie, and an origin to allow.

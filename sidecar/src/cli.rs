@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use contract::input::ControlPolicy;
 use contract::{Endpoint, FramePath};
 
 /// Captures a desktop, hands its frames to a host-agent for encoding and serves H.264 to browsers.
@@ -148,6 +149,12 @@ pub struct Run {
     /// again for each token.
     #[arg(long, env = "DESKTOPSTREAM_STATUS_KEYS_FILE")]
     pub status_keys_file: Option<PathBuf>,
+    /// File with the token of viewers that may not control the desktop. Requires --viewer-token-file or --viewer-token.
+    #[arg(long, env = "DESKTOPSTREAM_VIEW_ONLY_TOKEN_FILE")]
+    pub view_only_token_file: Option<PathBuf>,
+    /// Number of viewers that may control the desktop: exclusive (one at a time), shared (all), or none.
+    #[arg(long, default_value = "exclusive", env = "DESKTOPSTREAM_CONTROL")]
+    pub control: ControlPolicy,
     /// Serve viewers without a token, even beyond loopback.
     #[arg(long, env = "DESKTOPSTREAM_INSECURE_NO_VIEWER_AUTH")]
     pub insecure_no_viewer_auth: bool,

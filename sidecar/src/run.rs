@@ -9,11 +9,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use capture::CaptureOptions;
 use clap::Parser;
+use contract::sidecar_status::InputStatus;
 use contract::{FramePath, SidecarStatus};
 use frame_path::pump::{Parts, Pump, PumpOptions};
 use frame_path::report::Report;
 use frame_path::source_switch::{Source, SourceSwitch, UnitSink};
 use frame_path::upstream::{EndpointSource, Event, SIDECAR, TokenSource, Upstream, UpstreamOptions};
+use input::{BackendKind, Input, InputOptions, InputState};
 use prometheus_client::registry::Registry;
 use protocol::stream::{AccessUnit, Codec, ServerMessage};
 use tokio::signal::unix::{SignalKind, signal};
@@ -115,6 +117,8 @@ async fn run(options: Run) -> anyhow::Result<()> {
         viewer_token_file,
         viewer_token,
         status_keys_file,
+        view_only_token_file,
+        control,
         insecure_no_viewer_auth,
         allowed_origins,
         max_viewers,
@@ -138,6 +142,13 @@ async fn run(options: Run) -> anyhow::Result<()> {
         Some(path) => Some(viewer_token::follow(path)?),
         None => viewer_token.map(|token| watch::channel(token).1),
     };
+    let view_only_token = view_only_token_file.map(viewer_token::follow).transpose()?;
+    let input = Input::start(InputOptions {
+        runtime_dir: desktop.runtime_dir.clone(),
+        wayland_display: desktop.wayland_display.clone(),
+        control,
+    })
+    .context("cannot start the input thread")?;
 
     let report = Arc::new(Report::new(name.clone()));
     let hub = Hub::new(HubOptions::default());
@@ -184,15 +195,18 @@ async fn run(options: Run) -> anyhow::Result<()> {
 
     let status = {
         let (report, hub, upstream) = (Arc::clone(&report), hub.clone(), upstream);
+        let input = input.state();
         move || {
             let sent =
                 upstream.as_ref().map_or(0, |upstream| upstream.traffic().sent.load(Ordering::Relaxed));
-            report.status(sent, hub.viewers())
+            let status = report.status(sent, hub.viewers());
+            SidecarStatus { input: input_status(&input.borrow()), ..status }
         }
     };
     let server_options = ServerOptions {
         stream: name.clone(),
         viewer_token,
+        view_only_token,
         insecure_no_auth: insecure_no_viewer_auth,
         allowed_origins,
         max_viewers,
@@ -208,6 +222,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
             move || serde_json::to_value(status()).unwrap_or_default()
         })
         .with_registry(registry)
+        .with_input(input)
         .with_admin(admin)
         .with_ready({
             let status = status.clone();
@@ -243,6 +258,11 @@ async fn run(options: Run) -> anyhow::Result<()> {
         tracing::warn!("pump did not stop in time");
     }
     result
+}
+
+fn input_status(state: &InputState) -> InputStatus {
+    let protocol = state.backend.map_or("", BackendKind::name).to_owned();
+    InputStatus { protocol, error: state.error.clone() }
 }
 
 /// Publishes access units to viewers.

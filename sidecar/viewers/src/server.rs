@@ -29,6 +29,7 @@ mod page;
 mod session;
 mod status;
 mod streams;
+mod viewer_input;
 pub mod wire;
 
 use std::fmt;
@@ -38,6 +39,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{any, get, post};
+use input::Input;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -57,6 +59,8 @@ pub struct ServerOptions {
     /// Token that viewers must present. A new token ends sessions and connections that the former one admitted. `None` is
     /// accepted only on loopback, or with `insecure_no_auth`.
     pub viewer_token: Option<watch::Receiver<ViewerToken>>,
+    /// Token of viewers that may not control the desktop. Used besides `viewer_token` only.
+    pub view_only_token: Option<watch::Receiver<ViewerToken>>,
     /// Serve all clients without a token.
     pub insecure_no_auth: bool,
     /// Origins besides the server's own that may embed the page and open the WebSocket, as `scheme://host[:port]`.
@@ -76,6 +80,7 @@ impl Default for ServerOptions {
         Self {
             stream: String::new(),
             viewer_token: None,
+            view_only_token: None,
             insecure_no_auth: false,
             allowed_origins: Vec::new(),
             max_viewers: 16,
@@ -127,6 +132,7 @@ pub struct Server {
     hooks: Hooks,
     registry: Registry,
     admin: Option<TcpListener>,
+    input: Option<Input>,
 }
 
 /// State of all handlers.
@@ -142,6 +148,7 @@ struct Shared {
     hooks: Hooks,
     registry: Registry,
     snapshots: Snapshots,
+    input: Option<Input>,
 }
 
 impl Shared {
@@ -158,7 +165,14 @@ impl Shared {
 impl Server {
     /// A server for the stream of `hub`.
     pub fn new(hub: Hub, options: ServerOptions) -> Self {
-        Self { hub, options, hooks: Hooks::default(), registry: Registry::default(), admin: None }
+        Self {
+            hub,
+            options,
+            hooks: Hooks::default(),
+            registry: Registry::default(),
+            admin: None,
+            input: None,
+        }
     }
 
     /// Sets the body of `/status`.
@@ -187,6 +201,12 @@ impl Server {
         self
     }
 
+    /// Injects the events of viewers into `input`.
+    pub fn with_input(mut self, input: Input) -> Self {
+        self.input = Some(input);
+        self
+    }
+
     /// Serves probes, status and metrics on `listener`. Without it there are no probes and no metrics.
     pub fn with_admin(mut self, listener: TcpListener) -> Self {
         self.admin = Some(listener);
@@ -198,10 +218,11 @@ impl Server {
     /// # Errors
     /// [`ServerError`] if a setting is invalid or the listener has no address.
     pub async fn serve(self, listener: TcpListener) -> Result<(), ServerError> {
-        let Self { hub, options, hooks, mut registry, admin } = self;
+        let Self { hub, options, hooks, mut registry, admin, input } = self;
         let ServerOptions {
             stream,
             viewer_token,
+            view_only_token,
             insecure_no_auth,
             allowed_origins,
             max_viewers,
@@ -215,7 +236,13 @@ impl Server {
         }
         hub.register(&mut registry);
         let shared = Shared {
-            authenticator: Authenticator::new(stream, viewer_token, insecure_no_auth, &addresses)?,
+            authenticator: Authenticator::new(
+                stream,
+                viewer_token,
+                view_only_token,
+                insecure_no_auth,
+                &addresses,
+            )?,
             allowed_origins: AllowedOrigins::new(allowed_origins)?,
             viewer_permits: Arc::new(Semaphore::new(max_viewers)),
             max_viewers,
@@ -224,6 +251,7 @@ impl Server {
             hooks,
             registry,
             snapshots: Snapshots::new(hub.clone()),
+            input,
             hub,
         };
         let shared = Arc::new(shared);

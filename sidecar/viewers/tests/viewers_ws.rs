@@ -162,7 +162,7 @@ async fn viewer_that_does_not_answer_pings_is_disconnected() {
 #[tokio::test]
 async fn protocol_violation_closes_the_connection() {
     let served = Served::start(ServerOptions::default()).await;
-    let long = format!(r#"{{"type":"keyframe","x":"{}"}}"#, "x".repeat(2000));
+    let long = format!(r#"{{"type":"keyframe","x":"{}"}}"#, "x".repeat(10_000));
     let cases: [(&str, Vec<Message>, Option<CloseCode>); 5] = [
         ("unknown", vec![Message::text(r#"{"type":"input"}"#)], Some(CloseCode::Unsupported)),
         ("not JSON", vec![Message::text("hello")], Some(CloseCode::Unsupported)),

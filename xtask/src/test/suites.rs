@@ -74,11 +74,14 @@ impl Suite {
                     Ok(tests(&selection, &["--ignored", "--nocapture", "--test-threads=1"]))
                 }),
                 Step::libtest("vms", || {
-                    Ok(e2e(&names(&workspace::integration_tests("e2e", &["arm64", "browser"])?), &[]))
+                    Ok(e2e(
+                        &names(&workspace::integration_tests("e2e", &["arm64", "browser", "interaction"])?),
+                        &[],
+                    ))
                 }),
             ],
             Self::Browser => vec![
-                Step::libtest("vms", || Ok(e2e(&["browser"], &[]))),
+                Step::libtest("vms", || Ok(e2e(&["browser", "interaction"], &[]))),
                 Step::check("page", page_in_chromium),
                 Step::check("rebuilt-stream", rebuilt_stream_in_chromium),
             ],

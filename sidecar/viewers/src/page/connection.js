@@ -9,7 +9,7 @@ const SILENCE_MS = 12000;       // the server answers every 2 s; after this sile
 
 /** Reconnects with back-off until closed. */
 export class Connection {
-  /** Callbacks: `unit(unit)`, `info()`, `lost()`, `waiting(kind, title, text)`, `fatal(kind, title, text, action)`. */
+  /** Callbacks: `unit(unit)`, `info()`, `input(info)`, `lost()`, `waiting(kind, title, text)`, `fatal(kind, title, text, action)`. */
   constructor(callbacks) {
     this.callbacks = callbacks;
     this.failures = 0;
@@ -88,6 +88,8 @@ export class Connection {
     } else if (message.type === "info") {
       stats.info = message;
       this.callbacks.info();
+    } else if (message.type === "input") {
+      this.callbacks.input(message);
     }
   }
 

@@ -1,6 +1,8 @@
 // The viewer page: controls, messages and statistics. player.js decodes and draws, connection.js talks to the server.
 
 import { Connection } from "./connection.js";
+import { Control } from "./control.js";
+import { InputCapture } from "./input.js";
 import { Player } from "./player.js";
 import { snapshot, stats } from "./stats.js";
 import { createSession, takeToken } from "./token.js";
@@ -174,10 +176,15 @@ const player = new Player(canvas, {
 const connection = new Connection({
   unit: (unit) => player.push(unit),
   info: describe,
-  lost: () => { player.reset(); live = false; },
+  input: (info) => control.update(info),
+  lost: () => { player.reset(); control.reset(); live = false; },
   waiting,
   fatal,
 });
+
+const send = (message) => connection.send(message);
+const capture = new InputCapture(canvas, $("keys"), send);
+const control = new Control(capture, send);
 
 /** Uses a token in the URL. A link to this page that is opened in its tab changes the fragment only. */
 async function login() {
@@ -190,9 +197,10 @@ function start() {
   login();
   for (const event of ["pointermove", "pointerdown", "keydown", "touchstart"]) addEventListener(event, awake, { passive: true });
   $("info").onclick = $("close").onclick = toggleInfo;
-  $("full").onclick = $("stage").ondblclick = toggleFull;
+  $("full").onclick = toggleFull;
+  $("stage").ondblclick = () => { if (!capture.enabled) toggleFull(); };
   addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target === $("keys")) return;
     if (event.key === "i") toggleInfo();
     if (event.key === "f") toggleFull();
   });

@@ -1,6 +1,6 @@
 //! Authentication of viewers.
 //!
-//! A stream has one token. Programs send it as `Authorization: Bearer`; browsers exchange it for a [session](session)
+//! A stream has a token of viewers that may control the desktop, and optionally one of viewers that may not. Programs send one as `Authorization: Bearer`; browsers exchange it for a [session](session)
 //! cookie. A URL never contains it, because proxies log URLs. Without a token only loopback clients are served, and their
 //! `Host` must be a loopback name, so that a web page cannot reach the server under its own name (DNS rebinding). Browsers
 //! send cookies with WebSockets opened by any page of the same site, so the `Origin` of a WebSocket must be the server's
@@ -17,6 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, COOKIE};
+use input::Role;
 use tokio::sync::watch;
 
 use self::origin::Host;
@@ -59,6 +60,7 @@ enum Credential {
 pub(super) struct Admission {
     /// `Set-Cookie` with a later end, if the request's session is due for one.
     pub(super) renewal: Option<String>,
+    pub(super) role: Role,
     pub(super) revocation: Revocation,
 }
 
@@ -81,12 +83,19 @@ impl Revocation {
 /// Decides whether a request may view the stream.
 #[derive(Debug)]
 pub(super) enum Authenticator {
-    /// Requests with the current token, or with a session of it.
-    Token { current: watch::Receiver<ViewerToken>, sessions: Sessions },
+    /// Requests with a current token, or with a session of one.
+    Token { tokens: Vec<RoleToken>, sessions: Sessions },
     /// Requests to a loopback name; the server listens on loopback only.
     Loopback,
     /// All requests.
     Open,
+}
+
+/// A token and the role of its holders.
+#[derive(Debug)]
+pub(super) struct RoleToken {
+    role: Role,
+    current: watch::Receiver<ViewerToken>,
 }
 
 impl Authenticator {
@@ -94,11 +103,16 @@ impl Authenticator {
     pub(super) fn new(
         stream: String,
         token: Option<watch::Receiver<ViewerToken>>,
+        view_only: Option<watch::Receiver<ViewerToken>>,
         insecure: bool,
         listen: &[SocketAddr],
     ) -> Result<Self, AuthError> {
         match (token, listen.iter().find(|address| !address.ip().is_loopback())) {
-            (Some(current), _) => Ok(Self::Token { current, sessions: Sessions::new(stream) }),
+            (Some(current), _) => {
+                let mut tokens = vec![RoleToken { role: Role::Controller, current }];
+                tokens.extend(view_only.map(|current| RoleToken { role: Role::Viewer, current }));
+                Ok(Self::Token { tokens, sessions: Sessions::new(stream) })
+            }
             (None, _) if insecure => Ok(Self::Open),
             (None, None) => Ok(Self::Loopback),
             (None, Some(exposed)) => Err(AuthError::TokenRequired(*exposed)),
@@ -107,12 +121,12 @@ impl Authenticator {
 
     /// Authenticates a request at the time `now`, Unix time in seconds; `None` if it must be rejected.
     pub(super) fn authenticate(&self, headers: &HeaderMap, now: u64) -> Option<Admission> {
+        let unrestricted =
+            || Admission { renewal: None, role: Role::Controller, revocation: Revocation(None) };
         match self {
-            Self::Open => Some(Admission { renewal: None, revocation: Revocation(None) }),
-            Self::Loopback => Host::of(headers)
-                .is_some_and(|host| host.is_loopback())
-                .then_some(Admission { renewal: None, revocation: Revocation(None) }),
-            Self::Token { current, sessions } => {
+            Self::Open => Some(unrestricted()),
+            Self::Loopback => Host::of(headers).is_some_and(|host| host.is_loopback()).then(unrestricted),
+            Self::Token { tokens, sessions } => tokens.iter().find_map(|RoleToken { role, current }| {
                 let mut current = current.clone();
                 // The version that is verified is the one whose replacement is a revocation, and the one that a renewal
                 // is bound to: the cookie of a former token must not become one of the next.
@@ -124,19 +138,21 @@ impl Authenticator {
                         session.renewed(now).map(cookie)
                     }
                 };
-                Some(Admission { renewal, revocation: Revocation(Some(current)) })
-            }
+                Some(Admission { renewal, role: *role, revocation: Revocation(Some(current)) })
+            }),
         }
     }
 
     /// `Set-Cookie` for a new session, in exchange for the token; `None` if `presented` is not the token.
     pub(super) fn exchange(&self, presented: &str, headers: &HeaderMap, now: u64) -> Option<String> {
-        let Self::Token { current, sessions } = self else { return None };
-        let token = current.borrow();
+        let Self::Token { tokens, sessions } = self else { return None };
         let secure = origin::is_secure(headers);
-        token
-            .matches(presented)
-            .then(|| sessions.cookie(&token, Session::new(now), Host::of(headers), secure, now))
+        tokens.iter().find_map(|RoleToken { current, .. }| {
+            let token = current.borrow();
+            token
+                .matches(presented)
+                .then(|| sessions.cookie(&token, Session::new(now), Host::of(headers), secure, now))
+        })
     }
 }
 

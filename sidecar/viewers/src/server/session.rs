@@ -19,7 +19,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::auth::{Admission, Revocation};
-use super::wire::{self, FromViewer, MAX_FROM_VIEWER, ToViewer};
+use super::viewer_input::{Changes, InputLimit, ViewerInput, Violation};
+use super::wire::{self, FromViewer, InputInfo, MAX_FROM_VIEWER, ToViewer};
 use super::{Shared, streams};
 use crate::hub::{Event, Protocol, Rejection, Subscription, ViewerHandle, ViewerReport};
 
@@ -38,6 +39,8 @@ const FOREIGN_ORIGIN: &str = "403: this WebSocket was opened by a page of anothe
 /// Close code and reason. The page shows the reason to the user.
 type Close = (u16, &'static str);
 
+const TOO_MANY: Close = (close_code::POLICY, "Too many messages");
+
 pub(super) async fn upgrade(
     State(shared): State<Arc<Shared>>,
     Extension(admission): Extension<Admission>,
@@ -55,18 +58,20 @@ pub(super) async fn upgrade(
         .write_buffer_size(0)
         .on_upgrade(async move |socket| {
             let _permit = permit;
-            serve(&shared, socket, admission.revocation).await;
+            let Admission { role, revocation, .. } = admission;
+            let input = shared.input.as_ref().map(|input| ViewerInput::open(input, role));
+            serve(&shared, socket, revocation, input).await;
         })
 }
 
-async fn serve(shared: &Shared, socket: WebSocket, revocation: Revocation) {
+async fn serve(shared: &Shared, socket: WebSocket, revocation: Revocation, input: Option<ViewerInput>) {
     let subscription = shared.hub.subscribe(Protocol::WebSocket);
     let viewer = subscription.handle();
     let (mut sink, source) = socket.split();
     let (replies, queued) = mpsc::channel(MESSAGE_BURST as usize);
     let close = tokio::select! {
-        close = read(source, shared.pong_timeout, &viewer, &replies) => close,
-        close = send(&mut sink, subscription, queued, shared.pong_timeout) => close,
+        close = read(source, shared.pong_timeout, &viewer, &replies, input.as_ref()) => close,
+        close = send(&mut sink, subscription, queued, shared.pong_timeout, input.as_ref()) => close,
         () = revocation.wait() => Some((close_code::POLICY, "The viewer token changed")),
     };
     if let Some((code, reason)) = close {
@@ -87,7 +92,9 @@ async fn send(
     mut subscription: Subscription,
     mut replies: mpsc::Receiver<Message>,
     timeout: Duration,
+    input: Option<&ViewerInput>,
 ) -> Option<Close> {
+    let mut input_changes = input.map(ViewerInput::changes);
     let mut ping = tokio::time::interval(timeout / 3);
     let mut message = text(&ToViewer::Info(&subscription.description()));
     loop {
@@ -100,6 +107,7 @@ async fn send(
             biased;
             reply = replies.recv() => reply?,
             _ = ping.tick() => Message::Ping(Bytes::new()),
+            Some(info) = next_change(&mut input_changes) => text(&ToViewer::Input(&info)),
             event = subscription.next() => match event {
                 Some(Event::Unit(unit)) => Message::Binary(wire::encode_unit(&unit, clock_ns())),
                 Some(Event::Described(description)) => text(&ToViewer::Info(&description)),
@@ -111,6 +119,14 @@ async fn send(
     }
 }
 
+/// The next change of the viewer's access to the input; never without an input.
+async fn next_change(changes: &mut Option<Changes>) -> Option<InputInfo> {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Handles messages until the viewer disconnects, is silent for `timeout`, or violates the protocol. Returns the close
 /// frame, or `None` if the connection is lost.
 async fn read(
@@ -118,21 +134,39 @@ async fn read(
     timeout: Duration,
     viewer: &ViewerHandle,
     replies: &mpsc::Sender<Message>,
+    input: Option<&ViewerInput>,
 ) -> Option<Close> {
     let mut limit = TokenBucket::new(MESSAGE_LIMIT);
+    let mut input_limit = InputLimit::default();
     let mut last_keyframe: Option<Instant> = None;
     loop {
         let message = tokio::time::timeout(timeout, source.next()).await.ok()??.ok()?;
-        if !limit.try_take(clock_ns()) {
-            return Some((close_code::POLICY, "Too many messages"));
-        }
-        let text = match message {
-            Message::Text(text) => text,
+        let parsed = match message {
+            Message::Text(text) => serde_json::from_str(&text),
             Message::Binary(_) => return Some((close_code::UNSUPPORTED, "Unexpected binary message")),
-            Message::Ping(_) | Message::Pong(_) => continue,
+            Message::Ping(_) | Message::Pong(_) if limit.try_take(clock_ns()) => continue,
+            Message::Ping(_) | Message::Pong(_) => return Some(TOO_MANY),
             Message::Close(_) => return None,
         };
-        match serde_json::from_str(&text) {
+        let is_input = matches!(parsed, Ok(FromViewer::Input { .. }));
+        if !is_input && !limit.try_take(clock_ns()) {
+            return Some(TOO_MANY);
+        }
+        match parsed {
+            Ok(FromViewer::Input { events }) => {
+                if !input_limit.admits(&events, clock_ns()) {
+                    return Some((close_code::POLICY, "Too many input events"));
+                }
+                // Without an input, or without control, the events are of no effect; the page may not know yet.
+                if let Some(Err(Violation::TooFast)) = input.map(|input| input.inject(&events)) {
+                    return Some((close_code::POLICY, "The desktop does not accept input this fast"));
+                }
+            }
+            Ok(FromViewer::Control { action, to }) => {
+                if let Some(input) = input {
+                    input.control(action, to);
+                }
+            }
             Ok(FromViewer::Keyframe) => {
                 let now = Instant::now();
                 if last_keyframe.is_none_or(|last| now - last >= KEYFRAME_INTERVAL) {

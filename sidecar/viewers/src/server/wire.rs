@@ -12,10 +12,12 @@
 //! | 20     | 8    | time of sending, ns of the same clock                                         |
 //! | 28     |      | access unit, Annex B                                                          |
 //!
-//! Server to viewer, text: `{"type":"info",…}` at the start and after changes, `{"type":"time",…}` as a reply. Viewer to
-//! server, text: [`FromViewer`], at most [`MAX_FROM_VIEWER`] bytes. Any other message closes the connection.
+//! Server to viewer, text: `{"type":"info",…}` and `{"type":"input",…}` at the start and after changes, `{"type":"time",…}`
+//! as a reply. Viewer to server, text: [`FromViewer`], at most [`MAX_FROM_VIEWER`] bytes. Any other message closes the
+//! connection.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use contract::input::{ControlPolicy, InputEvent};
 use serde::{Deserialize, Serialize};
 
 use crate::hub::{Description, Unit};
@@ -24,8 +26,8 @@ use crate::hub::{Description, Unit};
 pub const VERSION: u8 = 1;
 /// Size of the header in bytes.
 pub const HEADER_BYTES: usize = 28;
-/// Maximum size of a message from a viewer in bytes.
-pub const MAX_FROM_VIEWER: usize = 1 << 10;
+/// Maximum size of a message from a viewer in bytes: [`contract::input::MAX_EVENTS`] events, or a text of the longest.
+pub const MAX_FROM_VIEWER: usize = 8 << 10;
 
 /// The unit is an IDR.
 pub const FLAG_IDR: u8 = 1;
@@ -67,10 +69,46 @@ pub enum ToViewer<'a> {
         /// Time of the reply in microseconds of `CLOCK_MONOTONIC`; exact in a JavaScript number for 285 years.
         server_us: u64,
     },
+    /// The viewer's access to the input.
+    Input(&'a InputInfo),
+}
+
+/// A viewer's access to the input of the desktop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct InputInfo {
+    /// Number of the viewer's session.
+    pub you: u64,
+    /// True if the viewer's token allows control.
+    pub allowed: bool,
+    /// Policy of the desktop.
+    pub policy: ControlPolicy,
+    /// Session that has control.
+    pub controller: Option<u64>,
+    /// Sessions that asked for control.
+    pub requests: Vec<u64>,
+    /// Protocol by which events are injected; `None` while they cannot be.
+    pub backend: Option<&'static str>,
+    /// Reason why events cannot be injected; empty if they can.
+    pub reason: String,
+    /// Keyboard layouts with their descriptions, in the first message only.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub layouts: &'static [(&'static str, &'static str)],
+}
+
+/// Change of control that a viewer asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ControlAction {
+    /// Takes control.
+    Take,
+    /// Asks the viewer in control to give it.
+    Request,
+    /// Gives control to another viewer, or up.
+    Give,
 }
 
 /// Text message from a viewer.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum FromViewer {
     /// Request for a keyframe.
@@ -79,6 +117,19 @@ pub enum FromViewer {
     Time {
         /// The viewer's clock, returned in the reply.
         t0: f64,
+    },
+    /// Events to inject in order, at most [`contract::input::MAX_EVENTS`].
+    Input {
+        /// Events in their order.
+        events: Vec<InputEvent>,
+    },
+    /// Request for a change of control.
+    Control {
+        /// Requested change.
+        action: ControlAction,
+        /// Session that control is given to; if absent, control is given up.
+        #[serde(default)]
+        to: Option<u64>,
     },
     /// The viewer's statistics.
     Stats {
@@ -141,6 +192,13 @@ mod tests {
             parse(r#"{"type":"stats","fps":60,"latency_ms":8.5,"dropped":3}"#),
             Some(FromViewer::Stats { fps: 60.0, latency_ms: 8.5, dropped: 3 })
         );
+        let key = r#"{"type":"input","events":[{"t":"key","code":"KeyA","down":true}]}"#;
+        assert!(matches!(parse(key), Some(FromViewer::Input { events }) if events.len() == 1));
+        assert_eq!(
+            parse(r#"{"type":"control","action":"give","to":3}"#),
+            Some(FromViewer::Control { action: ControlAction::Give, to: Some(3) })
+        );
         assert_eq!(parse(r#"{"type":"input","key":"a"}"#), None);
+        assert_eq!(parse(r#"{"type":"control","action":"steal"}"#), None);
     }
 }

@@ -25,7 +25,7 @@ fn listen(address: &str) -> SocketAddr {
 fn new(token: Option<&str>, insecure: bool, addresses: &[&str]) -> Result<Authenticator, AuthError> {
     let token = token.map(|token| watch::channel(token.parse().expect("a token")).1);
     let addresses: Vec<_> = addresses.iter().map(|address| listen(address)).collect();
-    Authenticator::new("team/desk".to_owned(), token, insecure, &addresses)
+    Authenticator::new("team/desk".to_owned(), token, None, insecure, &addresses)
 }
 
 /// The pair `NAME=VALUE` of a `Set-Cookie`.
@@ -87,7 +87,7 @@ async fn changed_token_ends_sessions_and_revokes_admissions_of_the_old_one() {
     let (sender, current) = watch::channel(TOKEN.parse::<ViewerToken>().expect("a token"));
     let listen = [listen("0.0.0.0:1")];
     let authenticator =
-        Authenticator::new("team/desk".to_owned(), Some(current), false, &listen).expect("a token");
+        Authenticator::new("team/desk".to_owned(), Some(current), None, false, &listen).expect("a token");
     let cookie = authenticator.exchange(TOKEN, &headers(&[("host", "x:80")]), NOW).expect("a cookie");
     let request = headers(&[("host", "x:80"), ("cookie", pair(&cookie))]);
     let later = NOW + session::LIFETIME - 1;
@@ -147,5 +147,30 @@ fn host_is_split_into_name_and_port() {
     assert_eq!(parts("[::1]:80"), ("[::1]", Some(80)));
     for whole in ["desk", "desk:", "desk:65536", "desk:+1", "[::1]", ""] {
         assert_eq!(parts(whole), (whole, None));
+    }
+}
+
+#[test]
+fn token_decides_over_the_role_also_through_its_session() {
+    let watch = |token: &str| watch::channel(token.parse::<ViewerToken>().expect("a token")).1;
+    let (control, view) = ("0123456789abcdef-control", "0123456789abcdef-view");
+    let listen = [listen("0.0.0.0:1")];
+    let authenticator =
+        Authenticator::new("team/desk".to_owned(), Some(watch(control)), Some(watch(view)), false, &listen)
+            .expect("tokens");
+    for (token, role) in [(control, Role::Controller), (view, Role::Viewer)] {
+        let bearer = format!("Bearer {token}");
+        let admitted = authenticator.authenticate(&headers(&[("authorization", &bearer)]), NOW);
+        assert_eq!(admitted.expect("admitted").role, role);
+        let cookie = authenticator.exchange(token, &headers(&[("host", "x:80")]), NOW).expect("a cookie");
+        let request = headers(&[("host", "x:80"), ("cookie", pair(&cookie))]);
+        let admission = authenticator.authenticate(&request, NOW).expect("admitted");
+        assert_eq!(admission.role, role);
+        let renewed = authenticator
+            .authenticate(&request, NOW + session::LIFETIME - 1)
+            .and_then(|admission| admission.renewal)
+            .expect("due");
+        let request = headers(&[("host", "x:80"), ("cookie", pair(&renewed))]);
+        assert_eq!(authenticator.authenticate(&request, NOW).expect("admitted").role, role);
     }
 }

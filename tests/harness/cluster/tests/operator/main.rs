@@ -17,8 +17,7 @@ use cluster::suite::Suite;
 use cluster::tests;
 
 /// Arguments of `operator install-manifests`.
-const ARGUMENTS: &[&str] =
-    &["--operator-arg=--token-life=30s", "--pod-security=baseline", "--allowed-annotation=example.com/*"];
+const ARGUMENTS: &[&str] = &["--operator-arg=--token-life=30s", "--pod-security=baseline"];
 
 fn main() -> ExitCode {
     let up = || Installed::up("operator", 1, ARGUMENTS);

@@ -1,0 +1,157 @@
+//! Connects to the desktop, applies actions, and connects again when the desktop restarts.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::action::Action;
+use crate::mutter::Mutter;
+use crate::queue::Queue;
+use crate::wayland::Wayland;
+use crate::{BackendKind, InputOptions, InputState};
+
+/// Delay after a failed connection; doubles up to the maximum.
+const RETRY_MIN: Duration = Duration::from_millis(250);
+const RETRY_MAX: Duration = Duration::from_secs(8);
+
+/// Reason why events cannot be injected.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// No socket of a compositor.
+    #[error("no Wayland socket in {0}: start the desktop with this folder as its XDG_RUNTIME_DIR")]
+    NoSocket(PathBuf),
+    /// The socket refuses connections.
+    #[error("cannot connect to {path}: {source}")]
+    Connect {
+        /// Path of the socket.
+        path: PathBuf,
+        /// Error of the operating system.
+        source: std::io::Error,
+    },
+    /// The compositor has not all protocols.
+    #[error("the compositor lacks {0}: use a wlroots compositor or GNOME Shell")]
+    NoProtocol(&'static str),
+    /// No reply in time.
+    #[error("the {0} did not reply in time")]
+    Timeout(&'static str),
+    /// The connection ended.
+    #[error("the connection to the {peer} ended: {reason}")]
+    Disconnected {
+        /// Name of the other end.
+        peer: &'static str,
+        /// Reason as the other end gave it.
+        reason: String,
+    },
+    /// Mutter refused a call.
+    #[error("{call} failed: {reason}")]
+    Call {
+        /// Method of the D-Bus interface.
+        call: &'static str,
+        /// Reason as the other end gave it.
+        reason: String,
+    },
+    /// A keymap cannot be written.
+    #[error("cannot write the keymap: {0}")]
+    Keymap(std::io::Error),
+}
+
+/// A connected backend.
+enum Backend {
+    Wayland(Box<Wayland>),
+    Mutter(Box<Mutter>),
+}
+
+impl Backend {
+    /// Connects by the first protocol that the desktop has.
+    async fn connect(options: &InputOptions) -> Result<Self, BackendError> {
+        let wayland = match Wayland::connect(options).await {
+            Ok(wayland) => return Ok(Self::Wayland(Box::new(wayland))),
+            Err(error) => error,
+        };
+        match Mutter::connect(options).await {
+            Ok(mutter) => Ok(Self::Mutter(Box::new(mutter))),
+            // The compositor's answer is the one to report, unless it is GNOME Shell, which has no such protocols.
+            Err(error @ BackendError::Call { .. }) => Err(error),
+            Err(_) => Err(wayland),
+        }
+    }
+
+    const fn kind(&self) -> BackendKind {
+        match self {
+            Self::Wayland(_) => BackendKind::Wayland,
+            Self::Mutter(_) => BackendKind::Mutter,
+        }
+    }
+
+    async fn apply(&mut self, actions: Vec<Action>) -> Result<(), BackendError> {
+        match self {
+            Self::Wayland(wayland) => wayland.apply(actions),
+            Self::Mutter(mutter) => mutter.apply(actions).await,
+        }
+    }
+
+    /// Processes the desktop's messages until the connection ends. Cancel safe.
+    async fn until_end(&mut self) -> BackendError {
+        match self {
+            Self::Wayland(wayland) => wayland.until_end().await,
+            Self::Mutter(mutter) => mutter.until_end().await,
+        }
+    }
+}
+
+/// Runs until the queue is closed.
+pub async fn run(options: &InputOptions, queue: &Queue, state: &watch::Sender<InputState>) {
+    let mut delay = RETRY_MIN;
+    let mut logged = String::new();
+    loop {
+        let error = match Backend::connect(options).await {
+            Ok(backend) => {
+                delay = RETRY_MIN;
+                logged.clear();
+                let kind = backend.kind();
+                tracing::info!(protocol = kind.name(), "input connected");
+                // Events from before the connection would surprise: their pictures are gone.
+                queue.clear();
+                state.send_replace(InputState { backend: Some(kind), error: String::new() });
+                match apply_all(backend, queue).await {
+                    Some(error) => error,
+                    None => return,
+                }
+            }
+            Err(error) => error,
+        };
+        let error = error.to_string();
+        if error != logged {
+            tracing::info!(error, "no input");
+            logged.clone_from(&error);
+        }
+        state.send_replace(InputState { backend: None, error });
+        if wait(queue, delay).await.is_none() {
+            return;
+        }
+        delay = (delay * 2).min(RETRY_MAX);
+    }
+}
+
+/// Applies actions until the connection ends (`Some`) or the queue is closed (`None`).
+async fn apply_all(mut backend: Backend, queue: &Queue) -> Option<BackendError> {
+    loop {
+        let actions = tokio::select! {
+            actions = queue.next() => actions?,
+            error = backend.until_end() => return Some(error),
+        };
+        if let Err(error) = backend.apply(actions).await {
+            return Some(error);
+        }
+    }
+}
+
+/// Waits for `delay` and discards actions meanwhile; `None` if the queue is closed.
+async fn wait(queue: &Queue, delay: Duration) -> Option<()> {
+    let discard = async { while queue.next().await.is_some() {} };
+    tokio::select! {
+        () = tokio::time::sleep(delay) => Some(()),
+        () = discard => None,
+    }
+}

@@ -1,0 +1,275 @@
+//! Injects the input of viewers into a desktop.
+//!
+//! ```text
+//!  viewer ─▶ Session ─▶ control (permission) ─▶ held (pressed keys) ─▶ queue ─▶ backend thread
+//!                                                                                      ├─ wayland: virtual-keyboard, virtual-pointer
+//!                                                                                      └─ mutter: org.gnome.Mutter.RemoteDesktop
+//! ```
+//!
+//! Viewers are untrusted. Events are bounded by their types ([`contract::input`]), a session without control injects none,
+//! and the end of a session releases all that it holds, so that no key stays pressed. The backend thread connects to the
+//! compositor again when it restarts; until then events are discarded.
+
+mod action;
+mod backend;
+mod control;
+mod held;
+mod keymap;
+mod modifiers;
+mod mutter;
+mod queue;
+mod wayland;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+
+use contract::input::{ControlPolicy, InputEvent};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use self::control::Control;
+use self::held::Held;
+use self::queue::Queue;
+
+pub use self::control::{ControlState, Role};
+
+/// Desktop to inject into, and limits.
+#[derive(Debug, Clone)]
+pub struct InputOptions {
+    /// Runtime directory of the desktop, with its Wayland socket and session bus.
+    pub runtime_dir: PathBuf,
+    /// Name of the Wayland socket; the first one of the directory if `None`.
+    pub wayland_display: Option<String>,
+    /// Number of viewers that may control the desktop at the same time.
+    pub control: ControlPolicy,
+}
+
+/// Connection to the desktop's input.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InputState {
+    /// Protocol in use; `None` while events cannot be injected.
+    pub backend: Option<BackendKind>,
+    /// Reason why there is no backend, with a remedy; empty if there is one.
+    pub error: String,
+}
+
+/// Protocol by which events are injected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendKind {
+    /// `zwp_virtual_keyboard_v1` and `zwlr_virtual_pointer_v1`.
+    Wayland,
+    /// Methods of `org.gnome.Mutter.RemoteDesktop.Session`.
+    Mutter,
+}
+
+impl BackendKind {
+    /// Name in status and log.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Wayland => "virtual-keyboard-v1, virtual-pointer-v1",
+            Self::Mutter => "org.gnome.Mutter.RemoteDesktop",
+        }
+    }
+}
+
+/// Reason why a session's events are not injected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The session's token does not allow control, or control of this desktop is disabled.
+    #[error("this viewer may not control the desktop")]
+    NotAllowed,
+    /// Another session has control.
+    #[error("another viewer has control")]
+    NotInControl,
+    /// The desktop accepts events more slowly than the viewer sends them.
+    #[error("the desktop does not accept events fast enough")]
+    TooFast,
+}
+
+/// Identifies a session among those of one [`Input`]; never reused.
+pub type SessionId = u64;
+
+/// Input of one desktop; clones share it. The backend thread ends with the last clone.
+#[derive(Debug, Clone)]
+pub struct Input {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    queue: Arc<Queue>,
+    control: watch::Sender<ControlState>,
+    backend: watch::Receiver<InputState>,
+}
+
+#[derive(Debug)]
+struct State {
+    next: SessionId,
+    control: Control,
+    held: Held,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+impl Input {
+    /// Starts the backend thread.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start(options: InputOptions) -> std::io::Result<Self> {
+        let queue = Arc::new(Queue::default());
+        let (sender, backend) = watch::channel(InputState::default());
+        let policy = options.control;
+        if policy != ControlPolicy::None {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let queue = Arc::clone(&queue);
+            thread::Builder::new()
+                .name("input".to_owned())
+                .spawn(move || runtime.block_on(backend::run(&options, &queue, &sender)))?;
+        }
+        Ok(Self::new(policy, queue, backend))
+    }
+
+    fn new(policy: ControlPolicy, queue: Arc<Queue>, backend: watch::Receiver<InputState>) -> Self {
+        let state = State { next: 1, control: Control::new(policy), held: Held::default() };
+        let control = watch::Sender::new(state.control.state());
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), queue, control, backend }) }
+    }
+
+    /// Opens a session for a viewer.
+    pub fn open(&self, role: Role) -> Session {
+        let id = {
+            let mut state = self.shared.state.lock();
+            let id = state.next;
+            state.next += 1;
+            state.control.join(id, role);
+            id
+        };
+        self.shared.publish();
+        Session { input: self.clone(), id, role }
+    }
+
+    /// Holder of control and requests for it, as they change.
+    pub fn control(&self) -> watch::Receiver<ControlState> {
+        self.shared.control.subscribe()
+    }
+
+    /// Connection to the desktop, as it changes.
+    pub fn state(&self) -> watch::Receiver<InputState> {
+        self.shared.backend.clone()
+    }
+}
+
+impl Shared {
+    /// Publishes who has control, if that changed.
+    fn publish(&self) {
+        let new = self.state.lock().control.state();
+        self.control.send_if_modified(|current| std::mem::replace(current, new.clone()) != new);
+    }
+
+    /// Changes control; releases what sessions hold that lose it.
+    fn change(&self, change: impl FnOnce(&mut Control) -> Result<(), Refused>) -> Result<(), Refused> {
+        let result = {
+            let mut state = self.state.lock();
+            let before = state.control.controllers();
+            let result = change(&mut state.control);
+            for id in before {
+                if !state.control.controls(id) {
+                    let actions = state.held.release(id);
+                    self.queue.push_all(actions);
+                }
+            }
+            result
+        };
+        self.publish();
+        result
+    }
+}
+
+/// One viewer's access to the input. Dropping it releases what it holds, and its control.
+#[derive(Debug)]
+pub struct Session {
+    input: Input,
+    id: SessionId,
+    role: Role,
+}
+
+impl Session {
+    /// Identifies the session in [`ControlState`].
+    pub const fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Right of the viewer.
+    pub const fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Injects events in order. A session gets control by its first event if control is free.
+    ///
+    /// # Errors
+    /// [`Refused`]: no further event was injected.
+    pub fn inject(&self, events: &[InputEvent]) -> Result<(), Refused> {
+        let shared = &self.input.shared;
+        let taken = {
+            let mut state = shared.state.lock();
+            let State { control, held, .. } = &mut *state;
+            let taken = control.claim(self.id)?;
+            for event in events {
+                for action in held.apply(self.id, event) {
+                    if !shared.queue.push(action) {
+                        return Err(Refused::TooFast);
+                    }
+                }
+            }
+            taken
+        };
+        if taken {
+            shared.publish();
+        }
+        Ok(())
+    }
+
+    /// Takes control, from another session if need be.
+    ///
+    /// # Errors
+    /// [`Refused::NotAllowed`].
+    pub fn take_control(&self) -> Result<(), Refused> {
+        self.input.shared.change(|control| control.take(self.id))
+    }
+
+    /// Asks the session that has control to give it; takes control if it is free.
+    ///
+    /// # Errors
+    /// [`Refused::NotAllowed`].
+    pub fn request_control(&self) -> Result<(), Refused> {
+        self.input.shared.change(|control| control.request(self.id))
+    }
+
+    /// Gives control to another session, or up if `to` is `None`.
+    ///
+    /// # Errors
+    /// This session has no control, or the other one may not have it.
+    pub fn give_control(&self, to: Option<SessionId>) -> Result<(), Refused> {
+        self.input.shared.change(|control| control.give(self.id, to))
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Cannot fail: leaving needs no permission.
+        let _left = self.input.shared.change(|control| {
+            control.leave(self.id);
+            Ok(())
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

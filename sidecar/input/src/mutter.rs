@@ -1,0 +1,293 @@
+//! Input by `org.gnome.Mutter.RemoteDesktop`, which GNOME Shell has.
+//!
+//! ```text
+//! RemoteDesktop.CreateSession ─▶ ScreenCast.CreateSession(remote-desktop-session-id) ─▶ RecordMonitor ─▶ Start
+//! ```
+//!
+//! The screen cast exists for positions: Mutter wants them relative to a stream. No consumer connects to it, so that no
+//! frames are copied for it. Positions are logical pixels of the monitor. Mutter ends both sessions with the connection.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use contract::input::{DETENT, Fraction};
+use futures_util::StreamExt as _;
+use zbus::message::{Flags, Type};
+use zbus::{Connection, MatchRule, Message, MessageStream, OwnedObjectPath, OwnedVariant, Variant};
+
+use crate::InputOptions;
+use crate::action::Action;
+use crate::backend::BackendError;
+
+const REMOTE_DESKTOP: &str = "org.gnome.Mutter.RemoteDesktop";
+const REMOTE_DESKTOP_SESSION: &str = "org.gnome.Mutter.RemoteDesktop.Session";
+const SCREEN_CAST: &str = "org.gnome.Mutter.ScreenCast";
+const SCREEN_CAST_SESSION: &str = "org.gnome.Mutter.ScreenCast.Session";
+const SCREEN_CAST_STREAM: &str = "org.gnome.Mutter.ScreenCast.Stream";
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+const PEER: &str = "GNOME Shell";
+/// Time limit for connecting to the bus.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time limit for one reply. GNOME Shell owns its bus names long before it processes calls.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(90);
+/// `KEY_LEFTSHIFT` of `<linux/input-event-codes.h>`.
+const KEY_LEFT_SHIFT: u32 = 42;
+/// Flags of `NotifyPointerAxis`: the source is a finger.
+const AXIS_SOURCE_FINGER: u32 = 1 << 2;
+/// Distance of a scrolled detent in `NotifyPointerAxis`, and source wheel.
+const DETENT_AXIS: f64 = 10.0;
+const AXIS_SOURCE_WHEEL: u32 = 1 << 1;
+
+/// A remote desktop session with its screen cast.
+pub struct Mutter {
+    connection: Connection,
+    session: OwnedObjectPath,
+    stream: OwnedObjectPath,
+    signals: MessageStream,
+    /// Size of the monitor, logical pixels.
+    size: (f64, f64),
+}
+
+fn failed(call: &'static str) -> impl Fn(zbus::Error) -> BackendError {
+    move |error| BackendError::Call { call, reason: error.to_string() }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
+fn disconnected<E: ToString>(reason: E) -> BackendError {
+    BackendError::Disconnected { peer: PEER, reason: reason.to_string() }
+}
+
+async fn call<B>(
+    connection: &Connection,
+    service: &str,
+    path: &str,
+    interface: &str,
+    method: &str,
+    body: &B,
+) -> zbus::Result<Message>
+where
+    B: zbus::export::serde::Serialize + zbus::wire::DynamicType,
+{
+    connection.call_method(Some(service), path, Some(interface), method, body).await
+}
+
+impl Mutter {
+    /// Creates the sessions.
+    pub async fn connect(options: &InputOptions) -> Result<Self, BackendError> {
+        let address = format!("unix:path={}", options.runtime_dir.join("bus").display());
+        let connecting =
+            zbus::connection::Builder::address(address.as_str()).method_timeout(REPLY_TIMEOUT).build();
+        let connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+            .await
+            .map_err(|_| BackendError::Timeout("session bus"))?
+            .map_err(disconnected)?;
+        let bus = "org.freedesktop.DBus";
+        let owned: bool =
+            call(&connection, bus, "/org/freedesktop/DBus", bus, "NameHasOwner", &(REMOTE_DESKTOP,))
+                .await
+                .and_then(|reply| reply.body().deserialize())
+                .map_err(disconnected)?;
+        if !owned {
+            return Err(disconnected("the bus name org.gnome.Mutter.RemoteDesktop has no owner"));
+        }
+        let session: OwnedObjectPath = call(
+            &connection,
+            REMOTE_DESKTOP,
+            "/org/gnome/Mutter/RemoteDesktop",
+            REMOTE_DESKTOP,
+            "CreateSession",
+            &(),
+        )
+        .await
+        .and_then(|reply| reply.body().deserialize())
+        .map_err(failed("RemoteDesktop.CreateSession"))?;
+        let id = property(&connection, REMOTE_DESKTOP, &session, REMOTE_DESKTOP_SESSION, "SessionId").await?;
+        let id = String::try_from(id).map_err(failed("SessionId"))?;
+        // Subscribed before Start: `Closed` may follow at once.
+        let rule = MatchRule::builder()
+            .msg_type(Type::Signal)
+            .sender(REMOTE_DESKTOP)
+            .build()
+            .map_err(failed("AddMatch"))?;
+        let signals =
+            MessageStream::for_match_rule(rule, &connection, None).await.map_err(failed("AddMatch"))?;
+        let cast: OwnedObjectPath = call(
+            &connection,
+            SCREEN_CAST,
+            "/org/gnome/Mutter/ScreenCast",
+            SCREEN_CAST,
+            "CreateSession",
+            &(HashMap::from([("remote-desktop-session-id", Variant::from(id))]),),
+        )
+        .await
+        .and_then(|reply| reply.body().deserialize())
+        .map_err(failed("ScreenCast.CreateSession"))?;
+        let hidden = HashMap::from([("cursor-mode", Variant::from(0_u32))]);
+        // Without a connector, Mutter records the primary monitor.
+        let stream: OwnedObjectPath = call(
+            &connection,
+            SCREEN_CAST,
+            cast.as_str(),
+            SCREEN_CAST_SESSION,
+            "RecordMonitor",
+            &("", hidden),
+        )
+        .await
+        .and_then(|reply| reply.body().deserialize())
+        .map_err(failed("RecordMonitor"))?;
+        call(&connection, REMOTE_DESKTOP, session.as_str(), REMOTE_DESKTOP_SESSION, "Start", &())
+            .await
+            .map_err(failed("RemoteDesktop.Session.Start"))?;
+        let mut mutter = Self { connection, session, stream, signals, size: (0.0, 0.0) };
+        mutter.read_size().await?;
+        // The first key is lost until the seat has a keyboard.
+        for down in [true, false] {
+            mutter.notify("NotifyKeyboardKeycode", &(KEY_LEFT_SHIFT, down)).await?;
+        }
+        Ok(mutter)
+    }
+
+    /// Sends actions.
+    pub async fn apply(&mut self, actions: Vec<Action>) -> Result<(), BackendError> {
+        for action in actions {
+            self.send(action).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until Mutter closes the session, or the bus disconnects. Cancel safe.
+    pub async fn until_end(&mut self) -> BackendError {
+        loop {
+            match self.signals.next().await {
+                None => return disconnected("the session bus disconnected"),
+                Some(Err(error)) => return disconnected(error),
+                Some(Ok(message)) => {
+                    let header = message.header();
+                    if header.path().is_some_and(|path| path.as_str() == self.session.as_str())
+                        && header.member().is_some_and(|member| member.as_str() == "Closed")
+                    {
+                        return disconnected("Mutter closed the remote desktop session");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn send(&mut self, action: Action) -> Result<(), BackendError> {
+        match action {
+            Action::Key { code, down } => {
+                self.notify("NotifyKeyboardKeycode", &(u32::from(code.evdev()), down)).await
+            }
+            Action::Text(text) => {
+                for character in text.as_str().chars() {
+                    for down in [true, false] {
+                        self.notify("NotifyKeyboardKeysym", &(keysym(character), down)).await?;
+                    }
+                }
+                Ok(())
+            }
+            Action::Pointer { x, y } => {
+                let (x, y) = self.position(x, y).await?;
+                self.notify("NotifyPointerMotionAbsolute", &(self.stream.as_str(), x, y)).await
+            }
+            Action::Motion { dx, dy } => self.notify("NotifyPointerMotionRelative", &(dx, dy)).await,
+            Action::Button { button, down } => {
+                self.notify("NotifyPointerButton", &(i32::from(button.evdev()), down)).await
+            }
+            Action::Scroll { dx, dy } => {
+                self.notify("NotifyPointerAxis", &(dx, dy, AXIS_SOURCE_FINGER)).await
+            }
+            Action::Wheel { dx, dy } => {
+                let [dx, dy] = [dx, dy].map(|distance| distance * DETENT_AXIS / DETENT);
+                self.notify("NotifyPointerAxis", &(dx, dy, AXIS_SOURCE_WHEEL)).await
+            }
+            Action::TouchDown { slot, x, y } => {
+                let (x, y) = self.position(x, y).await?;
+                self.notify("NotifyTouchDown", &(self.stream.as_str(), u32::from(slot), x, y)).await
+            }
+            Action::TouchMove { slot, x, y } => {
+                let (x, y) = self.position(x, y).await?;
+                self.notify("NotifyTouchMotion", &(self.stream.as_str(), u32::from(slot), x, y)).await
+            }
+            Action::TouchUp { slot } => self.notify("NotifyTouchUp", &(u32::from(slot),)).await,
+            // GNOME Shell takes layouts from its settings.
+            Action::Layout(_) => Ok(()),
+        }
+    }
+
+    /// Position in logical pixels of the monitor.
+    async fn position(&mut self, x: Fraction, y: Fraction) -> Result<(f64, f64), BackendError> {
+        if self.size.0 <= 0.0 || self.size.1 <= 0.0 {
+            self.read_size().await?;
+        }
+        let (width, height) = self.size;
+        // A position at the far edge would be outside of the monitor.
+        let inside = |fraction: Fraction, size: f64| (fraction.get() * size).min(size - 1.0).max(0.0);
+        Ok((inside(x, width), inside(y, height)))
+    }
+
+    /// Reads the monitor's size from the stream's parameters.
+    async fn read_size(&mut self) -> Result<(), BackendError> {
+        let parameters =
+            property(&self.connection, SCREEN_CAST, &self.stream, SCREEN_CAST_STREAM, "Parameters").await?;
+        let parameters: HashMap<String, OwnedVariant> =
+            parameters.try_into().map_err(failed("Parameters"))?;
+        let missing =
+            || BackendError::Call { call: "Parameters", reason: "the stream has no size".to_owned() };
+        let size = parameters.get("size").ok_or_else(missing)?;
+        let (width, height) =
+            <(i32, i32)>::try_from(size.try_clone().map_err(|_| missing())?).map_err(|_| missing())?;
+        self.size = (width.into(), height.into());
+        Ok(())
+    }
+
+    /// Calls a method of the session without waiting for its reply, so that events are not delayed by one another.
+    async fn notify<B>(&self, method: &'static str, body: &B) -> Result<(), BackendError>
+    where
+        B: zbus::export::serde::Serialize + zbus::wire::DynamicType,
+    {
+        let message = Message::method_call(self.session.as_str(), method)
+            .destination(REMOTE_DESKTOP)
+            .interface(REMOTE_DESKTOP_SESSION)
+            .with_flags(Flags::NO_REPLY_EXPECTED)
+            .build(body)
+            .map_err(failed(method))?;
+        self.connection.send(&message).await.map_err(disconnected)
+    }
+}
+
+async fn property(
+    connection: &Connection,
+    service: &str,
+    path: &OwnedObjectPath,
+    interface: &str,
+    name: &'static str,
+) -> Result<OwnedVariant, BackendError> {
+    call(connection, service, path.as_str(), PROPERTIES, "Get", &(interface, name))
+        .await
+        .and_then(|reply| reply.body().deserialize())
+        .map_err(failed(name))
+}
+
+/// Keysym of a character (X11 keysym encoding, appendix A of the X protocol): Latin-1 directly, others by code point.
+fn keysym(character: char) -> u32 {
+    match character {
+        '\n' => 0xff0d,
+        '\t' => 0xff09,
+        '\u{20}'..='\u{7e}' | '\u{a0}'..='\u{ff}' => character.into(),
+        other => 0x0100_0000 | u32::from(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keysym_of_latin_1_is_its_code_and_of_others_their_code_point() {
+        assert_eq!(keysym('a'), 0x61);
+        assert_eq!(keysym('ü'), 0xfc);
+        assert_eq!(keysym('€'), 0x0100_20ac);
+        assert_eq!(keysym('\n'), 0xff0d);
+    }
+}

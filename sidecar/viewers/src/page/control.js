@@ -1,0 +1,89 @@
+// Who controls the desktop: shows it, and asks for, gives and takes control.
+
+import { stats } from "./stats.js";
+
+const $ = (id) => document.getElementById(id);
+
+/** Shows the state of control and enables the capture of input while this viewer has it. */
+export class Control {
+  constructor(capture, send) {
+    this.capture = capture;
+    this.send = send;
+    this.info = null;
+    $("control").onclick = () => this.toggle();
+    $("grant").onclick = () => this.give(this.info?.requests[0]);
+    $("layout").onchange = ({ target }) => this.chooseLayout(target.value);
+  }
+
+  /** Applies a message of type `input`. */
+  update(info) {
+    const had = this.controls;
+    if (info.layouts) this.listLayouts(info.layouts);
+    this.info = info;
+    stats.control = info;
+    this.capture.enable(this.controls);
+    if (this.controls && !had) this.capture.setLayout(this.storedLayout());
+    this.paint();
+  }
+
+  /** Forgets the state: the connection is lost. */
+  reset() {
+    this.info = null;
+    stats.control = null;
+    this.capture.enable(false);
+    this.paint();
+  }
+
+  get available() { return !!this.info && this.info.policy !== "None" && this.info.allowed && !!this.info.backend; }
+
+  /** With shared control, and while no viewer has exclusive control, events of this viewer are accepted. */
+  get controls() {
+    const { info } = this;
+    return this.available && (info.policy === "Shared" || info.controller === null || info.controller === info.you);
+  }
+
+  toggle() {
+    const { info } = this;
+    if (!this.available || info.policy === "Shared") return;
+    if (info.controller === info.you) this.give(null);
+    else if (info.controller === null || info.requests.includes(info.you)) this.send({ type: "control", action: "take" });
+    else this.send({ type: "control", action: "request" });
+  }
+
+  give(to) { this.send({ type: "control", action: "give", to: to ?? null }); this.capture.focus(); }
+
+  listLayouts(layouts) {
+    const option = (value, text) => Object.assign(document.createElement("option"), { value, textContent: text });
+    $("layout").replaceChildren(option("", "Keyboard: automatic"), ...layouts.map(([name, text]) => option(name, text)));
+    $("layout").value = this.storedLayout();
+  }
+
+  storedLayout() { try { return localStorage.getItem("layout") ?? ""; } catch { return ""; } }
+
+  chooseLayout(layout) {
+    try { localStorage.setItem("layout", layout); } catch { /* private mode: the setting is not kept */ }
+    this.capture.setLayout(layout);
+    this.capture.focus();
+  }
+
+  paint() {
+    const { info } = this, button = $("control");
+    button.hidden = !info || info.policy === "None";
+    $("layout").hidden = !this.available;
+    button.setAttribute("aria-pressed", String(this.controls));
+    button.disabled = !this.available;
+    button.title = button.ariaLabel = !info ? "" : this.title(info);
+    const asks = this.controls && info.requests.length > 0;
+    $("request").hidden = !asks;
+    if (asks) $("request-text").textContent = `Viewer ${info.requests[0]} asks for control`;
+  }
+
+  title({ allowed, backend, reason, controller, you, requests, policy }) {
+    if (!allowed) return "This link is for viewing only";
+    if (!backend) return reason ? `No input: ${reason}` : "Input is not available yet";
+    if (policy === "Shared") return "All viewers control the desktop";
+    if (controller === you) return "You control the desktop; click to give it up";
+    if (controller === null) return "Control the desktop";
+    return requests.includes(you) ? `Viewer ${controller} has control; click again to take it` : `Viewer ${controller} has control; click to ask for it`;
+  }
+}

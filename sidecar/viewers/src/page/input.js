@@ -1,0 +1,209 @@
+// Sends keyboard, pointer and touch events to the desktop. contract/src/input.rs describes the events.
+
+import { stats } from "./stats.js";
+
+const MAX_EVENTS = 64, MAX_TEXT = 256, MAX_TOUCHES = 10;
+/** A wheel reports 120 per detent; larger multiples come from wheels, other values from touchpads. */
+const DETENT = 120, LINES_PER_DETENT = 3;
+
+/** Layouts guessed from the characters of a few keys (Keyboard Map API). */
+const GUESSES = [
+  ["de", { KeyY: "z", Semicolon: "ö", Minus: "ß" }], ["ch", { KeyY: "z", Semicolon: "ö" }], ["fr", { KeyQ: "a", KeyM: "," }],
+  ["es", { Semicolon: "ñ" }], ["se", { Semicolon: "ö", Quote: "ä" }], ["no", { Semicolon: "ø" }], ["dk", { Semicolon: "æ" }],
+  ["it", { Semicolon: "ò" }], ["pt", { Semicolon: "ç" }], ["us(dvorak)", { KeyS: "o", KeyD: "e" }], ["gb", { Backslash: "#" }],
+  ["us", { KeyQ: "q", Semicolon: ";" }],
+];
+
+/** Captures input while the viewer controls the desktop. */
+export class InputCapture {
+  /** `surface`: the canvas; `keys`: a text field that has the focus while keys are captured; `send(message)`. */
+  constructor(surface, keys, send) {
+    this.surface = surface;
+    this.keys = keys;
+    this.send = send;
+    this.enabled = false;
+    this.events = [];
+    this.position = null;
+    this.scheduled = false;
+    this.pressed = new Set();
+    this.touches = new Map();
+    this.composing = false;
+    this.layout = "";
+    const on = (target, type, handler, options) => target.addEventListener(type, handler.bind(this), options);
+    on(surface, "pointerdown", this.pointerDown);
+    on(surface, "pointermove", this.pointerMove);
+    on(surface, "pointerup", this.pointerUp);
+    on(surface, "pointercancel", this.pointerUp);
+    on(surface, "wheel", this.wheel, { passive: false });
+    on(surface, "contextmenu", (event) => { if (this.enabled) event.preventDefault(); });
+    on(keys, "keydown", this.keyDown);
+    on(keys, "keyup", this.keyUp);
+    on(keys, "compositionstart", () => { this.composing = true; });
+    on(keys, "compositionend", this.composed);
+    on(keys, "input", this.typed);
+    on(keys, "blur", this.release);
+    on(window, "blur", this.release);
+    on(document, "visibilitychange", () => { if (document.hidden) this.release(); });
+  }
+
+  /** Starts or stops to capture. */
+  enable(enabled) {
+    if (this.enabled === enabled) return;
+    if (!enabled) this.release();
+    this.enabled = enabled;
+    this.surface.classList.toggle("control", enabled);
+    if (enabled) this.focus();
+  }
+
+  focus() { this.keys.focus({ preventScroll: true }); }
+
+  /** Selects the desktop's layout; `""` for one like the viewer's keyboard. */
+  async setLayout(layout) {
+    this.layout = layout || (await guessLayout());
+    if (this.layout) this.push({ t: "layout", layout: this.layout });
+  }
+
+  /** Queues an event; positions are merged until the next animation frame. */
+  push(event) {
+    if (!this.enabled) return;
+    if (this.position && event.t !== "pointer") { this.events.push(this.position); this.position = null; }
+    if (event.t === "pointer") this.position = event;
+    else this.events.push(event);
+    if (event.t === "pointer" || event.t === "motion" || event.t === "scroll" || event.t === "wheel") this.schedule();
+    else this.flush();
+  }
+
+  schedule() {
+    if (this.scheduled) return;
+    this.scheduled = true;
+    requestAnimationFrame(() => { this.scheduled = false; this.flush(); });
+  }
+
+  flush() {
+    if (this.position) { this.events.push(this.position); this.position = null; }
+    while (this.events.length) {
+      const events = this.events.splice(0, MAX_EVENTS);
+      stats.input += events.length;
+      this.send({ type: "input", events });
+    }
+  }
+
+  release() {
+    this.pressed.clear();
+    this.touches.clear();
+    this.push({ t: "release" });
+  }
+
+  at(event) {
+    const box = this.surface.getBoundingClientRect();
+    return { x: (event.clientX - box.left) / box.width, y: (event.clientY - box.top) / box.height };
+  }
+
+  pointerDown(event) {
+    if (!this.enabled) return;
+    this.focus();
+    event.preventDefault();
+    this.surface.setPointerCapture(event.pointerId);
+    if (event.pointerType === "touch") {
+      const id = [...Array(MAX_TOUCHES).keys()].find((id) => ![...this.touches.values()].includes(id));
+      if (id === undefined) return;
+      this.touches.set(event.pointerId, id);
+      this.push({ t: "touch", id, phase: "down", ...this.at(event) });
+    } else if (event.button >= 0 && event.button <= 4) {
+      this.push({ t: "pointer", ...this.at(event) });
+      this.push({ t: "button", button: event.button, down: true });
+    }
+  }
+
+  pointerMove(event) {
+    if (!this.enabled) return;
+    if (event.pointerType === "touch") {
+      const id = this.touches.get(event.pointerId);
+      if (id !== undefined) this.push({ t: "touch", id, phase: "move", ...this.at(event) });
+    } else if (document.pointerLockElement === this.surface) {
+      this.push({ t: "motion", dx: event.movementX, dy: event.movementY });
+    } else {
+      // With a button held, further buttons are reported as moves.
+      if (event.button >= 0 && event.button <= 4) {
+        this.push({ t: "pointer", ...this.at(event) });
+        this.push({ t: "button", button: event.button, down: (event.buttons & [1, 4, 2, 8, 16][event.button]) !== 0 });
+      }
+      this.push({ t: "pointer", ...this.at(event) });
+    }
+  }
+
+  pointerUp(event) {
+    if (!this.enabled) return;
+    if (event.pointerType === "touch") {
+      const id = this.touches.get(event.pointerId);
+      this.touches.delete(event.pointerId);
+      if (id !== undefined) this.push({ t: "touch", id, phase: "up", ...this.at(event) });
+    } else if (event.button >= 0 && event.button <= 4) {
+      this.push({ t: "pointer", ...this.at(event) });
+      this.push({ t: "button", button: event.button, down: false });
+    }
+  }
+
+  wheel(event) {
+    if (!this.enabled) return;
+    event.preventDefault();
+    const { deltaX, deltaY, deltaMode } = event;
+    if (deltaMode === WheelEvent.DOM_DELTA_PIXEL && !isWheel(event)) {
+      this.push({ t: "scroll", dx: deltaX, dy: deltaY });
+      return;
+    }
+    const detents = (delta, raw) => (deltaMode === WheelEvent.DOM_DELTA_PIXEL ? -raw : delta / LINES_PER_DETENT * DETENT);
+    this.push({ t: "wheel", dx: detents(deltaX, event.wheelDeltaX), dy: detents(deltaY, event.wheelDeltaY) });
+  }
+
+  keyDown(event) {
+    // Keys of an input method have no code, or are part of a composition: their text arrives as an input event.
+    if (!this.enabled || event.isComposing || event.keyCode === 229 || !event.code) return;
+    event.preventDefault();
+    if (event.repeat) return;
+    this.pressed.add(event.code);
+    this.push({ t: "key", code: event.code, down: true });
+  }
+
+  keyUp(event) {
+    if (!this.enabled || !this.pressed.has(event.code)) return;
+    event.preventDefault();
+    // While Meta is held, macOS reports no release of other keys.
+    const released = event.key === "Meta" ? [...this.pressed] : [event.code];
+    for (const code of released) {
+      this.pressed.delete(code);
+      this.push({ t: "key", code, down: false });
+    }
+  }
+
+  composed(event) {
+    this.composing = false;
+    this.text(event.data);
+    this.keys.value = "";
+  }
+
+  typed(event) {
+    if (this.composing || event.isComposing) return;
+    if (event.inputType !== "insertCompositionText") this.text(event.data ?? this.keys.value);
+    this.keys.value = "";
+  }
+
+  text(text) {
+    const characters = [...(text ?? "")];
+    while (characters.length) this.push({ t: "text", text: characters.splice(0, MAX_TEXT).join("") });
+  }
+}
+
+/** True for a wheel with detents, in browsers that report pixels for both. */
+function isWheel({ wheelDeltaX = 0, wheelDeltaY = 0, deltaX, deltaY }) {
+  const whole = (raw, delta) => raw % DETENT === 0 && (delta === 0 || Math.abs(raw) !== Math.abs(delta) * 3);
+  return whole(wheelDeltaX, deltaX) && whole(wheelDeltaY, deltaY);
+}
+
+/** The layout of the viewer's keyboard, as far as the browser tells; `""` otherwise. */
+async function guessLayout() {
+  const map = await navigator.keyboard?.getLayoutMap?.().catch(() => null);
+  if (!map) return "";
+  const found = GUESSES.find(([, keys]) => Object.entries(keys).every(([code, character]) => map.get(code) === character));
+  return found?.[0] ?? "";
+}

@@ -1,0 +1,64 @@
+#!/usr/bin/env node
+// Opens the viewers' page in Chromium and plays steps of a person at the keyboard and pointer.
+//
+//   node interact.mjs --url URL --token T --steps STEPS.json [--json out.json] [--screenshot file.png] [--timeout SECONDS]
+//
+// STEPS.json is a list of steps, each an object with one key:
+//   {"layout": "de"}          selects the desktop's layout
+//   {"press": "KeyA"}         presses and releases a key by its KeyboardEvent.code; {"down": …} and {"up": …} do one of it
+//   {"text": "日本"}          enters text as an input method does
+//   {"move": [x, y]}          moves the pointer to a position of the picture, as fractions of its size
+//   {"click": "left"}         presses and releases a button
+//   {"wheel": [dx, dy]}       scrolls, pixels
+//   {"control": true}         waits until this page controls the desktop
+//   {"kill": true}            ends the browser without a release of what is pressed
+//   {"pause": ms}             waits, for programs without a reaction that could be waited for
+
+import { readFile, writeFile } from "node:fs/promises";
+import { parseArgs } from "node:util";
+import { withBrowser } from "./chromium.mjs";
+import { open } from "./viewer.mjs";
+
+const options = {
+  url: { type: "string" }, token: { type: "string" }, steps: { type: "string" }, json: { type: "string" },
+  screenshot: { type: "string" }, timeout: { type: "string", default: "120" },
+};
+
+/** Position in the page of a fraction of the picture. */
+async function position(page, [x, y]) {
+  const box = await page.locator("#screen").boundingBox();
+  return [box.x + x * box.width, box.y + y * box.height];
+}
+
+const STEPS = {
+  layout: (page, layout) => page.selectOption("#layout", layout),
+  press: (page, code) => page.keyboard.press(code),
+  down: (page, code) => page.keyboard.down(code),
+  up: (page, code) => page.keyboard.up(code),
+  text: (page, text) => page.keyboard.insertText(text),
+  move: async (page, at) => page.mouse.move(...await position(page, at)),
+  click: async (page, button) => { await page.mouse.down({ button }); await page.mouse.up({ button }); },
+  wheel: (page, [dx, dy]) => page.mouse.wheel(dx, dy),
+  control: (page, _, timeout) => page.waitForFunction(() => document.querySelector("#screen.control") && document.activeElement?.id === "keys", null, { timeout }),
+  pause: (page, ms) => page.waitForTimeout(ms),
+};
+
+const { values } = parseArgs({ options });
+const steps = JSON.parse(await readFile(values.steps, "utf8"));
+const timeout = Number(values.timeout) * 1000;
+process.exitCode = await withBrowser(async (context) => {
+  const viewer = await open(context, { url: values.url, token: values.token });
+  const { page } = viewer;
+  await page.waitForFunction(() => window.desktopstream.stats().live, null, { timeout });
+  for (const step of steps) {
+    const [[name, argument]] = Object.entries(step);
+    if (name === "kill") { context.browser()?.process?.()?.kill("SIGKILL"); process.exit(0); }
+    if (!STEPS[name]) throw new Error(`unknown step ${name}`);
+    await STEPS[name](page, argument, timeout);
+  }
+  if (values.screenshot) await page.screenshot({ path: values.screenshot });
+  const stats = await page.evaluate(() => window.desktopstream.stats());
+  if (values.json) await writeFile(values.json, JSON.stringify({ stats, log: viewer.log }));
+  for (const line of viewer.log) console.log(line);
+  return 0;
+});
