@@ -80,7 +80,7 @@ async fn encoders_over_the_limit_of_their_stream_wait_also_in_another_session() 
     let begin = Instant::now();
     for _ in 0..2 {
         let mut session = rig.session("a/greedy").await;
-        for number in 0..BURST / 2 + 1 {
+        for number in 0..=BURST / 2 {
             session.send(ClientMessage::Configure(config(Path::Pixels, 64 + 2 * number, 64))).await;
             let configured = |message| matches!(message, ServerMessage::Configured { .. }).then_some(());
             session.until("an encoder", configured).await;
