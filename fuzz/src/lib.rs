@@ -9,6 +9,8 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use contract::{Endpoint, StreamName};
+use http::header::{HOST, ORIGIN};
+use http::{HeaderMap, HeaderValue};
 use operator_api::DesktopStream;
 use operator_docker::names::{Project, StreamKey};
 use operator_docker::{own_labels, unsupported};
@@ -18,14 +20,12 @@ use operator_plan::rights::rights;
 use operator_plan::validate::security::Policy;
 use operator_plan::validate::validate;
 use operator_plan::workload::workload;
-use serde_json::{Value, json};
-use stream_token::{Signer, Verifier, parse_public_keys, print_public_key, unverified_claims};
 use protocol::frame::{Decoder, HEADER_BYTES, Message};
 use protocol::mailbox::{Answer, Operation, Request};
 use protocol::stream::{ClientMessage, Pixels};
-use http::header::{HOST, ORIGIN};
-use http::{HeaderMap, HeaderValue};
 use protocol::{PixelFormat, Rect, hxfr};
+use serde_json::{Value, json};
+use stream_token::{Signer, Verifier, parse_public_keys, print_public_key, unverified_claims};
 use viewers::server::auth::origin::{AllowedOrigins, Host};
 use viewers::server::auth::session::{Session, Sessions};
 
