@@ -117,8 +117,8 @@ async fn stream_that_cannot_be_read_is_reported_once() {
     let world = World::new(&apiserver);
     let mut object = serde_json::to_value(testing::stream(&json!({}))).expect("JSON");
     object["spec"]["operatingMode"] = "Dreaming".into();
-    let object = apiserver.add(STREAM, object);
-    let guarded: Arc<Guarded> = Arc::new(serde_json::from_value(object).expect("guarded"));
+    let broken = apiserver.add(STREAM, object);
+    let guarded: Arc<Guarded> = Arc::new(serde_json::from_value(broken.clone()).expect("guarded"));
     assert!(guarded.0.is_err());
     for _ in 0..3 {
         reconcile(Arc::clone(&guarded), Arc::clone(&world.context)).await.expect("reported");
@@ -128,13 +128,16 @@ async fn stream_that_cannot_be_read_is_reported_once() {
     assert_eq!(status.conditions[0].reason, "InvalidSpec");
     assert!(status.conditions[0].message.contains("Dreaming"), "{}", status.conditions[0].message);
     // It is corrected, and broken again in the same way.
-    let readable = serde_json::from_value(serde_json::to_value(testing::stream(&json!({}))).expect("JSON"));
-    let mut corrected: DesktopStream = readable.expect("a stream");
-    corrected.metadata = guarded.meta().clone();
+    let mode = |mode: &str| apiserver.change(STREAM, &json!({"spec": {"operatingMode": mode}}));
+    mode("Running");
+    let mut corrected = broken;
+    corrected["spec"]["operatingMode"] = "Running".into();
+    let corrected: DesktopStream = serde_json::from_value(corrected).expect("a stream");
     reconcile(Arc::new(DeserializeGuard(Ok(corrected))), Arc::clone(&world.context))
         .await
         .expect("reconciled");
     assert_ne!(stored(&apiserver).conditions[0].reason, "InvalidSpec");
+    mode("Dreaming");
     reconcile(Arc::clone(&guarded), Arc::clone(&world.context)).await.expect("reported");
     assert_eq!(stored(&apiserver).conditions[0].reason, "InvalidSpec", "reported again");
 }
