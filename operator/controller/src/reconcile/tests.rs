@@ -1,4 +1,3 @@
-use kube::Resource as _;
 use kube::core::DeserializeGuard;
 use operator_api::{DesktopStreamStatus, conditions};
 use operator_plan::testing;
