@@ -36,6 +36,8 @@ pub mod flags {
     pub const ADMIN_LISTEN: &str = "admin-listen";
     /// Maximum number of viewers.
     pub const MAX_VIEWERS: &str = "max-viewers";
+    /// Viewers that may control the desktop.
+    pub const CONTROL: &str = "control";
     /// Origins of other sites whose pages may open a WebSocket.
     pub const ALLOWED_ORIGINS: &str = "allowed-origins";
     /// Capture source.

@@ -227,6 +227,7 @@ mod tests {
             flags::LISTEN,
             flags::ADMIN_LISTEN,
             flags::MAX_VIEWERS,
+            flags::CONTROL,
             flags::ALLOWED_ORIGINS,
             flags::SOURCE,
             flags::MAX_FPS,

@@ -1,4 +1,4 @@
-//! A person at the viewer page in Chromium: keyboard, pointer and control of a sway desktop.
+//! A person at the viewer page in Chromium: keyboard and pointer of sway and GNOME desktops.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -62,19 +62,36 @@ fn keys(keys: &[&str]) -> Vec<Value> {
     steps
 }
 
+/// A desktop whose terminal stores what is typed, without echo.
+fn start(rig: &mut Rig, desktop: Desktop) -> Result<Stream> {
+    let mut options = StreamOptions::new(desktop, SIZE);
+    let terminal = format!("foot sh -c 'stty raw -echo; : > {TYPED}; exec cat >> {TYPED}'");
+    options.desktop_env.push(("DESKTOP_APPS".to_owned(), terminal));
+    let stream = rig.start("desk", options)?;
+    stream.wait_for_frame_path(FramePath::ResourceId)?;
+    wait::until("the terminal runs", TIMEOUT, || read(&stream, TYPED).map(drop))?;
+    wait::until("input is connected", TIMEOUT, || {
+        let input = stream.status()?.input;
+        ensure!(!input.protocol.is_empty(), "{input:?}");
+        Ok(())
+    })?;
+    Ok(stream)
+}
+
+/// A page that ends with Shift held: the next page's keys are not shifted.
+fn modifier_of_a_lost_page_is_released(stream: &Stream, typed: &str) -> Result<()> {
+    interact(stream, &json!([{"control": true}, {"down": "ShiftLeft"}, {"press": "KeyA"}, {"kill": true}]))?;
+    wait_for_text(stream, &format!("{typed}A"))?;
+    interact(stream, &json!([{"control": true}, {"press": "KeyB"}]))?;
+    wait_for_text(stream, &format!("{typed}Ab"))
+}
+
 #[test]
-fn keys_text_and_pointer_reach_a_sway_desktop() -> Result<()> {
+fn keys_of_two_layouts_and_text_reach_a_sway_desktop() -> Result<()> {
     install()?;
     let programs = Programs::build()?;
     let mut rig = Rig::up(&programs, &RigOptions::new("interaction", &[Desktop::Sway]))?;
-    let mut options = StreamOptions::new(Desktop::Sway, SIZE);
-    // A terminal without echo that stores each byte at once.
-    let terminal = format!("foot sh -c 'stty raw -echo; : > {TYPED}; exec cat >> {TYPED}'");
-    options.desktop_env.push(("DESKTOP_APPS".to_owned(), terminal));
-    let stream = rig.start("sway", options)?;
-    stream.wait_for_frame_path(FramePath::ResourceId)?;
-    wait::until("the terminal runs", TIMEOUT, || read(&stream, TYPED).map(drop))?;
-
+    let stream = start(&mut rig, Desktop::Sway)?;
     let mut steps = vec![json!({"control": true}), json!({"layout": "de"})];
     steps.extend(keys(&[
         "ShiftLeft+KeyG",
@@ -97,13 +114,24 @@ fn keys_text_and_pointer_reach_a_sway_desktop() -> Result<()> {
     steps.push(json!({"layout": "us"}));
     steps.extend(keys(&["KeyZ", "ShiftLeft+BracketLeft"]));
     interact(&stream, &Value::from(steps))?;
-    let expected = "Grüße, €5 {[]}ñ 日本語 😀yz{";
-    wait_for_text(&stream, expected)?;
+    let typed = "Grüße, €5 {[]}ñ 日本語 😀yz{";
+    wait_for_text(&stream, typed)?;
+    modifier_of_a_lost_page_is_released(&stream, typed)?;
+    stream.stop()
+}
 
-    // The page ends with Shift held: the next page's keys are not shifted.
-    interact(&stream, &json!([{"control": true}, {"down": "ShiftLeft"}, {"press": "KeyA"}, {"kill": true}]))?;
-    wait_for_text(&stream, &format!("{expected}A"))?;
-    interact(&stream, &json!([{"control": true}, {"press": "KeyB"}]))?;
-    wait_for_text(&stream, &format!("{expected}Ab"))?;
+#[test]
+fn keys_and_text_reach_a_gnome_desktop() -> Result<()> {
+    install()?;
+    let programs = Programs::build()?;
+    let mut rig = Rig::up(&programs, &RigOptions::new("interaction", &[Desktop::Gnome]))?;
+    let stream = start(&mut rig, Desktop::Gnome)?;
+    // A click into the terminal gives it the focus.
+    let mut steps = vec![json!({"control": true}), json!({"move": [0.3, 0.5]}), json!({"click": "left"})];
+    steps.extend(keys(&["ShiftLeft+KeyG", "KeyR", "Digit5", "ShiftLeft+BracketLeft"]));
+    steps.push(json!({"text": "x y"}));
+    interact(&stream, &Value::from(steps))?;
+    wait_for_text(&stream, "Gr5{x y")?;
+    modifier_of_a_lost_page_is_released(&stream, "Gr5{x y")?;
     stream.stop()
 }

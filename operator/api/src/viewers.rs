@@ -1,5 +1,6 @@
 //! Settings of viewers' access.
 
+use contract::input::ControlPolicy;
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -23,6 +24,10 @@ pub struct Viewers {
     /// Maximum number of concurrent viewers. Must be between 1 and 1024.
     #[schemars(range(min = 1, max = 1024))]
     pub max: u32,
+    /// Viewers that may control the desktop by keyboard and pointer. "Exclusive" lets one at a time, "Shared" lets all, "None"
+    /// disables input.
+    #[schemars(schema_with = "control")]
+    pub control: ControlPolicy,
     /// Origins (scheme://host[:port]) whose pages may connect besides the stream's own. At most 16.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "origins")]
@@ -37,9 +42,14 @@ impl Default for Viewers {
             auth: Auth::default(),
             protocols: vec![Protocol::WebSocket],
             max: 16,
+            control: ControlPolicy::default(),
             allowed_origins: Vec::new(),
         }
     }
+}
+
+fn control(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "string", "enum": ControlPolicy::ALL})
 }
 
 fn protocols(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {

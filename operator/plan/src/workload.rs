@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use contract::input::ControlPolicy;
 use contract::names::{
     ENDPOINT_FILE, HOST_AGENT_DIR, RUNTIME_DIR, SIDECAR_ADMIN_PORT, TOKEN_FILE, VIEWER_DIR, VIEWER_PORT, env,
     flags,
@@ -87,6 +88,7 @@ fn sidecar_args(stream: &Validated) -> Vec<String> {
     flag(flags::LISTEN, format!("0.0.0.0:{VIEWER_PORT}"));
     flag(flags::ADMIN_LISTEN, format!("0.0.0.0:{SIDECAR_ADMIN_PORT}"));
     flag(flags::MAX_VIEWERS, spec.viewers.max.to_string());
+    flag(flags::CONTROL, spec.viewers.control.name().to_owned());
     flag(flags::SOURCE, source(spec.capture.source).to_owned());
     flag(flags::MAX_FPS, spec.capture.max_framerate.to_string());
     flag(flags::BITRATE_KBPS, spec.encode.bitrate_kbps.to_string());
@@ -145,6 +147,7 @@ fn shape(spec: &DesktopStreamSpec) -> BTreeMap<String, String> {
         ("hostAgent", serde_json::to_value(&spec.host_agent)),
         ("viewers.auth", serde_json::to_value(&spec.viewers.auth)),
         ("viewers.max", serde_json::to_value(spec.viewers.max)),
+        ("viewers.control", serde_json::to_value(spec.viewers.control)),
         ("viewers.allowedOrigins", serde_json::to_value(&spec.viewers.allowed_origins)),
     ];
     parts.into_iter().map(|(part, value)| (part.to_owned(), digest(&value.unwrap_or_default()))).collect()
@@ -169,9 +172,15 @@ pub fn hex(bytes: &[u8]) -> String {
 pub fn changed<'s>(before: &BTreeMap<String, String>, after: &'s BTreeMap<String, String>) -> Vec<&'s str> {
     after
         .iter()
-        .filter(|(part, digest)| before.get(*part) != Some(digest))
+        .filter(|(part, digest)| before.get(*part).or(unrecorded(part).as_ref()) != Some(digest))
         .map(|(part, _)| part.as_str())
         .collect()
+}
+
+/// Digest of a part that pods of earlier versions do not record: they have the default.
+fn unrecorded(part: &str) -> Option<String> {
+    (part == "viewers.control")
+        .then(|| digest(&serde_json::to_value(ControlPolicy::default()).unwrap_or_default()))
 }
 
 /// Group of the render nodes that the pod joins: the group of most nodes that can run the pod and reach its host-agent.
