@@ -17,7 +17,8 @@ use cluster::suite::Suite;
 use cluster::tests;
 
 /// Arguments of `operator install-manifests`.
-const ARGUMENTS: &[&str] = &["--operator-arg=--token-life=30s", "--pod-security=baseline"];
+const ARGUMENTS: &[&str] =
+    &["--operator-arg=--token-life=30s", "--pod-security=baseline", "--allowed-annotation=example.com/*"];
 
 fn main() -> ExitCode {
     let up = || Installed::up("operator", 1, ARGUMENTS);
