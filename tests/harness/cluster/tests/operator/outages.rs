@@ -42,15 +42,18 @@ pub fn operator_killed_at_any_point_completes_all_objects(bed: &Installed) -> Re
     for round in 0..ROUNDS {
         let name = name(round);
         bed.await_reason(&name, "DevicesReady", "Unschedulable")?;
-        for (kind, end) in [("service", "viewers"), ("networkpolicy", "desktop"), ("secret", "viewer")] {
+        for (kind, end) in [
+            ("service", "viewers"),
+            ("networkpolicy", "desktop"),
+            ("secret", "viewer"),
+            ("secret", "host-agent"),
+        ] {
             bed.await_object(kind, &format!("{name}-{end}"))?;
         }
     }
-    ensure!(
-        count(bed, None)? == [ROUNDS; KINDS.len()],
-        "one of each kind per stream: {:?}",
-        count(bed, None)?
-    );
+    let counts = count(bed, None)?;
+    let expected = KINDS.map(|kind| if kind == "secrets" { 2 * ROUNDS } else { ROUNDS });
+    ensure!(counts == expected, "two Secrets and one of each other kind per stream: {counts:?}");
     let all: Vec<String> = (0..ROUNDS).map(name).collect();
     bed.delete_streams(&all.iter().map(String::as_str).collect::<Vec<_>>())
 }
