@@ -10,16 +10,15 @@
 //! desktop portal's.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use desktop_session::bus::{self, REPLY_TIMEOUT, Target, call};
 use futures_util::StreamExt as _;
 use tokio::sync::oneshot;
-use zbus::message::Type;
-use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, OwnedVariant, Variant};
+use zbus::{Connection, MessageStream, OwnedObjectPath, OwnedVariant, Variant};
 
 use crate::error::CaptureError;
 use crate::source_context::SourceContext;
@@ -30,11 +29,6 @@ const SERVICE: &str = "org.gnome.Mutter.ScreenCast";
 const SESSION: &str = "org.gnome.Mutter.ScreenCast.Session";
 const STREAM: &str = "org.gnome.Mutter.ScreenCast.Stream";
 const DISPLAY: &str = "org.gnome.Mutter.DisplayConfig";
-/// Time limit for connecting to the bus.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time limit for one reply from the shell. GNOME Shell owns its bus names long before it processes calls, because
-/// it loads its own code on the same thread; earlier retries would only queue more calls.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(90);
 /// Interval between checks for the stop flag while a cast starts.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Monitor of `gnome-shell --headless --virtual-monitor`, used if DisplayConfig lists none.
@@ -123,21 +117,9 @@ impl Request {
     }
 }
 
-/// Address of the session bus: the configured one, else `bus` in the runtime directory, else the environment's.
+/// Address of the session bus: the configured one, else that of the runtime directory.
 fn session_bus(options: &CaptureOptions) -> String {
-    if let Some(address) = &options.dbus_address {
-        return address.clone();
-    }
-    let socket = options.runtime_dir.join("bus");
-    let environment = std::env::var("DBUS_SESSION_BUS_ADDRESS").ok();
-    default_bus(&socket, socket.exists(), environment)
-}
-
-fn default_bus(socket: &Path, exists: bool, environment: Option<String>) -> String {
-    match environment {
-        Some(address) if !exists => address,
-        _ => format!("unix:path={}", socket.display()),
-    }
+    options.dbus_address.clone().unwrap_or_else(|| bus::address(&options.runtime_dir))
 }
 
 fn call_failed(call: &'static str, reason: impl std::fmt::Display) -> CaptureError {
@@ -180,21 +162,9 @@ struct Session {
 
 impl Session {
     async fn start(request: &Request) -> Result<(Self, u32), CaptureError> {
-        let no_mutter = |reason: String| CaptureError::NoMutter { address: request.address.clone(), reason };
-        let connecting = zbus::connection::Builder::address(request.address.as_str())
-            .method_timeout(REPLY_TIMEOUT)
-            .build();
-        let connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+        let connection = bus::connect(&request.address, SERVICE)
             .await
-            .map_err(|_| no_mutter(format!("no reply from the bus within {CONNECT_TIMEOUT:?}")))?
-            .map_err(|error| no_mutter(error.to_string()))?;
-        let owned: bool = call(&connection, BUS, "NameHasOwner", &(SERVICE,))
-            .await
-            .and_then(|reply| reply.body().deserialize())
-            .map_err(|error| no_mutter(error.to_string()))?;
-        if !owned {
-            return Err(no_mutter("the bus name has no owner".to_owned()));
-        }
+            .map_err(|reason| CaptureError::NoMutter { address: request.address.clone(), reason })?;
         let connector = match &request.connector {
             Some(connector) => connector.clone(),
             None => primary_monitor(&connection).await,
@@ -206,14 +176,8 @@ impl Session {
             .and_then(|reply| reply.body().deserialize())
             .map_err(|error| call_failed("CreateSession", error))?;
         // Subscribed before Start: the signal PipeWireStreamAdded follows it at once.
-        let rule = MatchRule::builder()
-            .msg_type(Type::Signal)
-            .sender(SERVICE)
-            .build()
-            .map_err(|error| call_failed("AddMatch", error))?;
-        let signals = MessageStream::for_match_rule(rule, &connection, None)
-            .await
-            .map_err(|error| call_failed("AddMatch", error))?;
+        let signals =
+            bus::signals(&connection, SERVICE).await.map_err(|error| call_failed("AddMatch", error))?;
         let session = Target { service: SERVICE, path: path.as_str(), interface: SESSION };
         let properties: HashMap<&str, Variant<'_>> =
             HashMap::from([("cursor-mode", Variant::from(request.cursor_mode()))]);
@@ -235,10 +199,9 @@ impl Session {
     async fn node(&mut self, stream: &OwnedObjectPath) -> Result<u32, CaptureError> {
         while let Some(message) = self.signals.next().await {
             let message = message.map_err(|error| call_failed("Start", error))?;
-            let header = message.header();
-            if header.path().is_some_and(|path| path.as_str() == stream.as_str())
-                && header.interface().is_some_and(|interface| interface.as_str() == STREAM)
-                && header.member().is_some_and(|member| member.as_str() == "PipeWireStreamAdded")
+            let interface = message.header().interface().map(ToString::to_string);
+            if interface.as_deref() == Some(STREAM)
+                && bus::is_signal(&message, stream.as_str(), "PipeWireStreamAdded")
             {
                 return message
                     .body()
@@ -265,42 +228,13 @@ impl Session {
                 None => return "the session bus disconnected".to_owned(),
                 Some(Err(error)) => return format!("session bus error: {error}"),
                 Some(Ok(message)) => {
-                    let header = message.header();
-                    if header.path().is_some_and(|path| path.as_str() == self.path.as_str())
-                        && header.member().is_some_and(|member| member.as_str() == "Closed")
-                    {
+                    if bus::is_signal(&message, self.path.as_str(), "Closed") {
                         return "Mutter closed the screen cast".to_owned();
                     }
                 }
             }
         }
     }
-}
-
-/// Destination of a D-Bus call.
-#[derive(Clone, Copy)]
-struct Target<'a> {
-    service: &'a str,
-    path: &'a str,
-    interface: &'a str,
-}
-
-const BUS: Target<'static> = Target {
-    service: "org.freedesktop.DBus",
-    path: "/org/freedesktop/DBus",
-    interface: "org.freedesktop.DBus",
-};
-
-async fn call<B>(
-    connection: &Connection,
-    target: Target<'_>,
-    method: &str,
-    body: &B,
-) -> zbus::Result<zbus::Message>
-where
-    B: serde::Serialize + zbus::DynamicType,
-{
-    connection.call_method(Some(target.service), target.path, Some(target.interface), method, body).await
 }
 
 // Types of `org.gnome.Mutter.DisplayConfig.GetCurrentState`.
@@ -349,14 +283,5 @@ mod tests {
         assert_eq!(choose_connector(&monitors, &two[..1]).as_deref(), Some("Meta-0"));
         assert_eq!(choose_connector(&monitors, &[]).as_deref(), Some("Meta-0"));
         assert_eq!(choose_connector(&[], &[]), None);
-    }
-
-    #[test]
-    fn session_bus_of_the_runtime_directory_precedes_the_environments() {
-        let bus = Path::new("/run/desktop/bus");
-        let environment = Some("unix:path=/elsewhere".to_owned());
-        assert_eq!(default_bus(bus, true, environment.clone()), "unix:path=/run/desktop/bus");
-        assert_eq!(default_bus(bus, false, environment), "unix:path=/elsewhere");
-        assert_eq!(default_bus(bus, false, None), "unix:path=/run/desktop/bus");
     }
 }

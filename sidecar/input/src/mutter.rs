@@ -8,12 +8,12 @@
 //! frames are copied for it. Positions are logical pixels of the monitor. Mutter ends both sessions with the connection.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use contract::input::{DETENT, Fraction};
+use desktop_session::bus::{self, Target, call};
 use futures_util::StreamExt as _;
-use zbus::message::{Flags, Type};
-use zbus::{Connection, MatchRule, Message, MessageStream, OwnedObjectPath, OwnedVariant, Variant};
+use zbus::message::Flags;
+use zbus::{Connection, Message, MessageStream, OwnedObjectPath, OwnedVariant, Variant};
 
 use crate::InputOptions;
 use crate::action::Action;
@@ -24,12 +24,7 @@ const REMOTE_DESKTOP_SESSION: &str = "org.gnome.Mutter.RemoteDesktop.Session";
 const SCREEN_CAST: &str = "org.gnome.Mutter.ScreenCast";
 const SCREEN_CAST_SESSION: &str = "org.gnome.Mutter.ScreenCast.Session";
 const SCREEN_CAST_STREAM: &str = "org.gnome.Mutter.ScreenCast.Stream";
-const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 const PEER: &str = "GNOME Shell";
-/// Time limit for connecting to the bus.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time limit for one reply. GNOME Shell owns its bus names long before it processes calls.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(90);
 /// `KEY_LEFTSHIFT` of `<linux/input-event-codes.h>`.
 const KEY_LEFT_SHIFT: u32 = 42;
 /// Flags of `NotifyPointerAxis`: the source is a finger.
@@ -41,7 +36,9 @@ const AXIS_SOURCE_WHEEL: u32 = 1 << 1;
 /// A remote desktop session with its screen cast.
 pub struct Mutter {
     connection: Connection,
-    session: OwnedObjectPath,
+    /// Path of the remote desktop session.
+    path: OwnedObjectPath,
+    /// Path of the screen cast's stream.
     stream: OwnedObjectPath,
     signals: MessageStream,
     /// Size of the monitor, logical pixels.
@@ -57,88 +54,42 @@ fn disconnected<E: ToString>(reason: E) -> BackendError {
     BackendError::Disconnected { peer: PEER, reason: reason.to_string() }
 }
 
-async fn call<B>(
-    connection: &Connection,
-    service: &str,
-    path: &str,
-    interface: &str,
-    method: &str,
-    body: &B,
-) -> zbus::Result<Message>
-where
-    B: zbus::export::serde::Serialize + zbus::wire::DynamicType,
-{
-    connection.call_method(Some(service), path, Some(interface), method, body).await
-}
-
 impl Mutter {
     /// Creates the sessions.
     pub async fn connect(options: &InputOptions) -> Result<Self, BackendError> {
-        let address = format!("unix:path={}", options.runtime_dir.join("bus").display());
-        let connecting =
-            zbus::connection::Builder::address(address.as_str()).method_timeout(REPLY_TIMEOUT).build();
-        let connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+        let address = bus::address(&options.runtime_dir);
+        let connection = bus::connect(&address, REMOTE_DESKTOP).await.map_err(disconnected)?;
+        let root = Target {
+            service: REMOTE_DESKTOP,
+            path: "/org/gnome/Mutter/RemoteDesktop",
+            interface: REMOTE_DESKTOP,
+        };
+        let path: OwnedObjectPath = call(&connection, root, "CreateSession", &())
             .await
-            .map_err(|_| BackendError::Timeout("session bus"))?
-            .map_err(disconnected)?;
-        let bus = "org.freedesktop.DBus";
-        let owned: bool =
-            call(&connection, bus, "/org/freedesktop/DBus", bus, "NameHasOwner", &(REMOTE_DESKTOP,))
-                .await
-                .and_then(|reply| reply.body().deserialize())
-                .map_err(disconnected)?;
-        if !owned {
-            return Err(disconnected("the bus name org.gnome.Mutter.RemoteDesktop has no owner"));
-        }
-        let session: OwnedObjectPath = call(
-            &connection,
-            REMOTE_DESKTOP,
-            "/org/gnome/Mutter/RemoteDesktop",
-            REMOTE_DESKTOP,
-            "CreateSession",
-            &(),
-        )
-        .await
-        .and_then(|reply| reply.body().deserialize())
-        .map_err(failed("RemoteDesktop.CreateSession"))?;
-        let id = property(&connection, REMOTE_DESKTOP, &session, REMOTE_DESKTOP_SESSION, "SessionId").await?;
+            .and_then(|reply| reply.body().deserialize())
+            .map_err(failed("RemoteDesktop.CreateSession"))?;
+        let session =
+            Target { service: REMOTE_DESKTOP, path: path.as_str(), interface: REMOTE_DESKTOP_SESSION };
+        let id = bus::property(&connection, session, "SessionId").await.map_err(failed("SessionId"))?;
         let id = String::try_from(id).map_err(failed("SessionId"))?;
         // Subscribed before Start: `Closed` may follow at once.
-        let rule = MatchRule::builder()
-            .msg_type(Type::Signal)
-            .sender(REMOTE_DESKTOP)
-            .build()
-            .map_err(failed("AddMatch"))?;
-        let signals =
-            MessageStream::for_match_rule(rule, &connection, None).await.map_err(failed("AddMatch"))?;
-        let cast: OwnedObjectPath = call(
-            &connection,
-            SCREEN_CAST,
-            "/org/gnome/Mutter/ScreenCast",
-            SCREEN_CAST,
-            "CreateSession",
-            &(HashMap::from([("remote-desktop-session-id", Variant::from(id))]),),
-        )
-        .await
-        .and_then(|reply| reply.body().deserialize())
-        .map_err(failed("ScreenCast.CreateSession"))?;
+        let signals = bus::signals(&connection, REMOTE_DESKTOP).await.map_err(failed("AddMatch"))?;
+        let casts =
+            Target { service: SCREEN_CAST, path: "/org/gnome/Mutter/ScreenCast", interface: SCREEN_CAST };
+        let linked = HashMap::from([("remote-desktop-session-id", Variant::from(id))]);
+        let cast: OwnedObjectPath = call(&connection, casts, "CreateSession", &(linked,))
+            .await
+            .and_then(|reply| reply.body().deserialize())
+            .map_err(failed("ScreenCast.CreateSession"))?;
+        let cast = Target { service: SCREEN_CAST, path: cast.as_str(), interface: SCREEN_CAST_SESSION };
         let hidden = HashMap::from([("cursor-mode", Variant::from(0_u32))]);
         // Without a connector, Mutter records the primary monitor.
-        let stream: OwnedObjectPath = call(
-            &connection,
-            SCREEN_CAST,
-            cast.as_str(),
-            SCREEN_CAST_SESSION,
-            "RecordMonitor",
-            &("", hidden),
-        )
-        .await
-        .and_then(|reply| reply.body().deserialize())
-        .map_err(failed("RecordMonitor"))?;
-        call(&connection, REMOTE_DESKTOP, session.as_str(), REMOTE_DESKTOP_SESSION, "Start", &())
+        let stream: OwnedObjectPath = call(&connection, cast, "RecordMonitor", &("", hidden))
             .await
-            .map_err(failed("RemoteDesktop.Session.Start"))?;
-        let mut mutter = Self { connection, session, stream, signals, size: (0.0, 0.0) };
+            .and_then(|reply| reply.body().deserialize())
+            .map_err(failed("RecordMonitor"))?;
+        call(&connection, session, "Start", &()).await.map_err(failed("RemoteDesktop.Session.Start"))?;
+        let mut mutter = Self { connection, path, stream, signals, size: (0.0, 0.0) };
         mutter.read_size().await?;
         // The first key is lost until the seat has a keyboard.
         for down in [true, false] {
@@ -162,10 +113,7 @@ impl Mutter {
                 None => return disconnected("the session bus disconnected"),
                 Some(Err(error)) => return disconnected(error),
                 Some(Ok(message)) => {
-                    let header = message.header();
-                    if header.path().is_some_and(|path| path.as_str() == self.session.as_str())
-                        && header.member().is_some_and(|member| member.as_str() == "Closed")
-                    {
+                    if bus::is_signal(&message, self.path.as_str(), "Closed") {
                         return disconnected("Mutter closed the remote desktop session");
                     }
                 }
@@ -228,8 +176,10 @@ impl Mutter {
 
     /// Reads the monitor's size from the stream's parameters.
     async fn read_size(&mut self) -> Result<(), BackendError> {
+        let stream =
+            Target { service: SCREEN_CAST, path: self.stream.as_str(), interface: SCREEN_CAST_STREAM };
         let parameters =
-            property(&self.connection, SCREEN_CAST, &self.stream, SCREEN_CAST_STREAM, "Parameters").await?;
+            bus::property(&self.connection, stream, "Parameters").await.map_err(failed("Parameters"))?;
         let parameters: HashMap<String, OwnedVariant> =
             parameters.try_into().map_err(failed("Parameters"))?;
         let missing =
@@ -244,9 +194,9 @@ impl Mutter {
     /// Calls a method of the session without waiting for its reply, so that events are not delayed by one another.
     async fn notify<B>(&self, method: &'static str, body: &B) -> Result<(), BackendError>
     where
-        B: zbus::export::serde::Serialize + zbus::wire::DynamicType,
+        B: zbus::export::serde::Serialize + zbus::DynamicType,
     {
-        let message = Message::method_call(self.session.as_str(), method)
+        let message = Message::method_call(self.path.as_str(), method)
             .destination(REMOTE_DESKTOP)
             .interface(REMOTE_DESKTOP_SESSION)
             .with_flags(Flags::NO_REPLY_EXPECTED)
@@ -254,19 +204,6 @@ impl Mutter {
             .map_err(failed(method))?;
         self.connection.send(&message).await.map_err(disconnected)
     }
-}
-
-async fn property(
-    connection: &Connection,
-    service: &str,
-    path: &OwnedObjectPath,
-    interface: &str,
-    name: &'static str,
-) -> Result<OwnedVariant, BackendError> {
-    call(connection, service, path.as_str(), PROPERTIES, "Get", &(interface, name))
-        .await
-        .and_then(|reply| reply.body().deserialize())
-        .map_err(failed(name))
 }
 
 /// Keysym of a character (X11 keysym encoding, appendix A of the X protocol): Latin-1 directly, others by code point.

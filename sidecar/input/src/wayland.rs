@@ -48,26 +48,27 @@ pub struct Wayland {
     start: Instant,
 }
 
-/// Path of the compositor's socket: the configured name, or the first `wayland-*` of the directory.
-fn socket(options: &InputOptions) -> Option<PathBuf> {
-    if let Some(name) = &options.wayland_display {
-        return Some(options.runtime_dir.join(name));
-    }
-    let entries = std::fs::read_dir(&options.runtime_dir).ok()?;
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let sockets = names.filter(|name| name.starts_with("wayland-") && !name.contains('.'));
-    sockets.min().map(|name| options.runtime_dir.join(name))
-}
-
 #[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
 fn disconnected<E: ToString>(reason: E) -> BackendError {
     BackendError::Disconnected { peer: PEER, reason: reason.to_string() }
 }
 
 impl Wayland {
-    /// Connects and creates the devices.
+    /// Connects to the first compositor that has the protocols.
     pub async fn connect(options: &InputOptions) -> Result<Self, BackendError> {
-        let path = socket(options).ok_or_else(|| BackendError::NoSocket(options.runtime_dir.clone()))?;
+        let mut first_error = None;
+        for path in desktop_session::wayland_sockets(&options.runtime_dir, options.wayland_display.as_deref())
+        {
+            match Self::connect_to(path).await {
+                Ok(wayland) => return Ok(wayland),
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        Err(first_error.unwrap_or_else(|| BackendError::NoSocket(options.runtime_dir.clone())))
+    }
+
+    /// Connects to a socket and creates the devices.
+    async fn connect_to(path: PathBuf) -> Result<Self, BackendError> {
         let stream = UnixStream::connect(&path).map_err(|source| BackendError::Connect { path, source })?;
         stream.set_nonblocking(true).map_err(disconnected)?;
         let socket = stream.try_clone().and_then(tokio::net::UnixStream::from_std).map_err(disconnected)?;
