@@ -172,7 +172,10 @@ pub fn hex(bytes: &[u8]) -> String {
 pub fn changed<'s>(before: &BTreeMap<String, String>, after: &'s BTreeMap<String, String>) -> Vec<&'s str> {
     after
         .iter()
-        .filter(|(part, digest)| before.get(*part).or(unrecorded(part).as_ref()) != Some(digest))
+        .filter(|(part, digest)| match before.get(*part) {
+            Some(before) => before != *digest,
+            None => unrecorded(part).as_ref() != Some(*digest),
+        })
         .map(|(part, _)| part.as_str())
         .collect()
 }
