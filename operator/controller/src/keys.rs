@@ -48,7 +48,7 @@ pub enum KeyError {
 pub fn viewer_token() -> Result<String, KeyError> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes)?;
-    Ok(operator_plan::workload::hex(&bytes))
+    Ok(hex::encode(bytes))
 }
 
 /// Reads the cluster's key, or creates one, and publishes its public key.

@@ -18,7 +18,7 @@ use operator_plan::kubernetes::SidecarImage;
 use operator_plan::pair::Pairing;
 use operator_plan::quantity::amount;
 use operator_plan::validate::Validated;
-use operator_plan::workload::{Workload, hex};
+use operator_plan::workload::Workload;
 use sha2::{Digest, Sha256};
 
 use crate::archive::Owner;
@@ -298,7 +298,7 @@ fn label(body: &mut ContainerCreateBody, key: &StreamKey, role: Role, hash: &str
 
 /// 16 hexadecimal digits of SHA-256 over the lines.
 fn digest(lines: &[&str]) -> String {
-    hex(&Sha256::digest(lines.join("\n").as_bytes())[..8])
+    hex::encode(&Sha256::digest(lines.join("\n").as_bytes())[..8])
 }
 
 /// A quantity of memory in bytes.

@@ -20,7 +20,6 @@ use anyhow::{Context as _, Result};
 use contract::StreamName;
 use k8s_openapi::jiff::Timestamp;
 use operator_api::{DesktopStream, DesktopStreamStatus};
-use operator_plan::workload::hex;
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 use stream_token::Signer;
@@ -305,7 +304,7 @@ fn random_hex<const BYTES: usize>() -> Result<String> {
     getrandom::fill(&mut bytes)
         .map_err(|error| anyhow::anyhow!("{error}"))
         .context("cannot get random bytes")?;
-    Ok(hex(&bytes))
+    Ok(hex::encode(bytes))
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::quantity::amount;
-use crate::workload::hex;
 
 /// Length of a digest, bytes.
 const DIGEST_BYTES: usize = 16;
@@ -56,7 +55,7 @@ pub fn digest<T: Serialize>(object: &T) -> String {
     let mut text = String::new();
     // An object that cannot be serialized cannot be applied either.
     write(&serde_json::to_value(object).unwrap_or_default(), Place::Other, &mut text);
-    hex(&Sha256::digest(text)[..DIGEST_BYTES])
+    hex::encode(&Sha256::digest(text)[..DIGEST_BYTES])
 }
 
 fn includes(live: &Value, desired: &Value, place: Place) -> bool {

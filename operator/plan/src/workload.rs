@@ -155,17 +155,7 @@ fn shape(spec: &DesktopStreamSpec) -> BTreeMap<String, String> {
 
 /// Digest of a JSON value. serde_json sorts the keys of objects.
 fn digest(value: &serde_json::Value) -> String {
-    hex(&Sha256::digest(value.to_string().as_bytes())[..6])
-}
-
-/// Bytes in lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
+    hex::encode(&Sha256::digest(value.to_string().as_bytes())[..6])
 }
 
 /// Parts of `after` that `before` does not have with the same digest.

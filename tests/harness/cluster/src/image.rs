@@ -245,11 +245,7 @@ fn write_layer(file: &Path, fill: impl FnOnce(&mut Layer) -> io::Result<()>) -> 
     layer.follow_symlinks(false);
     fill(&mut layer)?;
     let Hashing { hash, .. } = layer.into_inner()?;
-    Ok((file.to_owned(), format!("sha256:{}", hex(&hash.finalize()))))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    Ok((file.to_owned(), format!("sha256:{}", hex::encode(hash.finalize()))))
 }
 
 fn append(out: &mut tar::Builder<impl Write>, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
@@ -306,7 +302,7 @@ mod tests {
             entry.read_to_end(&mut bytes).expect("entry is readable");
             files.insert(name, bytes);
         }
-        let digest = hex(&Sha256::digest(&files["layer0.0.tar"]));
+        let digest = hex::encode(Sha256::digest(&files["layer0.0.tar"]));
         let config: Value = serde_json::from_slice(&files["config0.json"]).expect("JSON");
         assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{digest}"));
         assert_eq!(config["config"]["User"], "7");

@@ -9,6 +9,7 @@ use cookie::{Cookie, SameSite};
 use hmac::digest::Key;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
 
 use super::origin::Host;
 use super::token::ViewerToken;
@@ -24,8 +25,6 @@ const MAX_CLOCK_STEP: u64 = 300;
 const CONTEXT: &[u8] = b"desktopstream viewer session 1\0";
 /// Prefix by which browsers demand `Secure`, `Path=/` and no `Domain` (RFC 6265bis section 4.1.3.2).
 const HOST_PREFIX: &str = "__Host-";
-/// Length of a MAC in hexadecimal.
-const MAC_CHARS: usize = 64;
 
 /// Times of a session, Unix time in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +61,7 @@ pub struct Sessions {
 impl Sessions {
     /// Sessions of the stream with this name.
     pub fn new(stream: String) -> Self {
-        let digest = hex(&Sha256::digest(&stream)[..8]);
+        let digest = hex::encode(&Sha256::digest(&stream)[..8]);
         Self { stream, digest }
     }
 
@@ -81,10 +80,8 @@ impl Sessions {
         secure: bool,
         now: u64,
     ) -> String {
-        let Session { issued, expires } = session;
-        let mac = hex(&self.mac(token, session).finalize().into_bytes());
-        let age = i64::try_from(expires.saturating_sub(now)).unwrap_or(i64::MAX);
-        Cookie::build((self.name(host, secure), format!("{issued}.{expires}.{mac}")))
+        let age = i64::try_from(session.expires.saturating_sub(now)).unwrap_or(i64::MAX);
+        Cookie::build((self.name(host, secure), self.value(token, session)))
             .path("/")
             .http_only(true)
             .same_site(SameSite::Strict)
@@ -112,12 +109,19 @@ impl Sessions {
     }
 
     fn verify(&self, token: &ViewerToken, value: &str, now: u64) -> Option<Session> {
-        let (times, mac) = value.rsplit_once('.')?;
+        let (times, _) = value.rsplit_once('.')?;
         let (issued, expires) = times.split_once('.')?;
-        let session = Session { issued: decimal(issued)?, expires: decimal(expires)? };
-        let mac = unhex(mac)?;
-        self.mac(token, session).verify_slice(&mac).ok()?;
-        (now < session.expires && session.issued <= now.saturating_add(MAX_CLOCK_STEP)).then_some(session)
+        let session = Session { issued: issued.parse().ok()?, expires: expires.parse().ok()? };
+        // Only the text that `cookie` prints is equal: no signs, leading zeros or upper-case digits.
+        let is_own: bool = self.value(token, session).as_bytes().ct_eq(value.as_bytes()).into();
+        let is_valid = now < session.expires && session.issued <= now.saturating_add(MAX_CLOCK_STEP);
+        (is_own && is_valid).then_some(session)
+    }
+
+    /// Value of the cookie.
+    fn value(&self, token: &ViewerToken, session: Session) -> String {
+        let Session { issued, expires } = session;
+        format!("{issued}.{expires}.{}", hex::encode(self.mac(token, session).finalize().into_bytes()))
     }
 
     fn mac(&self, token: &ViewerToken, session: Session) -> Hmac<Sha256> {
@@ -131,33 +135,6 @@ impl Sessions {
         mac.update(self.stream.as_bytes());
         mac
     }
-}
-
-/// A number as `cookie` prints it: digits without a sign or leading zeros.
-fn decimal(text: &str) -> Option<u64> {
-    let number: u64 = text.parse().ok()?;
-    (number.to_string() == text).then_some(number)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .map(|digit| char::from(DIGITS[usize::from(digit)]))
-        .collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |c: u8| match c {
-        b'0'..=b'9' => Some(c - b'0'),
-        b'a'..=b'f' => Some(c - b'a' + 10),
-        _ => None,
-    };
-    if text.len() != MAC_CHARS {
-        return None;
-    }
-    text.as_bytes().chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
 }
 
 #[cfg(test)]
