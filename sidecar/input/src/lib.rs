@@ -144,14 +144,11 @@ impl Input {
 
     /// Opens a session for a viewer.
     pub fn open(&self, role: Role) -> Session {
-        let id = {
-            let mut state = self.shared.state.lock();
-            let id = state.next;
-            state.next += 1;
-            state.control.join(id, role);
-            id
-        };
-        self.shared.publish();
+        let mut state = self.shared.state.lock();
+        let id = state.next;
+        state.next += 1;
+        state.control.join(id, role);
+        self.shared.publish(&state.control);
         Session { input: self.clone(), id, role }
     }
 
@@ -167,27 +164,24 @@ impl Input {
 }
 
 impl Shared {
-    /// Publishes who has control, if that changed.
-    fn publish(&self) {
-        let new = self.state.lock().control.state();
+    /// Publishes who has control, if that changed. The caller holds the lock, so that changes are published in order.
+    fn publish(&self, control: &Control) {
+        let new = control.state();
         self.control.send_if_modified(|current| std::mem::replace(current, new.clone()) != new);
     }
 
     /// Changes control; releases what sessions hold that lose it.
     fn change(&self, change: impl FnOnce(&mut Control) -> Result<(), Refused>) -> Result<(), Refused> {
-        let result = {
-            let mut state = self.state.lock();
-            let before = state.control.controllers();
-            let result = change(&mut state.control);
-            for id in before {
-                if !state.control.controls(id) {
-                    let actions = state.held.release(id);
-                    self.queue.push_all(actions);
-                }
+        let mut state = self.state.lock();
+        let before = state.control.controllers();
+        let result = change(&mut state.control);
+        for id in before {
+            if !state.control.controls(id) {
+                let actions = state.held.release(id);
+                self.queue.push_all(actions);
             }
-            result
-        };
-        self.publish();
+        }
+        self.publish(&state.control);
         result
     }
 }
@@ -217,21 +211,15 @@ impl Session {
     /// [`Refused`]: no further event was injected.
     pub fn inject(&self, events: &[InputEvent]) -> Result<(), Refused> {
         let shared = &self.input.shared;
-        let taken = {
-            let mut state = shared.state.lock();
-            let State { control, held, .. } = &mut *state;
-            let taken = control.claim(self.id)?;
-            for event in events {
-                for action in held.apply(self.id, event) {
-                    if !shared.queue.push(action) {
-                        return Err(Refused::TooFast);
-                    }
-                }
+        let mut state = shared.state.lock();
+        let State { control, held, .. } = &mut *state;
+        if control.claim(self.id)? {
+            shared.publish(control);
+        }
+        for action in events.iter().flat_map(|event| held.apply(self.id, event)) {
+            if !shared.queue.push(action) {
+                return Err(Refused::TooFast);
             }
-            taken
-        };
-        if taken {
-            shared.publish();
         }
         Ok(())
     }
