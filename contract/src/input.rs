@@ -93,6 +93,15 @@ pub enum InputEvent {
     Release {},
 }
 
+/// Deserializes a value that `new` accepts; fails with `error` otherwise.
+fn checked<'de, D: Deserializer<'de>, T: Deserialize<'de>, U>(
+    deserializer: D,
+    new: impl Fn(T) -> Option<U>,
+    error: &'static str,
+) -> Result<U, D::Error> {
+    new(T::deserialize(deserializer)?).ok_or_else(|| serde::de::Error::custom(error))
+}
+
 /// Position as a fraction of the picture's width or height, 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(transparent)]
@@ -119,8 +128,7 @@ impl Fraction {
 
 impl<'de> Deserialize<'de> for Fraction {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = f64::deserialize(deserializer)?;
-        Self::new(value).ok_or_else(|| serde::de::Error::custom("not a number"))
+        checked(deserializer, Self::new, "not a number")
     }
 }
 
@@ -143,8 +151,7 @@ impl Delta {
 
 impl<'de> Deserialize<'de> for Delta {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = f64::deserialize(deserializer)?;
-        Self::new(value).ok_or_else(|| serde::de::Error::custom("not a number"))
+        checked(deserializer, Self::new, "not a number")
     }
 }
 
@@ -168,8 +175,7 @@ impl Text {
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::new(String::deserialize(deserializer)?)
-            .ok_or_else(|| serde::de::Error::custom("the text is too long, or has control characters"))
+        checked(deserializer, Self::new, "the text is too long, or has control characters")
     }
 }
 
@@ -201,7 +207,7 @@ impl Serialize for PointerButton {
 
 impl<'de> Deserialize<'de> for PointerButton {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::new(u8::deserialize(deserializer)?).ok_or_else(|| serde::de::Error::custom("no such button"))
+        checked(deserializer, Self::new, "no such button")
     }
 }
 
@@ -224,8 +230,7 @@ impl TouchId {
 
 impl<'de> Deserialize<'de> for TouchId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::new(u8::deserialize(deserializer)?)
-            .ok_or_else(|| serde::de::Error::custom("too many touch points"))
+        checked(deserializer, Self::new, "too many touch points")
     }
 }
 
