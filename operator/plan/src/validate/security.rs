@@ -5,8 +5,8 @@
 //! them in. The chart repeats the limits in CEL (`templates/stream-policy.yaml`) for installations without the webhook.
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, LifecycleHandler, PodSecurityContext, PodSpec, Probe, SELinuxOptions,
-    SeccompProfile, SecurityContext, Volume,
+    Capabilities, Container, HTTPGetAction, PodSecurityContext, PodSpec, SELinuxOptions, SeccompProfile,
+    SecurityContext, TCPSocketAction, Volume,
 };
 use operator_api::DeviceNodes;
 
@@ -246,24 +246,20 @@ fn container(container: &Container, found: &mut Found) {
     }
     let probes = [&container.liveness_probe, &container.readiness_probe, &container.startup_probe];
     let hooks = container.lifecycle.as_ref().map(|it| [&it.post_start, &it.pre_stop]);
-    let names_host = probes.into_iter().flatten().any(probe_has_host)
-        || hooks.into_iter().flatten().flatten().any(hook_has_host);
-    add(found, names_host, PodSecurity::Privileged, "a probe or hook of another host");
+    let mut probes = probes.into_iter().flatten();
+    let mut hooks = hooks.into_iter().flatten().flatten();
+    let has_host = probes.any(|it| names_host(it.http_get.as_ref(), it.tcp_socket.as_ref()))
+        || hooks.any(|it| names_host(it.http_get.as_ref(), it.tcp_socket.as_ref()));
+    add(found, has_host, PodSecurity::Privileged, "a probe or hook of another host");
     if let Some(security) = &container.security_context {
         container_context(security, found);
     }
 }
 
-fn probe_has_host(probe: &Probe) -> bool {
-    let http = probe.http_get.as_ref().and_then(|it| it.host.as_deref());
-    let tcp = probe.tcp_socket.as_ref().and_then(|it| it.host.as_deref());
-    [http, tcp].into_iter().flatten().any(|host| !host.is_empty())
-}
-
-fn hook_has_host(hook: &LifecycleHandler) -> bool {
-    let http = hook.http_get.as_ref().and_then(|it| it.host.as_deref());
-    let tcp = hook.tcp_socket.as_ref().and_then(|it| it.host.as_deref());
-    [http, tcp].into_iter().flatten().any(|host| !host.is_empty())
+/// True if a probe or hook names the host that it connects to.
+fn names_host(http: Option<&HTTPGetAction>, tcp: Option<&TCPSocketAction>) -> bool {
+    let hosts = [http.and_then(|it| it.host.as_deref()), tcp.and_then(|it| it.host.as_deref())];
+    hosts.into_iter().flatten().any(|host| !host.is_empty())
 }
 
 fn container_context(security: &SecurityContext, found: &mut Found) {
