@@ -1,7 +1,7 @@
 //! Authentication of sidecars: a token for one stream and this host-agent, signed by a trusted key.
 
 use protocol::stream::ErrorCode;
-use stream_token::{TokenError, Verifier, is_stream_name, unverified_claims};
+use stream_token::{LEEWAY_SECONDS, TokenError, Verifier, is_stream_name, unverified_claims};
 
 /// Decides which stream a connection may serve.
 #[derive(Debug)]
@@ -12,15 +12,27 @@ pub enum Authenticator {
     Insecure,
 }
 
+/// Permission for a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The stream; `None` for an insecure connection that names none.
+    pub stream: Option<String>,
+    /// Last second in which the token is accepted, Unix time: its expiry and the leeway; `None` without authentication.
+    pub until: Option<u64>,
+}
+
 impl Authenticator {
-    /// Authenticates a connection and returns its stream; `None` for an insecure connection that names none.
+    /// Authenticates a connection.
     ///
     /// # Errors
     /// The token is refused.
-    pub fn authenticate(&self, token: &str) -> Result<Option<String>, TokenError> {
+    pub fn authenticate(&self, token: &str) -> Result<Grant, TokenError> {
         match self {
-            Self::Tokens(verifier) => verifier.verify(token).map(|claims| Some(claims.sub)),
-            Self::Insecure => Ok(unverified_stream(token)),
+            Self::Tokens(verifier) => verifier.verify(token).map(|claims| Grant {
+                until: Some(claims.exp.saturating_add(LEEWAY_SECONDS)),
+                stream: Some(claims.sub),
+            }),
+            Self::Insecure => Ok(Grant { stream: unverified_stream(token), until: None }),
         }
     }
 }

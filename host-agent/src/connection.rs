@@ -3,7 +3,7 @@
 //! ```text
 //!   accepted --Hello with token--> session --Configure, Pixels, …--> ended
 //!       |                             |
-//!       +-- timeout, bad token,       +-- Bye, timeout, protocol error, replaced, shutdown
+//!       +-- timeout, bad token,       +-- Bye, timeout, protocol error, expired token, replaced, shutdown
 //!           evicted
 //! ```
 //!
@@ -18,14 +18,16 @@ use frame_ring::clock::monotonic_ns;
 use protocol::frame::HEADER_BYTES;
 use protocol::rate::{RateLimit, TokenBucket};
 use protocol::stream::{self, ClientMessage, Config, ErrorCode, ServerMessage};
+use stream_token::TokenError;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
-use crate::auth::{self, Authenticator};
+use crate::auth::{self, Authenticator, Grant};
 use crate::connection_limiter::{ConnectionLimiter, ConnectionPermit};
 use crate::framing::{FramedReader, ReadError};
 use crate::hub::{Hub, Session, SessionInfo};
 use crate::inbox::{self, PushedPixels};
+use crate::lease::{Lease, unix_now};
 use crate::listen::{Connection, Reader, Writer};
 use crate::meter::{Count, Meter};
 use crate::outbox::Outbox;
@@ -163,6 +165,7 @@ async fn linger(reader: &mut (impl AsyncRead + Unpin)) {
 /// A session whose handshake succeeded, and its encoder thread.
 struct Established {
     session: Arc<Session>,
+    lease: Lease,
     worker: std::thread::JoinHandle<()>,
     permit: ConnectionPermit,
 }
@@ -182,10 +185,7 @@ async fn handshake(
     };
     let version =
         stream::choose_version(min, max).map_err(|error| EndReason::rejected(ErrorCode::Version, error))?;
-    let stream = service
-        .authenticator
-        .authenticate(&token)
-        .map_err(|error| EndReason::rejected(auth::error_code(&error), error))?;
+    let grant = authenticate(service, &token)?;
     // True if the peer already disconnected. After the host wakes, the backlog holds stale connections;
     // admitting one would evict the live session.
     if reader.is_disconnected().await {
@@ -193,6 +193,7 @@ async fn handshake(
     }
 
     let no_resources = |error: &dyn std::fmt::Display| EndReason::rejected(ErrorCode::Capacity, error);
+    let stream = grant.stream.clone();
     // A session without a name has no other connection.
     let permit = service.limiter.try_acquire(stream.as_deref().unwrap_or(peer)).ok_or_else(|| {
         no_resources(
@@ -234,7 +235,12 @@ async fn handshake(
         client = session.info.client,
         "session started"
     );
-    Ok(Established { session, worker, permit })
+    Ok(Established { session, lease: Lease::new(grant), worker, permit })
+}
+
+fn authenticate(service: &Service, token: &str) -> Result<Grant, EndReason> {
+    let granted = service.authenticator.authenticate(token);
+    granted.map_err(|error| EndReason::rejected(auth::error_code(&error), error))
 }
 
 async fn run_session(
@@ -243,11 +249,12 @@ async fn run_session(
     writer: Writer,
     established: Established,
 ) {
-    let Established { session, worker, permit } = established;
+    let Established { session, lease, worker, permit } = established;
     let outbox = Arc::clone(&session.outbox);
     let mut writing = tokio::spawn(async move { outbox.run(writer).await });
     let reason = tokio::select! {
-        reason = read_messages(service, &session, &mut reader) => reason,
+        reason = read_messages(service, &session, &lease, &mut reader) => reason,
+        () = lease.ended(unix_now) => EndReason::rejected(ErrorCode::ExpiredToken, TokenError::Expired),
         code = session.ended() => EndReason::SessionEnded(code),
         _ = &mut writing => EndReason::WriteFailed,
     };
@@ -275,7 +282,12 @@ async fn run_session(
 }
 
 /// Reads and executes messages until the session ends.
-async fn read_messages(service: &Service, session: &Session, reader: &mut FramedReader<Reader>) -> EndReason {
+async fn read_messages(
+    service: &Service,
+    session: &Session,
+    lease: &Lease,
+    reader: &mut FramedReader<Reader>,
+) -> EndReason {
     let mut messages = TokenBucket::new(RateLimit::new(MESSAGES_PER_SECOND, MESSAGES_PER_SECOND));
     let mut warnings = TokenBucket::new(RATE_WARNINGS);
     let mut config: Option<Config> = None;
@@ -299,7 +311,7 @@ async fn read_messages(service: &Service, session: &Session, reader: &mut Framed
             Err(error) => return error.into(),
         };
         let outcome = match message {
-            Ok(message) => handle_message(service, session, &mut config, message).await,
+            Ok(message) => handle_message(service, session, lease, &mut config, message).await,
             Err(error) => Err(ReadError::from(error).into()),
         };
         if let Err(reason) = outcome {
@@ -326,6 +338,7 @@ fn payload_limit(kind: u8, config: Option<Config>) -> Option<u32> {
 async fn handle_message(
     service: &Service,
     session: &Session,
+    lease: &Lease,
     config: &mut Option<Config>,
     message: ClientMessage,
 ) -> Result<(), EndReason> {
@@ -355,6 +368,11 @@ async fn handle_message(
         ClientMessage::RequestKeyframe => {
             session.meter.add(Count::KeyframeRequest, 1);
             session.inbox.request_keyframe();
+        }
+        ClientMessage::Renew { token } => {
+            let renewed = lease.renew(authenticate(service, &token)?);
+            renewed.map_err(|error| EndReason::rejected(ErrorCode::BadToken, error))?;
+            tracing::debug!(session = session.info.id, "token renewed");
         }
         ClientMessage::Ping(token) => {
             if !session.outbox.push(&ServerMessage::Pong(token)) {

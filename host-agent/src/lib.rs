@@ -46,6 +46,7 @@ pub mod hub;
 pub mod hxfr;
 pub mod inbox;
 pub mod keys;
+pub mod lease;
 pub mod link;
 pub mod listen;
 pub mod log_file;

@@ -7,6 +7,7 @@ mod admission;
 mod client;
 mod exhaustion;
 mod hxfr;
+mod lease;
 mod limits;
 mod overhead;
 mod pairing;

@@ -13,13 +13,23 @@ use super::*;
 /// Timeout of one step; PINGs are 2 s apart.
 const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 
-async fn answer_hello(mut socket: TcpStream, server: &str) -> std::io::Result<()> {
+async fn answer_hello(socket: TcpStream, server: &str) -> std::io::Result<()> {
+    answer(socket, server, |_| {}).await
+}
+
+/// Shows all messages to `on_message`.
+async fn answer(
+    mut socket: TcpStream,
+    server: &str,
+    on_message: impl Fn(&ClientMessage),
+) -> std::io::Result<()> {
     let mut decoder = Decoder::<Header>::new();
     loop {
         if socket.read_buf(decoder.buffer()).await? == 0 {
             return Ok(());
         }
         while let Some(message) = decoder.next_message::<ClientMessage>().expect("a message") {
+            on_message(&message);
             if let ClientMessage::Hello { .. } = message {
                 let answer = ServerMessage::HelloAck {
                     version: VERSION,
@@ -48,12 +58,12 @@ async fn host_agent(name: &'static str) -> String {
 }
 
 fn follow(path: &Path) -> (Upstream, Receiver<Event>) {
+    start(EndpointSource::File(path.to_owned()), TokenSource::None)
+}
+
+fn start(endpoint: EndpointSource, token: TokenSource) -> (Upstream, Receiver<Event>) {
     let (events_in, events) = channel();
-    let options = UpstreamOptions {
-        endpoint: EndpointSource::File(path.to_owned()),
-        token: TokenSource::None,
-        client: SIDECAR,
-    };
+    let options = UpstreamOptions { endpoint, token, client: SIDECAR };
     (Upstream::start(options, move |event| events_in.send(event).is_ok()), events)
 }
 
@@ -124,4 +134,36 @@ fn invalid_endpoint_file_error_names_the_cause() {
     std::fs::write(&file, "http://example.com").expect("written");
     assert!(matches!(read(), UpstreamError::EndpointFile { .. }), "invalid: {}", read());
     assert!(read().to_string().contains("http"), "{}", read());
+}
+
+#[tokio::test]
+async fn newer_token_is_presented_on_the_running_connection() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("token");
+    std::fs::write(&file, "first\n").expect("written");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let endpoint = format!("tcp://{}", listener.local_addr().expect("bound")).parse().expect("an endpoint");
+    let (_upstream, events) = start(EndpointSource::Fixed(endpoint), TokenSource::File(file.clone()));
+
+    let (tokens_in, mut tokens) = tokio::sync::mpsc::unbounded_channel();
+    let (socket, _) = listener.accept().await.expect("a connection");
+    tokio::spawn(answer(socket, "only", move |message| {
+        let _closed = match message {
+            ClientMessage::Hello { token, .. } => tokens_in.send(("hello", token.clone())),
+            ClientMessage::Renew { token } => tokens_in.send(("renew", token.clone())),
+            _ => Ok(()),
+        };
+    }));
+    let mut received = async || timeout(STEP_TIMEOUT, tokens.recv()).await.expect("in time");
+    assert_eq!(received().await, Some(("hello", "first".to_owned())));
+    let (event, events) = next(events).await;
+    assert!(matches!(event, Event::Connected(_)), "{event:?}");
+    // Neither a missing nor an empty file is a newer token.
+    std::fs::remove_file(&file).expect("removed");
+    std::fs::write(&file, "").expect("written");
+    std::fs::write(&file, "second").expect("written");
+    assert_eq!(received().await, Some(("renew", "second".to_owned())));
+    std::fs::write(&file, "third").expect("written");
+    assert_eq!(received().await, Some(("renew", "third".to_owned())), "each token is sent once");
+    assert!(events.try_recv().is_err(), "the session goes on");
 }
