@@ -1,16 +1,16 @@
 //! One sidecar's connection: handshake, incoming messages, outgoing messages, orderly end.
 //!
 //! ```text
-//!   accepted --Hello with token--> session --Configure, Pixels, …--> ended
-//!       |                             |
-//!       +-- timeout, bad token,       +-- Bye, timeout, protocol error, expired token, replaced, shutdown
+//!   accepted --TLS, Hello with token--> session --Configure, Pixels, …--> ended
+//!       |                                  |
+//!       +-- timeout, bad token,            +-- Bye, timeout, protocol error, expired token, replaced, shutdown
 //!           evicted
 //! ```
 //!
 //! Until its token is verified, a connection has a place among the [pending](crate::pending) ones.
 //! The peer receives an `Error` message with the reason before the connection closes, if it still reads.
 
-use std::io::IoSlice;
+use std::io::{ErrorKind, IoSlice};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use protocol::rate::{RateLimit, TokenBucket};
 use protocol::stream::{self, ClientMessage, Config, ErrorCode, ServerMessage};
 use stream_token::TokenError;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::auth::{self, Authenticator, Grant};
 use crate::connection_limiter::{ConnectionLimiter, ConnectionPermit};
@@ -28,7 +28,7 @@ use crate::framing::{FramedReader, ReadError};
 use crate::hub::{Hub, Session, SessionInfo};
 use crate::inbox::{self, PushedPixels};
 use crate::lease::{Lease, unix_now};
-use crate::listen::{Connection, Reader, Writer};
+use crate::listen::{Connection, Opened, Reader, Writer};
 use crate::meter::{Count, Meter};
 use crate::outbox::Outbox;
 use crate::pending::PendingPlace;
@@ -38,7 +38,7 @@ use crate::worker::{self, Policy};
 const MESSAGES_PER_SECOND: u32 = 1000;
 /// Rate of warnings to a sidecar that exceeds the message rate.
 const RATE_WARNINGS: RateLimit = RateLimit::new(1, 1);
-/// Maximum time between accept and `Hello`.
+/// Maximum time between accept and `Hello`, TLS handshake included.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum time to write queued messages after a session ended.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -112,11 +112,36 @@ impl EndReason {
 
 /// Serves one connection until it ends. It keeps its place until it has a session.
 pub async fn serve(service: Arc<Service>, connection: Connection, place: PendingPlace) {
-    let Connection { reader, writer, peer, .. } = connection;
+    let peer = connection.peer.clone();
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+    let opened = tokio::select! {
+        biased;
+        opened = timeout_at(deadline, connection.open()) => opened,
+        () = place.evicted() => {
+            tracing::debug!(peer, "connection closed for a newer one in the TLS handshake");
+            return;
+        }
+    };
+    let Opened { reader, writer, .. } = match opened {
+        Ok(Ok(opened)) => opened,
+        // Reachability probes connect and disconnect.
+        Ok(Err(error)) if error.kind() == ErrorKind::UnexpectedEof => {
+            tracing::debug!(peer, "connection closed in the TLS handshake");
+            return;
+        }
+        Ok(Err(error)) => {
+            tracing::info!(peer, %error, "TLS handshake failed");
+            return;
+        }
+        Err(_) => {
+            tracing::info!(peer, timeout = ?HANDSHAKE_TIMEOUT, "no TLS handshake in time");
+            return;
+        }
+    };
     let mut reader = FramedReader::new(reader);
     let established = tokio::select! {
         biased;
-        established = handshake(&service, &mut reader, &peer) => established,
+        established = handshake(&service, &mut reader, &peer, deadline) => established,
         () = place.evicted() => Err(EndReason::Evicted),
     };
     let reason = match established {
@@ -135,7 +160,7 @@ pub async fn serve(service: Arc<Service>, connection: Connection, place: Pending
     }
     let Some((code, message)) = reason.error() else { return };
     if matches!(reason, EndReason::Evicted) {
-        // Without waiting: the place is taken. The socket's buffer is empty, so the message fits.
+        // Without waiting: the place is taken. A plain socket's buffer is empty, so the message fits; TLS closes without one.
         let error = ServerMessage::Error { code, message }.encode().to_vec();
         let _sent = writer.try_write(&[IoSlice::new(&error)]);
         return;
@@ -150,7 +175,11 @@ pub async fn serve(service: Arc<Service>, connection: Connection, place: Pending
 async fn reject(mut reader: Reader, writer: Writer, code: ErrorCode, message: String) {
     let error = ServerMessage::Error { code, message }.encode().to_vec();
     // Fails if the peer disconnected.
-    let _sent = timeout(FLUSH_TIMEOUT, writer.write_all(&error)).await;
+    let send = async {
+        writer.write_all(&error).await?;
+        writer.shutdown().await
+    };
+    let _sent = timeout(FLUSH_TIMEOUT, send).await;
     drop(writer);
     linger(&mut reader).await;
 }
@@ -174,9 +203,10 @@ async fn handshake(
     service: &Service,
     reader: &mut FramedReader<Reader>,
     peer: &str,
+    deadline: Instant,
 ) -> Result<Established, EndReason> {
     let only_hello = |kind| if kind == 0x01 { ClientMessage::limit(kind) } else { None };
-    let hello = timeout(HANDSHAKE_TIMEOUT, reader.read(HANDSHAKE_TIMEOUT, only_hello));
+    let hello = timeout_at(deadline, reader.read(HANDSHAKE_TIMEOUT, only_hello));
     let (header, payload) = hello.await.map_err(|_| ReadError::Idle(HANDSHAKE_TIMEOUT))??;
     let bytes_in = (HEADER_BYTES + payload.len()) as u64;
     let message = ClientMessage::decode(header, payload).map_err(ReadError::from)?;

@@ -58,4 +58,5 @@ pub mod selftest;
 pub mod serve;
 pub mod status;
 mod sys;
+pub mod tls_key;
 pub mod worker;

@@ -16,3 +16,4 @@ mod rig;
 mod streaming;
 mod suspension;
 mod tap;
+mod tls;

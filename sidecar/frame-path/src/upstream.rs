@@ -10,6 +10,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -46,6 +47,8 @@ pub struct UpstreamOptions {
     /// Token, read for each attempt. A file's newer token is presented on the running connection: the host-agent ends a
     /// session at the expiry of its token.
     pub token: TokenSource,
+    /// File with the private key that the token is bound to, presented to TLS endpoints; may be missing.
+    pub tls_key: Option<PathBuf>,
     /// Client name in HELLO: [`SIDECAR`], or [`DOCTOR`](protocol::stream::DOCTOR), whose session does not replace the
     /// sidecar's.
     pub client: &'static str,
@@ -164,10 +167,20 @@ async fn connect(options: &UpstreamOptions, traffic: &Arc<Traffic>) -> Result<Co
     let endpoint = options.endpoint.read()?;
     let token = options.token.read()?;
     let timed_out = |step| UpstreamError::Timeout { endpoint: endpoint.clone(), step };
-    let (mut incoming, mut outgoing) = timeout(HANDSHAKE_TIMEOUT, socket::connect(&endpoint, traffic))
-        .await
-        .map_err(|_| timed_out("connect"))?
-        .map_err(|source| UpstreamError::Connect { endpoint: endpoint.clone(), source })?;
+    let identity = match endpoint {
+        Endpoint::Tls { .. } => source::read_identity(options.tls_key.as_deref())?,
+        Endpoint::Tcp { .. } | Endpoint::Unix(_) | Endpoint::Vsock { .. } => None,
+    };
+    let connected = timeout(HANDSHAKE_TIMEOUT, socket::connect(&endpoint, identity.as_ref(), traffic));
+    let (mut incoming, mut outgoing) =
+        connected.await.map_err(|_| timed_out("connect"))?.map_err(|source| {
+            let endpoint = endpoint.clone();
+            if stream_tls::is_other_key(&source) {
+                UpstreamError::OtherKey { endpoint }
+            } else {
+                UpstreamError::Connect { endpoint, source }
+            }
+        })?;
     let client = format!("{} {}", options.client, env!("CARGO_PKG_VERSION"));
     let hello = ClientMessage::Hello { min: VERSION, max: VERSION, token: token.clone(), client };
     outgoing.send(&hello).await?;
