@@ -28,7 +28,7 @@ use crate::framing::{FramedReader, ReadError};
 use crate::hub::{Hub, Session, SessionInfo};
 use crate::inbox::{self, PushedPixels};
 use crate::lease::{Lease, unix_now};
-use crate::listen::{Connection, Opened, Reader, Writer};
+use crate::listen::{Channel, Connection, Opened, Reader, Writer};
 use crate::meter::{Count, Meter};
 use crate::outbox::Outbox;
 use crate::pending::PendingPlace;
@@ -122,7 +122,7 @@ pub async fn serve(service: Arc<Service>, connection: Connection, place: Pending
             return;
         }
     };
-    let Opened { reader, writer, .. } = match opened {
+    let Opened { reader, writer, channel } = match opened {
         Ok(Ok(opened)) => opened,
         // Reachability probes connect and disconnect.
         Ok(Err(error)) if error.kind() == ErrorKind::UnexpectedEof => {
@@ -141,7 +141,7 @@ pub async fn serve(service: Arc<Service>, connection: Connection, place: Pending
     let mut reader = FramedReader::new(reader);
     let established = tokio::select! {
         biased;
-        established = handshake(&service, &mut reader, &peer, deadline) => established,
+        established = handshake(&service, &mut reader, Peer { name: &peer, channel }, deadline) => established,
         () = place.evicted() => Err(EndReason::Evicted),
     };
     let reason = match established {
@@ -191,10 +191,26 @@ async fn linger(reader: &mut (impl AsyncRead + Unpin)) {
     let _elapsed = timeout(LINGER_TIMEOUT, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
 }
 
+/// The other end of a connection.
+#[derive(Clone, Copy)]
+struct Peer<'p> {
+    /// Its address, for logs.
+    name: &'p str,
+    channel: Channel,
+}
+
+/// A session's permission, and the connection that a renewed token is checked against.
+#[derive(Clone, Copy)]
+struct Permission<'l> {
+    lease: &'l Lease,
+    channel: Channel,
+}
+
 /// A session whose handshake succeeded, and its encoder thread.
 struct Established {
     session: Arc<Session>,
     lease: Lease,
+    channel: Channel,
     worker: std::thread::JoinHandle<()>,
     permit: ConnectionPermit,
 }
@@ -202,7 +218,7 @@ struct Established {
 async fn handshake(
     service: &Service,
     reader: &mut FramedReader<Reader>,
-    peer: &str,
+    Peer { name: peer, channel }: Peer<'_>,
     deadline: Instant,
 ) -> Result<Established, EndReason> {
     let only_hello = |kind| if kind == 0x01 { ClientMessage::limit(kind) } else { None };
@@ -215,7 +231,7 @@ async fn handshake(
     };
     let version =
         stream::choose_version(min, max).map_err(|error| EndReason::rejected(ErrorCode::Version, error))?;
-    let grant = authenticate(service, &token)?;
+    let grant = authenticate(service, &token, channel)?;
     // True if the peer already disconnected. After the host wakes, the backlog holds stale connections;
     // admitting one would evict the live session.
     if reader.is_disconnected().await {
@@ -265,11 +281,11 @@ async fn handshake(
         client = session.info.client,
         "session started"
     );
-    Ok(Established { session, lease: Lease::new(grant), worker, permit })
+    Ok(Established { session, lease: Lease::new(grant), channel, worker, permit })
 }
 
-fn authenticate(service: &Service, token: &str) -> Result<Grant, EndReason> {
-    let granted = service.authenticator.authenticate(token);
+fn authenticate(service: &Service, token: &str, channel: Channel) -> Result<Grant, EndReason> {
+    let granted = service.authenticator.authenticate(token, channel);
     granted.map_err(|error| EndReason::rejected(auth::error_code(&error), error))
 }
 
@@ -279,11 +295,12 @@ async fn run_session(
     writer: Writer,
     established: Established,
 ) {
-    let Established { session, lease, worker, permit } = established;
+    let Established { session, lease, channel, worker, permit } = established;
+    let permission = Permission { lease: &lease, channel };
     let outbox = Arc::clone(&session.outbox);
     let mut writing = tokio::spawn(async move { outbox.run(writer).await });
     let reason = tokio::select! {
-        reason = read_messages(service, &session, &lease, &mut reader) => reason,
+        reason = read_messages(service, &session, permission, &mut reader) => reason,
         () = lease.ended(unix_now) => EndReason::rejected(ErrorCode::ExpiredToken, TokenError::Expired),
         code = session.ended() => EndReason::SessionEnded(code),
         _ = &mut writing => EndReason::WriteFailed,
@@ -315,7 +332,7 @@ async fn run_session(
 async fn read_messages(
     service: &Service,
     session: &Session,
-    lease: &Lease,
+    permission: Permission<'_>,
     reader: &mut FramedReader<Reader>,
 ) -> EndReason {
     let mut messages = TokenBucket::new(RateLimit::new(MESSAGES_PER_SECOND, MESSAGES_PER_SECOND));
@@ -341,7 +358,7 @@ async fn read_messages(
             Err(error) => return error.into(),
         };
         let outcome = match message {
-            Ok(message) => handle_message(service, session, lease, &mut config, message).await,
+            Ok(message) => handle_message(service, session, permission, &mut config, message).await,
             Err(error) => Err(ReadError::from(error).into()),
         };
         if let Err(reason) = outcome {
@@ -368,7 +385,7 @@ fn payload_limit(kind: u8, config: Option<Config>) -> Option<u32> {
 async fn handle_message(
     service: &Service,
     session: &Session,
-    lease: &Lease,
+    permission: Permission<'_>,
     config: &mut Option<Config>,
     message: ClientMessage,
 ) -> Result<(), EndReason> {
@@ -400,7 +417,8 @@ async fn handle_message(
             session.inbox.request_keyframe();
         }
         ClientMessage::Renew { token } => {
-            let renewed = lease.renew(authenticate(service, &token)?);
+            let Permission { lease, channel } = permission;
+            let renewed = lease.renew(authenticate(service, &token, channel)?);
             renewed.map_err(|error| EndReason::rejected(ErrorCode::BadToken, error))?;
             tracing::debug!(session = session.info.id, "token renewed");
         }

@@ -22,6 +22,11 @@ pub enum RenewError {
         /// Stream of the session.
         session: String,
     },
+    /// It is bound to another key, or to none.
+    #[error(
+        "the renewed token is bound to another key than the session's; connect with the present token and tls.key"
+    )]
+    OtherKey,
 }
 
 /// The permission of a session.
@@ -45,7 +50,7 @@ impl Lease {
     /// Replaces the permission by that of a verified token. Has no effect without authentication.
     ///
     /// # Errors
-    /// The token is not for this session's stream. The permission stays as it is.
+    /// The token is not for this session's stream, or not bound to its key. The permission stays as it is.
     pub fn renew(&self, renewed: Grant) -> Result<(), RenewError> {
         let mut grant = self.grant.lock();
         if grant.until.is_none() {
@@ -53,6 +58,9 @@ impl Lease {
         }
         if grant.stream != renewed.stream {
             return Err(RenewError::OtherStream { session: grant.stream.clone().unwrap_or_default() });
+        }
+        if grant.key != renewed.key {
+            return Err(RenewError::OtherKey);
         }
         *grant = renewed;
         drop(grant);
@@ -83,7 +91,7 @@ mod tests {
     use super::*;
 
     fn grant(stream: &str, until: u64) -> Grant {
-        Grant { stream: Some(stream.to_owned()), until: Some(until) }
+        Grant { stream: Some(stream.to_owned()), key: None, until: Some(until) }
     }
 
     /// Time by tokio's paused clock until the lease ends; `None` if it lasts for a day. The wall clock shows
@@ -99,7 +107,7 @@ mod tests {
     async fn lease_lasts_for_its_last_second_and_no_longer() {
         assert_eq!(lasts(&Lease::new(grant("a/b", 100)), 0).await, Some(101));
         assert_eq!(lasts(&Lease::new(grant("a/b", 100)), 101).await, Some(0));
-        assert_eq!(lasts(&Lease::new(Grant { stream: None, until: None }), 0).await, None);
+        assert_eq!(lasts(&Lease::new(Grant { stream: None, key: None, until: None }), 0).await, None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -147,8 +155,18 @@ mod tests {
     }
 
     #[test]
+    fn token_of_another_key_or_of_none_does_not_renew() {
+        let bound = |key: &str| Grant { key: Some(key.to_owned()), ..grant("a/b", 100) };
+        let lease = Lease::new(bound("one"));
+        for other in [bound("two"), grant("a/b", 200)] {
+            assert_eq!(lease.renew(other), Err(RenewError::OtherKey));
+        }
+        lease.renew(bound("one")).expect("the same key");
+    }
+
+    #[test]
     fn session_without_authentication_ignores_renewed_tokens() {
-        let lease = Lease::new(Grant { stream: None, until: None });
+        let lease = Lease::new(Grant { stream: None, key: None, until: None });
         lease.renew(grant("a/c", 200)).expect("ignored");
         assert_eq!(lease.grant.lock().until, None);
     }

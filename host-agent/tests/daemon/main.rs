@@ -4,6 +4,7 @@
 #![expect(clippy::panic, reason = "an unexpected message fails the test")]
 
 mod admission;
+mod binding;
 mod client;
 mod exhaustion;
 mod hxfr;

@@ -35,8 +35,12 @@ pub fn token(stream: &str) -> String {
 }
 
 pub fn sign(signer: &Signer, stream: &str, host_agent: &str, seconds: i64) -> String {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
-    signer.token(stream, host_agent, now, seconds).expect("signed")
+    signer.token(stream, host_agent, now(), seconds).expect("signed")
+}
+
+/// The time, Unix seconds.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs()
 }
 
 impl Rig {

@@ -5,7 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use contract::names::{ENDPOINT_FILE, TOKEN_FILE};
+use contract::Endpoint;
+use contract::names::{ENDPOINT_FILE, TLS_KEY_FILE, TOKEN_FILE};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt as _};
 use operator_api::conditions::reasons;
@@ -14,6 +15,7 @@ use operator_plan::kubernetes::{HostAgentSecret, host_agent_secret, viewer_secre
 use operator_plan::pair::Pairing;
 use operator_plan::status::Obstacle;
 use operator_plan::validate::Validated;
+use stream_token::StreamKey;
 
 use super::apply::{self, Applied, Owner};
 use super::context::Context;
@@ -179,6 +181,7 @@ fn next(
         host_agent: host_agent.clone(),
         endpoint: endpoint.clone(),
         token: String::new(),
+        key: None,
         issued: now,
         expires: now + context.settings.token_life.as_secs(),
     };
@@ -188,14 +191,35 @@ fn next(
         return Ok(known.clone());
     }
     let lifetime = (wanted.expires - now).cast_signed();
-    let token = context.signer.token(&stream.id(), host_agent, now, lifetime).map_err(KeyError::from)?;
-    Ok(KnownSecret::With(HostAgentSecret { token, ..wanted }))
+    if !binds(endpoint) {
+        let token = context.signer.token(&stream.id(), host_agent, now, lifetime).map_err(KeyError::from)?;
+        return Ok(KnownSecret::With(HostAgentSecret { token, ..wanted }));
+    }
+    // The key stays the same, so that a renewed token continues the session.
+    let old = if let KnownSecret::With(old) = known { old.key.as_deref() } else { None };
+    let key = match old.and_then(|pem| StreamKey::from_pem(pem).ok()) {
+        Some(key) => key,
+        None => StreamKey::generate().map_err(KeyError::from)?,
+    };
+    let (id, thumbprint) = (stream.id(), key.thumbprint());
+    let token = context.signer.bound_token(&id, host_agent, now, lifetime, &thumbprint);
+    let (token, key) = (token.map_err(KeyError::from)?, key.pem().map_err(KeyError::from)?);
+    Ok(KnownSecret::With(HostAgentSecret { token, key: Some(key), ..wanted }))
 }
 
-/// True for another host-agent or endpoint, or if half of the token's lifetime has passed.
+/// True if tokens for an endpoint are bound to the stream's key. A plaintext connection cannot prove a key.
+fn binds(endpoint: &Endpoint) -> bool {
+    !matches!(endpoint, Endpoint::Tcp { .. })
+}
+
+/// True for another host-agent or endpoint, if half of the token's lifetime has passed, or if the token is not bound as the
+/// endpoint allows.
 fn must_renew(old: &HostAgentSecret, wanted: &HostAgentSecret) -> bool {
     let half = old.issued + old.expires.saturating_sub(old.issued) / 2;
-    old.host_agent != wanted.host_agent || old.endpoint != wanted.endpoint || wanted.issued >= half
+    old.host_agent != wanted.host_agent
+        || old.endpoint != wanted.endpoint
+        || wanted.issued >= half
+        || old.key.is_some() != binds(&wanted.endpoint)
 }
 
 fn content(secret: &Secret) -> Option<HostAgentSecret> {
@@ -204,6 +228,7 @@ fn content(secret: &Secret) -> Option<HostAgentSecret> {
         host_agent: annotation(names::PLACED_FOR)?,
         endpoint: text(secret, ENDPOINT_FILE)?.parse().ok()?,
         token: text(secret, TOKEN_FILE)?,
+        key: text(secret, TLS_KEY_FILE),
         issued: annotation(names::TOKEN_ISSUED)?.parse().ok()?,
         expires: annotation(names::TOKEN_EXPIRES)?.parse().ok()?,
     })
@@ -220,6 +245,7 @@ mod tests {
             host_agent: host_agent.to_owned(),
             endpoint: endpoint.parse().expect("an endpoint"),
             token: "t".to_owned(),
+            key: Some("k".to_owned()),
             issued,
             expires: issued + 1000,
         }
@@ -338,6 +364,49 @@ mod tests {
             apiserver.remove(&path);
             age(&world, Freshness::Waiting);
         }
+    }
+
+    /// The Secret's content and the thumbprint in its token, after a pass at `now`.
+    async fn bound_content(world: &World, endpoint: &str, now: u64) -> (HostAgentSecret, Option<String>) {
+        let stream = validated(&serde_json::json!({}));
+        let endpoint = Some(endpoint.parse().expect("an endpoint"));
+        let pairing = Pairing::Paired { host_agent: "mac".to_owned(), endpoint };
+        ensure_host_agent(&world.context, &stream, &owner(), &pairing, Freshness::Settled, now)
+            .await
+            .expect("applied");
+        let KnownSecret::With(content) = world.context.memory.get("u-1").host_agent_secret else {
+            unreachable!("it was written")
+        };
+        let claims = stream_token::unverified_claims(&content.token).expect("claims");
+        (content, claims.cnf.map(|confirmation| confirmation.jkt))
+    }
+
+    #[tokio::test]
+    async fn token_is_bound_to_the_key_beside_it_which_stays_the_same() {
+        let apiserver = Apiserver::default();
+        let world = World::new(&apiserver);
+        let pinned = format!("tls://10.0.0.1:1#sha256={}", "ab".repeat(32));
+        let thumbprint = |content: &HostAgentSecret| {
+            StreamKey::from_pem(content.key.as_deref().expect("a key")).expect("a key").thumbprint()
+        };
+        let (first, bound_to) = bound_content(&world, &pinned, 1000).await;
+        assert_eq!(bound_to, Some(thumbprint(&first)));
+        // Renewed after the operator was restarted, which reads the Secret again.
+        world.context.memory.update("u-1", |known| known.host_agent_secret = KnownSecret::Unknown);
+        let (renewed, bound_to) = bound_content(&world, &pinned, 1_000_000).await;
+        assert_ne!(renewed.token, first.token);
+        assert_eq!((renewed.key.as_ref(), bound_to), (first.key.as_ref(), Some(thumbprint(&first))));
+        let (by_vsock, bound_to) = bound_content(&world, "vsock://2:1", 1_000_000).await;
+        assert_eq!((by_vsock.key, bound_to), (first.key.clone(), Some(thumbprint(&first))));
+    }
+
+    #[tokio::test]
+    async fn token_for_a_plaintext_endpoint_is_bound_to_no_key() {
+        let apiserver = Apiserver::default();
+        let world = World::new(&apiserver);
+        bound_content(&world, "vsock://2:1", 1000).await;
+        let (content, bound_to) = bound_content(&world, "tcp://10.0.0.1:1", 1000).await;
+        assert_eq!((content.key, bound_to), (None, None));
     }
 
     #[tokio::test]

@@ -1,10 +1,11 @@
-//! The state folder: the signing key of all projects, and per stream a record, the viewer token and the status.
+//! The state folder: the signing key of all projects, and per stream a record, the viewer token, the key that its tokens are
+//! bound to, and the status.
 //!
 //! ```text
 //!  ROOT/signing-key.pem, signing-key.pem.pub      of all projects
 //!  ROOT/PROJECT/operator.{lock,id}                lock of the running operator, and the folder's ID
 //!  ROOT/PROJECT/recreation.json                   the recreation that is under way
-//!  ROOT/PROJECT/STREAM/{record.json,viewer-token}
+//!  ROOT/PROJECT/STREAM/{record.json,viewer-token,tls.key}
 //! ```
 //! Readable by its owner only. If it is lost, the next run creates it again: desktops keep running, with new tokens. Paths
 //! are made of validated names only, and no symbolic link below the root is followed.
@@ -18,12 +19,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use contract::StreamName;
+use contract::names::TLS_KEY_FILE;
 use k8s_openapi::jiff::Timestamp;
 use operator_api::{DesktopStream, DesktopStreamStatus};
 use operator_plan::workload::hex;
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
-use stream_token::Signer;
+use stream_token::{Signer, StreamKey};
 
 use self::dir::Dir;
 use crate::names::Project;
@@ -229,11 +231,27 @@ impl StateFolder {
         Ok(token)
     }
 
+    /// The key that a stream's tokens for host-agents are bound to, created if it has none.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn ensure_stream_key(&self, stream: &StreamName) -> Result<StreamKey> {
+        let stored = self.stream(stream).and_then(|folder| folder.read(TLS_KEY_FILE).ok());
+        if let Some(key) = stored.and_then(|pem| StreamKey::from_pem(&pem).ok()) {
+            return Ok(key);
+        }
+        let key = StreamKey::generate()?;
+        let written = self.create_stream(stream)?.write(TLS_KEY_FILE, PRIVATE, key.pem()?.as_bytes());
+        written.with_context(|| format!("cannot write the key of stream {stream}"))?;
+        Ok(key)
+    }
+
     /// Removes the state of a stream: our files, and its folder if nothing else is in it. A file that cannot be removed is
     /// overwritten by the next stream of that name.
     pub fn remove(&self, stream: &StreamName) {
         let Some(folder) = self.stream(stream) else { return };
-        for file in [RECORD_FILE, VIEWER_TOKEN_FILE] {
+        for file in [RECORD_FILE, VIEWER_TOKEN_FILE, TLS_KEY_FILE] {
             let _ignored = folder.remove_file(file);
             let _ignored = folder.remove_file(&format!("{file}.new"));
         }

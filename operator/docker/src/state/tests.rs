@@ -27,7 +27,11 @@ fn keys_and_tokens_persist_and_are_private_to_their_owner() {
     let token = folder.ensure_viewer_token(&desk).expect("a token");
     assert_eq!(token.len(), 2 * TOKEN_BYTES);
     assert_eq!(folder.ensure_viewer_token(&desk).expect("a token"), token);
-    for file in [root.path().join("signing-key.pem"), folder.viewer_token_file(&desk)] {
+    let key = |stream| folder.ensure_stream_key(&stream).expect("a key").thumbprint();
+    assert_eq!(key(name("desk")), key(name("desk")));
+    assert_ne!(key(name("desk")), key(name("other")));
+    let stream_key = root.path().join("p/desk/tls.key");
+    for file in [root.path().join("signing-key.pem"), folder.viewer_token_file(&desk), stream_key] {
         let mode = fs::metadata(&file).expect("exists").permissions().mode();
         assert_eq!(mode & 0o077, 0, "{}", file.display());
     }

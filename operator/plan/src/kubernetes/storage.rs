@@ -14,7 +14,7 @@ use crate::quantity::amount;
 use crate::validate::Validated;
 
 use contract::Endpoint;
-use contract::names::{ENDPOINT_FILE, TOKEN_FILE};
+use contract::names::{ENDPOINT_FILE, TLS_KEY_FILE, TOKEN_FILE};
 use operator_api::{OnDelete, names};
 
 /// Resource of a claim's size.
@@ -59,7 +59,7 @@ fn requests(spec: &PersistentVolumeClaimSpec) -> Option<&BTreeMap<String, Quanti
     spec.resources.as_ref()?.requests.as_ref()
 }
 
-/// Endpoint of a host-agent and the token for it.
+/// Endpoint of a host-agent, the token for it and the token's key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostAgentSecret {
     /// Name of the HostAgent, the audience of the token.
@@ -68,6 +68,8 @@ pub struct HostAgentSecret {
     pub endpoint: Endpoint,
     /// Signed token.
     pub token: String,
+    /// Private key that the token is bound to, in PEM; `None` for a plaintext endpoint, on which none can be proved.
+    pub key: Option<String>,
     /// Time of issue, Unix seconds.
     pub issued: u64,
     /// Expiry, Unix seconds.
@@ -79,7 +81,7 @@ pub struct HostAgentSecret {
 pub fn host_agent_secret(stream: &Validated, content: Option<&HostAgentSecret>) -> Secret {
     let mut metadata = metadata(stream, stream.names.host_agent_secret());
     let mut data = BTreeMap::new();
-    if let Some(HostAgentSecret { host_agent, endpoint, token, issued, expires }) = content {
+    if let Some(HostAgentSecret { host_agent, endpoint, token, key, issued, expires }) = content {
         metadata.annotations = Some(
             [
                 (names::PLACED_FOR.to_owned(), host_agent.clone()),
@@ -90,6 +92,9 @@ pub fn host_agent_secret(stream: &Validated, content: Option<&HostAgentSecret>) 
         );
         data.insert(ENDPOINT_FILE.to_owned(), ByteString(endpoint.to_string().into_bytes()));
         data.insert(TOKEN_FILE.to_owned(), ByteString(token.clone().into_bytes()));
+        if let Some(key) = key {
+            data.insert(TLS_KEY_FILE.to_owned(), ByteString(key.clone().into_bytes()));
+        }
     }
     Secret { metadata, data: Some(data), type_: Some("Opaque".to_owned()), ..Secret::default() }
 }
