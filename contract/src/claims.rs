@@ -16,4 +16,14 @@ pub struct Claims {
     /// Token ID, for logs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jti: Option<String>,
+    /// Key that the sidecar must prove to have; `None` for a token that everyone who knows it can use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cnf: Option<Confirmation>,
+}
+
+/// Confirmation of a token by a key (RFC 7800). A token with any other kind of confirmation cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmation {
+    /// Thumbprint of the key (RFC 7638; RFC 9449, section 6.1).
+    pub jkt: String,
 }

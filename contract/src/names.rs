@@ -9,7 +9,7 @@ pub const HOST_AGENT_PORT: u16 = 15937;
 
 /// Directory that desktop and sidecar share: `XDG_RUNTIME_DIR` of both.
 pub const RUNTIME_DIR: &str = "/run/desktop";
-/// Directory with [`ENDPOINT_FILE`] and [`TOKEN_FILE`] for the host-agent, and with [`STATUS_KEYS_FILE`].
+/// Directory with [`ENDPOINT_FILE`], [`TOKEN_FILE`] and [`TLS_KEY_FILE`] for the host-agent, and with [`STATUS_KEYS_FILE`].
 pub const HOST_AGENT_DIR: &str = "/run/desktopstream/host-agent";
 /// Directory with the viewers' [`TOKEN_FILE`].
 pub const VIEWER_DIR: &str = "/run/desktopstream/viewer";
@@ -25,6 +25,8 @@ pub const STATUS_KEYS_FILE: &str = "status.pub";
 pub const STATUS_AUDIENCE: &str = "desktopstream.dev/status";
 /// Lifetime of such a token, seconds. The operator signs one per request.
 pub const STATUS_TOKEN_SECONDS: u32 = 120;
+/// File and Secret key with the private key that the host-agent's token is bound to: Ed25519, PEM (PKCS #8).
+pub const TLS_KEY_FILE: &str = "tls.key";
 
 /// Long flags of `sidecar run`, without the leading `--`.
 pub mod flags {
@@ -62,6 +64,10 @@ pub mod flags {
     pub const UPSTREAM_FILE: &str = "upstream-file";
     /// File with the token for the host-agent.
     pub const TOKEN_FILE: &str = "token-file";
+    /// File with the private key that the token is bound to.
+    pub const TLS_KEY_FILE: &str = "tls-key-file";
+    /// Accept a plaintext TCP endpoint beyond loopback.
+    pub const PLAINTEXT_TCP: &str = "plaintext-tcp";
     /// File with the token of viewers.
     pub const VIEWER_TOKEN_FILE: &str = "viewer-token-file";
     /// File with the public keys of the operator that reads the status.

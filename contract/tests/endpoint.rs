@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use contract::Endpoint;
-use contract::endpoint::{CID_ANY, CID_HOST};
+use contract::endpoint::{CID_ANY, CID_HOST, Fingerprint};
 use proptest::prelude::*;
 
 /// An endpoint and its text; the name is that of the seed file.
@@ -15,9 +15,25 @@ struct Vector {
     endpoint: Endpoint,
 }
 
-fn vectors() -> [Vector; 5] {
+fn fingerprint() -> Fingerprint {
+    Fingerprint(std::array::from_fn(|at| if at == 31 { 0xff } else { at as u8 }))
+}
+
+fn vectors() -> [Vector; 8] {
     let tcp = |host: &str, port| Endpoint::Tcp { host: host.to_owned(), port };
+    let tls = |host: &str, port, fingerprint| Endpoint::Tls { host: host.to_owned(), port, fingerprint };
     [
+        Vector { name: "tls_listener", text: "tls://0.0.0.0:15937", endpoint: tls("0.0.0.0", 15937, None) },
+        Vector {
+            name: "tls_name",
+            text: "tls://a.b:1234#sha256=000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1eff",
+            endpoint: tls("a.b", 1234, Some(fingerprint())),
+        },
+        Vector {
+            name: "tls_v6",
+            text: "tls://[::1]:1#sha256=000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1eff",
+            endpoint: tls("::1", 1, Some(fingerprint())),
+        },
         Vector { name: "tcp_name", text: "tcp://a.b:1234", endpoint: tcp("a.b", 1234) },
         Vector { name: "tcp_v6", text: "tcp://[fe80::1%n0]:1", endpoint: tcp("fe80::1%n0", 1) },
         Vector { name: "unix", text: "unix:/run/s", endpoint: Endpoint::Unix("/run/s".into()) },
@@ -82,6 +98,7 @@ fn endpoint_text() -> impl Strategy<Value = String> {
     prop_oneof![
         "tcp://([a-z]{1,5}|[0-9.]{7}|\\[[0-9a-f:]{2,9}\\]):[0-9]{1,6}",
         (host, "[0-9+]{1,6}").prop_map(|(host, port)| format!("tcp://{host}:{port}")),
+        "tls://[a-z]{1,5}:[0-9]{1,5}(#sha256=[0-9a-f]{63,65})?",
         "unix:/{0,5}[a-z/]{0,9}",
         "vsock://(any|host|[0-9]{1,11}):[0-9]{1,11}",
         ".{0,30}",

@@ -182,6 +182,9 @@ pub fn endpoint(text: &str) {
         if let Endpoint::Unix(path) = &endpoint {
             assert!(path.is_absolute() && !path.as_os_str().as_encoded_bytes().contains(&0), "{path:?}");
         }
+        if endpoint.is_exposed_plaintext() {
+            assert!(text.starts_with("tcp://"), "TLS counts as plaintext");
+        }
         assert_eq!(endpoint.to_string().parse(), Ok(endpoint));
     }
 }

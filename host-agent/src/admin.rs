@@ -77,11 +77,11 @@ impl AdminListener {
         let failed = |cause| ListenError::new(endpoint, cause);
         match endpoint {
             Endpoint::Tcp { host, port } => {
-                let (listener, endpoint) = bind_tcp(host, *port).await.map_err(failed)?;
-                Ok((Self::Tcp(listener), endpoint))
+                let (listener, port) = bind_tcp(host, *port).await.map_err(failed)?;
+                Ok((Self::Tcp(listener), Endpoint::Tcp { host: host.clone(), port }))
             }
             Endpoint::Unix(path) => Ok((Self::Unix(UnixSocket::bind(path)?), endpoint.clone())),
-            Endpoint::Vsock { .. } => Err(failed(io::ErrorKind::Unsupported.into())),
+            Endpoint::Tls { .. } | Endpoint::Vsock { .. } => Err(failed(io::ErrorKind::Unsupported.into())),
         }
     }
 }

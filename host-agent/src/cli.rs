@@ -116,6 +116,16 @@ enum Command {
     /// Install the tap into an application that ignores preloaded libraries, or remove it
     #[command(subcommand)]
     Tap(TapCommand),
+    /// Print the fingerprint of tls:// endpoints, for sidecars and spec.fingerprint of a HostAgent; make the key if there is
+    /// none
+    Fingerprint {
+        /// The daemon's configuration file [default: host-agent.toml in the user's configuration folder, if it exists]
+        #[arg(long, value_name = "FILE", env = "HOST_AGENT_CONFIG")]
+        config: Option<PathBuf>,
+        /// The key, instead of the configured one
+        #[arg(long, value_name = "FILE", env = "HOST_AGENT_TLS_KEY")]
+        tls_key: Option<PathBuf>,
+    },
     /// Generate an Ed25519 key pair: FILE and FILE.pub
     Keygen {
         /// File for the private key
@@ -268,6 +278,7 @@ impl Command {
             Self::Tap(TapCommand::Uninstall { application }) => {
                 manage::uninstall_tap(&application.app, application.dry_run)
             }
+            Self::Fingerprint { config, tls_key } => manage::fingerprint(config, tls_key),
             Self::Keygen { file } => {
                 println!("{}", keys::generate_key_pair(&file)?.display());
                 Ok(ExitCode::SUCCESS)

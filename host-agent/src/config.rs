@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use clap::Args;
 use contract::Endpoint;
-use contract::names::HOST_AGENT_PORT;
+use contract::names::{HOST_AGENT_PORT, TLS_KEY_FILE};
 use ed25519_dalek::VerifyingKey;
+use host_agent_setup::service::default_config;
 use protocol::pixel::MAX_SIDE;
 use serde::Deserialize;
 
@@ -25,10 +26,17 @@ pub const DEFAULT_NAME: &str = "default";
 #[derive(Debug, Clone, Default, PartialEq, Args, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Options {
-    /// Endpoint for sidecars: tcp://IP:PORT, unix:PATH or vsock://CID:PORT; may be repeated
-    /// [default: tcp://127.0.0.1:15937]
+    /// Endpoint for sidecars: tls://IP:PORT, unix:PATH, vsock://CID:PORT or, in plaintext, tcp://IP:PORT; may be
+    /// repeated [default: tls://127.0.0.1:15937]
     #[arg(long, value_name = "URL", env = "HOST_AGENT_LISTEN", value_delimiter = ',')]
     pub listen: Vec<Endpoint>,
+    /// Private key of tls:// endpoints: Ed25519, PEM; made at the first start. Sidecars pin its fingerprint, which
+    /// `host-agent fingerprint` prints [default: tls.key in the user's configuration folder]
+    #[arg(long, value_name = "FILE", env = "HOST_AGENT_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+    /// Allow tcp:// endpoints beyond loopback. Everything on the way can read and change video, tokens and nonces
+    #[arg(long, env = "HOST_AGENT_PLAINTEXT_TCP")]
+    pub plaintext_tcp: bool,
     /// Endpoint for the HXFR protocol of the GStreamer element `vsockenc`; may be repeated. HXFR has no
     /// authentication: every peer can have the frames encoded that it sends; none can read GPU resources
     #[arg(long, value_name = "URL", env = "HOST_AGENT_HXFR", value_delimiter = ',')]
@@ -86,6 +94,8 @@ pub struct Settings {
     pub listen: Vec<Endpoint>,
     /// Endpoints for the HXFR protocol.
     pub hxfr: Vec<Endpoint>,
+    /// Private key of TLS listeners.
+    pub tls_key: PathBuf,
     /// Path of the socket for taps.
     pub link: PathBuf,
     /// Endpoint of the admin server: Unix or TCP.
@@ -141,7 +151,16 @@ pub enum ConfigError {
          user network is this machine's loopback); give --listen unix:PATH, or --public-key"
     )]
     InsecureListener(Endpoint),
-    /// The admin server cannot listen on vsock.
+    /// A listener sends video and receives tokens in plaintext over a network.
+    #[error(
+        "{0} is plaintext: everything on the way reads video, tokens and nonces; give --listen tls://IP:PORT, or \
+         --plaintext-tcp if that is acceptable"
+    )]
+    PlaintextListener(Endpoint),
+    /// A listener has the fingerprint of an endpoint for sidecars.
+    #[error("{0} has a fingerprint, which --tls-key determines; give --listen tls://IP:PORT")]
+    ListenerFingerprint(Endpoint),
+    /// The admin server cannot listen on vsock or with TLS.
     #[error("--admin is {0}; it must be unix:PATH or tcp://IP:PORT")]
     Admin(Endpoint),
     /// Both a key and --insecure-no-auth were given.
@@ -188,6 +207,8 @@ impl Options {
     pub fn or(self, other: Self) -> Self {
         let Self {
             listen,
+            tls_key,
+            plaintext_tcp,
             hxfr,
             link,
             admin,
@@ -210,6 +231,8 @@ impl Options {
         };
         Self {
             listen: if listen.is_empty() { other.listen } else { listen },
+            tls_key: tls_key.or(other.tls_key),
+            plaintext_tcp: plaintext_tcp || other.plaintext_tcp,
             hxfr: if hxfr.is_empty() { other.hxfr } else { hxfr },
             link: link.or(other.link),
             admin: admin.or(other.admin),
@@ -229,7 +252,8 @@ impl Options {
     /// Endpoints for sidecars, or the default one.
     pub fn listeners(&self) -> Vec<Endpoint> {
         if self.listen.is_empty() {
-            vec![Endpoint::Tcp { host: Ipv4Addr::LOCALHOST.to_string(), port: HOST_AGENT_PORT }]
+            let host = Ipv4Addr::LOCALHOST.to_string();
+            vec![Endpoint::Tls { host, port: HOST_AGENT_PORT, fingerprint: None }]
         } else {
             self.listen.clone()
         }
@@ -238,6 +262,16 @@ impl Options {
     /// Path of the socket for taps, or the default one.
     pub fn link_path(&self) -> PathBuf {
         self.link.clone().unwrap_or_else(default_link)
+    }
+
+    /// Path of the private key of TLS listeners, or the default one.
+    pub fn tls_key_path(&self) -> PathBuf {
+        let default = || {
+            // Without a home folder: beside the link.
+            let beside = default_config().unwrap_or_else(|_| self.link_path());
+            beside.with_file_name(TLS_KEY_FILE)
+        };
+        self.tls_key.clone().unwrap_or_else(default)
     }
 
     /// Endpoint of the admin server, or the default one: a socket beside the link's.
@@ -270,11 +304,20 @@ impl Options {
                 None => None,
             },
         };
+        for endpoint in listen.iter().chain(&self.hxfr) {
+            if endpoint.is_exposed_plaintext() && !self.plaintext_tcp {
+                return Err(ConfigError::PlaintextListener(endpoint.clone()));
+            }
+            if matches!(endpoint, Endpoint::Tls { fingerprint: Some(_), .. }) {
+                return Err(ConfigError::ListenerFingerprint(endpoint.clone()));
+            }
+        }
         let admin = self.admin_endpoint();
-        if matches!(admin, Endpoint::Vsock { .. }) {
+        if matches!(admin, Endpoint::Vsock { .. } | Endpoint::Tls { .. }) {
             return Err(ConfigError::Admin(admin));
         }
         let settings = Settings {
+            tls_key: self.tls_key_path(),
             link: self.link_path(),
             admin,
             listen,
@@ -334,7 +377,7 @@ mod tests {
     #[test]
     fn default_listener_is_on_loopback() {
         let listen: Vec<_> = Options::default().listeners().iter().map(ToString::to_string).collect();
-        assert_eq!(listen, ["tcp://127.0.0.1:15937"]);
+        assert_eq!(listen, ["tls://127.0.0.1:15937"]);
     }
 
     #[test]
@@ -346,16 +389,55 @@ mod tests {
     }
 
     #[test]
-    fn admin_endpoint_on_vsock_is_refused() {
-        let admin = Some("vsock://any:1".parse().expect("an endpoint"));
-        assert!(matches!(Options { admin, ..insecure() }.resolve(), Err(ConfigError::Admin(_))));
+    fn admin_endpoint_on_vsock_or_with_tls_is_refused() {
+        for text in ["vsock://any:1", "tls://127.0.0.1:1"] {
+            let admin = Some(text.parse().expect("an endpoint"));
+            assert!(
+                matches!(Options { admin, ..insecure() }.resolve(), Err(ConfigError::Admin(_))),
+                "{text}"
+            );
+        }
+    }
+
+    /// A key of `folder`, and this listener.
+    fn listening(folder: &Path, text: &str) -> Options {
+        let path = folder.join("key");
+        let public = folder.join("key.pub");
+        let public_key =
+            if public.exists() { public } else { crate::keys::generate_key_pair(&path).expect("generated") };
+        let listen = vec![text.parse().expect(text)];
+        Options { listen, public_key: vec![public_key], ..Options::default() }
+    }
+
+    #[test]
+    fn plaintext_listener_beyond_loopback_needs_its_option() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        for text in ["tcp://0.0.0.0:1", "tcp://10.0.0.1:1", "tcp://[::]:1"] {
+            let options = listening(folder.path(), text);
+            let error = options.clone().resolve().expect_err("plaintext").to_string();
+            assert!(error.contains("tls://") && error.contains("--plaintext-tcp"), "{error}");
+            Options { plaintext_tcp: true, ..options.clone() }.resolve().expect("allowed by name");
+            let hxfr = Options { hxfr: options.listen, listen: vec![], ..options };
+            assert!(matches!(hxfr.resolve(), Err(ConfigError::PlaintextListener(_))), "{text}");
+        }
+        for text in ["tls://0.0.0.0:1", "tcp://127.0.0.1:1", "vsock://any:1", "unix:/x"] {
+            listening(folder.path(), text).resolve().expect(text);
+        }
+    }
+
+    #[test]
+    fn listener_with_a_fingerprint_is_refused() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let text = format!("tls://0.0.0.0:1#sha256={}", "0".repeat(64));
+        let resolved = listening(folder.path(), &text).resolve();
+        assert!(matches!(resolved, Err(ConfigError::ListenerFingerprint(_))));
     }
 
     /// Guests with QEMU's user network reach loopback at 10.0.2.2.
     #[test]
     fn insecure_listener_that_guests_can_reach_is_refused() {
         for text in
-            ["tcp://127.0.0.1:1", "tcp://[::1]:1", "tcp://localhost:1", "tcp://0.0.0.0:1", "vsock://any:1"]
+            ["tls://127.0.0.1:1", "tcp://[::1]:1", "tcp://localhost:1", "tls://0.0.0.0:1", "vsock://any:1"]
         {
             let listen = vec!["unix:/x".parse().expect("an endpoint"), text.parse().expect(text)];
             let resolved = Options { listen, ..insecure() }.resolve();

@@ -1,8 +1,8 @@
 //! The configuration file: `host-agent config init` and `check`.
 
-use std::fs::OpenOptions;
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -27,9 +27,16 @@ const TEMPLATE: &str = r#"# Configuration of host-agent. Flags and environment v
 # desktopstream-public-key.
 {public-key}
 
-# Endpoints for sidecars: tcp://IP:PORT, unix:PATH or, on Linux, vsock://CID:PORT. Every process of this machine can
-# connect to the default one, and so can VMs with QEMU's user network, as 10.0.2.2. Sidecars need a token.
-#listen = ["tcp://127.0.0.1:15937"]
+# Endpoints for sidecars: tls://IP:PORT, unix:PATH or, on Linux, vsock://CID:PORT. Every process of this machine can
+# connect to the default one, and so can VMs with QEMU's user network, as 10.0.2.2. Sidecars need a token, and for
+# tls:// the fingerprint that `host-agent fingerprint` prints.
+#listen = ["tls://127.0.0.1:15937"]
+
+# Private key of tls:// endpoints, made at the first start.
+#tls-key = "/path/to/tls.key"
+
+# Allow tcp:// endpoints beyond loopback. Everything on the way can read and change video, tokens and nonces.
+#plaintext-tcp = false
 
 # Unix socket for taps.
 #link = "/path/to/link.sock"
@@ -70,7 +77,9 @@ const TEMPLATE: &str = r#"# Configuration of host-agent. Flags and environment v
 /// The file exists, or cannot be written.
 pub fn init(path: &Path, public_keys: &[PathBuf]) -> Result<()> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        // The key of TLS listeners is kept there, too, whatever the umask.
+        let created = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        created.with_context(|| format!("cannot create {}", folder.display()))?;
     }
     let mut file = OpenOptions::new()
         .write(true)
@@ -101,6 +110,7 @@ mod tests {
         init(&path, &[]).expect("created");
         assert_eq!(Options::read(&path).expect("parsed"), Options::default());
         assert!(matches!(check(&path), Err(ConfigError::NoKeys)));
+        crate::tls_key::load_or_create(&path.with_file_name("tls.key")).expect("the folder is private");
     }
 
     #[test]
@@ -126,8 +136,9 @@ mod tests {
     #[test]
     fn template_has_every_option() {
         let options = all_options();
-        // An option that the template lacks is None.
-        assert!(!format!("{options:?}").contains("None"), "{options:?}");
+        // An option that the template lacks is None, as is the fingerprint of a listener.
+        let others = Options { listen: vec![], ..options.clone() };
+        assert!(!format!("{others:?}").contains("None"), "{others:?}");
         assert!(!options.listen.is_empty() && !options.hxfr.is_empty() && !options.public_key.is_empty());
     }
 
@@ -138,7 +149,8 @@ mod tests {
         let defaults = Options { public_key: public_key.clone(), ..Options::default() };
         let defaults = defaults.resolve().expect("valid");
         let template =
-            Options { public_key, link: None, admin: None, hxfr: vec![], ..all_options() }.resolve();
+            Options { public_key, tls_key: None, link: None, admin: None, hxfr: vec![], ..all_options() }
+                .resolve();
         let template = template.expect("valid");
         assert_eq!(format!("{template:?}"), format!("{defaults:?}"));
     }

@@ -1,16 +1,16 @@
 //! One sidecar's connection: handshake, incoming messages, outgoing messages, orderly end.
 //!
 //! ```text
-//!   accepted --Hello with token--> session --Configure, Pixels, …--> ended
-//!       |                             |
-//!       +-- timeout, bad token,       +-- Bye, timeout, protocol error, replaced, shutdown
+//!   accepted --TLS, Hello with token--> session --Configure, Pixels, …--> ended
+//!       |                                  |
+//!       +-- timeout, bad token,            +-- Bye, timeout, protocol error, expired token, replaced, shutdown
 //!           evicted
 //! ```
 //!
 //! Until its token is verified, a connection has a place among the [pending](crate::pending) ones.
 //! The peer receives an `Error` message with the reason before the connection closes, if it still reads.
 
-use std::io::IoSlice;
+use std::io::{ErrorKind, IoSlice};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,15 +18,17 @@ use frame_ring::clock::monotonic_ns;
 use protocol::frame::HEADER_BYTES;
 use protocol::rate::{RateLimit, TokenBucket};
 use protocol::stream::{self, ClientMessage, Config, ErrorCode, ServerMessage};
+use stream_token::TokenError;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::auth::{self, Authenticator};
+use crate::auth::{self, Authenticator, Grant};
 use crate::connection_limiter::{ConnectionLimiter, ConnectionPermit};
 use crate::framing::{FramedReader, ReadError};
 use crate::hub::{Hub, Session, SessionInfo};
 use crate::inbox::{self, PushedPixels};
-use crate::listen::{Connection, Reader, Writer};
+use crate::lease::{Lease, unix_now};
+use crate::listen::{Channel, Connection, Opened, Reader, Writer};
 use crate::meter::{Count, Meter};
 use crate::outbox::Outbox;
 use crate::pending::PendingPlace;
@@ -36,7 +38,7 @@ use crate::worker::{self, Policy};
 const MESSAGES_PER_SECOND: u32 = 1000;
 /// Rate of warnings to a sidecar that exceeds the message rate.
 const RATE_WARNINGS: RateLimit = RateLimit::new(1, 1);
-/// Maximum time between accept and `Hello`.
+/// Maximum time between accept and `Hello`, TLS handshake included.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum time to write queued messages after a session ended.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -110,11 +112,36 @@ impl EndReason {
 
 /// Serves one connection until it ends. It keeps its place until it has a session.
 pub async fn serve(service: Arc<Service>, connection: Connection, place: PendingPlace) {
-    let Connection { reader, writer, peer, .. } = connection;
+    let peer = connection.peer.clone();
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+    let opened = tokio::select! {
+        biased;
+        opened = timeout_at(deadline, connection.open()) => opened,
+        () = place.evicted() => {
+            tracing::debug!(peer, "connection closed for a newer one in the TLS handshake");
+            return;
+        }
+    };
+    let Opened { reader, writer, channel } = match opened {
+        Ok(Ok(opened)) => opened,
+        // Reachability probes connect and disconnect.
+        Ok(Err(error)) if error.kind() == ErrorKind::UnexpectedEof => {
+            tracing::debug!(peer, "connection closed in the TLS handshake");
+            return;
+        }
+        Ok(Err(error)) => {
+            tracing::info!(peer, %error, "TLS handshake failed");
+            return;
+        }
+        Err(_) => {
+            tracing::info!(peer, timeout = ?HANDSHAKE_TIMEOUT, "no TLS handshake in time");
+            return;
+        }
+    };
     let mut reader = FramedReader::new(reader);
     let established = tokio::select! {
         biased;
-        established = handshake(&service, &mut reader, &peer) => established,
+        established = handshake(&service, &mut reader, Peer { name: &peer, channel }, deadline) => established,
         () = place.evicted() => Err(EndReason::Evicted),
     };
     let reason = match established {
@@ -133,7 +160,7 @@ pub async fn serve(service: Arc<Service>, connection: Connection, place: Pending
     }
     let Some((code, message)) = reason.error() else { return };
     if matches!(reason, EndReason::Evicted) {
-        // Without waiting: the place is taken. The socket's buffer is empty, so the message fits.
+        // Without waiting: the place is taken. A plain socket's buffer is empty, so the message fits; TLS closes without one.
         let error = ServerMessage::Error { code, message }.encode().to_vec();
         let _sent = writer.try_write(&[IoSlice::new(&error)]);
         return;
@@ -148,7 +175,11 @@ pub async fn serve(service: Arc<Service>, connection: Connection, place: Pending
 async fn reject(mut reader: Reader, writer: Writer, code: ErrorCode, message: String) {
     let error = ServerMessage::Error { code, message }.encode().to_vec();
     // Fails if the peer disconnected.
-    let _sent = timeout(FLUSH_TIMEOUT, writer.write_all(&error)).await;
+    let send = async {
+        writer.write_all(&error).await?;
+        writer.shutdown().await
+    };
+    let _sent = timeout(FLUSH_TIMEOUT, send).await;
     drop(writer);
     linger(&mut reader).await;
 }
@@ -160,9 +191,26 @@ async fn linger(reader: &mut (impl AsyncRead + Unpin)) {
     let _elapsed = timeout(LINGER_TIMEOUT, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
 }
 
+/// The other end of a connection.
+#[derive(Clone, Copy)]
+struct Peer<'p> {
+    /// Its address, for logs.
+    name: &'p str,
+    channel: Channel,
+}
+
+/// A session's permission, and the connection that a renewed token is checked against.
+#[derive(Clone, Copy)]
+struct Permission<'l> {
+    lease: &'l Lease,
+    channel: Channel,
+}
+
 /// A session whose handshake succeeded, and its encoder thread.
 struct Established {
     session: Arc<Session>,
+    lease: Lease,
+    channel: Channel,
     worker: std::thread::JoinHandle<()>,
     permit: ConnectionPermit,
 }
@@ -170,10 +218,11 @@ struct Established {
 async fn handshake(
     service: &Service,
     reader: &mut FramedReader<Reader>,
-    peer: &str,
+    Peer { name: peer, channel }: Peer<'_>,
+    deadline: Instant,
 ) -> Result<Established, EndReason> {
     let only_hello = |kind| if kind == 0x01 { ClientMessage::limit(kind) } else { None };
-    let hello = timeout(HANDSHAKE_TIMEOUT, reader.read(HANDSHAKE_TIMEOUT, only_hello));
+    let hello = timeout_at(deadline, reader.read(HANDSHAKE_TIMEOUT, only_hello));
     let (header, payload) = hello.await.map_err(|_| ReadError::Idle(HANDSHAKE_TIMEOUT))??;
     let bytes_in = (HEADER_BYTES + payload.len()) as u64;
     let message = ClientMessage::decode(header, payload).map_err(ReadError::from)?;
@@ -182,11 +231,9 @@ async fn handshake(
     };
     let version =
         stream::choose_version(min, max).map_err(|error| EndReason::rejected(ErrorCode::Version, error))?;
-    let stream = service
-        .authenticator
-        .authenticate(&token)
-        .map_err(|error| EndReason::rejected(auth::error_code(&error), error))?;
+    let grant = authenticate(service, &token, channel)?;
     let no_resources = |error: &dyn std::fmt::Display| EndReason::rejected(ErrorCode::Capacity, error);
+    let stream = grant.stream.clone();
     // A session without a name has no other connection.
     let permit = service.limiter.try_acquire(stream.as_deref().unwrap_or(peer)).ok_or_else(|| {
         no_resources(
@@ -239,7 +286,12 @@ async fn handshake(
         client = session.info.client,
         "session started"
     );
-    Ok(Established { session, worker, permit })
+    Ok(Established { session, lease: Lease::new(grant), channel, worker, permit })
+}
+
+fn authenticate(service: &Service, token: &str, channel: Channel) -> Result<Grant, EndReason> {
+    let granted = service.authenticator.authenticate(token, channel);
+    granted.map_err(|error| EndReason::rejected(auth::error_code(&error), error))
 }
 
 async fn run_session(
@@ -248,11 +300,13 @@ async fn run_session(
     writer: Writer,
     established: Established,
 ) {
-    let Established { session, worker, permit } = established;
+    let Established { session, lease, channel, worker, permit } = established;
+    let permission = Permission { lease: &lease, channel };
     let outbox = Arc::clone(&session.outbox);
     let mut writing = tokio::spawn(async move { outbox.run(writer).await });
     let reason = tokio::select! {
-        reason = read_messages(service, &session, &mut reader) => reason,
+        reason = read_messages(service, &session, permission, &mut reader) => reason,
+        () = lease.ended(unix_now) => EndReason::rejected(ErrorCode::ExpiredToken, TokenError::Expired),
         code = session.ended() => EndReason::SessionEnded(code),
         _ = &mut writing => EndReason::WriteFailed,
     };
@@ -280,7 +334,12 @@ async fn run_session(
 }
 
 /// Reads and executes messages until the session ends.
-async fn read_messages(service: &Service, session: &Session, reader: &mut FramedReader<Reader>) -> EndReason {
+async fn read_messages(
+    service: &Service,
+    session: &Session,
+    permission: Permission<'_>,
+    reader: &mut FramedReader<Reader>,
+) -> EndReason {
     let mut messages = TokenBucket::new(RateLimit::new(MESSAGES_PER_SECOND, MESSAGES_PER_SECOND));
     let mut warnings = TokenBucket::new(RATE_WARNINGS);
     let mut config: Option<Config> = None;
@@ -304,7 +363,7 @@ async fn read_messages(service: &Service, session: &Session, reader: &mut Framed
             Err(error) => return error.into(),
         };
         let outcome = match message {
-            Ok(message) => handle_message(service, session, &mut config, message).await,
+            Ok(message) => handle_message(service, session, permission, &mut config, message).await,
             Err(error) => Err(ReadError::from(error).into()),
         };
         if let Err(reason) = outcome {
@@ -331,6 +390,7 @@ fn payload_limit(kind: u8, config: Option<Config>) -> Option<u32> {
 async fn handle_message(
     service: &Service,
     session: &Session,
+    permission: Permission<'_>,
     config: &mut Option<Config>,
     message: ClientMessage,
 ) -> Result<(), EndReason> {
@@ -360,6 +420,12 @@ async fn handle_message(
         ClientMessage::RequestKeyframe => {
             session.meter.add(Count::KeyframeRequest, 1);
             session.inbox.request_keyframe();
+        }
+        ClientMessage::Renew { token } => {
+            let Permission { lease, channel } = permission;
+            let renewed = lease.renew(authenticate(service, &token, channel)?);
+            renewed.map_err(|error| EndReason::rejected(ErrorCode::BadToken, error))?;
+            tracing::debug!(session = session.info.id, "token renewed");
         }
         ClientMessage::Ping(token) => {
             if !session.outbox.push(&ServerMessage::Pong(token)) {

@@ -15,7 +15,7 @@ use encode::{EncodeError, Found};
 use crate::config::Options;
 use crate::keys::read_public_keys;
 use crate::listen::folder;
-use crate::{admin, sys};
+use crate::{admin, sys, tls_key};
 
 /// Maximum time for the daemon to answer.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(3);
@@ -32,6 +32,7 @@ pub fn examine(options: &Options) -> Report {
         Err(error) => Check::skipped(checks::DAEMON, error).with_remedy(START_DAEMON),
     });
     let daemon = daemon.ok();
+    checks.extend(check_tls_key(options));
     checks.extend(options.listeners().iter().map(|endpoint| check_listener(endpoint, daemon.as_ref())));
     checks.push(check_link(options, daemon.as_ref()));
     checks.extend(check_taps(daemon.as_ref()));
@@ -82,20 +83,45 @@ fn check_keys(options: &Options) -> Vec<Check> {
     options.public_key.iter().map(check).collect()
 }
 
+/// The key of TLS listeners, if there are any.
+fn check_tls_key(options: &Options) -> Option<Check> {
+    let listeners = options.listeners();
+    listeners.iter().find(|endpoint| matches!(endpoint, Endpoint::Tls { .. }))?;
+    let path = options.tls_key_path();
+    Some(match tls_key::load(&path) {
+        Ok(Some(identity)) => Check::ok(checks::TLS_KEY, format!("fingerprint {}", identity.fingerprint())),
+        Ok(None) => Check::skipped(checks::TLS_KEY, format!("{} does not exist", path.display()))
+            .with_remedy("start the daemon, or run `host-agent fingerprint`: both make the key"),
+        Err(error) => Check::failed(
+            checks::TLS_KEY,
+            error.to_string(),
+            "correct the file, or choose another with --tls-key",
+        ),
+    })
+}
+
 fn check_listener(endpoint: &Endpoint, daemon: Option<&HostAgentStatus>) -> Check {
     let name = format!("{} {endpoint}", checks::LISTEN);
-    if daemon.is_some_and(|status| status.listeners.contains(endpoint)) {
-        return Check::ok(name, "the daemon listens");
+    let is_this = |listener: &&Endpoint| (*listener).clone().without_fingerprint() == *endpoint;
+    if let Some(listener) = daemon.and_then(|status| status.listeners.iter().find(is_this)) {
+        return Check::ok(
+            name,
+            if listener == endpoint {
+                "the daemon listens".to_owned()
+            } else {
+                format!("the daemon listens as {listener}")
+            },
+        );
     }
     let available = match endpoint {
-        Endpoint::Tcp { host, port } => {
+        Endpoint::Tls { host, port, .. } | Endpoint::Tcp { host, port } => {
             TcpListener::bind((host.as_str(), *port)).map(drop).map_err(|error| error.to_string())
         }
         Endpoint::Unix(path) if UnixStream::connect(path).is_ok() => {
             Err("another process listens".to_owned())
         }
         Endpoint::Vsock { .. } if sys::HAS_VSOCK && !Path::new("/dev/vsock").exists() => {
-            let remedy = "run `modprobe vhost_vsock`, or listen on tcp: or unix:";
+            let remedy = "run `modprobe vhost_vsock`, or listen on tls: or unix:";
             return Check::failed(name, "/dev/vsock does not exist", remedy);
         }
         Endpoint::Unix(_) | Endpoint::Vsock { .. } => Ok(()),
@@ -242,6 +268,34 @@ mod tests {
         let daemon = HostAgentStatus { listeners, ..HostAgentStatus::default() };
         let check = check_listener(&endpoint("unix:/run/a.sock"), Some(&daemon));
         assert_eq!(check.detail, "the daemon listens");
+    }
+
+    #[test]
+    fn tls_key_is_checked_if_a_listener_needs_it() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("tls.key");
+        let options = Options { tls_key: Some(path.clone()), ..Options::default() };
+        let outcome = |options: &Options| check_tls_key(options).map(|check| check.outcome);
+        assert_eq!(outcome(&options), Some(Outcome::Skipped), "none yet");
+        let fingerprint = tls_key::load_or_create(&path).expect("made").fingerprint().to_string();
+        let check = check_tls_key(&options).expect("a check");
+        assert!(check.outcome == Outcome::Ok && check.detail.contains(&fingerprint), "{check:?}");
+        std::fs::write(&path, "no key").expect("written");
+        assert_eq!(outcome(&options), Some(Outcome::Failed));
+        let listen = vec!["unix:/x".parse().expect("an endpoint")];
+        assert_eq!(outcome(&Options { listen, ..options }), None);
+    }
+
+    #[test]
+    fn tls_listener_of_the_daemon_is_shown_with_its_fingerprint() {
+        let shown = format!("tls://127.0.0.1:1#sha256={}", "ab".repeat(32));
+        let listeners = vec![shown.parse().expect("an endpoint")];
+        let daemon = HostAgentStatus { listeners, ..HostAgentStatus::default() };
+        let configured = "tls://127.0.0.1:1".parse().expect("an endpoint");
+        assert_eq!(
+            check_listener(&configured, Some(&daemon)).detail,
+            format!("the daemon listens as {shown}")
+        );
     }
 
     #[test]

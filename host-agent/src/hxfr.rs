@@ -16,9 +16,10 @@ use protocol::hxfr::{
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::connection::HANDSHAKE_TIMEOUT;
 use crate::encoders::Choice;
 use crate::framing::{FramedReader, ReadError};
-use crate::listen::Connection;
+use crate::listen::{Connection, Opened};
 use crate::meter::{Count, Meter, Numbers, Time};
 
 /// Bit rate before `Config`, kbit/s: the default of the element's property.
@@ -65,7 +66,9 @@ pub async fn serve(service: Arc<HxfrService>, connection: Connection, mut stop: 
 }
 
 async fn serve_requests(service: &HxfrService, connection: Connection) -> Result<(), EndReason> {
-    let Connection { reader, writer, .. } = connection;
+    let opened = timeout(HANDSHAKE_TIMEOUT, connection.open()).await;
+    let opened = opened.map_err(|_| ReadError::Idle(HANDSHAKE_TIMEOUT))?.map_err(ReadError::from)?;
+    let Opened { reader, writer, .. } = opened;
     let mut reader = FramedReader::<_, Header>::new(reader);
     let meter = Meter::new(Arc::clone(&service.totals));
     let mut encoder = ConnectionEncoder::new(service.encoder.clone(), meter.clone());

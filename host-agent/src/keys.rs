@@ -72,7 +72,8 @@ pub fn generate_key_pair(path: &Path) -> Result<PathBuf, KeyFileError> {
     Ok(public_path)
 }
 
-fn create(path: &Path, mode: u32, text: &str) -> Result<(), KeyFileError> {
+/// Creates a file; an existing one is not changed.
+pub(crate) fn create(path: &Path, mode: u32, text: &str) -> Result<(), KeyFileError> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true).mode(mode);
     let write = |mut file: std::fs::File| io::Write::write_all(&mut file, text.as_bytes());

@@ -1,4 +1,4 @@
-//! Listeners and accepted connections, independent of the transport: TCP, Unix socket or vsock.
+//! Listeners and accepted connections, independent of the transport: TLS, TCP, Unix socket or vsock.
 
 pub mod folder;
 mod unix;
@@ -9,8 +9,9 @@ use std::io;
 use std::net::IpAddr;
 
 use contract::Endpoint;
+use stream_tls::{Acceptor, PublicKey};
 use tokio::io::AsyncRead;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::accept::Accept;
 use crate::sys::VsockListener;
@@ -21,12 +22,30 @@ pub use writer::Writer;
 /// The reading half of a connection.
 pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
 
-/// An accepted connection.
-pub struct Connection {
+/// Protection of a connection against others that see its packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Channel {
+    /// Unix socket or vsock: no network carries it.
+    Local,
+    /// TCP without TLS.
+    Plaintext,
+    /// TLS. The peer has proved that it has this key, if any.
+    Tls(Option<PublicKey>),
+}
+
+/// A connection that transfers messages.
+pub struct Opened {
     /// Reading half.
     pub reader: Reader,
     /// Writing half.
     pub writer: Writer,
+    /// Its protection.
+    pub channel: Channel,
+}
+
+/// An accepted connection.
+pub struct Connection {
+    transport: Transport,
     /// Key for limits: the peer's address without its port.
     pub origin: String,
     /// Peer address, for logs.
@@ -38,10 +57,40 @@ impl Connection {
     pub fn new(
         reader: impl AsyncRead + Send + Unpin + 'static,
         writer: Writer,
+        channel: Channel,
         origin: String,
         peer: String,
     ) -> Self {
-        Self { reader: Box::new(reader), writer, origin, peer }
+        let transport = Transport::Open(Opened { reader: Box::new(reader), writer, channel });
+        Self { transport, origin, peer }
+    }
+
+    /// Performs the TLS handshake, if the connection has one. The peer determines how long that takes.
+    ///
+    /// # Errors
+    /// The connection failed, or the peer does not speak TLS.
+    pub async fn open(self) -> io::Result<Opened> {
+        match self.transport {
+            Transport::Open(opened) => Ok(opened),
+            Transport::Tls(stream, acceptor) => {
+                let (stream, key) = acceptor.accept(stream).await?;
+                let (reader, writer) = tokio::io::split(stream);
+                let (reader, writer) = (Box::new(reader), Writer::other(writer));
+                Ok(Opened { reader, writer, channel: Channel::Tls(key) })
+            }
+        }
+    }
+}
+
+enum Transport {
+    Open(Opened),
+    /// The handshake has not begun.
+    Tls(TcpStream, Acceptor),
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened").field("channel", &self.channel).finish_non_exhaustive()
     }
 }
 
@@ -67,13 +116,8 @@ pub enum Reach {
 pub fn reach(endpoint: &Endpoint) -> Reach {
     match endpoint {
         Endpoint::Unix(_) => Reach::ThisUser,
-        Endpoint::Tcp { host, .. }
-            if host == "localhost"
-                || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback()) =>
-        {
-            Reach::ThisMachine
-        }
-        Endpoint::Tcp { .. } | Endpoint::Vsock { .. } => Reach::Others,
+        endpoint if endpoint.is_loopback() => Reach::ThisMachine,
+        Endpoint::Tls { .. } | Endpoint::Tcp { .. } | Endpoint::Vsock { .. } => Reach::Others,
     }
 }
 
@@ -120,14 +164,14 @@ impl ListenError {
     }
 }
 
-/// Listens on a TCP address; returns the endpoint with the assigned port.
+/// Listens on a TCP address; returns the assigned port.
 ///
 /// # Errors
 /// The address is in use, or the operating system refuses it.
-pub async fn bind_tcp(host: &str, port: u16) -> io::Result<(TcpListener, Endpoint)> {
+pub async fn bind_tcp(host: &str, port: u16) -> io::Result<(TcpListener, u16)> {
     let listener = TcpListener::bind((host, port)).await?;
     let port = listener.local_addr()?.port();
-    Ok((listener, Endpoint::Tcp { host: host.to_owned(), port }))
+    Ok((listener, port))
 }
 
 /// A listener of any transport.
@@ -139,22 +183,33 @@ pub struct Listener {
 
 #[derive(Debug)]
 enum Socket {
+    Tls(TcpListener, Acceptor),
     Tcp(TcpListener),
     Unix(UnixSocket),
     Vsock(VsockListener),
 }
 
 impl Listener {
-    /// Listens on an endpoint.
+    /// Listens on an endpoint. A TLS endpoint needs `tls`.
     ///
     /// # Errors
     /// The address is in use, or the operating system refuses it.
-    pub async fn bind(endpoint: &Endpoint) -> Result<Self, ListenError> {
+    pub async fn bind(endpoint: &Endpoint, tls: Option<&Acceptor>) -> Result<Self, ListenError> {
         let failed = |cause| ListenError::new(endpoint, cause);
         match endpoint {
+            Endpoint::Tls { host, port, .. } => {
+                let tls = tls.ok_or_else(|| failed(io::ErrorKind::Unsupported.into()))?.clone();
+                let (listener, port) = bind_tcp(host, *port).await.map_err(failed)?;
+                let endpoint =
+                    Endpoint::Tls { host: host.clone(), port, fingerprint: Some(tls.fingerprint()) };
+                Ok(Self { endpoint, socket: Socket::Tls(listener, tls) })
+            }
             Endpoint::Tcp { host, port } => {
-                let (listener, endpoint) = bind_tcp(host, *port).await.map_err(failed)?;
-                Ok(Self { endpoint, socket: Socket::Tcp(listener) })
+                let (listener, port) = bind_tcp(host, *port).await.map_err(failed)?;
+                Ok(Self {
+                    endpoint: Endpoint::Tcp { host: host.clone(), port },
+                    socket: Socket::Tcp(listener),
+                })
             }
             Endpoint::Unix(path) => {
                 let socket = UnixSocket::bind(path)?;
@@ -167,7 +222,7 @@ impl Listener {
         }
     }
 
-    /// The endpoint; a TCP port of 0 is replaced by the assigned one.
+    /// The endpoint as sidecars use it: a TCP port of 0 is replaced by the assigned one, and TLS has a fingerprint.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
@@ -178,24 +233,32 @@ impl Accept for Listener {
 
     async fn accept(&self) -> io::Result<Connection> {
         match &self.socket {
+            Socket::Tls(listener, acceptor) => {
+                let (stream, origin, peer) = accept_tcp(listener).await?;
+                Ok(Connection { transport: Transport::Tls(stream, acceptor.clone()), origin, peer })
+            }
             Socket::Tcp(listener) => {
-                let (stream, address) = listener.accept().await?;
-                // Nagle's algorithm delays an access unit until the previous one is acknowledged.
-                stream.set_nodelay(true)?;
+                let (stream, origin, peer) = accept_tcp(listener).await?;
                 let (reader, writer) = stream.into_split();
-                let (origin, peer) = (origin(address.ip()), address.to_string());
-                Ok(Connection::new(reader, Writer::Tcp(writer), origin, peer))
+                Ok(Connection::new(reader, Writer::Tcp(writer), Channel::Plaintext, origin, peer))
             }
             Socket::Unix(socket) => {
                 let stream = socket.accept().await?;
                 let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
                 let peer = pid.map_or_else(|| "unix".to_owned(), |pid| format!("unix:{pid}"));
                 let (reader, writer) = stream.into_split();
-                Ok(Connection::new(reader, Writer::Unix(writer), "unix".to_owned(), peer))
+                Ok(Connection::new(reader, Writer::Unix(writer), Channel::Local, "unix".to_owned(), peer))
             }
             Socket::Vsock(listener) => listener.accept().await,
         }
     }
+}
+
+async fn accept_tcp(listener: &TcpListener) -> io::Result<(TcpStream, String, String)> {
+    let (stream, address) = listener.accept().await?;
+    // Nagle's algorithm delays an access unit until the previous one is acknowledged.
+    stream.set_nodelay(true)?;
+    Ok((stream, origin(address.ip()), address.to_string()))
 }
 
 #[cfg(test)]
@@ -206,11 +269,11 @@ mod tests {
     fn loopback_and_other_tcp_endpoints_reach_more_than_this_user() {
         let reach = |text: &str| reach(&text.parse().expect(text));
         assert_eq!(reach("unix:/x"), Reach::ThisUser);
-        for text in ["tcp://127.0.0.1:1", "tcp://[::1]:1", "tcp://[::ffff:127.0.0.1]:1", "tcp://localhost:1"]
+        for text in ["tcp://127.0.0.1:1", "tcp://[::1]:1", "tcp://[::ffff:127.0.0.1]:1", "tls://localhost:1"]
         {
             assert_eq!(reach(text), Reach::ThisMachine, "{text}");
         }
-        for text in ["tcp://0.0.0.0:1", "tcp://10.0.0.1:1", "tcp://mac.local:1", "vsock://any:1"] {
+        for text in ["tcp://0.0.0.0:1", "tls://10.0.0.1:1", "tcp://mac.local:1", "vsock://any:1"] {
             assert_eq!(reach(text), Reach::Others, "{text}");
         }
     }

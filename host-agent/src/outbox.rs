@@ -223,7 +223,11 @@ impl Outbox {
     pub async fn run(&self, writer: Writer) -> io::Result<()> {
         let writer = Arc::new(writer);
         self.queue.lock().writer = Some(Arc::clone(&writer));
-        let outcome = self.write_messages(&writer).await;
+        let mut outcome = self.write_messages(&writer).await;
+        if outcome.is_ok() {
+            let shutdown = timeout(WRITE_TIMEOUT, writer.shutdown()).await;
+            outcome = shutdown.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        }
         {
             let mut queue = self.queue.lock();
             queue.phase = Phase::Broken;

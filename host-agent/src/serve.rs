@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use contract::Endpoint;
 use protocol::stream::ErrorCode;
+use stream_tls::Acceptor;
 use stream_token::Verifier;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -26,6 +27,7 @@ use crate::link;
 use crate::listen::{self, Connection, ListenError, Listener, Reach, UnixSocket};
 use crate::pending::PendingConnections;
 use crate::status::{self, Identity};
+use crate::tls_key::{self, TlsKeyError};
 use crate::worker::Policy;
 
 /// Maximum number of connections with a verified token beyond the sessions: of sessions that end.
@@ -46,6 +48,9 @@ pub enum ServeError {
     /// An endpoint cannot be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// There is no key for TLS listeners.
+    #[error(transparent)]
+    TlsKey(#[from] TlsKeyError),
     /// The link's socket cannot be opened.
     #[error("cannot open the link (--link): {0}")]
     Link(ListenError),
@@ -83,8 +88,9 @@ struct Sockets {
 
 impl Sockets {
     async fn open(settings: &Settings) -> Result<Self, ServeError> {
-        let listeners = bind_all(&settings.listen).await?;
-        let hxfr = bind_all(&settings.hxfr).await?;
+        let tls = acceptor(settings)?;
+        let listeners = bind_all(&settings.listen, tls.as_ref()).await?;
+        let hxfr = bind_all(&settings.hxfr, tls.as_ref()).await?;
         let link = UnixSocket::bind(&settings.link).map_err(ServeError::Link)?;
         let (admin, admin_endpoint) =
             AdminListener::bind(&settings.admin).await.map_err(ServeError::Admin)?;
@@ -92,10 +98,20 @@ impl Sockets {
     }
 }
 
-async fn bind_all(endpoints: &[Endpoint]) -> Result<Vec<Listener>, ListenError> {
+/// The end of TLS connections, with the key in its file; `None` without TLS listeners.
+fn acceptor(settings: &Settings) -> Result<Option<Acceptor>, TlsKeyError> {
+    let is_tls = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tls { .. });
+    if !settings.listen.iter().chain(&settings.hxfr).any(is_tls) {
+        return Ok(None);
+    }
+    let identity = tls_key::load_or_create(&settings.tls_key)?;
+    Ok(Some(Acceptor::new(&identity)?))
+}
+
+async fn bind_all(endpoints: &[Endpoint], tls: Option<&Acceptor>) -> Result<Vec<Listener>, ListenError> {
     let mut listeners = Vec::new();
     for endpoint in endpoints {
-        listeners.push(Listener::bind(endpoint).await?);
+        listeners.push(Listener::bind(endpoint, tls).await?);
     }
     Ok(listeners)
 }
@@ -113,6 +129,7 @@ pub async fn start(settings: Settings) -> Result<Daemon, ServeError> {
     let Settings {
         listen: _,
         hxfr: _,
+        tls_key: _,
         link: link_path,
         admin: _,
         name,
@@ -164,6 +181,9 @@ pub async fn start(settings: Settings) -> Result<Daemon, ServeError> {
     let mut tasks = JoinSet::new();
     for listener in listeners {
         tracing::info!(endpoint = %listener.endpoint(), "listening for sidecars");
+        if listener.endpoint().is_exposed_plaintext() {
+            tracing::warn!(endpoint = %listener.endpoint(), "PLAINTEXT: everything on the way reads video and tokens");
+        }
         let (service, pending, stopping) = (Arc::clone(&service), pending.clone(), stopping.clone());
         tasks.spawn(async move {
             let serve = |connection: Connection| {

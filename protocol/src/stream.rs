@@ -8,7 +8,7 @@
 //! | 0x02 | `Configure`        | width 2, height 2, fourcc 4, frame rate limit 2, bit rate (kbit/s) 4, keyframe interval (ms) 4, codec 1, path 1 |
 //! | 0x03 | `Pixels`           | sequence number 8, capture time 8, fourcc 4, width 2, height 2, `n` 1, `n` rectangles of 4 x 2, then their pixels |
 //! | 0x04 | `RequestKeyframe`  | none                                                                      |
-//! | 0x05 | reserved           | refused as unknown                                                        |
+//! | 0x05 | `Renew`            | token text                                                                |
 //! | 0x06 | `Ping`             | token 8                                                                   |
 //! | 0x07 | `Bye`              | none                                                                      |
 //!
@@ -148,6 +148,12 @@ pub enum ClientMessage {
     Pixels(Pixels),
     /// Makes the next frame an IDR.
     RequestKeyframe,
+    /// Replaces the session's token, which ends the session at its expiry. A host-agent without authentication ignores it.
+    Renew {
+        /// Newer token for the same stream and host-agent, bound to the same key if the former is bound to one; any other is
+        /// refused with [`ErrorCode::BadToken`].
+        token: String,
+    },
     /// Requests a [`ServerMessage::Pong`] with the same token.
     Ping(u64),
     /// Ends the session.
@@ -180,9 +186,9 @@ pub enum ErrorCode {
     Protocol,
     /// The sidecar supports no version of the host-agent.
     Version,
-    /// The token is missing, forged, or for another host-agent.
+    /// The token is missing, forged, for another host-agent, or, in a `Renew`, for another stream.
     BadToken,
-    /// The token has expired.
+    /// The token has expired, before the session or during it.
     ExpiredToken,
     /// The host-agent's session limit is reached.
     Capacity,

@@ -51,15 +51,6 @@ fn payload_longer_than_its_limit_is_refused() {
     }
 }
 
-/// Type 0x05 was `SetRate`; it may return with the same number.
-#[test]
-fn reserved_message_type_is_refused() {
-    let header = Header { len: 6, kind: 0x05 };
-    let unknown = DecodeError::Unknown { what: "message type", value: 5 };
-    assert_eq!(Header::decode(header.encode(), ClientMessage::limit), Err(unknown.clone()));
-    assert_eq!(ClientMessage::decode(header, Bytes::from_static(&[0; 6])), Err(unknown));
-}
-
 /// Sequence number 0 marks an unused slot.
 #[test]
 fn request_with_sequence_number_zero_is_refused() {

@@ -102,18 +102,58 @@ pub struct Desktop {
 /// Host-agent connection.
 #[derive(Debug, Clone, Args)]
 pub struct HostAgent {
-    /// Endpoint of the host-agent: tcp://HOST:PORT, unix:/PATH or vsock://CID:PORT. Without one the sidecar encodes.
+    /// Endpoint of the host-agent: tls://HOST:PORT#sha256=FINGERPRINT, unix:/PATH, vsock://CID:PORT or, in plaintext,
+    /// tcp://HOST:PORT. Without one the sidecar encodes.
     #[arg(long, env = "DESKTOPSTREAM_UPSTREAM")]
     pub upstream: Option<Endpoint>,
     /// File with the endpoint of the host-agent. The connection moves when its content changes.
     #[arg(long, env = "DESKTOPSTREAM_UPSTREAM_FILE", conflicts_with = "upstream")]
     pub upstream_file: Option<PathBuf>,
-    /// File with the token for the host-agent, read for every connection.
+    /// Allow --upstream tcp:// beyond loopback. Everything on the way can read and change video, token and nonce. An endpoint in
+    /// --upstream-file needs no permission: who writes the file also chooses the host-agent.
+    #[arg(long, env = "DESKTOPSTREAM_PLAINTEXT_TCP")]
+    pub plaintext_tcp: bool,
+    /// File with the private key that the token is bound to: Ed25519, PEM. Presented to tls:// endpoints; may be missing.
+    #[arg(long, env = "DESKTOPSTREAM_TLS_KEY_FILE")]
+    pub tls_key_file: Option<PathBuf>,
+    /// File with the token for the host-agent, read for every connection and every 2 s; a newer token is presented.
     #[arg(long, env = "DESKTOPSTREAM_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
     /// Token for the host-agent. Prefer --token-file.
     #[arg(long, env = "DESKTOPSTREAM_TOKEN", hide_env_values = true, conflicts_with = "token_file")]
     pub token: Option<String>,
+}
+
+/// Reason why an endpoint on the command line is not used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UpstreamRefused {
+    /// Video and token would be sent in plaintext over a network.
+    #[error(
+        "--upstream {0} is plaintext: everything on the way reads video, token and nonce; use \
+         tls://HOST:PORT#sha256=FINGERPRINT, or pass --plaintext-tcp if that is acceptable"
+    )]
+    Plaintext(Endpoint),
+    /// The host-agent could not be told from another program.
+    #[error("--upstream {0} has no fingerprint; append #sha256= and the output of `host-agent fingerprint`")]
+    NoFingerprint(Endpoint),
+}
+
+impl HostAgent {
+    /// Checks that the endpoint on the command line protects the connection, unless plaintext is allowed.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn check(&self) -> Result<(), UpstreamRefused> {
+        match &self.upstream {
+            Some(endpoint) if endpoint.is_exposed_plaintext() && !self.plaintext_tcp => {
+                Err(UpstreamRefused::Plaintext(endpoint.clone()))
+            }
+            Some(endpoint @ Endpoint::Tls { fingerprint: None, .. }) => {
+                Err(UpstreamRefused::NoFingerprint(endpoint.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Options of `run`.
@@ -240,6 +280,8 @@ mod tests {
             flags::UPSTREAM,
             flags::UPSTREAM_FILE,
             flags::TOKEN_FILE,
+            flags::TLS_KEY_FILE,
+            flags::PLAINTEXT_TCP,
             flags::VIEWER_TOKEN_FILE,
             flags::STATUS_KEYS_FILE,
             flags::INSECURE_NO_VIEWER_AUTH,
@@ -247,6 +289,23 @@ mod tests {
         ] {
             assert!(names.contains(&flag), "{flag}");
         }
+    }
+
+    #[test]
+    fn upstream_without_protection_needs_its_option() {
+        let check = |arguments: &[&str]| {
+            let cli = Cli::try_parse_from([&["sidecar", "doctor"], arguments].concat()).expect("parses");
+            let Command::Doctor(doctor) = cli.command else { unreachable!("doctor was given") };
+            doctor.host_agent.check()
+        };
+        let pinned = format!("tls://10.0.2.2:1#sha256={}", "ab".repeat(32));
+        assert_eq!(check(&["--upstream", &pinned]), Ok(()));
+        assert_eq!(check(&["--upstream", "tcp://127.0.0.1:1"]), Ok(()));
+        assert_eq!(check(&["--upstream", "tcp://10.0.2.2:1", "--plaintext-tcp"]), Ok(()));
+        let plaintext = check(&["--upstream", "tcp://10.0.2.2:1"]).expect_err("plaintext").to_string();
+        assert!(plaintext.contains("--plaintext-tcp") && plaintext.contains("tls://"), "{plaintext}");
+        let bare = check(&["--upstream", "tls://10.0.2.2:1"]).expect_err("no fingerprint").to_string();
+        assert!(bare.contains("host-agent fingerprint"), "{bare}");
     }
 
     #[test]

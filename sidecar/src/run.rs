@@ -102,9 +102,11 @@ pub fn capture_options(desktop: &Desktop, device: Option<Device>, max_fps: u16) 
 
 /// Options of the host-agent connection, from the command line; `None` if no host-agent is configured.
 pub fn upstream_options(host_agent: &HostAgent) -> Option<UpstreamOptions> {
-    let HostAgent { upstream, upstream_file, token_file, token } = host_agent.clone();
+    let HostAgent { upstream, upstream_file, plaintext_tcp: _, tls_key_file, token_file, token } =
+        host_agent.clone();
     let endpoint = upstream.map(EndpointSource::Fixed).or_else(|| upstream_file.map(EndpointSource::File))?;
-    Some(UpstreamOptions { endpoint, token: TokenSource::new(token_file, token), client: SIDECAR })
+    let token = TokenSource::new(token_file, token);
+    Some(UpstreamOptions { endpoint, token, tls_key: tls_key_file, client: SIDECAR })
 }
 
 async fn run(options: Run) -> anyhow::Result<()> {
@@ -130,7 +132,8 @@ async fn run(options: Run) -> anyhow::Result<()> {
         keyframe_ms,
         local_encoder,
     } = options;
-    // First of all, and with an exit on failure: in a pod the desktop can bind the ports of a sidecar that ended, and a
+    host_agent.check()?;
+    // With an exit on failure, and before anything else starts: in a pod the desktop can bind the ports of a sidecar that ended, and a
     // sidecar without its ports must not run, as the desktop would answer its probes.
     let admin = tokio::net::TcpListener::bind(admin_listen).await.with_context(|| {
         format!("cannot listen for probes on {admin_listen}; choose another --admin-listen")

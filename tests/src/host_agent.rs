@@ -22,7 +22,10 @@ pub struct HostAgent {
     /// Number of leading `arguments` that are not `extra`.
     base_arguments: usize,
     folder: TempDir,
+    /// Ports for sidecars: TLS, and plaintext.
     port: u16,
+    plaintext_port: u16,
+    fingerprint: String,
     admin: u16,
     child: Child,
 }
@@ -49,11 +52,26 @@ impl HostAgent {
             .output()
             .with_context(|| format!("starting {}", program.display()))?;
         ensure!(made.status.success(), "host-agent keygen: {}", String::from_utf8_lossy(&made.stderr));
-        let (port, admin) = (free_port()?, free_port()?);
+        let tls_key = key("tls.key");
+        let printed = Command::new(program)
+            .args(["fingerprint", "--tls-key", &tls_key])
+            .stdin(Stdio::null())
+            .output()?;
+        ensure!(
+            printed.status.success(),
+            "host-agent fingerprint: {}",
+            String::from_utf8_lossy(&printed.stderr)
+        );
+        let fingerprint = String::from_utf8(printed.stdout)?.trim().to_owned();
+        let (port, plaintext_port, admin) = (free_port()?, free_port()?, free_port()?);
         let mut arguments: Vec<String> = [
             "serve",
             "--listen",
-            &format!("tcp://127.0.0.1:{port}"),
+            &format!("tls://127.0.0.1:{port}"),
+            "--listen",
+            &format!("tcp://127.0.0.1:{plaintext_port}"),
+            "--tls-key",
+            &tls_key,
             "--admin",
             &format!("tcp://127.0.0.1:{admin}"),
             "--link",
@@ -69,7 +87,18 @@ impl HostAgent {
         arguments.extend(extra.iter().map(ToString::to_string));
         let child = spawn(program, &arguments, folder.path())?;
         let (program, name) = (program.to_owned(), name.to_owned());
-        let it = Self { program, name, arguments, base_arguments, folder, port, admin, child };
+        let it = Self {
+            program,
+            name,
+            arguments,
+            base_arguments,
+            folder,
+            port,
+            plaintext_port,
+            fingerprint,
+            admin,
+            child,
+        };
         it.wait_ready()?;
         Ok(it)
     }
@@ -85,7 +114,12 @@ impl HostAgent {
 
     /// Endpoint for sidecars in a VM with QEMU user networking.
     pub fn upstream(&self) -> String {
-        format!("tcp://10.0.2.2:{}", self.port)
+        format!("tls://10.0.2.2:{}#sha256={}", self.port, self.fingerprint)
+    }
+
+    /// The same without TLS, for programs that send hostile bytes.
+    pub fn plaintext_upstream(&self) -> String {
+        format!("tcp://10.0.2.2:{}", self.plaintext_port)
     }
 
     /// Unix socket for taps.

@@ -44,7 +44,7 @@ const CASES: &[Case] = &[
     Case {
         name: "no-host-agent",
         change: |options, _| {
-            options.upstream = Some("tcp://10.0.2.2:9".to_owned());
+            options.upstream = Some(format!("tls://10.0.2.2:9#sha256={}", "0".repeat(64)));
             Ok(())
         },
         frame_path: FramePath::Local,

@@ -136,7 +136,7 @@ fn refused(options: &RigOptions) -> Result<()> {
 
     let calm = lab.observe(&[lab.spec("control", &["control", "--seconds", SECONDS])?])?;
     println!("beside harmless work: {calm:?}");
-    let upstream = lab.rig.host_agent.upstream();
+    let upstream = lab.rig.host_agent.plaintext_upstream();
     let (width, height) = (SIZE.0.to_string(), SIZE.1.to_string());
     let target = ["--upstream", &upstream, "--width", &width, "--height", &height];
     let attack = lab.observe(&[lab.spec("attacker", &[&["all"][..], &target[..]].concat())?])?;

@@ -50,6 +50,8 @@ checks! {
     DAEMON = "daemon", "host-agent doctor", "start it: host-agent serve, or install it as a service: host-agent install";
     /// Public keys are readable.
     KEYS = "keys", "host-agent doctor", "pass the operator's public key: host-agent serve --public-key FILE";
+    /// The key of TLS listeners is private and readable.
+    TLS_KEY = "tls key", "host-agent doctor", "restore the key, correct its permissions, or choose another with --tls-key";
     /// Sidecars can connect.
     LISTEN = "listen", "host-agent doctor", "stop the program that uses the address, or choose another one with --listen";
     /// Taps can connect.

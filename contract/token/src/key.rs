@@ -3,6 +3,7 @@
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use contract::Claims;
+use contract::claims::Confirmation;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use ed25519_dalek::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey};
 use ed25519_dalek::{SigningKey, VerifyingKey};
@@ -24,7 +25,7 @@ pub enum KeyError {
     },
 }
 
-fn crypto<E: std::fmt::Display>(action: &'static str) -> impl FnOnce(E) -> KeyError {
+pub(crate) fn crypto<E: std::fmt::Display>(action: &'static str) -> impl FnOnce(E) -> KeyError {
     move |error| KeyError::Crypto { action, message: error.to_string() }
 }
 
@@ -91,6 +92,11 @@ impl Signer {
         self.key.verifying_key()
     }
 
+    /// The 32 bytes of the private key.
+    pub(crate) fn seed(&self) -> &[u8; 32] {
+        self.key.as_bytes()
+    }
+
     /// Signs `claims`. The header names the key: [`key_id`].
     ///
     /// # Errors
@@ -102,7 +108,7 @@ impl Signer {
     }
 
     /// Signs a token for `stream` (`namespace/name`) on `host_agent`, valid from `now` (Unix seconds) for
-    /// `lifetime_seconds`. A negative lifetime gives an expired token, for tests.
+    /// `lifetime_seconds`, that is bound to no key. A negative lifetime gives an expired token, for tests.
     ///
     /// # Errors
     /// Fails if no random numbers are available for the token ID.
@@ -113,6 +119,33 @@ impl Signer {
         now: u64,
         lifetime_seconds: i64,
     ) -> Result<String, KeyError> {
+        self.token_with(stream, host_agent, now, lifetime_seconds, None)
+    }
+
+    /// The same, bound to the key with this [thumbprint](crate::thumbprint).
+    ///
+    /// # Errors
+    /// As [`Self::token`].
+    pub fn bound_token(
+        &self,
+        stream: &str,
+        host_agent: &str,
+        now: u64,
+        lifetime_seconds: i64,
+        thumbprint: &str,
+    ) -> Result<String, KeyError> {
+        let confirmation = Confirmation { jkt: thumbprint.to_owned() };
+        self.token_with(stream, host_agent, now, lifetime_seconds, Some(confirmation))
+    }
+
+    fn token_with(
+        &self,
+        stream: &str,
+        host_agent: &str,
+        now: u64,
+        lifetime_seconds: i64,
+        cnf: Option<Confirmation>,
+    ) -> Result<String, KeyError> {
         let mut id = [0; 8];
         getrandom::fill(&mut id).map_err(crypto("get random bytes"))?;
         self.sign(&Claims {
@@ -121,6 +154,7 @@ impl Signer {
             exp: now.saturating_add_signed(lifetime_seconds),
             iat: now,
             jti: Some(format!("{:016x}", u64::from_be_bytes(id))),
+            cnf,
         })
     }
 }

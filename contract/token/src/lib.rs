@@ -6,8 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod key;
+mod stream_key;
 mod verify;
 
 pub use contract::Claims;
+pub use contract::claims::Confirmation;
 pub use key::{KeyError, Signer, key_id, parse_public_key, parse_public_keys, print_public_key};
+pub use stream_key::{Credentials, StreamKey, thumbprint};
 pub use verify::{LEEWAY_SECONDS, TokenError, Verifier, is_stream_name, unverified_claims};

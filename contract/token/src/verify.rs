@@ -30,6 +30,11 @@ pub enum TokenError {
         "no public key verifies the token; pass the operator's keys to host-agent with --public-key: after a rotation, the new one too"
     )]
     Signature,
+    /// The token is bound to a key that the peer has not proved to have.
+    #[error(
+        "the token is bound to a key that the connection does not prove; give the sidecar the tls.key beside the token, and a tls:// endpoint"
+    )]
+    Unconfirmed,
     /// There is no token.
     #[error(
         "the token is missing; mount the Secret that the operator created, or mint a token with `host-agent token`"
@@ -137,8 +142,14 @@ mod tests {
         use ed25519_dalek::pkcs8::EncodePrivateKey as _;
         let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
         let now = jsonwebtoken::get_current_timestamp();
-        let claims =
-            Claims { sub: "team/desk".into(), aud: "mac".into(), exp: now + 60, iat: now, jti: None };
+        let claims = Claims {
+            sub: "team/desk".into(),
+            aud: "mac".into(),
+            exp: now + 60,
+            iat: now,
+            jti: None,
+            cnf: None,
+        };
         let encoding = jsonwebtoken::EncodingKey::from_ed_der(key.to_pkcs8_der().expect("DER").as_bytes());
         let header = jsonwebtoken::Header::new(Algorithm::EdDSA);
         let token = jsonwebtoken::encode(&header, &claims, &encoding).expect("signs");

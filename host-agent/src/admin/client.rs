@@ -33,8 +33,8 @@ pub fn get(server: &Endpoint, path: &str, timeout: Duration) -> io::Result<(u16,
             stream.set_write_timeout(Some(timeout))?;
             exchange(&stream, path, || stream.set_read_timeout(Some(left(deadline)?)))
         }
-        Endpoint::Vsock { .. } => {
-            Err(io::Error::new(io::ErrorKind::Unsupported, "the admin server has no vsock"))
+        Endpoint::Tls { .. } | Endpoint::Vsock { .. } => {
+            Err(io::Error::new(io::ErrorKind::Unsupported, "the admin server has neither TLS nor vsock"))
         }
     }
 }

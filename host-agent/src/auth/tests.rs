@@ -5,7 +5,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use contract::Claims;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use proptest::prelude::*;
-use stream_token::Signer;
+use stream_token::{Confirmation, Signer};
 
 use super::*;
 
@@ -25,6 +25,7 @@ fn claims(exp: i64) -> Claims {
         exp: now.saturating_add_signed(exp),
         iat: now,
         jti: None,
+        cnf: None,
     }
 }
 
@@ -34,7 +35,9 @@ fn sign(claims: &Claims) -> String {
 
 fn authenticate(token: &str) -> Result<Option<String>, TokenError> {
     let keys = TRUSTED.each_ref().map(Signer::verifying_key);
-    Authenticator::Tokens(Box::new(Verifier::new(&keys, "mac"))).authenticate(token)
+    let granted =
+        Authenticator::Tokens(Box::new(Verifier::new(&keys, "mac"))).authenticate(token, Channel::Plaintext);
+    granted.map(|grant| grant.stream)
 }
 
 #[test]
@@ -92,12 +95,42 @@ fn subject_that_is_not_a_stream_name_is_refused() {
     assert_eq!(authenticate(""), Err(TokenError::Missing));
 }
 
-fn all_errors() -> [TokenError; 5] {
+/// Decides about a token that is bound to the key `[7; 32]`.
+#[test]
+fn bound_token_needs_its_key_except_on_local_connections() {
+    let confirmation = Confirmation { jkt: thumbprint(&[7; 32]) };
+    let token = sign(&Claims { cnf: Some(confirmation.clone()), ..claims(60) });
+    let keys = TRUSTED.each_ref().map(Signer::verifying_key);
+    let authenticator = Authenticator::Tokens(Box::new(Verifier::new(&keys, "mac")));
+    for channel in [Channel::Plaintext, Channel::Tls(None), Channel::Tls(Some([8; 32]))] {
+        assert_eq!(authenticator.authenticate(&token, channel), Err(TokenError::Unconfirmed), "{channel:?}");
+    }
+    for channel in [Channel::Local, Channel::Tls(Some([7; 32]))] {
+        let grant = authenticator.authenticate(&token, channel).expect("accepted");
+        assert_eq!(grant.key.as_ref(), Some(&confirmation.jkt), "{channel:?}");
+    }
+}
+
+/// A confirmation by other means than a thumbprint must not count as none.
+#[test]
+fn token_with_another_kind_of_confirmation_is_refused() {
+    let mut value = serde_json::to_value(claims(60)).expect("JSON");
+    value["cnf"] = serde_json::json!({"x5t#S256": "AAAA"});
+    let key = ed25519_dalek::SigningKey::from_bytes(&[9; 32]);
+    let der = ed25519_dalek::pkcs8::EncodePrivateKey::to_pkcs8_der(&key).expect("DER");
+    let encoding = EncodingKey::from_ed_der(der.as_bytes());
+    let token = jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &value, &encoding).expect("signed");
+    let verifier = Verifier::new(&[key.verifying_key()], "mac");
+    assert!(matches!(verifier.verify(&token), Err(TokenError::Malformed(_))));
+}
+
+fn all_errors() -> [TokenError; 6] {
     [
         TokenError::Expired,
         TokenError::Audience("mac".to_owned()),
         TokenError::Signature,
         TokenError::Missing,
+        TokenError::Unconfirmed,
         TokenError::Malformed("x".to_owned()),
     ]
 }
@@ -122,7 +155,8 @@ fn every_error_has_a_remedy_and_fits_into_a_message() {
 
 #[test]
 fn insecure_connection_is_named_by_its_token() {
-    let authenticate = |token: &str| Authenticator::Insecure.authenticate(token);
+    let authenticate =
+        |token: &str| Authenticator::Insecure.authenticate(token, Channel::Local).map(|grant| grant.stream);
     assert_eq!(authenticate(""), Ok(None));
     assert_eq!(authenticate("team/desk"), Ok(Some("team/desk".to_owned())));
     let expired = UNTRUSTED.sign(&claims(-1000)).expect("signed");

@@ -11,7 +11,7 @@ use host_agent_setup::service::{Service, default_config};
 
 use super::overview::Overview;
 use crate::config::Options;
-use crate::config_file;
+use crate::{config_file, tls_key};
 
 /// File name of the drop-in form of the tap.
 const DROP_IN_FILE: &str = "libvirglrenderer.1.dylib";
@@ -61,6 +61,19 @@ pub(super) fn status(json: bool, config: Option<PathBuf>) -> Result<ExitCode> {
         println!("{overview}");
     }
     Ok(if overview.daemon.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+pub(super) fn fingerprint(config: Option<PathBuf>, tls_key: Option<PathBuf>) -> Result<ExitCode> {
+    let file = match config {
+        Some(path) => Options::read(&path)?,
+        None => match default_config().ok().filter(|path| path.exists()) {
+            Some(path) => Options::read(&path)?,
+            None => Options::default(),
+        },
+    };
+    let options = Options { tls_key, ..Options::default() }.or(file);
+    println!("{}", tls_key::load_or_create(&options.tls_key_path())?.fingerprint());
+    Ok(ExitCode::SUCCESS)
 }
 
 fn config_path(config: Option<PathBuf>) -> Result<PathBuf> {

@@ -55,6 +55,7 @@ impl fmt::Display for Overview {
         writeln!(f, "listeners")?;
         for endpoint in &daemon.listeners {
             let note = match listen::reach(endpoint) {
+                _ if endpoint.is_exposed_plaintext() => "  (plaintext, reachable from other machines or VMs)",
                 Reach::ThisUser => "",
                 Reach::ThisMachine => "  (reachable from this machine and its VMs)",
                 Reach::Others => "  (reachable from other machines or VMs)",
@@ -103,7 +104,8 @@ mod tests {
 
     #[test]
     fn listener_that_others_reach_is_marked() {
-        let listeners = ["unix:/x", "tcp://127.0.0.1:15937", "tcp://0.0.0.0:15938"];
+        let pinned = format!("tls://0.0.0.0:15939#sha256={}", "ab".repeat(32));
+        let listeners = ["unix:/x", "tcp://127.0.0.1:15937", "tcp://0.0.0.0:15938", &pinned];
         let listeners = listeners.map(|text| text.parse().expect(text));
         let daemon = HostAgentStatus { listeners: listeners.into(), ..HostAgentStatus::default() };
         let text = Overview {
@@ -121,7 +123,13 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("sidecars tcp://0.0.0.0:15938  (reachable from other machines or VMs)\n"),
+            text.contains(
+                "sidecars tcp://0.0.0.0:15938  (plaintext, reachable from other machines or VMs)\n"
+            ),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!("sidecars {pinned}  (reachable from other machines or VMs)\n")),
             "{text}"
         );
     }

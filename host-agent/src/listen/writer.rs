@@ -11,13 +11,13 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::{tcp, unix};
 use tokio::sync::Mutex;
 
-/// The writing half. Dropping it shuts down the connection for writing.
+/// The writing half. Dropping it, after [`Writer::shutdown`], shuts down the connection for writing.
 pub enum Writer {
     /// TCP connection.
     Tcp(tcp::OwnedWriteHalf),
     /// Unix stream socket.
     Unix(unix::OwnedWriteHalf),
-    /// Another transport, which only the connection's task can write.
+    /// Another transport, such as TLS, which only the connection's task can write.
     Other(Mutex<Box<dyn AsyncWrite + Send + Unpin>>),
 }
 
@@ -59,12 +59,29 @@ impl Writer {
             match self {
                 Self::Tcp(half) => half.writable().await?,
                 Self::Unix(half) => half.writable().await?,
-                Self::Other(writer) => return writer.lock().await.write_vectored(parts).await,
+                Self::Other(writer) => {
+                    let mut writer = writer.lock().await;
+                    let written = writer.write_vectored(parts).await?;
+                    // TLS keeps what the socket's buffer has no space for.
+                    writer.flush().await?;
+                    return Ok(written);
+                }
             }
             match self.try_write(parts) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => return written,
             }
+        }
+    }
+
+    /// Tells the peer that nothing follows, if dropping the half does not.
+    ///
+    /// # Errors
+    /// The error of the connection.
+    pub async fn shutdown(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => Ok(()),
+            Self::Other(writer) => writer.lock().await.shutdown().await,
         }
     }
 

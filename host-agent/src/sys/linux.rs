@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tokio_vsock::VsockAddr;
 
-use crate::listen::{Connection, Writer};
+use crate::listen::{Channel, Connection, Writer};
 use crate::sys::System;
 
 /// Whether the host has `AF_VSOCK`.
@@ -67,6 +67,7 @@ impl VsockListener {
         let (stream, address) = self.listener.accept().await?;
         let peer = format!("vsock:{}", address.cid());
         let (reader, writer) = stream.into_split();
-        Ok(Connection::new(reader, Writer::other(writer), peer.clone(), format!("{peer}:{}", address.port())))
+        let port = format!("{peer}:{}", address.port());
+        Ok(Connection::new(reader, Writer::other(writer), Channel::Local, peer, port))
     }
 }

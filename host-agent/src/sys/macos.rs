@@ -40,7 +40,7 @@ impl VsockListener {
     pub fn bind(_cid: u32, _port: u32) -> io::Result<Self> {
         Err(io::Error::new(
             io::ErrorKind::Unsupported,
-            "vsock is not supported on this system; listen on unix: or tcp:",
+            "vsock is not supported on this system; listen on unix: or tls:",
         ))
     }
 

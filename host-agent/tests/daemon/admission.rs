@@ -118,6 +118,9 @@ async fn insecure_session_is_named_by_its_token() {
     let (mut named, mut anonymous) = (rig.connect().await, rig.connect().await);
     named.hello("team/desk").await;
     anonymous.hello("").await;
+    named.send(ClientMessage::Renew { token: "nonsense".to_owned() }).await;
+    named.send(ClientMessage::Ping(1)).await;
+    assert_eq!(named.next().await, ServerMessage::Pong(1), "a renewed token is ignored");
     let streams: Vec<_> = rig.status().await.sessions.into_iter().map(|session| session.stream).collect();
     assert_eq!(streams[0], "team/desk");
     assert!(streams[1].starts_with("anonymous/"), "{streams:?}");

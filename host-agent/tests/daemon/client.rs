@@ -7,6 +7,7 @@ use protocol::stream::{
     AccessUnit, ClientMessage, Codec, Config, ErrorCode, Path, Pixels, ServerMessage, VERSION,
 };
 use protocol::{PixelFormat, Rect};
+use stream_tls::Identity;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
@@ -70,9 +71,24 @@ impl Client {
                 let (reader, writer) = UnixStream::connect(path).await.expect("connected").into_split();
                 (Box::new(reader), Box::new(writer))
             }
+            Endpoint::Tls { .. } => {
+                return Self::connect_tls(endpoint, None).await.expect("a TLS connection");
+            }
             Endpoint::Vsock { .. } => unreachable!("test machines have no vsock loopback"),
         };
         Self { reader: FramedReader::new(reader), writer, nonce: [0; 16], session: 0 }
+    }
+
+    /// Connects to a TLS endpoint, with a key.
+    pub async fn connect_tls(endpoint: &Endpoint, key: Option<&Identity>) -> std::io::Result<Self> {
+        let Endpoint::Tls { host, port, fingerprint: Some(fingerprint) } = endpoint else {
+            panic!("{endpoint} has no fingerprint")
+        };
+        let stream = TcpStream::connect((host.as_str(), *port)).await.expect("connected");
+        let connect = stream_tls::connect(stream, *fingerprint, key);
+        let (reader, writer) = tokio::io::split(timeout(TIMEOUT, connect).await.expect("in time")?);
+        let reader: Reader = Box::new(reader);
+        Ok(Self { reader: FramedReader::new(reader), writer: Box::new(writer), nonce: [0; 16], session: 0 })
     }
 
     pub async fn send_bytes(&mut self, bytes: &[u8]) {
@@ -81,7 +97,8 @@ impl Client {
 
     /// Fails if the daemon closed the connection.
     pub async fn try_send_bytes(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.writer.write_all(bytes).await
+        self.writer.write_all(bytes).await?;
+        self.writer.flush().await
     }
 
     pub async fn send(&mut self, message: ClientMessage) {

@@ -4,9 +4,11 @@
 #![expect(clippy::panic, reason = "an unexpected message fails the test")]
 
 mod admission;
+mod binding;
 mod client;
 mod exhaustion;
 mod hxfr;
+mod lease;
 mod limits;
 mod overhead;
 mod pairing;
@@ -15,3 +17,4 @@ mod rig;
 mod streaming;
 mod suspension;
 mod tap;
+mod tls;

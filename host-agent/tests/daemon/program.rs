@@ -21,7 +21,8 @@ fn host_agent<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
 /// Arguments of a daemon whose link and admin sockets are in `folder`.
 fn serve(folder: &Path, arguments: &[&str]) -> Vec<String> {
     let link = folder.join("link.sock").display().to_string();
-    let all = [&["serve", "--log-json", "--link", &link], arguments].concat();
+    let tls_key = folder.join("tls.key").display().to_string();
+    let all = [&["serve", "--log-json", "--link", &link, "--tls-key", &tls_key], arguments].concat();
     all.into_iter().map(str::to_owned).collect()
 }
 
@@ -193,7 +194,7 @@ async fn second_daemon_with_the_same_addresses_fails_with_a_remedy() {
 fn invalid_command_line_exits_with_2() {
     let output = run(&["serve", "--listen", "nonsense"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("write tcp://"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("write tls://"), "{}", text(&output.stderr));
 }
 
 #[test]
@@ -207,6 +208,20 @@ fn invalid_configuration_exits_with_1_and_a_remedy() {
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
         assert!(text(&output.stderr).contains(remedy), "{}", text(&output.stderr));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn printed_fingerprint_is_that_of_the_daemons_endpoint() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    assert!(run(&["keygen", &path("key")]).status.success());
+    let printed = run(&["fingerprint", "--tls-key", &path("tls.key")]);
+    assert!(printed.status.success(), "{}", text(&printed.stderr));
+    let arguments = ["--public-key", &path("key.pub"), "--encoder", "null", "--listen", "tls://127.0.0.1:0"];
+    let process = Process::spawn(host_agent(&serve(folder.path(), &arguments)), folder.path()).await;
+    let endpoint = process.listen.to_string();
+    assert!(endpoint.starts_with("tls://127.0.0.1:"), "{endpoint}");
+    assert!(endpoint.ends_with(&format!("#sha256={}", text(&printed.stdout).trim())), "{endpoint}");
 }
 
 #[test]

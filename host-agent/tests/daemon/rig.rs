@@ -35,8 +35,12 @@ pub fn token(stream: &str) -> String {
 }
 
 pub fn sign(signer: &Signer, stream: &str, host_agent: &str, seconds: i64) -> String {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
-    signer.token(stream, host_agent, now, seconds).expect("signed")
+    signer.token(stream, host_agent, now(), seconds).expect("signed")
+}
+
+/// The time, Unix seconds.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs()
 }
 
 impl Rig {
@@ -51,8 +55,10 @@ impl Rig {
         let public_key = folder.path().join("key.pub");
         std::fs::write(&public_key, TRUSTED.public_base64()).expect("file written");
         let any_port = Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: 0 };
+        let any_tls_port = Endpoint::Tls { host: "127.0.0.1".to_owned(), port: 0, fingerprint: None };
         let own = Options {
-            listen: vec![any_port, Endpoint::Unix(folder.path().join("stream.sock"))],
+            listen: vec![any_port, Endpoint::Unix(folder.path().join("stream.sock")), any_tls_port],
+            tls_key: Some(folder.path().join("tls.key")),
             link: Some(folder.path().join("link.sock")),
             name: Some(NAME.to_owned()),
             public_key: vec![public_key],
@@ -61,7 +67,7 @@ impl Rig {
         let mut options = options.or(own);
         let daemon = serve::start(options.clone().resolve().expect("valid")).await.expect("started");
         // A restart uses the same addresses.
-        options.listen.clone_from(&daemon.listeners);
+        options.listen = daemon.listeners.iter().cloned().map(Endpoint::without_fingerprint).collect();
         options.admin = Some(daemon.admin.clone());
         Self { daemon, options, folder }
     }
@@ -84,6 +90,11 @@ impl Rig {
 
     pub async fn connect_by_unix_socket(&self) -> Client {
         Client::connect(&self.daemon.listeners[1]).await
+    }
+
+    /// Endpoint with TLS, and its fingerprint.
+    pub fn tls(&self) -> &Endpoint {
+        &self.daemon.listeners[2]
     }
 
     /// Opens a session of a stream.

@@ -177,8 +177,8 @@ pub mod reasons {
             docker "pass --host-agent, add a HostAgent to a file, or correct spec.hostAgent; until then the sidecar encodes";
         /// No node with the device reaches a matching host-agent.
         HOST_AGENT_UNREACHABLE = "HostAgentUnreachable",
-            "start host-agent, and check that nodes can connect to its spec.endpoints",
-            docker "start host-agent, and pass its endpoint with --host-agent; until then the sidecar encodes";
+            "start host-agent, set spec.fingerprint to the output of `host-agent fingerprint`, and check that nodes can connect to its spec.endpoints",
+            docker "start host-agent, and pass its endpoint and fingerprint with --host-agent tls://HOST:PORT#sha256=FINGERPRINT; until then the sidecar encodes";
         /// The paired host-agent no longer answers.
         HOST_AGENT_GONE = "HostAgentGone", "start host-agent again; the stream is paired with the first one that answers";
         /// All matching host-agents are at their capacity.

@@ -35,18 +35,30 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct HostAgentSpec {
-    /// Endpoints that nodes try, in this order: vsock://CID:PORT, unix:/PATH or tcp://HOST:PORT. The host "gateway" in
-    /// tcp://gateway:PORT is the default gateway of each node. Defaults to vsock://2:15937 and tcp://gateway:15937. At
-    /// most 8.
+    /// Endpoints that nodes try, in this order: vsock://CID:PORT, unix:/PATH, tls://HOST:PORT, whose fingerprint is that of
+    /// the spec or appended as #sha256=FINGERPRINT, or tcp://HOST:PORT, which needs plaintext. The host "gateway" in
+    /// tls://gateway:PORT is the default gateway of each node. Defaults to vsock://2:15937 and, with a fingerprint,
+    /// tls://gateway:15937. At most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 8),
         inner(
-            regex(pattern = "^(tcp://[^/\\s]+:[0-9]{1,5}|vsock://([0-9]+|host):[0-9]{1,10}|unix:/.+)$"),
-            length(max = 256)
+            regex(
+                pattern = "^(tls://[^/#\\s]+:[0-9]{1,5}(#sha256=[0-9a-f]{64})?|tcp://[^/#\\s]+:[0-9]{1,5}|vsock://([0-9]+|host):[0-9]{1,10}|unix:/.+)$"
+            ),
+            length(max = 352)
         )
     )]
     pub endpoints: Vec<String>,
+    /// Identity of the host-agent at tls:// endpoints: 64 hexadecimal digits, the output of `host-agent fingerprint` on its
+    /// machine. Connections to a program with another key are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
+    pub fingerprint: Option<String>,
+    /// Allows tcp:// endpoints, and by default tcp://gateway:15937 if there is no fingerprint. Everything between node and
+    /// host-agent can then read and change video, tokens and nonces.
+    #[serde(default)]
+    pub plaintext: bool,
     /// Base URL of the host-agent's admin listener, for example http://192.168.64.1:15938. The operator reads version,
     /// encoders, VMs and sessions from its /status; they stay unset without it. The host-agent needs
     /// `--admin tcp://IP:PORT`, which shows the names of all streams and VMs to everything that reaches the address.

@@ -123,6 +123,18 @@ pub const HOST_AGENT: &[Rule] = &[
         "!has(self.endpoints) || self.endpoints.all(e, self.endpoints.exists_one(f, f == e))",
         "list each endpoint once",
     ),
+    rule(
+        "spec",
+        "!has(self.endpoints) || (has(self.plaintext) && self.plaintext) \
+         || self.endpoints.all(e, !e.startsWith('tcp://'))",
+        "tcp:// is plaintext: use tls:// and set fingerprint to the output of `host-agent fingerprint`, or set plaintext to true",
+    ),
+    rule(
+        "spec",
+        "!has(self.endpoints) || has(self.fingerprint) \
+         || self.endpoints.all(e, !e.startsWith('tls://') || e.contains('#'))",
+        "a tls:// endpoint needs the host-agent's identity: set fingerprint to the output of `host-agent fingerprint`",
+    ),
 ];
 
 /// Error of a rule whose property is not in the schema.

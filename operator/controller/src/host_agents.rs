@@ -11,6 +11,7 @@ use kube::{Api, Resource, ResourceExt};
 use operator_api::conditions::{self, Engine, Subject, reasons};
 use operator_api::{EncoderStatus, HostAgent, HostAgentStatus, Transport, names};
 use operator_plan::facts::Node;
+use operator_plan::host_agent;
 
 use super::context::Context;
 use super::events::{self, News};
@@ -94,7 +95,12 @@ fn status(input: &Input<'_>) -> HostAgentStatus {
     let (reason, text) = if reached > 0 {
         (reasons::REACHABLE, format!("{reached} nodes reach it"))
     } else {
-        (reasons::HOST_AGENT_UNREACHABLE, format!("none of {} nodes reaches it", nodes.len()))
+        let tried = if host_agent::tries_only_vsock(&agent.spec) {
+            " by vsock; the gateway is not tried without spec.fingerprint"
+        } else {
+            ""
+        };
+        (reasons::HOST_AGENT_UNREACHABLE, format!("none of {} nodes reaches it{tried}", nodes.len()))
     };
     let reachable = subject.condition(conditions::REACHABLE, Some(reached > 0), reason, &text);
     let ready = match report.filter(|report| !report.name.is_empty() && report.name != name) {
@@ -163,6 +169,7 @@ mod tests {
         let status = next(HostAgentStatus::default(), &[], None, 1400);
         assert_eq!(conditions::is(&status.conditions, conditions::REACHABLE), Some(false));
         assert!(status.conditions[0].message.contains("start host-agent"), "{:?}", status.conditions[0]);
+        assert!(status.conditions[0].message.contains("spec.fingerprint"), "{:?}", status.conditions[0]);
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl Secrets<'_> {
     }
 
     /// Makes sure that the sidecar has the operator's public keys, the endpoint of its host-agent, and a token that stays
-    /// valid for at least half of its lifetime. Without a host-agent the Secret has the keys only: the pod waits for the
+    /// valid for at least half of its lifetime, with its key. Without a host-agent the Secret has the keys only: the pod waits for the
     /// choice, not for a host-agent. While the pod's node is not known, endpoint and token stay as they are.
     ///
     /// # Errors
@@ -148,6 +148,7 @@ impl Secrets<'_> {
             host_agent: host_agent.clone(),
             endpoint: endpoint.clone(),
             token: String::new(),
+            key: None,
             issued: now,
             expires: now + life,
         };
@@ -156,9 +157,11 @@ impl Secrets<'_> {
         {
             return Ok(Some(old));
         }
-        let signer = &self.context.signer;
-        let token = signer.token(&self.stream.id(), host_agent, now, life.cast_signed());
-        Ok(Some(HostAgentSecret { token: token.map_err(KeyError::from)?, ..wanted }))
+        let (id, signer) = (self.stream.id(), &self.context.signer);
+        let stream = (id.as_str(), self.stream.uid.as_str());
+        let made = signer.credentials(stream, (host_agent, endpoint), now, life.cast_signed());
+        let made = made.map_err(KeyError::from)?;
+        Ok(Some(HostAgentSecret { token: made.token, key: made.key, ..wanted }))
     }
 
     fn api(&self) -> Api<Secret> {

@@ -342,6 +342,11 @@ where
 impl World {
     /// A context of `apiserver` with empty stores.
     pub fn new(apiserver: &Apiserver) -> Self {
+        Self::with_signer(apiserver, Signer::generate().expect("a key"))
+    }
+
+    /// The same, with this signing key.
+    pub fn with_signer(apiserver: &Apiserver, signer: Signer) -> Self {
         let (streams, streams_writer) = reflector::store();
         let (pods, pods_writer) = reflector::store();
         let (services, services_writer) = reflector::store();
@@ -360,7 +365,6 @@ impl World {
             token_life: std::time::Duration::from_secs(3600),
             concurrency: 1,
         };
-        let signer = Signer::generate().expect("a key");
         let public_pem = signer.public_pem().expect("PEM");
         let keys = SigningKeys { signer, public_pem };
         let metrics = Arc::new(Metrics::new(&Calls::default()));

@@ -1,6 +1,7 @@
 //! Finds the endpoints at which this machine reaches host-agents, by connecting to them.
 //!
-//! A connection that is accepted counts. Whether the right host-agent answers is decided when a sidecar authenticates.
+//! A connection that is accepted counts. Whether the right host-agent answers is decided when a sidecar connects: by the
+//! fingerprint in the endpoint, and by the token.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
@@ -8,9 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use contract::Endpoint;
-use contract::endpoint::CID_HOST;
-use contract::names::HOST_AGENT_PORT;
 use operator_api::HostAgent;
+use operator_plan::host_agent;
 
 /// Time that a connection to a host-agent on the local network may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ impl Reach {
                 continue;
             }
             let mut answering = Vec::new();
-            for endpoint in endpoints(&agent.spec.endpoints, gateway) {
+            for endpoint in host_agent::endpoints(&agent.spec, gateway) {
                 let key = (name.clone(), endpoint.clone());
                 let answers =
                     tokio::time::timeout(CONNECT_TIMEOUT, connect(&endpoint)).await.unwrap_or(false);
@@ -65,25 +65,11 @@ impl Reach {
     }
 }
 
-/// Endpoints to connect to: `given`, or the default ones if it is empty, with the host `gateway` replaced. Endpoints that
-/// cannot be parsed are skipped: the CRD's schema refuses them.
-fn endpoints(given: &[String], gateway: Option<Ipv4Addr>) -> Vec<Endpoint> {
-    let defaults =
-        [format!("vsock://{CID_HOST}:{HOST_AGENT_PORT}"), format!("tcp://gateway:{HOST_AGENT_PORT}")];
-    let all = if given.is_empty() { &defaults[..] } else { given };
-    all.iter()
-        .filter_map(|text| match text.parse().ok()? {
-            Endpoint::Tcp { host, port } if host == "gateway" => {
-                gateway.map(|gateway| Endpoint::Tcp { host: gateway.to_string(), port })
-            }
-            endpoint => Some(endpoint),
-        })
-        .collect()
-}
-
 async fn connect(endpoint: &Endpoint) -> bool {
     match endpoint {
-        Endpoint::Tcp { host, port } => tokio::net::TcpStream::connect((host.as_str(), *port)).await.is_ok(),
+        Endpoint::Tls { host, port, .. } | Endpoint::Tcp { host, port } => {
+            tokio::net::TcpStream::connect((host.as_str(), *port)).await.is_ok()
+        }
         Endpoint::Unix(path) => tokio::net::UnixStream::connect(path).await.is_ok(),
         Endpoint::Vsock { cid, port } => vsock(*cid, *port).await,
     }
@@ -132,27 +118,14 @@ mod tests {
         assert_eq!(gateway(root.path()), Some(Ipv4Addr::new(192, 168, 64, 1)));
     }
 
-    #[test]
-    fn endpoints_have_defaults_and_names_replaced() {
-        let texts = |given: &[&str], gateway| {
-            let given: Vec<String> = given.iter().map(ToString::to_string).collect();
-            endpoints(&given, gateway).iter().map(ToString::to_string).collect::<Vec<_>>()
-        };
-        let gateway = Some(Ipv4Addr::new(192, 168, 64, 1));
-        assert_eq!(texts(&[], gateway), ["vsock://2:15937", "tcp://192.168.64.1:15937"]);
-        assert_eq!(texts(&["tcp://gateway:1"], None), [""; 0]);
-        assert_eq!(texts(&["vsock://host:1"], None), ["vsock://2:1"]);
-        assert_eq!(texts(&["nonsense"], None), [""; 0]);
-    }
-
     #[tokio::test]
     async fn endpoint_is_unreachable_after_two_failures() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let endpoint = format!("tcp://{address}");
+        let endpoint = format!("tls://{address}#sha256={}", "ab".repeat(32));
         let folder = tempfile::tempdir().expect("a folder");
         let agents = [
-            agent("a", &serde_json::json!({"endpoints": [endpoint, "tcp://127.0.0.1:1"]})),
+            agent("a", &serde_json::json!({"endpoints": [endpoint, "tcp://127.0.0.1:1"], "plaintext": true})),
             agent("b", &serde_json::json!({"endpoints": [endpoint], "nodeSelector": {"zone": "x"}})),
             agent("c", &serde_json::json!({"endpoints": ["unix:/nowhere"]})),
         ];

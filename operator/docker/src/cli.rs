@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
-use contract::StreamName;
+use contract::{Endpoint, StreamName};
+use operator_api::HostAgentSpec;
 use operator_discovery::gpus::Roots;
 use operator_plan::duration::positive;
 use operator_plan::kubernetes::SidecarImage;
@@ -51,6 +52,7 @@ struct Global {
 }
 
 /// Options of the operator itself.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 #[derive(Debug, Args)]
 struct Run {
     /// Folder with DesktopStream files, *.yaml or *.yml; repeatable
@@ -68,9 +70,12 @@ struct Run {
     /// On exit, remove all objects but home volumes, like `docker compose down`
     #[arg(long, env = "OPERATOR_TAKE_DOWN")]
     take_down: bool,
-    /// Endpoint of a host-agent, instead of the HostAgents in files: tcp://HOST:PORT, vsock://CID:PORT or unix:/PATH; repeatable [default: vsock://2:15937, tcp://gateway:15937]
+    /// Endpoint of a host-agent, instead of the HostAgents in files: tls://HOST:PORT#sha256=FINGERPRINT, vsock://CID:PORT, unix:/PATH or, with --plaintext-tcp, tcp://HOST:PORT; the host "gateway" is the machine's default gateway; repeatable [default: vsock://2:15937]
     #[arg(long, env = "OPERATOR_HOST_AGENT", value_delimiter = ',', value_name = "ENDPOINT")]
     host_agent: Vec<String>,
+    /// Allow --host-agent tcp://HOST:PORT, and try tcp://gateway:15937 by default. Everything between a container and the host-agent can read and change video, tokens and nonces
+    #[arg(long, env = "OPERATOR_PLAINTEXT_TCP")]
+    plaintext_tcp: bool,
     /// Name of a container that may be recreated with the devices, groups and volume that its sidecar needs; repeatable
     #[arg(long, env = "OPERATOR_RECREATE", value_delimiter = ',', value_name = "CONTAINER")]
     recreate: Vec<String>,
@@ -189,6 +194,25 @@ fn project_of_current_dir() -> Result<Project> {
     Ok(Project::of_folder(&folder.file_name().unwrap_or_default().to_string_lossy()))
 }
 
+/// The host-agent of the command line.
+fn host_agent_spec(endpoints: Vec<String>, plaintext: bool) -> Result<HostAgentSpec> {
+    for text in &endpoints {
+        match text.parse::<Endpoint>().context("--host-agent")? {
+            Endpoint::Tcp { .. } => anyhow::ensure!(
+                plaintext,
+                "--host-agent {text} is plaintext: use tls://HOST:PORT#sha256= and the output of `host-agent fingerprint`, \
+                 or pass --plaintext-tcp"
+            ),
+            Endpoint::Tls { fingerprint, .. } => anyhow::ensure!(
+                fingerprint.is_some(),
+                "--host-agent {text} has no fingerprint: append #sha256= and the output of `host-agent fingerprint`"
+            ),
+            Endpoint::Unix(_) | Endpoint::Vsock { .. } => {}
+        }
+    }
+    Ok(HostAgentSpec { endpoints, plaintext, ..HostAgentSpec::default() })
+}
+
 impl Run {
     fn machine(&self) -> Machine {
         let hostname = std::fs::read_to_string(self.proc.join("sys/kernel/hostname")).unwrap_or_default();
@@ -209,6 +233,7 @@ impl Run {
             prune,
             take_down,
             host_agent,
+            plaintext_tcp,
             recreate,
             gpu: _,
             drivers: _,
@@ -222,6 +247,7 @@ impl Run {
             token_life,
             concurrency,
         } = self;
+        let host_agent = host_agent_spec(host_agent, plaintext_tcp)?;
         let sources: Vec<PathBuf> = dir.into_iter().chain(file).collect();
         anyhow::ensure!(
             !sources.is_empty(),
@@ -244,12 +270,32 @@ impl Run {
             concurrency: concurrency.into(),
             machine,
             proc,
-            host_agents: host_agent,
+            host_agent,
             recreatable: recreate.into_iter().collect(),
             prune,
             once,
             take_down,
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(endpoint: &str, plaintext: bool) -> Result<HostAgentSpec> {
+        host_agent_spec(vec![endpoint.to_owned()], plaintext)
+    }
+
+    #[test]
+    fn host_agent_without_protection_is_refused_with_a_remedy() {
+        let refused = |endpoint: &str| spec(endpoint, false).expect_err(endpoint).to_string();
+        assert!(refused("tcp://10.0.0.1:1").contains("--plaintext-tcp"));
+        assert!(refused("tcp://127.0.0.1:1").contains("--plaintext-tcp"));
+        assert!(refused("tls://10.0.0.1:1").contains("#sha256="));
+        spec("tcp://10.0.0.1:1", true).expect("allowed by name");
+        spec(&format!("tls://gateway:1#sha256={}", "ab".repeat(32)), false).expect("pinned");
+        spec("vsock://2:1", false).expect("no network");
     }
 }

@@ -3,7 +3,6 @@
 mod desktop;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 use bollard::models::{
     ContainerCreateBody, DeviceMapping, EndpointSettings, HostConfig, Mount, MountType, MountVolumeOptions,
@@ -223,15 +222,9 @@ fn sidecar(stream: &Validated, workload: &Workload, settings: Settings<'_>) -> C
 pub fn endpoint_in_container(endpoint: &Endpoint, gateway: Option<&str>) -> Endpoint {
     match (endpoint, gateway) {
         (Endpoint::Unix(_), _) => Endpoint::Unix(HOST_SOCKET.into()),
-        (Endpoint::Tcp { host, port }, Some(gateway)) if is_loopback(host) => {
-            Endpoint::Tcp { host: gateway.to_owned(), port: *port }
-        }
+        (endpoint, Some(gateway)) if endpoint.is_loopback() => endpoint.clone().with_host(gateway),
         _ => endpoint.clone(),
     }
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 /// Limits of both containers: the requested devices, no capability, no new privileges.

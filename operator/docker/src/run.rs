@@ -68,8 +68,8 @@ pub struct Options {
     pub machine: Machine,
     /// Path of the machine's /proc.
     pub proc: PathBuf,
-    /// Endpoints of a host-agent, instead of the HostAgents in files.
-    pub host_agents: Vec<String>,
+    /// The host-agent of the command line. Its endpoints, if any, replace the HostAgents in files.
+    pub host_agent: HostAgentSpec,
     /// Names of users' containers that may be recreated.
     pub recreatable: BTreeSet<String>,
     /// Remove streams that are in no file, including those of earlier runs.
@@ -86,7 +86,7 @@ struct Operator {
     files: StreamFiles,
     desired: Desired,
     discovery: watch::Discovery,
-    host_agents: Vec<String>,
+    host_agent: HostAgentSpec,
     prune: bool,
     concurrency: usize,
     /// Mark of the project's operator on the Engine.
@@ -119,7 +119,7 @@ pub async fn run(options: Options) -> Result<()> {
         concurrency,
         machine,
         proc,
-        host_agents,
+        host_agent,
         recreatable,
         prune,
         once,
@@ -153,7 +153,7 @@ pub async fn run(options: Options) -> Result<()> {
         files,
         desired: Desired::default(),
         discovery: discovery.clone(),
-        host_agents,
+        host_agent,
         prune,
         concurrency,
         lock: ProjectLock::new(project.clone(), holder),
@@ -269,14 +269,10 @@ impl Operator {
 
     /// Host-agents of the command line, else those of the files, else one with the default endpoints.
     fn host_agents(&self) -> Vec<HostAgent> {
-        if self.host_agents.is_empty() && !self.desired.host_agents.is_empty() {
+        if self.host_agent.endpoints.is_empty() && !self.desired.host_agents.is_empty() {
             return self.desired.host_agents.values().cloned().collect();
         }
-        let spec = HostAgentSpec {
-            endpoints: self.host_agents.clone(),
-            capacity: DEFAULT_CAPACITY,
-            ..HostAgentSpec::default()
-        };
+        let spec = HostAgentSpec { capacity: DEFAULT_CAPACITY, ..self.host_agent.clone() };
         vec![HostAgent::new("default", spec)]
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use contract::StreamName;
 use operator_api::{DesktopStream, GROUP, HostAgent, VERSION};
+use operator_plan::host_agent;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -166,7 +167,11 @@ fn push(content: &mut Content, value: &Value) -> Result<(), String> {
             let parsed = name.parse().map_err(|error| format!("metadata.name: {error}"))?;
             content.streams.push((parsed, typed(value, &name)?));
         }
-        "HostAgent" => content.host_agents.push(typed(value, &name)?),
+        "HostAgent" => {
+            let agent: HostAgent = typed(value, &name)?;
+            host_agent::validate(&agent.spec).map_err(|problem| format!("{name}: {problem}"))?;
+            content.host_agents.push(agent);
+        }
         other => return Err(format!("kind is {other:?}; set it to DesktopStream or HostAgent")),
     }
     Ok(())
@@ -264,6 +269,24 @@ mod tests {
             let problem = desired.problems.values().next().expect("a problem");
             assert!(problem.contains("metadata.name") && problem.contains("a-z"), "{problem}");
         }
+    }
+
+    #[test]
+    fn host_agent_with_a_plaintext_endpoint_is_a_problem_of_the_file() {
+        const AGENT: &str = "apiVersion: desktopstream.dev/v1alpha1\nkind: HostAgent\nmetadata: {name: mac}\nspec: {endpoints: ['tcp://gateway:1']PLAINTEXT}\n";
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut files = StreamFiles::new(vec![folder.path().to_owned()]);
+        write(folder.path(), "a.yaml", &AGENT.replace("PLAINTEXT", ""));
+        let desired = files.read();
+        assert!(desired.host_agents.is_empty());
+        let problem = desired.problems.values().next().expect("a problem");
+        assert!(
+            problem.contains("mac: spec.endpoints") && problem.contains("plaintext to true"),
+            "{problem}"
+        );
+        write(folder.path(), "a.yaml", &AGENT.replace("PLAINTEXT", ", plaintext: true"));
+        let desired = files.read();
+        assert_eq!((desired.host_agents.len(), desired.problems.len()), (1, 0));
     }
 
     #[test]

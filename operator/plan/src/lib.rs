@@ -12,6 +12,7 @@
 pub mod drift;
 pub mod duration;
 pub mod facts;
+pub mod host_agent;
 pub mod kubernetes;
 pub mod lifecycle;
 pub mod observation;

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use contract::input::ControlPolicy;
 use contract::names::{
-    ENDPOINT_FILE, HOST_AGENT_DIR, RUNTIME_DIR, SIDECAR_ADMIN_PORT, TOKEN_FILE, VIEWER_DIR, VIEWER_PORT, env,
-    flags,
+    ENDPOINT_FILE, HOST_AGENT_DIR, RUNTIME_DIR, SIDECAR_ADMIN_PORT, TLS_KEY_FILE, TOKEN_FILE, VIEWER_DIR,
+    VIEWER_PORT, env, flags,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use operator_api::{
@@ -107,6 +107,7 @@ fn sidecar_args(stream: &Validated) -> Vec<String> {
     } else {
         flag(flags::UPSTREAM_FILE, format!("{HOST_AGENT_DIR}/{ENDPOINT_FILE}"));
         flag(flags::TOKEN_FILE, format!("{HOST_AGENT_DIR}/{TOKEN_FILE}"));
+        flag(flags::TLS_KEY_FILE, format!("{HOST_AGENT_DIR}/{TLS_KEY_FILE}"));
     }
     if !spec.viewers.allowed_origins.is_empty() {
         flag(flags::ALLOWED_ORIGINS, spec.viewers.allowed_origins.join(","));

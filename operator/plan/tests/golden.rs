@@ -30,6 +30,7 @@ fn rendered(mut stream: DesktopStream) -> String {
         host_agent: "default".to_owned(),
         endpoint: "vsock://2:15937".parse().expect("an endpoint"),
         token: "header.claims.signature".to_owned(),
+        key: Some("private key".to_owned()),
         issued: 1000,
         expires: 4600,
     };

@@ -3,8 +3,8 @@
 
 use kube_cel::Validator;
 use operator_api::{DesktopStream, HostAgent, crds};
-use operator_plan::testing;
 use operator_plan::validate::{validate, validate_update};
+use operator_plan::{host_agent, testing};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -98,6 +98,7 @@ fn sample_is_accepted_and_read_without_loss() {
     for (file, sample) in samples() {
         let (at, back) = if sample["kind"] == "HostAgent" {
             let agent: HostAgent = serde_json::from_value(sample.clone()).expect(&file);
+            host_agent::validate(&agent.spec).expect(&file);
             (1, serde_json::to_value(agent).expect("JSON"))
         } else {
             let stream: DesktopStream = serde_json::from_value(sample.clone()).expect(&file);
@@ -107,6 +108,41 @@ fn sample_is_accepted_and_read_without_loss() {
         let messages = violations(at, &back, None);
         assert!(messages.is_empty(), "{file}: {messages:?}");
         assert_kept(&file, &sample["spec"], &back["spec"]);
+    }
+}
+
+#[test]
+fn host_agent_without_protection_is_refused_by_the_rules_and_by_the_validator() {
+    let fingerprint = "ab".repeat(32);
+    let pinned = format!("tls://mac:1#sha256={fingerprint}");
+    let refused = [
+        (json!({"endpoints": ["unix:/a", "tcp://gateway:1"]}), "plaintext to true"),
+        (json!({"endpoints": ["tcp://gateway:1"], "fingerprint": fingerprint}), "plaintext to true"),
+        (json!({"endpoints": [pinned, "tls://gateway:1"]}), "host-agent fingerprint"),
+    ];
+    let accepted = [
+        json!({}),
+        json!({"endpoints": [pinned]}),
+        json!({"endpoints": ["tls://gateway:1"], "fingerprint": fingerprint}),
+        json!({"endpoints": ["tcp://gateway:1"], "plaintext": true}),
+        json!({"endpoints": ["vsock://2:1", "unix:/a"]}),
+    ];
+    let check = |spec: &Value| {
+        let object = json!({
+            "apiVersion": "desktopstream.dev/v1alpha1", "kind": "HostAgent",
+            "metadata": {"name": "mac"}, "spec": spec,
+        });
+        let agent: HostAgent = serde_json::from_value(object).expect("a HostAgent");
+        let stored = serde_json::to_value(&agent).expect("JSON");
+        (violations(1, &stored, None), host_agent::validate(&agent.spec))
+    };
+    for (spec, says) in refused {
+        let (messages, validated) = check(&spec);
+        assert!(messages.iter().any(|line| line.contains(says)), "{spec}: {messages:?}");
+        assert!(validated.expect_err("refused").contains(says), "{spec}");
+    }
+    for spec in accepted {
+        assert_eq!(check(&spec), (Vec::new(), Ok(())), "{spec}");
     }
 }
 

@@ -3,7 +3,7 @@
 use contract::names::flags;
 
 /// Flags of `sidecar run` that its doctor accepts, too, without the leading `--`.
-const DOCTOR_FLAGS: [&str; 11] = [
+const DOCTOR_FLAGS: [&str; 13] = [
     flags::SOURCE,
     "memory",
     "render-node",
@@ -15,6 +15,8 @@ const DOCTOR_FLAGS: [&str; 11] = [
     flags::UPSTREAM,
     flags::UPSTREAM_FILE,
     flags::TOKEN_FILE,
+    flags::TLS_KEY_FILE,
+    flags::PLAINTEXT_TCP,
 ];
 
 /// The arguments of a running sidecar that its doctor accepts. Values must be joined by `=`, as the operator writes them.

@@ -14,7 +14,7 @@ impl ClientMessage {
     /// Longest payload of a message type in bytes; `None` for a type that a sidecar does not send.
     pub fn limit(kind: u8) -> Option<u32> {
         match kind {
-            0x01 | 0x02 | 0x04 | 0x06 | 0x07 => Some(MAX_CONTROL),
+            0x01 | 0x02 | 0x04..=0x07 => Some(MAX_CONTROL),
             0x03 => Some(MAX_PIXELS),
             _ => None,
         }
@@ -58,6 +58,10 @@ impl ClientMessage {
                 0x03
             }
             Self::RequestKeyframe => 0x04,
+            Self::Renew { token } => {
+                put_text(&mut out, token, MAX_TOKEN);
+                0x05
+            }
             Self::Ping(token) => {
                 out.put_u64_le(*token);
                 0x06
@@ -95,6 +99,7 @@ impl ClientMessage {
             }),
             0x03 => return pixels::decode(r).map(Self::Pixels),
             0x04 => Self::RequestKeyframe,
+            0x05 => Self::Renew { token: r.text("token", MAX_TOKEN)? },
             0x06 => Self::Ping(r.u64("token")?),
             0x07 => Self::Bye,
             other => return Err(DecodeError::Unknown { what: "message type", value: other.into() }),

@@ -150,6 +150,7 @@ pub fn client_message() -> impl Strategy<Value = ClientMessage> {
         config().prop_map(ClientMessage::Configure),
         pixels().prop_map(ClientMessage::Pixels),
         Just(ClientMessage::RequestKeyframe),
+        text(MAX_TOKEN).prop_map(|token| ClientMessage::Renew { token }),
         any::<u64>().prop_map(ClientMessage::Ping),
         Just(ClientMessage::Bye),
     ]

@@ -29,6 +29,7 @@ variants!(ClientMessage {
     Self::Configure(_) => "Configure",
     Self::Pixels(_) => "Pixels",
     Self::RequestKeyframe => "RequestKeyframe",
+    Self::Renew { .. } => "Renew",
     Self::Ping(_) => "Ping",
     Self::Bye => "Bye",
 });

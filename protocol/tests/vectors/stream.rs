@@ -112,6 +112,11 @@ pub fn client() -> Vec<Vector<ClientMessage>> {
             message: ClientMessage::RequestKeyframe,
         },
         Vector {
+            name: "renew",
+            hex: "07000000 05 000000  0500 61622e633d",
+            message: ClientMessage::Renew { token: "ab.c=".into() },
+        },
+        Vector {
             name: "ping",
             hex: "08000000 06 000000  efcdab8967452301",
             message: ClientMessage::Ping(0x0123_4567_89ab_cdef),

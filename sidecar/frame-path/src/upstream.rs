@@ -10,6 +10,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -26,7 +27,7 @@ pub use source::{EndpointSource, TokenSource};
 
 /// Timeout of connecting, and of the answer to HELLO.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Interval of PING messages; the endpoint file is read at the same interval.
+/// Interval of PING messages; the files of endpoint and token are read at the same interval.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// Time without a received message after which the connection is closed.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(6);
@@ -43,8 +44,11 @@ pub const SIDECAR: &str = "desktopstream sidecar";
 pub struct UpstreamOptions {
     /// Endpoint of the host-agent.
     pub endpoint: EndpointSource,
-    /// Token, read for each attempt.
+    /// Token, read for each attempt. A file's newer token is presented on the running connection: the host-agent ends a
+    /// session at the expiry of its token.
     pub token: TokenSource,
+    /// File with the private key that the token is bound to, presented to TLS endpoints; may be missing.
+    pub tls_key: Option<PathBuf>,
     /// Client name in HELLO: [`SIDECAR`], or [`DOCTOR`](protocol::stream::DOCTOR), whose session does not replace the
     /// sidecar's.
     pub client: &'static str,
@@ -123,7 +127,7 @@ async fn run(
     let mut delay = BACK_OFF.0;
     loop {
         let error = match connect(&options, &traffic).await {
-            Ok((incoming, outgoing, session)) => {
+            Ok(Connected { incoming, outgoing, session, token }) => {
                 let endpoint = session.endpoint.clone();
                 tracing::info!(%endpoint, session = session.session, "connected to host-agent");
                 delay = BACK_OFF.0;
@@ -134,7 +138,7 @@ async fn run(
                 }
                 let ended = tokio::select! {
                     ended = receive(incoming, &endpoint, &on_event) => ended,
-                    ended = transmit(outgoing, &mut queued, &options.endpoint, &endpoint) => ended,
+                    ended = transmit(outgoing, &mut queued, &options, &endpoint, token) => ended,
                 };
                 match ended {
                     Some(error) => error,
@@ -151,25 +155,41 @@ async fn run(
     }
 }
 
-async fn connect(
-    options: &UpstreamOptions,
-    traffic: &Arc<Traffic>,
-) -> Result<(Incoming, Outgoing, Session), UpstreamError> {
+/// An established session, its socket, and the token in HELLO.
+struct Connected {
+    incoming: Incoming,
+    outgoing: Outgoing,
+    session: Session,
+    token: String,
+}
+
+async fn connect(options: &UpstreamOptions, traffic: &Arc<Traffic>) -> Result<Connected, UpstreamError> {
     let endpoint = options.endpoint.read()?;
     let token = options.token.read()?;
     let timed_out = |step| UpstreamError::Timeout { endpoint: endpoint.clone(), step };
-    let (mut incoming, mut outgoing) = timeout(HANDSHAKE_TIMEOUT, socket::connect(&endpoint, traffic))
-        .await
-        .map_err(|_| timed_out("connect"))?
-        .map_err(|source| UpstreamError::Connect { endpoint: endpoint.clone(), source })?;
+    let identity = match endpoint {
+        Endpoint::Tls { .. } => source::read_identity(options.tls_key.as_deref())?,
+        Endpoint::Tcp { .. } | Endpoint::Unix(_) | Endpoint::Vsock { .. } => None,
+    };
+    let connected = timeout(HANDSHAKE_TIMEOUT, socket::connect(&endpoint, identity.as_ref(), traffic));
+    let (mut incoming, mut outgoing) =
+        connected.await.map_err(|_| timed_out("connect"))?.map_err(|source| {
+            let endpoint = endpoint.clone();
+            if stream_tls::is_other_key(&source) {
+                UpstreamError::OtherKey { endpoint }
+            } else {
+                UpstreamError::Connect { endpoint, source }
+            }
+        })?;
     let client = format!("{} {}", options.client, env!("CARGO_PKG_VERSION"));
-    outgoing.send(&ClientMessage::Hello { min: VERSION, max: VERSION, token, client }).await?;
+    let hello = ClientMessage::Hello { min: VERSION, max: VERSION, token: token.clone(), client };
+    outgoing.send(&hello).await?;
     let answer = timeout(HANDSHAKE_TIMEOUT, incoming.next()).await.map_err(|_| timed_out("HELLO"))??;
     match answer {
         Some(ServerMessage::HelloAck { version, session, nonce, taps, max_pixels, server }) => {
             choose_version(version, version).map_err(SocketError::from)?;
             let session = Session { endpoint, session, nonce, taps, max_pixels, server };
-            Ok((incoming, outgoing, session))
+            Ok(Connected { incoming, outgoing, session, token })
         }
         Some(ServerMessage::Error { code, message }) => Err(UpstreamError::Refused { code, message }),
         Some(_) => Err(timed_out("HELLO")),
@@ -200,24 +220,33 @@ async fn receive(
     }
 }
 
-/// Sends queued messages and PINGs until the connection breaks or moves; `None` when all senders are dropped.
+/// Sends queued messages, PINGs and newer tokens until the connection breaks or moves; `None` when all senders are
+/// dropped. `token` is the one in HELLO.
 async fn transmit(
     mut outgoing: Outgoing,
     queued: &mut mpsc::Receiver<ClientMessage>,
-    source: &EndpointSource,
+    options: &UpstreamOptions,
     endpoint: &Endpoint,
+    mut token: String,
 ) -> Option<UpstreamError> {
     let mut ping = tokio::time::interval(PING_INTERVAL);
     loop {
         let message = tokio::select! {
             message = queued.recv() => message?,
-            // A file that cannot be read leaves the session as it is.
-            _ = ping.tick() => match source.read() {
-                Ok(current) if current != *endpoint => {
+            _ = ping.tick() => {
+                // A file that cannot be read leaves the session as it is.
+                if options.endpoint.read().is_ok_and(|current| current != *endpoint) {
                     return Some(UpstreamError::Moved { from: endpoint.clone() });
                 }
-                _ => ClientMessage::Ping(0),
-            },
+                match options.token.read() {
+                    Ok(current) if current != token && !current.is_empty() => {
+                        tracing::debug!("presenting a newer token");
+                        token.clone_from(&current);
+                        ClientMessage::Renew { token: current }
+                    }
+                    _ => ClientMessage::Ping(0),
+                }
+            }
         };
         if let Err(error) = outgoing.send(&message).await {
             return Some(error.into());

@@ -115,8 +115,10 @@ fn requested_keyframe_arrives() {
 #[test]
 fn failure_message_names_the_cause() {
     let cases = [
-        (String::new(), "set host-agent=tcp://"),
+        (String::new(), "set host-agent=tls://"),
         ("host-agent=http://x".to_owned(), "host-agent=http://x"),
+        ("host-agent=tcp://10.0.0.1:1".to_owned(), "plaintext-tcp=true"),
+        ("host-agent=tls://127.0.0.1:1".to_owned(), "append #sha256="),
         ("host-agent=tcp://127.0.0.1:1".to_owned(), "cannot reach the host-agent at tcp://127.0.0.1:1"),
         ("host-agent=tcp://127.0.0.1:1 require=zero-copy".to_owned(), "no resource ID"),
         (

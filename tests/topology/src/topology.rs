@@ -87,7 +87,8 @@ impl Topology {
         interrupt::check()?;
         for (name, place) in &HOST_AGENTS[..this.host_agent_count] {
             this.host_agents.push(HostAgent::start_at(&this.bed, name, *place)?);
-            this.bed.cluster.apply(&host_agent(name, *place).to_string())?;
+            let fingerprint = HostAgent::fingerprint(&this.bed)?;
+            this.bed.cluster.apply(&host_agent(name, *place, &fingerprint).to_string())?;
         }
         for (number, _) in &this.vms {
             this.await_gpu(*number)?;
@@ -172,10 +173,10 @@ impl Topology {
     }
 }
 
-fn host_agent(name: &str, place: Place) -> Value {
-    let endpoint = format!("tcp://gateway:{}", place.port);
+fn host_agent(name: &str, place: Place, fingerprint: &str) -> Value {
+    let endpoint = format!("tls://gateway:{}", place.port);
     json!({
         "apiVersion": "desktopstream.dev/v1alpha1", "kind": "HostAgent", "metadata": {"name": name},
-        "spec": {"capacity": 16, "endpoints": [endpoint]},
+        "spec": {"capacity": 16, "endpoints": [endpoint], "fingerprint": fingerprint},
     })
 }

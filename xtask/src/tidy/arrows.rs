@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use cargo_metadata::{DependencyKind, Metadata, Package};
 
 /// Crates that every product may use, with the crates of ours that they may use themselves.
-const SHARED: [(&str, &[&str]); 6] = [
+const SHARED: [(&str, &[&str]); 7] = [
     ("protocol", &[]),
     ("contract", &[]),
+    ("stream-tls", &["contract"]),
     ("stream-token", &["contract"]),
     ("encode", &["contract", "protocol"]),
     ("encode-testkit", &["contract", "encode", "protocol"]),

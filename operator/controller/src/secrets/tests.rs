@@ -1,4 +1,4 @@
-use contract::names::{ENDPOINT_FILE, STATUS_KEYS_FILE, TOKEN_FILE};
+use contract::names::{ENDPOINT_FILE, STATUS_KEYS_FILE, TLS_KEY_FILE, TOKEN_FILE};
 use operator_plan::testing::validated;
 use serde_json::{Value, json};
 
@@ -170,12 +170,35 @@ async fn host_agent_secret_stays_while_the_node_is_unknown_and_is_emptied_when_u
     }
 }
 
+#[tokio::test]
+async fn key_of_the_token_stays_the_same_across_renewals_and_restarts() {
+    let apiserver = Apiserver::default();
+    let stream = validated(&json!({}));
+    let mut world = World::new(&apiserver);
+    let mut written = Vec::new();
+    for (is_restarted, now) in [(false, NOW), (false, 2 * NOW), (true, 3 * NOW)] {
+        if is_restarted {
+            let pem = world.context.signer.private_pem().expect("PEM");
+            world = World::with_signer(&apiserver, stream_token::Signer::from_pem(&pem).expect("a key"));
+        }
+        let secrets = Secrets { now: at(now), ..secrets(&world, &stream, Freshness::Settled) };
+        secrets.ensure_host_agent(&paired()).await.expect("ensured");
+        let [token, key] = [TOKEN_FILE, TLS_KEY_FILE].map(|file| data(&apiserver, HOST_AGENT, file));
+        written.push((token.expect("a token"), key.expect("a key")));
+    }
+    let (tokens, keys): (Vec<_>, Vec<_>) = written.iter().cloned().unzip();
+    assert_ne!(tokens[0], tokens[1]);
+    assert_ne!(tokens[1], tokens[2]);
+    assert!(keys.iter().all(|key| *key == keys[0]));
+}
+
 #[test]
 fn token_is_renewed_at_half_of_its_lifetime_and_for_another_host_agent() {
     let secret = |host_agent: &str, endpoint: &str, issued: u64| HostAgentSecret {
         host_agent: host_agent.to_owned(),
         endpoint: endpoint.parse().expect("an endpoint"),
         token: "t".to_owned(),
+        key: None,
         issued,
         expires: issued + 1000,
     };

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use contract::Endpoint;
-use contract::names::{ENDPOINT_FILE, TOKEN_FILE};
+use contract::names::{ENDPOINT_FILE, TLS_KEY_FILE, TOKEN_FILE};
 use operator_api::names::SECRETS_DIR;
 use operator_plan::pair::Pairing;
 use operator_plan::workload::Workload;
+use stream_token::Credentials;
 
 use super::Pass;
 use super::apply::ApplyError;
@@ -29,10 +30,11 @@ impl Pass<'_> {
             files.insert(format!("viewer/{TOKEN_FILE}"), token.map_err(ApplyError::Internal)?);
         }
         if workload.uses_host_agent {
-            // Empty files replace the endpoint and the token of a former pairing.
+            // Empty files replace those of a former pairing.
             let credentials = self.host_agent_credentials(pairing).await?.unwrap_or_default();
             files.insert(format!("host-agent/{ENDPOINT_FILE}"), credentials.endpoint);
             files.insert(format!("host-agent/{TOKEN_FILE}"), credentials.token);
+            files.insert(format!("host-agent/{TLS_KEY_FILE}"), credentials.key);
         }
         let existing = self.world.view.container(&self.key, Role::Sidecar).filter(|_| !created);
         let upload =
@@ -47,7 +49,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Endpoint and token of the paired host-agent; `None` if there is none. Renews the token at half of its lifetime.
+    /// Endpoint, token and key of the paired host-agent; `None` if there is none. Renews the token at half of its lifetime.
     async fn host_agent_credentials(
         &self,
         pairing: &Pairing,
@@ -58,28 +60,38 @@ impl Pass<'_> {
             .memory()
             .token
             .filter(|it| it.host_agent == *host_agent && it.endpoint == *endpoint && now < it.renew_at);
-        let token = match issued {
-            Some(issued) => issued.token,
+        let (token, key) = match issued {
+            Some(issued) => (issued.token, issued.key),
             None => self.issue_token(host_agent, endpoint, now)?,
         };
         let network = self.world.network.lock().await.clone();
         let gateway = network.and_then(|network| network.gateway);
         let endpoint = render::endpoint_in_container(endpoint, gateway.as_deref()).to_string();
-        Ok(Some(HostAgentCredentials { endpoint, token }))
+        Ok(Some(HostAgentCredentials { endpoint, token, key }))
     }
 
-    fn issue_token(&self, host_agent: &str, endpoint: &Endpoint, now: u64) -> Result<String, ApplyError> {
+    /// Signs a token, and returns it with the key that it is bound to. The key is empty for a plaintext endpoint.
+    fn issue_token(
+        &self,
+        host_agent: &str,
+        endpoint: &Endpoint,
+        now: u64,
+    ) -> Result<(String, String), ApplyError> {
         let life = self.context.token_life.as_secs();
-        let signed = self.context.signer.token(&self.valid.id(), host_agent, now, life.cast_signed());
-        let token = signed.map_err(|error| ApplyError::Internal(error.into()))?;
+        let (id, uid) = (self.valid.id(), &self.valid.uid);
+        let made =
+            self.context.signer.credentials((&id, uid), (host_agent, endpoint), now, life.cast_signed());
+        let Credentials { token, key } = made.map_err(|error| ApplyError::Internal(error.into()))?;
+        let key = key.unwrap_or_default();
         let issued = IssuedToken {
             host_agent: host_agent.to_owned(),
             endpoint: endpoint.clone(),
             token: token.clone(),
+            key: key.clone(),
             renew_at: now + life / 2,
         };
         self.update_memory(|memory| memory.token = Some(issued));
-        Ok(token)
+        Ok((token, key))
     }
 }
 
@@ -88,4 +100,5 @@ impl Pass<'_> {
 struct HostAgentCredentials {
     endpoint: String,
     token: String,
+    key: String,
 }

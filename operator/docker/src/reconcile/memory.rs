@@ -54,6 +54,8 @@ pub(super) struct IssuedToken {
     pub(super) host_agent: String,
     pub(super) endpoint: Endpoint,
     pub(super) token: String,
+    /// Private key that it is bound to, in PEM; empty for a plaintext endpoint.
+    pub(super) key: String,
     /// Unix time at which the token is replaced, seconds.
     pub(super) renew_at: u64,
 }

@@ -102,6 +102,9 @@ fn host_agent_endpoint_is_translated_for_the_container() {
     assert_eq!(translated("vsock://2:15937"), "vsock://2:15937");
     assert_eq!(translated("unix:/run/host-agent/agent.sock"), "unix:/run/desktopstream-host/host-agent.sock");
     assert_eq!(translated("tcp://[::1]:15937"), "tcp://172.18.0.1:15937");
+    let pin = "ab".repeat(32);
+    let pinned = translated(&format!("tls://127.0.0.1:15937#sha256={pin}"));
+    assert_eq!(pinned, format!("tls://172.18.0.1:15937#sha256={pin}"));
     assert_eq!(translate("tcp://127.0.0.1:1", None), "tcp://127.0.0.1:1");
 }
 

@@ -14,7 +14,7 @@ use crate::quantity::amount;
 use crate::validate::Validated;
 
 use contract::Endpoint;
-use contract::names::{ENDPOINT_FILE, STATUS_KEYS_FILE, TOKEN_FILE};
+use contract::names::{ENDPOINT_FILE, STATUS_KEYS_FILE, TLS_KEY_FILE, TOKEN_FILE};
 use operator_api::{OnDelete, names};
 
 /// Resource of a claim's size.
@@ -59,7 +59,7 @@ fn requests(spec: &PersistentVolumeClaimSpec) -> Option<&BTreeMap<String, Quanti
     spec.resources.as_ref()?.requests.as_ref()
 }
 
-/// Endpoint of a host-agent and the token for it.
+/// Endpoint of a host-agent, the token for it and the token's key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostAgentSecret {
     /// Name of the HostAgent, the audience of the token.
@@ -68,6 +68,8 @@ pub struct HostAgentSecret {
     pub endpoint: Endpoint,
     /// Signed token.
     pub token: String,
+    /// Private key that the token is bound to, in PEM; `None` for a plaintext endpoint, on which none can be proved.
+    pub key: Option<String>,
     /// Time of issue, Unix seconds.
     pub issued: u64,
     /// Expiry, Unix seconds.
@@ -79,8 +81,9 @@ pub struct HostAgentSecret {
 /// is made.
 pub fn host_agent_secret(stream: &Validated, content: Option<&HostAgentSecret>, status_keys: &str) -> Secret {
     let mut data = BTreeMap::from([(STATUS_KEYS_FILE, status_keys.to_owned())]);
-    if let Some(HostAgentSecret { endpoint, token, .. }) = content {
+    if let Some(HostAgentSecret { endpoint, token, key, .. }) = content {
         data.extend([(ENDPOINT_FILE, endpoint.to_string()), (TOKEN_FILE, token.clone())]);
+        data.extend(key.iter().map(|key| (TLS_KEY_FILE, key.clone())));
     }
     secret(stream, stream.names.host_agent_secret(), data)
 }

@@ -106,6 +106,7 @@ fn upstream(runtime: &tokio::runtime::Runtime) -> Upstream {
     let _entered = runtime.enter();
     let options = UpstreamOptions {
         endpoint: EndpointSource::Fixed(endpoint()),
+        tls_key: None,
         token: TokenSource::None,
         client: SIDECAR,
     };

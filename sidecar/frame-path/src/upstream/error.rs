@@ -21,6 +21,14 @@ pub enum UpstreamError {
         /// Error of the operating system.
         source: io::Error,
     },
+    /// The file of the key that the token is bound to cannot be read or is not a key.
+    #[error("cannot use the TLS key {path}: {reason}; mount the key or correct --tls-key-file")]
+    TlsKey {
+        /// Key file.
+        path: PathBuf,
+        /// Reason, without secrets.
+        reason: String,
+    },
     /// The endpoint file is missing or empty.
     #[error("no host-agent yet: waiting for an endpoint in {path}")]
     NotPaired {
@@ -48,6 +56,15 @@ pub enum UpstreamError {
         endpoint: Endpoint,
         /// Error of the operating system.
         source: io::Error,
+    },
+    /// Another program answers at the host-agent's address, or the host-agent has another key.
+    #[error(
+        "the key of the host-agent at {endpoint} has another fingerprint; correct spec.fingerprint of the HostAgent, or the \
+         endpoint, to the output of `host-agent fingerprint`"
+    )]
+    OtherKey {
+        /// Endpoint of the host-agent.
+        endpoint: Endpoint,
     },
     /// The host-agent did not answer in time.
     #[error("the host-agent at {endpoint} does not answer ({step})")]
@@ -87,6 +104,8 @@ impl UpstreamError {
                 HostAgentConnection::Refused { code: RefusalCode::Version, message }
             }
             Self::Token { .. }
+            | Self::TlsKey { .. }
+            | Self::OtherKey { .. }
             | Self::EndpointFile { .. }
             | Self::Connect { .. }
             | Self::Timeout { .. }

@@ -1,4 +1,4 @@
-//! One connected TCP, Unix or vsock socket as a stream of messages.
+//! One connected TLS, TCP, Unix or vsock socket as a stream of messages.
 
 use std::io;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use contract::Endpoint;
 use protocol::DecodeError;
 use protocol::frame::Decoder;
 use protocol::stream::{ClientMessage, ServerMessage};
+use stream_tls::Identity;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_vsock::{VsockAddr, VsockStream};
@@ -28,9 +29,22 @@ pub enum SocketError {
     Decode(#[from] DecodeError),
 }
 
-/// Connects to `endpoint`.
-pub async fn connect(endpoint: &Endpoint, traffic: &Arc<Traffic>) -> io::Result<(Incoming, Outgoing)> {
+/// Connects to `endpoint`. With TLS, `identity` is the own key, if there is one.
+pub async fn connect(
+    endpoint: &Endpoint,
+    identity: Option<&Identity>,
+    traffic: &Arc<Traffic>,
+) -> io::Result<(Incoming, Outgoing)> {
     match endpoint {
+        Endpoint::Tls { fingerprint: None, .. } => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the endpoint has no fingerprint; append #sha256= and the output of `host-agent fingerprint`",
+        )),
+        Endpoint::Tls { host, port, fingerprint: Some(fingerprint) } => {
+            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            stream.set_nodelay(true)?;
+            Ok(split(stream_tls::connect(stream, *fingerprint, identity).await?, traffic))
+        }
         Endpoint::Tcp { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
             stream.set_nodelay(true)?;

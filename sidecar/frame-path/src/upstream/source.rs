@@ -1,10 +1,11 @@
-//! Sources of endpoint and token, read for each connection attempt.
+//! Sources of endpoint, token and key, read for each connection attempt.
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use contract::Endpoint;
+use stream_tls::Identity;
 
 use super::error::UpstreamError;
 
@@ -71,5 +72,17 @@ impl TokenSource {
                 .map(|text| text.trim().to_owned())
                 .map_err(|source| UpstreamError::Token { path: path.clone(), source }),
         }
+    }
+}
+
+/// Reads the key that the token is bound to; `None` if the file is missing or empty: tokens need not be bound.
+pub(super) fn read_identity(path: Option<&Path>) -> Result<Option<Identity>, UpstreamError> {
+    let Some(path) = path else { return Ok(None) };
+    let invalid = |reason: String| UpstreamError::TlsKey { path: path.to_owned(), reason };
+    match fs::read_to_string(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(invalid(error.to_string())),
+        Ok(pem) if pem.trim().is_empty() => Ok(None),
+        Ok(pem) => Identity::from_pem(&pem).map(Some).map_err(|error| invalid(error.to_string())),
     }
 }

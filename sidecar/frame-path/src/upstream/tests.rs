@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 
+use contract::endpoint::Fingerprint;
 use protocol::frame::{Decoder, Header};
 use protocol::stream::{ClientMessage, ServerMessage, VERSION};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use stream_tls::{Acceptor, Identity, PublicKey, generate_key};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
@@ -13,13 +15,23 @@ use super::*;
 /// Timeout of one step; PINGs are 2 s apart.
 const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 
-async fn answer_hello(mut socket: TcpStream, server: &str) -> std::io::Result<()> {
+async fn answer_hello(socket: TcpStream, server: &str) -> std::io::Result<()> {
+    answer(socket, server, |_| {}).await
+}
+
+/// Shows all messages to `on_message`.
+async fn answer(
+    mut socket: impl AsyncRead + AsyncWrite + Unpin,
+    server: &str,
+    on_message: impl Fn(&ClientMessage),
+) -> std::io::Result<()> {
     let mut decoder = Decoder::<Header>::new();
     loop {
         if socket.read_buf(decoder.buffer()).await? == 0 {
             return Ok(());
         }
         while let Some(message) = decoder.next_message::<ClientMessage>().expect("a message") {
+            on_message(&message);
             if let ClientMessage::Hello { .. } = message {
                 let answer = ServerMessage::HelloAck {
                     version: VERSION,
@@ -30,6 +42,7 @@ async fn answer_hello(mut socket: TcpStream, server: &str) -> std::io::Result<()
                     server: server.to_owned(),
                 };
                 socket.write_all(&answer.encode().to_vec()).await?;
+                socket.flush().await?;
             }
         }
     }
@@ -48,12 +61,12 @@ async fn host_agent(name: &'static str) -> String {
 }
 
 fn follow(path: &Path) -> (Upstream, Receiver<Event>) {
+    start(EndpointSource::File(path.to_owned()), TokenSource::None)
+}
+
+fn start(endpoint: EndpointSource, token: TokenSource) -> (Upstream, Receiver<Event>) {
     let (events_in, events) = channel();
-    let options = UpstreamOptions {
-        endpoint: EndpointSource::File(path.to_owned()),
-        token: TokenSource::None,
-        client: SIDECAR,
-    };
+    let options = UpstreamOptions { endpoint, token, tls_key: None, client: SIDECAR };
     (Upstream::start(options, move |event| events_in.send(event).is_ok()), events)
 }
 
@@ -124,4 +137,106 @@ fn invalid_endpoint_file_error_names_the_cause() {
     std::fs::write(&file, "http://example.com").expect("written");
     assert!(matches!(read(), UpstreamError::EndpointFile { .. }), "invalid: {}", read());
     assert!(read().to_string().contains("http"), "{}", read());
+}
+
+#[tokio::test]
+async fn newer_token_is_presented_on_the_running_connection() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("token");
+    std::fs::write(&file, "first\n").expect("written");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let endpoint = format!("tcp://{}", listener.local_addr().expect("bound")).parse().expect("an endpoint");
+    let (_upstream, events) = start(EndpointSource::Fixed(endpoint), TokenSource::File(file.clone()));
+
+    let (tokens_in, mut tokens) = tokio::sync::mpsc::unbounded_channel();
+    let (socket, _) = listener.accept().await.expect("a connection");
+    tokio::spawn(answer(socket, "only", move |message| {
+        let _closed = match message {
+            ClientMessage::Hello { token, .. } => tokens_in.send(("hello", token.clone())),
+            ClientMessage::Renew { token } => tokens_in.send(("renew", token.clone())),
+            _ => Ok(()),
+        };
+    }));
+    let mut received = async || timeout(STEP_TIMEOUT, tokens.recv()).await.expect("in time");
+    assert_eq!(received().await, Some(("hello", "first".to_owned())));
+    let (event, events) = next(events).await;
+    assert!(matches!(event, Event::Connected(_)), "{event:?}");
+    // Neither a missing nor an empty file is a newer token.
+    std::fs::remove_file(&file).expect("removed");
+    std::fs::write(&file, "").expect("written");
+    std::fs::write(&file, "second").expect("written");
+    assert_eq!(received().await, Some(("renew", "second".to_owned())));
+    std::fs::write(&file, "third").expect("written");
+    assert_eq!(received().await, Some(("renew", "third".to_owned())), "each token is sent once");
+    assert!(events.try_recv().is_err(), "the session goes on");
+}
+
+fn pem() -> String {
+    generate_key().expect("a key")
+}
+
+/// Starts a fake host-agent with TLS. Returns its port, its fingerprint, and the keys of its clients.
+async fn tls_host_agent() -> (u16, Fingerprint, tokio::sync::mpsc::UnboundedReceiver<Option<PublicKey>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let acceptor = Acceptor::new(&Identity::from_pem(&pem()).expect("an identity")).expect("an acceptor");
+    let (keys_in, keys) = tokio::sync::mpsc::unbounded_channel();
+    let fingerprint = acceptor.fingerprint();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            if let Ok((socket, key)) = acceptor.accept(socket).await {
+                let _closed = keys_in.send(key);
+                tokio::spawn(answer(socket, "tls", |_| {}));
+            }
+        }
+    });
+    (port, fingerprint, keys)
+}
+
+fn start_tls(port: u16, fingerprint: Option<Fingerprint>, tls_key: Option<PathBuf>) -> Receiver<Event> {
+    let (events_in, events) = channel();
+    let endpoint = Endpoint::Tls { host: "127.0.0.1".to_owned(), port, fingerprint };
+    let (endpoint, token) = (EndpointSource::Fixed(endpoint), TokenSource::None);
+    let options = UpstreamOptions { endpoint, token, tls_key, client: SIDECAR };
+    let _upstream = Upstream::start(options, move |event| events_in.send(event).is_ok());
+    events
+}
+
+#[tokio::test]
+async fn session_by_tls_presents_the_key_in_its_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("tls.key");
+    std::fs::write(&file, pem()).expect("written");
+    let (port, fingerprint, mut keys) = tls_host_agent().await;
+    for (tls_key, has_key) in
+        [(Some(file), true), (Some(directory.path().join("missing")), false), (None, false)]
+    {
+        let (event, _events) = next(start_tls(port, Some(fingerprint), tls_key)).await;
+        assert!(matches!(event, Event::Connected(_)), "{event:?}");
+        let key = timeout(STEP_TIMEOUT, keys.recv()).await.expect("in time").expect("a connection");
+        assert_eq!(key.is_some(), has_key);
+    }
+}
+
+#[tokio::test]
+async fn host_agent_with_another_key_is_not_used() {
+    let (port, _, _keys) = tls_host_agent().await;
+    let (event, _events) = next(start_tls(port, Some(Fingerprint([7; 32])), None)).await;
+    let Event::Disconnected(error @ UpstreamError::OtherKey { .. }) = event else {
+        unreachable!("{event:?}")
+    };
+    assert!(error.to_string().contains("host-agent fingerprint"), "{error}");
+}
+
+#[tokio::test]
+async fn tls_endpoint_without_fingerprint_and_file_without_key_are_refused() {
+    let (port, fingerprint, _keys) = tls_host_agent().await;
+    let (event, _events) = next(start_tls(port, None, None)).await;
+    let Event::Disconnected(error @ UpstreamError::Connect { .. }) = event else { unreachable!("{event:?}") };
+    assert!(error.to_string().contains("#sha256="), "{error}");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("tls.key");
+    std::fs::write(&file, "no key").expect("written");
+    let (event, _events) = next(start_tls(port, Some(fingerprint), Some(file))).await;
+    assert!(matches!(event, Event::Disconnected(UpstreamError::TlsKey { .. })), "{event:?}");
 }

@@ -41,6 +41,7 @@ static CAT: LazyLock<gst::DebugCategory> =
 #[derive(Debug, Clone)]
 struct Settings {
     host_agent: Option<String>,
+    plaintext_tcp: bool,
     token: Option<String>,
     token_file: Option<String>,
     bitrate: u32,
@@ -53,6 +54,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             host_agent: None,
+            plaintext_tcp: false,
             token: None,
             token_file: None,
             bitrate: 6000,
@@ -94,7 +96,9 @@ impl Default for Flow {
 #[properties(wrapper_type = super::Encoder)]
 pub struct Encoder {
     #[property(name = "host-agent", get, set, type = Option<String>, member = host_agent, mutable_ready,
-        blurb = "Endpoint: tcp://HOST:PORT, unix:/PATH or vsock://CID:PORT; default $DESKTOPSTREAM_UPSTREAM")]
+        blurb = "Endpoint: tls://HOST:PORT#sha256=FINGERPRINT, unix:/PATH, vsock://CID:PORT or, in plaintext, tcp://HOST:PORT; default $DESKTOPSTREAM_UPSTREAM")]
+    #[property(name = "plaintext-tcp", get, set, type = bool, member = plaintext_tcp, mutable_ready,
+        blurb = "Allow tcp:// beyond loopback: everything on the way can read and change video, token and nonce")]
     #[property(name = "token", set, type = Option<String>, member = token, mutable_ready,
         blurb = "Token for the host-agent; default $DESKTOPSTREAM_TOKEN")]
     #[property(name = "token-file", get, set, type = Option<String>, member = token_file, mutable_ready,
@@ -256,13 +260,18 @@ impl Encoder {
 
     /// Connection options, from properties and environment.
     fn upstream(&self) -> Result<UpstreamOptions, String> {
-        let Settings { host_agent, token, token_file, .. } = self.settings();
+        let Settings { host_agent, plaintext_tcp, token, token_file, .. } = self.settings();
         let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
         let url = host_agent.or_else(|| variable("DESKTOPSTREAM_UPSTREAM")).ok_or(
-            "no host-agent is configured: set host-agent=tcp://HOST:PORT, unix:/PATH or vsock://CID:PORT, or the \
+            "no host-agent is configured: set host-agent=tls://HOST:PORT#sha256=FINGERPRINT, unix:/PATH or vsock://CID:PORT, or the \
              variable DESKTOPSTREAM_UPSTREAM",
         )?;
         let endpoint: Endpoint = url.parse().map_err(|error| format!("host-agent={url}: {error}"))?;
+        if endpoint.is_exposed_plaintext() && !plaintext_tcp {
+            return Err(format!(
+                "host-agent={url} is plaintext: use tls://HOST:PORT#sha256=FINGERPRINT, or set plaintext-tcp=true"
+            ));
+        }
         let (token, token_file) = match (token, token_file) {
             (None, None) => (variable("DESKTOPSTREAM_TOKEN"), variable("DESKTOPSTREAM_TOKEN_FILE")),
             given => given,
@@ -270,6 +279,7 @@ impl Encoder {
         Ok(UpstreamOptions {
             endpoint: EndpointSource::Fixed(endpoint),
             token: TokenSource::new(token_file.map(PathBuf::from), token),
+            tls_key: None,
             client: SIDECAR,
         })
     }

@@ -122,7 +122,7 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, requests: &AtomicU32) -> O
             }
             ClientMessage::Ping(token) => send(&out, &ServerMessage::Pong(token)),
             ClientMessage::Bye => return None,
-            ClientMessage::Pixels(_) => {}
+            ClientMessage::Renew { .. } | ClientMessage::Pixels(_) => {}
         }
     }
 }

@@ -69,6 +69,14 @@ impl Session {
 
 /// Establishes a session.
 pub async fn connect(host_agent: &HostAgent, report: &mut Vec<Check>) -> Option<Session> {
+    if let Err(refused) = host_agent.check() {
+        report.push(Check::failed(
+            checks::HOST_AGENT,
+            refused.to_string(),
+            "use a tls:// endpoint with a fingerprint",
+        ));
+        return None;
+    }
     let Some(options) = upstream_options(host_agent) else {
         let reason = "no host-agent is configured (--upstream); the sidecar uses frame path Local";
         report.push(Check::skipped(checks::HOST_AGENT, reason));
@@ -106,6 +114,10 @@ fn remedy(error: &UpstreamError) -> &'static str {
         UpstreamError::Refused { code: ErrorCode::BadToken, .. } | UpstreamError::Token { .. } => {
             "give the sidecar a token signed by the key whose public half the host-agent has"
         }
+        UpstreamError::OtherKey { .. } => {
+            "correct spec.fingerprint of the HostAgent, or the endpoint, to the output of `host-agent fingerprint`"
+        }
+        UpstreamError::TlsKey { .. } => "mount the key that the operator created, or correct --tls-key-file",
         UpstreamError::NotPaired { .. } | UpstreamError::EndpointFile { .. } => {
             "pair the stream with a host-agent; the operator then writes its endpoint to that file"
         }

@@ -4,7 +4,7 @@
 //! ```text
 //!  host: host-agent ◀─ link.sock ─ tap in QEMU                   browser ─▶ a forwarded port
 //!            ▲                      │ guest                              │
-//!            └─ tcp://10.0.2.2 ─────┼ sidecar ◀───────────────────── 127.0.0.1
+//!            └─ tls://10.0.2.2 ─────┼ sidecar ◀───────────────────── 127.0.0.1
 //!                                   │ dockerd, operator, desktop
 //! ```
 //!

@@ -20,6 +20,8 @@ const TIMEOUT: Duration = Duration::from_mins(4);
 /// The example's stream.
 const STREAM: &str = "sway";
 /// Arguments of Compose that select the services of all profiles.
+/// Option of compose.yaml for the host-agent's key.
+const TLS_KEY: &str = "--tls-key=/run/desktopstream/tls.key";
 const ALL_PROFILES: [&str; 2] = ["--profile", "host-agent"];
 
 fn main() -> ExitCode {
@@ -88,10 +90,13 @@ impl Compose {
         let streams = self.write_stream(require)?;
         self.env = vec![
             ("STREAMS".to_owned(), streams),
-            ("OPERATOR_HOST_AGENT".to_owned(), "tcp://127.0.0.1:15937".to_owned()),
             ("PUBLIC_KEY".to_owned(), key),
             ("LINK_FOLDER".to_owned(), link.display().to_string()),
         ];
+        let print = ["run", "--rm", "--no-TTY", "host-agent", "fingerprint", TLS_KEY];
+        let fingerprint = self.run(&print)?;
+        let endpoint = format!("tls://127.0.0.1:15937#sha256={}", fingerprint.trim());
+        self.env.push(("OPERATOR_HOST_AGENT".to_owned(), endpoint));
         self.run(&["up", "--detach", "operator", "host-agent"]).map(drop)
     }
 

@@ -10,6 +10,9 @@ use contract::HostAgentStatus;
 use super::{SYSTEM, Testbed, http};
 use crate::forward::Forward;
 
+/// Key of TLS listeners, in the cluster's folder.
+const TLS_KEY: &str = "tls.key";
+
 /// Listening addresses of a host-agent.
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
@@ -44,7 +47,8 @@ impl HostAgent {
         let (listen, admin) = (http::free_address()?, http::free_address()?);
         let log = File::options().create(true).append(true).open(folder.join("host-agent.log"))?;
         let mut command = Command::new(&bed.programs.host_agent);
-        command.args(["serve", "--name", name, "--listen", &format!("tcp://{listen}")]);
+        command.args(["serve", "--name", name, "--listen", &format!("tls://{listen}")]);
+        command.arg("--tls-key").arg(folder.join(TLS_KEY));
         command.args(["--admin", &format!("tcp://{admin}"), "--encoder", "x264enc"]);
         command.arg("--link").arg(folder.join(place.link)).arg("--public-key").arg(&key);
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
@@ -55,6 +59,15 @@ impl HostAgent {
             Ok(())
         })?;
         Ok(this)
+    }
+
+    /// Fingerprint of all host-agents of the cluster's folder, which have one key.
+    pub fn fingerprint(bed: &Testbed) -> Result<String> {
+        let mut command = Command::new(&bed.programs.host_agent);
+        command.args(["fingerprint", "--tls-key"]).arg(bed.cluster.folder()?.join(TLS_KEY));
+        let output = command.stdin(Stdio::null()).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }
 
     /// The host-agent's `/status`.

@@ -286,7 +286,7 @@ fn on_host_agent() -> Value {
 fn with_host_agent_object(bed: &Installed, test: impl FnOnce() -> Result<()>) -> Result<()> {
     let object = json!({
         "apiVersion": "desktopstream.dev/v1alpha1", "kind": "HostAgent", "metadata": {"name": "default"},
-        "spec": {"capacity": 1},
+        "spec": {"capacity": 1, "fingerprint": HostAgent::fingerprint(bed)?},
     });
     bed.cluster.apply(&object.to_string())?;
     test()?;
