@@ -24,14 +24,16 @@ const options = {
 };
 const MAX_FRAMES = 100_000;
 
-/** Opens a viewer and records its frames from the first one on. */
-export async function open(context, { url, token, readPattern = false }) {
+/** Opens a viewer and records its frames from the first one on, unless the caller has hooks of its own. */
+export async function open(context, { url, token, readPattern = false, hooks = true }) {
   const page = await context.newPage();
   const log = [];
   page.on("console", (message) => log.push(`${message.type()}: ${message.text()}`));
   page.on("pageerror", (error) => log.push(`error: ${error.message}`));
-  await page.addInitScript(reading);
-  await page.addInitScript(watch, { readPattern, limit: MAX_FRAMES });
+  if (hooks) {
+    await page.addInitScript(reading);
+    await page.addInitScript(watch, { readPattern, limit: MAX_FRAMES });
+  }
   const target = new URL(url);
   if (token) target.hash = new URLSearchParams({ token }).toString();
   const response = await page.goto(target.href, { waitUntil: "domcontentloaded" });

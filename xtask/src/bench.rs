@@ -1,6 +1,7 @@
 //! `./x bench`: measurements, written as JSON, Markdown and SVG.
 
 mod cpu;
+mod input;
 mod report;
 
 use std::fs;
@@ -23,6 +24,8 @@ use cpu::CpuTicks;
 pub enum Command {
     /// Compare frame paths in one VM
     Frame(Frame),
+    /// Measure the time from an input event to the frame that shows its effect
+    Input(input::Input),
     /// Compare the operator with a bare client, on a real apiserver (needs root)
     Control(Control),
 }
@@ -88,6 +91,7 @@ const VARIANTS: [Variant; 4] = [
 pub fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Frame(options) => frame(options),
+        Command::Input(options) => input::run(options),
         Command::Control(Control { out, streams }) => {
             let arguments = [
                 "--out".into(),
