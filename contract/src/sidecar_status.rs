@@ -154,6 +154,11 @@ pub enum HostAgentConnection {
         /// Reason and remedy.
         message: String,
     },
+    /// The program at the host-agent's address has another key than the endpoint demands.
+    Untrusted {
+        /// Reason and remedy.
+        message: String,
+    },
     /// The host-agent cannot be reached, or the connection broke.
     Unreachable {
         /// Reason and remedy.
@@ -210,6 +215,7 @@ mod tests {
             HostAgentConnection::Refused { code: RefusalCode::BadToken, message: "no key".into() },
             HostAgentConnection::TokenExpired { message: "expired".into() },
             HostAgentConnection::Unreachable { message: "refused".into() },
+            HostAgentConnection::Untrusted { message: "another key".into() },
             HostAgentConnection::OtherVm { endpoint: endpoint.clone(), server: "host-agent 0.1".into() },
         ] {
             let status =

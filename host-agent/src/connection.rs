@@ -423,9 +423,14 @@ async fn handle_message(
         }
         ClientMessage::Renew { token } => {
             let Permission { lease, channel } = permission;
-            let renewed = lease.renew(authenticate(service, &token, channel)?);
-            renewed.map_err(|error| EndReason::rejected(ErrorCode::BadToken, error))?;
-            tracing::debug!(session = session.info.id, "token renewed");
+            let renewed = service.authenticator.authenticate(&token, channel).map_err(anyhow::Error::from);
+            match renewed.and_then(|grant| Ok(lease.renew(grant)?)) {
+                Ok(()) => tracing::debug!(session = session.info.id, "token renewed"),
+                // The session's own token is still valid.
+                Err(error) => {
+                    tracing::warn!(session = session.info.id, %error, "renewed token refused; the session ends with its token");
+                }
+            }
         }
         ClientMessage::Ping(token) => {
             if !session.outbox.push(&ServerMessage::Pong(token)) {

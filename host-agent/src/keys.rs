@@ -1,7 +1,8 @@
 //! Key files: public keys that tokens are verified with, and key pairs for installations without an operator.
 
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::Permissions;
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::VerifyingKey;
@@ -72,18 +73,21 @@ pub fn generate_key_pair(path: &Path) -> Result<PathBuf, KeyFileError> {
     Ok(public_path)
 }
 
-/// Creates a file; an existing one is not changed.
+/// Creates a file with its whole content; an existing one is not changed.
 pub(crate) fn create(path: &Path, mode: u32, text: &str) -> Result<(), KeyFileError> {
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true).mode(mode);
-    let write = |mut file: std::fs::File| io::Write::write_all(&mut file, text.as_bytes());
-    options.open(path).and_then(write).map_err(|cause| KeyFileError::Create { path: path.to_owned(), cause })
+    let write = || {
+        let folder = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+        let mut file =
+            tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(folder)?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist_noclobber(path).map_err(io::Error::from)
+    };
+    write().map(drop).map_err(|cause| KeyFileError::Create { path: path.to_owned(), cause })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]

@@ -4,12 +4,16 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::auth::Grant;
 
 /// Longest time between two looks at the clock. Timers stop while the host sleeps, and the clock may be set.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
+/// How much further than timers the clock advances while the host sleeps, at least.
+const SLEEP: Duration = Duration::from_secs(30);
+/// Time for a newer token after the host woke: its VMs slept too, and their operator issues tokens by their clock.
+const GRACE: Duration = Duration::from_mins(10);
 
 /// A renewed token that does not fit the session.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,14 +72,26 @@ impl Lease {
         Ok(())
     }
 
-    /// Waits until the permission has ended by the clock `now`, Unix seconds. Cancel safe.
+    /// Waits until the permission has ended by the clock `now`, Unix seconds. If the host has slept meanwhile, the permission
+    /// lasts for [`GRACE`] after it woke. Cancel safe.
     pub async fn ended(&self, now: impl Fn() -> u64) {
+        let mut grace = None;
+        let mut before = (Instant::now(), now());
         loop {
             let Some(until) = self.grant.lock().until else { return std::future::pending().await };
-            let Some(left) = until.checked_sub(now()) else { return };
-            let wait = Duration::from_secs(left.saturating_add(1)).min(CLOCK_INTERVAL);
+            let after = (Instant::now(), now());
+            let by_clock = Duration::from_secs(after.1.saturating_sub(before.1));
+            if by_clock > after.0.duration_since(before.0) + SLEEP && before.1 <= until {
+                grace = Some(after.0 + GRACE);
+            }
+            before = after;
+            let left = Duration::from_secs(until.saturating_add(1).saturating_sub(after.1));
+            let left = left.max(grace.map_or(Duration::ZERO, |end| end.saturating_duration_since(after.0)));
+            if left.is_zero() {
+                return;
+            }
             tokio::select! {
-                () = sleep(wait) => {}
+                () = sleep(left.min(CLOCK_INTERVAL)) => {}
                 () = self.renewed.notified() => {}
             }
         }
@@ -84,9 +100,7 @@ impl Lease {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
-    use tokio::time::{Instant, timeout};
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -134,16 +148,46 @@ mod tests {
         assert_eq!(lasts(&lease, 0).await, Some(6));
     }
 
-    /// Timers do not run while the host sleeps; the clock does.
+    /// A clock that advances by `slept` seconds while timers do not run, when `before` seconds have passed.
+    fn clock(before: u64, slept: u64) -> impl Fn() -> u64 {
+        let start = Instant::now();
+        move || {
+            let passed = start.elapsed().as_secs();
+            passed + if passed < before { 0 } else { slept }
+        }
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn lease_ends_soon_after_the_host_woke() {
+    async fn lease_that_ended_while_the_host_slept_lasts_for_the_grace_after_it_woke() {
         let lease = Lease::new(grant("a/b", 10_000));
-        let looks = Cell::new(0);
-        let now = || {
-            looks.set(looks.get() + 1);
-            if looks.get() == 1 { 0 } else { 20_000 }
+        let start = Instant::now();
+        lease.ended(clock(100, 20_000)).await;
+        let lasted = start.elapsed();
+        assert!(lasted >= GRACE && lasted <= Duration::from_secs(100) + GRACE + CLOCK_INTERVAL, "{lasted:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lease_renewed_in_its_grace_goes_on() {
+        let lease = Lease::new(grant("a/b", 10_000));
+        let renew = async {
+            sleep(Duration::from_secs(400)).await;
+            lease.renew(grant("a/b", 30_000)).expect("same stream");
+            std::future::pending::<()>().await;
         };
-        timeout(2 * CLOCK_INTERVAL, lease.ended(now)).await.expect("ended");
+        let start = Instant::now();
+        tokio::select! {
+            () = lease.ended(clock(100, 20_000)) => {}
+            () = renew => {}
+        }
+        assert_eq!(start.elapsed(), Duration::from_secs(10_001));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ended_lease_has_no_grace() {
+        let lease = Lease::new(grant("a/b", 50));
+        let start = Instant::now();
+        lease.ended(clock(60, 20_000)).await;
+        assert_eq!(start.elapsed(), Duration::from_secs(51));
     }
 
     #[test]

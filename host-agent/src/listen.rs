@@ -257,7 +257,8 @@ impl Accept for Listener {
 async fn accept_tcp(listener: &TcpListener) -> io::Result<(TcpStream, String, String)> {
     let (stream, address) = listener.accept().await?;
     // Nagle's algorithm delays an access unit until the previous one is acknowledged.
-    stream.set_nodelay(true)?;
+    // The call fails on macOS if the peer has closed the connection, which the first read then reports.
+    let _ignored = stream.set_nodelay(true);
     Ok((stream, origin(address.ip()), address.to_string()))
 }
 

@@ -2,7 +2,7 @@
 //! restarts and upgrades.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -36,6 +36,14 @@ pub enum TlsKeyError {
         /// Its permissions.
         mode: u32,
     },
+    /// Another user made the file, and knows the key.
+    #[error("the TLS key {} belongs to the user with ID {owner}; choose another path with --tls-key", path.display())]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
     /// The file is not a key.
     #[error(
         "{}: {cause}; restore the key, or remove the file to make another one, whose fingerprint all endpoints then need",
@@ -63,12 +71,21 @@ pub enum TlsKeyError {
 /// # Errors
 /// The file cannot be read, is not private, or is not a key.
 pub fn load(path: &Path) -> Result<Option<Identity>, TlsKeyError> {
-    let read = fs::metadata(path).and_then(|metadata| Ok((metadata.mode(), fs::read_to_string(path)?)));
-    let (mode, pem) = match read {
+    let read = || {
+        let mut file = fs::File::open(path)?;
+        let (metadata, mut pem) = (file.metadata()?, String::new());
+        file.read_to_string(&mut pem)?;
+        io::Result::Ok((metadata, pem))
+    };
+    let (metadata, pem) = match read() {
         Ok(read) => read,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(cause) => return Err(TlsKeyError::Read { path: path.to_owned(), cause }),
     };
+    let (mode, owner) = (metadata.mode(), metadata.uid());
+    if ![0, rustix::process::geteuid().as_raw()].contains(&owner) {
+        return Err(TlsKeyError::Owner { path: path.to_owned(), owner });
+    }
     if mode & SHARED != 0 {
         return Err(TlsKeyError::Shared { path: path.to_owned(), mode: mode & 0o7777 });
     }
@@ -87,8 +104,11 @@ pub fn load_or_create(path: &Path) -> Result<Identity, TlsKeyError> {
     }
     folder::prepare(folder::of(path))?;
     let pem = generate_key()?;
-    keys::create(path, 0o600, &pem)?;
-    Ok(Identity::from_pem(&pem)?)
+    match keys::create(path, 0o600, &pem) {
+        Ok(()) => Ok(Identity::from_pem(&pem)?),
+        // Another process made one meanwhile.
+        Err(error) => load(path)?.ok_or(TlsKeyError::Create(error)),
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,9 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme,
+};
 
 use super::identity;
 
@@ -26,6 +28,10 @@ fn signature(
     certificate: &CertificateDer<'_>,
     signature: &DigitallySignedStruct,
 ) -> Result<HandshakeSignatureValid, Error> {
+    // rustls accepts every scheme of TLS 1.3, whatever `supported_verify_schemes` lists.
+    if signature.scheme != SignatureScheme::ED25519 {
+        return Err(PeerIncompatible::NoSignatureSchemesInCommon.into());
+    }
     let algorithms = ring::default_provider().signature_verification_algorithms;
     verify_tls13_signature(message, certificate, signature, &algorithms)
 }

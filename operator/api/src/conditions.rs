@@ -181,6 +181,10 @@ pub mod reasons {
             docker "start host-agent, and pass its endpoint and fingerprint with --host-agent tls://HOST:PORT#sha256=FINGERPRINT; until then the sidecar encodes";
         /// The paired host-agent no longer answers.
         HOST_AGENT_GONE = "HostAgentGone", "start host-agent again; the stream is paired with the first one that answers";
+        /// The program at the host-agent's address has another key than the HostAgent states.
+        HOST_AGENT_UNTRUSTED = "HostAgentUntrusted",
+            "compare spec.fingerprint of the HostAgent with the output of `host-agent fingerprint` on its machine: if they are equal, another program answers in its place",
+            docker "compare the fingerprint in --host-agent with the output of `host-agent fingerprint` on its machine: if they are equal, another program answers in its place";
         /// All matching host-agents are at their capacity.
         HOST_AGENT_FULL = "HostAgentFull", "raise spec.capacity of a HostAgent, or add one";
         /// The host-agent refuses the session.

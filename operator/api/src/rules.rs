@@ -131,6 +131,12 @@ pub const HOST_AGENT: &[Rule] = &[
     ),
     rule(
         "spec",
+        "!has(self.endpoints) || self.endpoints.all(e, !e.startsWith('tcp://')) \
+         || (!has(self.fingerprint) && self.endpoints.all(e, !e.startsWith('tls://')))",
+        "tcp:// is plaintext, and the host-agent has a key: remove it, or the fingerprint and tls:// endpoints",
+    ),
+    rule(
+        "spec",
         "!has(self.endpoints) || has(self.fingerprint) \
          || self.endpoints.all(e, !e.startsWith('tls://') || e.contains('#'))",
         "a tls:// endpoint needs the host-agent's identity: set fingerprint to the output of `host-agent fingerprint`",

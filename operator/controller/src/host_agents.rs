@@ -90,15 +90,19 @@ fn status(input: &Input<'_>) -> HostAgentStatus {
     let name = agent.name_any();
     let before = agent.status.clone().unwrap_or_default();
     let generation = agent.metadata.generation;
-    let reached = nodes.iter().filter(|node| node.endpoint(&name, Transport::Auto).is_some()).count() as u32;
+    let reached =
+        nodes.iter().filter(|node| node.endpoint(&name, &agent.spec, Transport::Auto).is_some()).count()
+            as u32;
     let subject = Subject { engine: Engine::Kubernetes, name: &name, generation };
     let (reason, text) = if reached > 0 {
         (reasons::REACHABLE, format!("{reached} nodes reach it"))
     } else {
-        let tried = if host_agent::tries_only_vsock(&agent.spec) {
-            " by vsock; the gateway is not tried without spec.fingerprint"
+        let tried = if let Err(problem) = host_agent::validate(&agent.spec) {
+            format!(": {problem}")
+        } else if host_agent::tries_only_vsock(&agent.spec) {
+            " by vsock; the gateway is not tried without spec.fingerprint".to_owned()
         } else {
-            ""
+            String::new()
         };
         (reasons::HOST_AGENT_UNREACHABLE, format!("none of {} nodes reaches it{tried}", nodes.len()))
     };
@@ -170,6 +174,16 @@ mod tests {
         assert_eq!(conditions::is(&status.conditions, conditions::REACHABLE), Some(false));
         assert!(status.conditions[0].message.contains("start host-agent"), "{:?}", status.conditions[0]);
         assert!(status.conditions[0].message.contains("spec.fingerprint"), "{:?}", status.conditions[0]);
+    }
+
+    #[test]
+    fn host_agent_whose_endpoints_are_refused_names_the_remedy() {
+        let mut agent = agent(HostAgentStatus::default());
+        agent.spec.endpoints = vec!["tcp://gateway:1".to_owned()];
+        let nodes = [node("n1", 105, &[("mac", "tcp://10.0.0.1:1")])];
+        let status = status(&Input { agent: &agent, nodes: &nodes, report: None, streams: 0, now: at(1) });
+        assert_eq!(conditions::is(&status.conditions, conditions::REACHABLE), Some(false));
+        assert!(status.conditions[0].message.contains("plaintext to true"), "{:?}", status.conditions[0]);
     }
 
     #[test]

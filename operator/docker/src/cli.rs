@@ -106,8 +106,8 @@ struct Run {
     /// Interval at which a running sidecar's status is read
     #[arg(long, env = "OPERATOR_POLL", default_value = "5s", value_parser = positive)]
     poll: Duration,
-    /// Lifetime of a token for a host-agent; renewed at half of it
-    #[arg(long, env = "OPERATOR_TOKEN_LIFE", default_value = "1h", value_parser = positive)]
+    /// Lifetime of a token for a host-agent; renewed at half of it, and a session ends with it
+    #[arg(long, env = "OPERATOR_TOKEN_LIFE", default_value = "24h", value_parser = positive)]
     token_life: Duration,
     /// Number of streams to reconcile at the same time
     #[arg(long, env = "OPERATOR_CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]

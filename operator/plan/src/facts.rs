@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use contract::Endpoint;
 use contract::endpoint::Transport as EndpointTransport;
-use operator_api::{DeviceNodes, GpuClass, Transport, names};
-use serde::{Deserialize, Serialize};
+use operator_api::{DeviceNodes, GpuClass, HostAgentSpec, Transport, names};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::host_agent;
 
 /// Facts of a node, as the JSON in [`names::NODE_FACTS`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,7 +18,15 @@ pub struct NodeFacts {
     /// GPUs with a render node.
     pub gpus: Vec<Gpu>,
     /// Endpoints that the node reaches, by HostAgent, in the order of preference.
+    #[serde(deserialize_with = "known_endpoints")]
     pub host_agents: BTreeMap<String, Vec<Endpoint>>,
+}
+
+/// Endpoints without those of a grammar that this version does not know: a newer node-agent may have written them.
+fn known_endpoints<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Vec<Endpoint>>, D::Error> {
+    let all = BTreeMap::<String, Vec<String>>::deserialize(from)?;
+    let parse = |texts: Vec<String>| texts.iter().filter_map(|text| text.parse().ok()).collect();
+    Ok(all.into_iter().map(|(name, texts)| (name, parse(texts))).collect())
 }
 
 /// A GPU with a render node.
@@ -71,14 +81,38 @@ impl Node {
         self.facts.gpus.iter().find(fits).map(|gpu| gpu.render_gid)
     }
 
-    /// First endpoint of `transport` at which the node reaches `host_agent`.
-    pub fn endpoint(&self, host_agent: &str, transport: Transport) -> Option<&Endpoint> {
-        let fits = |endpoint: &&Endpoint| match transport {
+    /// Endpoints of `transport` at which the node reaches `host_agent`.
+    pub fn endpoints(&self, host_agent: &str, transport: Transport) -> impl Iterator<Item = &Endpoint> {
+        let fits = move |endpoint: &&Endpoint| match transport {
             Transport::Auto => true,
             Transport::Vsock => endpoint.transport() == EndpointTransport::Vsock,
             Transport::Tcp => endpoint.transport() == EndpointTransport::Tcp,
             Transport::Unix => endpoint.transport() == EndpointTransport::Unix,
         };
-        self.facts.host_agents.get(host_agent)?.iter().find(fits)
+        self.facts.host_agents.get(host_agent).into_iter().flatten().filter(fits)
+    }
+
+    /// The first of these that the HostAgent's `spec` allows: facts may be older than the spec.
+    pub fn endpoint(
+        &self,
+        host_agent: &str,
+        spec: &HostAgentSpec,
+        transport: Transport,
+    ) -> Option<&Endpoint> {
+        self.endpoints(host_agent, transport).find(|endpoint| host_agent::allows(spec, endpoint))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoint_of_an_unknown_grammar_hides_no_other_fact() {
+        let json = r#"{"version": "9", "gpus": [], "hostAgents": {"a": ["quic://h:1", "vsock://2:1"], "b": ["quic://h:1"]}}"#;
+        let facts: NodeFacts = serde_json::from_str(json).expect("facts");
+        let endpoints =
+            |name: &str| facts.host_agents[name].iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!((endpoints("a"), endpoints("b")), (vec!["vsock://2:1".to_owned()], vec![]));
     }
 }

@@ -20,9 +20,15 @@ pub fn validate(spec: &HostAgentSpec) -> Result<(), String> {
             "spec.fingerprint: must be 64 of 0-9 and a-f, the output of `host-agent fingerprint`".to_owned()
         })?;
     }
+    let has_key = spec.fingerprint.is_some() || spec.endpoints.iter().any(|it| it.starts_with("tls:"));
     for text in &spec.endpoints {
         match text.parse() {
             Err(error) => return Err(format!("spec.endpoints: {error}")),
+            Ok(Endpoint::Tcp { .. }) if has_key => {
+                return Err(format!(
+                    "spec.endpoints: {text} is plaintext, and the host-agent has a key: remove it, or the fingerprint and tls:// endpoints"
+                ));
+            }
             Ok(Endpoint::Tcp { .. }) if !spec.plaintext => {
                 return Err(format!(
                     "spec.endpoints: {text} is plaintext: use tls:// and set fingerprint, or set plaintext to true"
@@ -57,7 +63,7 @@ pub fn endpoints(spec: &HostAgentSpec, gateway: Option<Ipv4Addr>) -> Vec<Endpoin
             Endpoint::Tls { host, port, fingerprint: own } => {
                 Some(Endpoint::Tls { host, port, fingerprint: Some(own.or(fingerprint)?) })
             }
-            Endpoint::Tcp { .. } if !spec.plaintext => None,
+            Endpoint::Tcp { .. } if !spec.plaintext || spec.fingerprint.is_some() => None,
             other => Some(other),
         }
     };
@@ -65,6 +71,23 @@ pub fn endpoints(spec: &HostAgentSpec, gateway: Option<Ipv4Addr>) -> Vec<Endpoin
         return defaults(spec).iter().filter_map(complete).collect();
     }
     spec.endpoints.iter().filter_map(complete).collect()
+}
+
+/// True if a stream may use an endpoint, which a node has found, by the present spec: plaintext is permitted, and a key is
+/// that of the spec.
+pub fn allows(spec: &HostAgentSpec, endpoint: &Endpoint) -> bool {
+    match endpoint {
+        Endpoint::Vsock { .. } | Endpoint::Unix(_) => true,
+        Endpoint::Tcp { .. } => spec.plaintext && spec.fingerprint.is_none(),
+        Endpoint::Tls { fingerprint, .. } => {
+            let listed = spec.endpoints.iter().filter_map(|text| match text.parse() {
+                Ok(Endpoint::Tls { fingerprint, .. }) => fingerprint,
+                _ => None,
+            });
+            let mut pinned = listed.chain(spec.fingerprint.as_deref().and_then(parse_fingerprint));
+            fingerprint.is_some_and(|found| pinned.any(|key| key == found))
+        }
+    }
 }
 
 /// vsock, and the gateway by TLS if there is a fingerprint, else in plaintext if that is allowed.
@@ -135,7 +158,7 @@ mod tests {
     #[test]
     fn spec_whose_endpoints_are_left_out_is_invalid() {
         let cases: [(&[&str], Option<&str>, &str); 5] = [
-            (&["tcp://gateway:1"], Some(FINGERPRINT), "plaintext to true"),
+            (&["tcp://gateway:1"], Some(FINGERPRINT), "has a key"),
             (&["tcp://127.0.0.1:1"], None, "plaintext to true"),
             (&["unix:/a", "tls://gateway:1"], None, "host-agent fingerprint"),
             (&["nonsense"], None, "tls://HOST:PORT"),
@@ -149,5 +172,33 @@ mod tests {
         validate(&spec(&["tcp://gateway:1"], None, true)).expect("plaintext by name");
         validate(&spec(&["tls://gateway:1"], Some(FINGERPRINT), false)).expect("pinned");
         validate(&spec(&[&format!("tls://mac:1#sha256={FINGERPRINT}")], None, false)).expect("pinned");
+    }
+
+    #[test]
+    fn endpoint_of_older_facts_is_used_only_if_the_spec_still_allows_it() {
+        let tls = |key: &str| format!("tls://10.0.0.1:1#sha256={key}");
+        let pinned = spec(&[], Some(FINGERPRINT), false);
+        let listed = spec(&[&tls(OTHER)], Some(FINGERPRINT), false);
+        let plaintext = spec(&[], None, true);
+        let downgraded = spec(&[], Some(FINGERPRINT), true);
+        let cases = [
+            (&pinned, tls(FINGERPRINT), true),
+            (&pinned, tls(OTHER), false),
+            (&listed, tls(OTHER), true),
+            (&plaintext, tls(OTHER), false),
+            (&pinned, "tls://10.0.0.1:1".to_owned(), false),
+            (&pinned, "tcp://10.0.0.1:1".to_owned(), false),
+            (&plaintext, "tcp://10.0.0.1:1".to_owned(), true),
+            (&downgraded, "tcp://10.0.0.1:1".to_owned(), false),
+            (&pinned, "vsock://2:1".to_owned(), true),
+            (&pinned, "unix:/a".to_owned(), true),
+        ];
+        for (spec, endpoint, expected) in cases {
+            assert_eq!(
+                allows(spec, &endpoint.parse().expect("an endpoint")),
+                expected,
+                "{spec:?} {endpoint}"
+            );
+        }
     }
 }

@@ -10,22 +10,20 @@ use contract::Endpoint;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Selector, SelectorExt};
 use operator_api::conditions::{Reason, reasons};
-use operator_api::{Placement, Require};
+use operator_api::{HostAgentSpec, Placement, Require};
 
 use super::facts::Node;
 use super::validate::Validated;
 
 /// A host-agent that could be chosen.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Candidate {
     /// Name of the HostAgent.
     pub name: String,
     /// Labels of the HostAgent.
     pub labels: BTreeMap<String, String>,
-    /// Labels of the nodes that may use it.
-    pub node_selector: BTreeMap<String, String>,
-    /// Maximum number of streams.
-    pub capacity: u32,
+    /// Spec of the HostAgent.
+    pub spec: HostAgentSpec,
     /// Number of other streams that are paired with it.
     pub load: u32,
 }
@@ -116,14 +114,14 @@ pub fn pair(
     if reached.is_empty() {
         return unreached(&matching, node, current);
     }
-    let has_room = |candidate: &&Candidate| candidate.load < candidate.capacity;
+    let has_room = |candidate: &&Candidate| candidate.load < candidate.spec.capacity;
     let kept = reached.iter().find(|candidate| Some(candidate.name.as_str()) == current).copied();
     let Some(chosen) =
         kept.filter(has_room).or_else(|| least_loaded(reached.iter().copied().filter(has_room)))
     else {
         let full: Vec<String> = reached
             .iter()
-            .map(|it| format!("{} has {} of {} streams", it.name, it.load, it.capacity))
+            .map(|it| format!("{} has {} of {} streams", it.name, it.load, it.spec.capacity))
             .collect();
         return Pairing::None { reason: reasons::HOST_AGENT_FULL, text: full.join(", ") };
     };
@@ -134,7 +132,7 @@ pub fn pair(
 /// The candidate with the lowest load relative to its capacity; the first by name among equals, so that repeated runs
 /// agree.
 fn least_loaded<'c>(candidates: impl Iterator<Item = &'c Candidate>) -> Option<&'c Candidate> {
-    let load = |it: &Candidate| u64::from(it.load) * 1_000_000 / u64::from(it.capacity.max(1));
+    let load = |it: &Candidate| u64::from(it.load) * 1_000_000 / u64::from(it.spec.capacity.max(1));
     candidates.min_by(|a, b| load(a).cmp(&load(b)).then(a.name.cmp(&b.name)))
 }
 
@@ -162,8 +160,10 @@ pub fn can_run(stream: &Validated, node: &Node) -> bool {
 }
 
 fn endpoint<'n>(stream: &Validated, candidate: &Candidate, node: &'n Node) -> Option<&'n Endpoint> {
-    let allowed = candidate.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value));
-    allowed.then(|| node.endpoint(&candidate.name, stream.spec.host_agent.transport)).flatten()
+    let allowed = candidate.spec.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value));
+    allowed
+        .then(|| node.endpoint(&candidate.name, &candidate.spec, stream.spec.host_agent.transport))
+        .flatten()
 }
 
 /// True if `selector` selects `labels`; false for an invalid selector.

@@ -254,6 +254,7 @@ fn refusal(connection: &HostAgentConnection) -> Option<(Reason, &str)> {
         | HostAgentConnection::OtherVm { .. }
         | HostAgentConnection::Unknown => None,
         HostAgentConnection::TokenExpired { message } => Some((reasons::TOKEN_EXPIRED, message)),
+        HostAgentConnection::Untrusted { message } => Some((reasons::HOST_AGENT_UNTRUSTED, message)),
         HostAgentConnection::Unreachable { message } => Some((reasons::HOST_AGENT_GONE, message)),
         HostAgentConnection::Refused { code, message } => {
             let reason = match code {

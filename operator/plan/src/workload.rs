@@ -185,7 +185,7 @@ pub fn render_gid(stream: &Validated, nodes: &[Node], pairing: &Pairing) -> Opti
     let transport = stream.spec.host_agent.transport;
     let can_run = |node: &&Node| pair::can_run(stream, node);
     let reaches = |node: &&Node| {
-        pairing.host_agent().is_none_or(|host_agent| node.endpoint(host_agent, transport).is_some())
+        pairing.host_agent().is_none_or(|host_agent| node.endpoints(host_agent, transport).next().is_some())
     };
     let preferred: Vec<_> = nodes.iter().filter(can_run).filter(reaches).collect();
     let possible: Vec<_> = nodes.iter().filter(can_run).collect();

@@ -46,8 +46,8 @@ pub struct Run {
     /// Interval between status requests to a sidecar that streams
     #[arg(long, env = "OPERATOR_POLL", default_value = "15s", value_parser = positive)]
     poll: Duration,
-    /// Lifetime of tokens for host-agents; a token is renewed at half of it
-    #[arg(long, env = "OPERATOR_TOKEN_LIFE", default_value = "1h", value_parser = positive)]
+    /// Lifetime of tokens for host-agents; a token is renewed at half of it, and a session ends with it
+    #[arg(long, env = "OPERATOR_TOKEN_LIFE", default_value = "8h", value_parser = positive)]
     token_life: Duration,
     /// Number of concurrent reconciliations
     #[arg(long, env = "OPERATOR_CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]

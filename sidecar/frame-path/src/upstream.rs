@@ -127,7 +127,7 @@ async fn run(
     let mut delay = BACK_OFF.0;
     loop {
         let error = match connect(&options, &traffic).await {
-            Ok(Connected { incoming, outgoing, session, token }) => {
+            Ok(Connected { incoming, outgoing, session, credentials }) => {
                 let endpoint = session.endpoint.clone();
                 tracing::info!(%endpoint, session = session.session, "connected to host-agent");
                 delay = BACK_OFF.0;
@@ -138,7 +138,7 @@ async fn run(
                 }
                 let ended = tokio::select! {
                     ended = receive(incoming, &endpoint, &on_event) => ended,
-                    ended = transmit(outgoing, &mut queued, &options, &endpoint, token) => ended,
+                    ended = transmit(outgoing, &mut queued, &options, &endpoint, credentials) => ended,
                 };
                 match ended {
                     Some(error) => error,
@@ -155,21 +155,29 @@ async fn run(
     }
 }
 
-/// An established session, its socket, and the token in HELLO.
+/// An established session, its socket, and its credentials.
 struct Connected {
     incoming: Incoming,
     outgoing: Outgoing,
     session: Session,
+    credentials: Credentials,
+}
+
+/// The token of a session, and the key that it is bound to.
+struct Credentials {
     token: String,
+    key: Option<source::Key>,
 }
 
 async fn connect(options: &UpstreamOptions, traffic: &Arc<Traffic>) -> Result<Connected, UpstreamError> {
     let endpoint = options.endpoint.read()?;
     let token = options.token.read()?;
     let timed_out = |step| UpstreamError::Timeout { endpoint: endpoint.clone(), step };
-    let identity = match endpoint {
-        Endpoint::Tls { .. } => source::read_identity(options.tls_key.as_deref())?,
-        Endpoint::Tcp { .. } | Endpoint::Unix(_) | Endpoint::Vsock { .. } => None,
+    let path = options.tls_key.as_deref();
+    let key = source::Key::read(path)?;
+    let identity = match (&endpoint, &key) {
+        (Endpoint::Tls { .. }, Some(key)) => Some(key.identity(path)?),
+        _ => None,
     };
     let connected = timeout(HANDSHAKE_TIMEOUT, socket::connect(&endpoint, identity.as_ref(), traffic));
     let (mut incoming, mut outgoing) =
@@ -189,7 +197,7 @@ async fn connect(options: &UpstreamOptions, traffic: &Arc<Traffic>) -> Result<Co
         Some(ServerMessage::HelloAck { version, session, nonce, taps, max_pixels, server }) => {
             choose_version(version, version).map_err(SocketError::from)?;
             let session = Session { endpoint, session, nonce, taps, max_pixels, server };
-            Ok(Connected { incoming, outgoing, session, token })
+            Ok(Connected { incoming, outgoing, session, credentials: Credentials { token, key } })
         }
         Some(ServerMessage::Error { code, message }) => Err(UpstreamError::Refused { code, message }),
         Some(_) => Err(timed_out("HELLO")),
@@ -220,14 +228,14 @@ async fn receive(
     }
 }
 
-/// Sends queued messages, PINGs and newer tokens until the connection breaks or moves; `None` when all senders are
-/// dropped. `token` is the one in HELLO.
+/// Sends queued messages, PINGs and newer tokens until the connection breaks, moves, or has another key than the present
+/// token; `None` when all senders are dropped. `credentials` are those of the session.
 async fn transmit(
     mut outgoing: Outgoing,
     queued: &mut mpsc::Receiver<ClientMessage>,
     options: &UpstreamOptions,
     endpoint: &Endpoint,
-    mut token: String,
+    mut credentials: Credentials,
 ) -> Option<UpstreamError> {
     let mut ping = tokio::time::interval(PING_INTERVAL);
     loop {
@@ -238,10 +246,14 @@ async fn transmit(
                 if options.endpoint.read().is_ok_and(|current| current != *endpoint) {
                     return Some(UpstreamError::Moved { from: endpoint.clone() });
                 }
+                let key = source::Key::read(options.tls_key.as_deref());
+                if key.is_ok_and(|current| current.is_some() && current != credentials.key) {
+                    return Some(UpstreamError::KeyChanged);
+                }
                 match options.token.read() {
-                    Ok(current) if current != token && !current.is_empty() => {
+                    Ok(current) if current != credentials.token && !current.is_empty() => {
                         tracing::debug!("presenting a newer token");
-                        token.clone_from(&current);
+                        credentials.token.clone_from(&current);
                         ClientMessage::Renew { token: current }
                     }
                     _ => ClientMessage::Ping(0),

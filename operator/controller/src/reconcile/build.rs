@@ -125,8 +125,7 @@ fn candidates(context: &Context, loads: &HashMap<String, u32>) -> Vec<Candidate>
         .map(|agent| Candidate {
             name: agent.name_any(),
             labels: agent.labels().clone(),
-            node_selector: agent.spec.node_selector.clone(),
-            capacity: agent.spec.capacity,
+            spec: agent.spec.clone(),
             load: loads.get(&agent.name_any()).copied().unwrap_or(0),
         })
         .collect();

@@ -96,7 +96,7 @@ impl Pass<'_> {
 }
 
 /// Content of the files for the host-agent.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct HostAgentCredentials {
     endpoint: String,
     token: String,

@@ -63,8 +63,7 @@ impl Pass<'_> {
                 Candidate {
                     load: load(&name),
                     labels: agent.metadata.labels.clone().unwrap_or_default(),
-                    node_selector: agent.spec.node_selector.clone(),
-                    capacity: agent.spec.capacity,
+                    spec: agent.spec.clone(),
                     name,
                 }
             })

@@ -9,7 +9,8 @@ use operator_plan::status::Obstacle;
 use super::gather::SidecarReport;
 
 /// Memory of one stream.
-#[derive(Debug, Default, Clone)]
+/// Has no `Debug` output, because it has tokens and keys.
+#[derive(Default, Clone)]
 pub struct Memory {
     /// Last poll of the sidecar.
     pub(super) poll: Option<Poll>,
@@ -41,7 +42,7 @@ pub(super) struct Poll {
 }
 
 /// Files in the sidecar's secrets folder.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Upload {
     pub(super) container_id: String,
     /// Content by path relative to the folder.
@@ -49,7 +50,7 @@ pub(super) struct Upload {
 }
 
 /// A host-agent token.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct IssuedToken {
     pub(super) host_agent: String,
     pub(super) endpoint: Endpoint,

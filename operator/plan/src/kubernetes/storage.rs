@@ -60,7 +60,7 @@ fn requests(spec: &PersistentVolumeClaimSpec) -> Option<&BTreeMap<String, Quanti
 }
 
 /// Endpoint of a host-agent, the token for it and the token's key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct HostAgentSecret {
     /// Name of the HostAgent, the audience of the token.
     pub host_agent: String,
@@ -74,6 +74,15 @@ pub struct HostAgentSecret {
     pub issued: u64,
     /// Expiry, Unix seconds.
     pub expires: u64,
+}
+
+impl std::fmt::Debug for HostAgentSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { host_agent, endpoint, token: _, key: _, issued, expires } = self;
+        let mut shown = f.debug_struct("HostAgentSecret");
+        shown.field("host_agent", host_agent).field("endpoint", endpoint);
+        shown.field("issued", issued).field("expires", expires).finish_non_exhaustive()
+    }
 }
 
 /// Renders the Secret that is mounted at [`contract::names::HOST_AGENT_DIR`]. `status_keys` are the operator's public keys.
@@ -111,6 +120,20 @@ mod tests {
 
     use super::*;
     use crate::testing::validated;
+
+    #[test]
+    fn debug_output_has_neither_token_nor_key() {
+        let secret = HostAgentSecret {
+            host_agent: "mac".to_owned(),
+            endpoint: Endpoint::Vsock { cid: 2, port: 1 },
+            token: "s3cret-token".to_owned(),
+            key: Some("s3cret-key".to_owned()),
+            issued: 1,
+            expires: 2,
+        };
+        let shown = format!("{secret:?}");
+        assert!(shown.contains("mac") && !shown.contains("s3cret"), "{shown}");
+    }
 
     #[test]
     fn claim_that_its_user_has_grown_keeps_its_size() {

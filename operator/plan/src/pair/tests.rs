@@ -6,7 +6,8 @@ use super::*;
 use crate::testing::{node, validated};
 
 fn candidate(name: &str, load: u32, capacity: u32) -> Candidate {
-    Candidate { name: name.to_owned(), load, capacity, ..Candidate::default() }
+    let spec = HostAgentSpec { capacity, plaintext: true, ..HostAgentSpec::default() };
+    Candidate { name: name.to_owned(), load, spec, ..Candidate::default() }
 }
 
 fn stream_of(spec: Value) -> Validated {
@@ -47,6 +48,26 @@ fn pair_chooses_the_least_loaded_reachable_host_agent_with_capacity() {
 }
 
 #[test]
+fn endpoint_of_the_facts_that_the_spec_no_longer_allows_is_not_paired() {
+    let key = |digit: &str| digit.repeat(64);
+    let found = |endpoint: &str, spec: HostAgentSpec| {
+        let all = [Candidate { spec: HostAgentSpec { capacity: 1, ..spec }, ..candidate("a", 0, 1) }];
+        let nodes = [node("n1", 105, &[("a", endpoint)])];
+        pair(&stream_of(json!({})), &all, &nodes, Some("n1"), Some("a"))
+    };
+    let pinned = HostAgentSpec { fingerprint: Some(key("a")), ..HostAgentSpec::default() };
+    let [current, former] = ["a", "b"].map(|digit| format!("tls://10.0.0.1:1#sha256={}", key(digit)));
+    assert_eq!(chosen(&found(&current, pinned.clone())), ("a", Some(current.clone())));
+    for (endpoint, spec) in [
+        (former.as_str(), pinned.clone()),
+        ("tcp://10.0.0.1:1", pinned),
+        ("tcp://10.0.0.1:1", HostAgentSpec::default()),
+    ] {
+        assert_eq!(reason(&found(endpoint, spec)).0, reasons::HOST_AGENT_GONE, "{endpoint}");
+    }
+}
+
+#[test]
 fn pair_respects_name_selector_transport_and_node_selector() {
     let nodes = [node("n1", 105, &[("a", "tcp://10.0.0.1:1"), ("b", "vsock://2:1")])];
     let mut all = [candidate("a", 0, 4), candidate("b", 1, 4)];
@@ -60,7 +81,7 @@ fn pair_respects_name_selector_transport_and_node_selector() {
         reason(&pick(json!({"name": "z"}))),
         (reasons::NO_HOST_AGENT, "HostAgent \"z\" does not exist")
     );
-    all[1].node_selector.insert("zone".to_owned(), "x".to_owned());
+    all[1].spec.node_selector.insert("zone".to_owned(), "x".to_owned());
     let pick = pair(&stream_of(json!({"hostAgent": {"name": "b"}})), &all, &nodes, Some("n1"), None);
     assert_eq!(reason(&pick).0, reasons::HOST_AGENT_UNREACHABLE, "nodes that may not use it");
 }

@@ -211,7 +211,7 @@ fn obstacle_and_eviction_are_the_reason_of_devices_ready() {
 }
 
 /// A connection that does not work, with `message` as the text for people.
-fn broken_connections(message: &str) -> [(HostAgentConnection, &'static str); 6] {
+fn broken_connections(message: &str) -> [(HostAgentConnection, &'static str); 7] {
     let message = || message.to_owned();
     let refused = |code| HostAgentConnection::Refused { code, message: message() };
     [
@@ -221,6 +221,7 @@ fn broken_connections(message: &str) -> [(HostAgentConnection, &'static str); 6]
         (refused(RefusalCode::ShuttingDown), "HostAgentGone"),
         (refused(RefusalCode::Encoder), "HostAgentRefused"),
         (HostAgentConnection::Unreachable { message: message() }, "HostAgentGone"),
+        (HostAgentConnection::Untrusted { message: message() }, "HostAgentUntrusted"),
     ]
 }
 

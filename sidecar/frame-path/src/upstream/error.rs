@@ -49,6 +49,9 @@ pub enum UpstreamError {
         /// Endpoint of the session that was closed.
         from: Endpoint,
     },
+    /// The key that tokens are bound to was replaced, as after a rotation of the operator's key.
+    #[error("the stream's TLS key has changed: connecting again with the present one")]
+    KeyChanged,
     /// The connection could not be established.
     #[error("cannot reach the host-agent at {endpoint}: {source}; start it, or correct the endpoint")]
     Connect {
@@ -95,7 +98,8 @@ impl UpstreamError {
     pub fn connection(&self) -> HostAgentConnection {
         let message = self.to_string();
         match self {
-            Self::NotPaired { .. } | Self::Moved { .. } => HostAgentConnection::Connecting,
+            Self::NotPaired { .. } | Self::Moved { .. } | Self::KeyChanged => HostAgentConnection::Connecting,
+            Self::OtherKey { .. } => HostAgentConnection::Untrusted { message },
             Self::Refused { code: ErrorCode::ExpiredToken, .. } => {
                 HostAgentConnection::TokenExpired { message }
             }
@@ -105,7 +109,6 @@ impl UpstreamError {
             }
             Self::Token { .. }
             | Self::TlsKey { .. }
-            | Self::OtherKey { .. }
             | Self::EndpointFile { .. }
             | Self::Connect { .. }
             | Self::Timeout { .. }

@@ -75,14 +75,27 @@ impl TokenSource {
     }
 }
 
-/// Reads the key that the token is bound to; `None` if the file is missing or empty: tokens need not be bound.
-pub(super) fn read_identity(path: Option<&Path>) -> Result<Option<Identity>, UpstreamError> {
-    let Some(path) = path else { return Ok(None) };
-    let invalid = |reason: String| UpstreamError::TlsKey { path: path.to_owned(), reason };
-    match fs::read_to_string(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(invalid(error.to_string())),
-        Ok(pem) if pem.trim().is_empty() => Ok(None),
-        Ok(pem) => Identity::from_pem(&pem).map(Some).map_err(|error| invalid(error.to_string())),
+/// The key that the token is bound to.
+#[derive(PartialEq, Eq)]
+pub(super) struct Key(String);
+
+impl Key {
+    /// Reads the key in PEM; `None` if the file is missing or empty: tokens need not be bound.
+    pub(super) fn read(path: Option<&Path>) -> Result<Option<Self>, UpstreamError> {
+        let Some(path) = path else { return Ok(None) };
+        match fs::read_to_string(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(invalid(path, error)),
+            Ok(pem) => Ok(Some(Self(pem)).filter(|key| !key.0.trim().is_empty())),
+        }
     }
+
+    /// Identity of a TLS client with this key, which was read from `path`.
+    pub(super) fn identity(&self, path: Option<&Path>) -> Result<Identity, UpstreamError> {
+        Identity::from_pem(&self.0).map_err(|error| invalid(path.unwrap_or_else(|| Path::new("")), error))
+    }
+}
+
+fn invalid(path: &Path, reason: impl std::fmt::Display) -> UpstreamError {
+    UpstreamError::TlsKey { path: path.to_owned(), reason: reason.to_string() }
 }

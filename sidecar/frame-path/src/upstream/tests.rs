@@ -219,6 +219,25 @@ async fn session_by_tls_presents_the_key_in_its_file() {
 }
 
 #[tokio::test]
+async fn session_is_replaced_when_its_key_is() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("tls.key");
+    std::fs::write(&file, pem()).expect("written");
+    let (port, fingerprint, mut keys) = tls_host_agent().await;
+    let (event, events) = next(start_tls(port, Some(fingerprint), Some(file.clone()))).await;
+    assert!(matches!(event, Event::Connected(_)), "{event:?}");
+    std::fs::write(&file, pem()).expect("written");
+    let (event, events) = next(events).await;
+    assert!(matches!(event, Event::Disconnected(UpstreamError::KeyChanged)), "{event:?}");
+    let (event, _events) = next(events).await;
+    assert!(matches!(event, Event::Connected(_)), "{event:?}");
+    let mut received = async || timeout(STEP_TIMEOUT, keys.recv()).await.expect("in time").flatten();
+    let (first, second) = (received().await, received().await);
+    assert!(first.is_some() && second.is_some());
+    assert_ne!(first, second);
+}
+
+#[tokio::test]
 async fn host_agent_with_another_key_is_not_used() {
     let (port, _, _keys) = tls_host_agent().await;
     let (event, _events) = next(start_tls(port, Some(Fingerprint([7; 32])), None)).await;
@@ -226,6 +245,7 @@ async fn host_agent_with_another_key_is_not_used() {
         unreachable!("{event:?}")
     };
     assert!(error.to_string().contains("host-agent fingerprint"), "{error}");
+    assert!(matches!(error.connection(), contract::HostAgentConnection::Untrusted { .. }));
 }
 
 #[tokio::test]

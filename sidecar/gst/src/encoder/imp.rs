@@ -44,6 +44,7 @@ struct Settings {
     plaintext_tcp: bool,
     token: Option<String>,
     token_file: Option<String>,
+    tls_key_file: Option<String>,
     bitrate: u32,
     keyframe_interval: u32,
     render_node: String,
@@ -57,6 +58,7 @@ impl Default for Settings {
             plaintext_tcp: false,
             token: None,
             token_file: None,
+            tls_key_file: None,
             bitrate: 6000,
             keyframe_interval: 10_000,
             render_node: "/dev/dri/renderD128".to_owned(),
@@ -103,6 +105,8 @@ pub struct Encoder {
         blurb = "Token for the host-agent; default $DESKTOPSTREAM_TOKEN")]
     #[property(name = "token-file", get, set, type = Option<String>, member = token_file, mutable_ready,
         blurb = "File with the token, read for every connection; default $DESKTOPSTREAM_TOKEN_FILE")]
+    #[property(name = "tls-key-file", get, set, type = Option<String>, member = tls_key_file, mutable_ready,
+        blurb = "File with the private key that the token is bound to, for tls:// endpoints; default $DESKTOPSTREAM_TLS_KEY_FILE")]
     #[property(name = "bitrate", get, set, type = u32, member = bitrate, minimum = 100, maximum = 200_000,
         default = 6000, mutable_ready, blurb = "Bit rate, kbit/s")]
     #[property(name = "keyframe-interval", get, set, type = u32, member = keyframe_interval, default = 10_000,
@@ -260,7 +264,7 @@ impl Encoder {
 
     /// Connection options, from properties and environment.
     fn upstream(&self) -> Result<UpstreamOptions, String> {
-        let Settings { host_agent, plaintext_tcp, token, token_file, .. } = self.settings();
+        let Settings { host_agent, plaintext_tcp, token, token_file, tls_key_file, .. } = self.settings();
         let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
         let url = host_agent.or_else(|| variable("DESKTOPSTREAM_UPSTREAM")).ok_or(
             "no host-agent is configured: set host-agent=tls://HOST:PORT#sha256=FINGERPRINT, unix:/PATH or vsock://CID:PORT, or the \
@@ -279,7 +283,7 @@ impl Encoder {
         Ok(UpstreamOptions {
             endpoint: EndpointSource::Fixed(endpoint),
             token: TokenSource::new(token_file.map(PathBuf::from), token),
-            tls_key: None,
+            tls_key: tls_key_file.or_else(|| variable("DESKTOPSTREAM_TLS_KEY_FILE")).map(PathBuf::from),
             client: SIDECAR,
         })
     }

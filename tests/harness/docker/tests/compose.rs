@@ -19,9 +19,9 @@ use tempfile::TempDir;
 const TIMEOUT: Duration = Duration::from_mins(4);
 /// The example's stream.
 const STREAM: &str = "sway";
-/// Arguments of Compose that select the services of all profiles.
 /// Option of compose.yaml for the host-agent's key.
-const TLS_KEY: &str = "--tls-key=/run/desktopstream/tls.key";
+const TLS_KEY: &str = "--tls-key=/var/lib/host-agent/tls.key";
+/// Arguments of Compose that select the services of all profiles.
 const ALL_PROFILES: [&str; 2] = ["--profile", "host-agent"];
 
 fn main() -> ExitCode {
@@ -84,17 +84,25 @@ impl Compose {
         let folder = self.folder.path();
         let key = folder.join("key.pub").display().to_string();
         self.run(&["cp", "operator:/var/lib/desktopstream/signing-key.pem.pub", &key])?;
-        let link = folder.join("link");
-        fs::create_dir_all(&link)?;
-        std::os::unix::fs::chown(&link, Some(1000), Some(1000))?;
+        let (link, keys) = (folder.join("link"), folder.join("keys"));
+        for folder in [&link, &keys] {
+            fs::create_dir_all(folder)?;
+            std::os::unix::fs::chown(folder, Some(1000), Some(1000))?;
+        }
         let streams = self.write_stream(require)?;
         self.env = vec![
             ("STREAMS".to_owned(), streams),
             ("PUBLIC_KEY".to_owned(), key),
             ("LINK_FOLDER".to_owned(), link.display().to_string()),
+            ("KEY_FOLDER".to_owned(), keys.display().to_string()),
         ];
         let print = ["run", "--rm", "--no-TTY", "host-agent", "fingerprint", TLS_KEY];
         let fingerprint = self.run(&print)?;
+        // The runtime folder is empty after a restart of the machine.
+        fs::remove_dir_all(&link)?;
+        fs::create_dir_all(&link)?;
+        std::os::unix::fs::chown(&link, Some(1000), Some(1000))?;
+        ensure!(self.run(&print)? == fingerprint, "the key is in the runtime folder");
         let endpoint = format!("tls://127.0.0.1:15937#sha256={}", fingerprint.trim());
         self.env.push(("OPERATOR_HOST_AGENT".to_owned(), endpoint));
         self.run(&["up", "--detach", "operator", "host-agent"]).map(drop)
