@@ -193,13 +193,16 @@ async fn tls_host_agent() -> (u16, Fingerprint, tokio::sync::mpsc::UnboundedRece
     (port, fingerprint, keys)
 }
 
-fn start_tls(port: u16, fingerprint: Option<Fingerprint>, tls_key: Option<PathBuf>) -> Receiver<Event> {
+fn start_tls(
+    port: u16,
+    fingerprint: Option<Fingerprint>,
+    tls_key: Option<PathBuf>,
+) -> (Upstream, Receiver<Event>) {
     let (events_in, events) = channel();
     let endpoint = Endpoint::Tls { host: "127.0.0.1".to_owned(), port, fingerprint };
     let (endpoint, token) = (EndpointSource::Fixed(endpoint), TokenSource::None);
     let options = UpstreamOptions { endpoint, token, tls_key, client: SIDECAR };
-    let _upstream = Upstream::start(options, move |event| events_in.send(event).is_ok());
-    events
+    (Upstream::start(options, move |event| events_in.send(event).is_ok()), events)
 }
 
 #[tokio::test]
@@ -211,7 +214,7 @@ async fn session_by_tls_presents_the_key_in_its_file() {
     for (tls_key, has_key) in
         [(Some(file), true), (Some(directory.path().join("missing")), false), (None, false)]
     {
-        let (event, _events) = next(start_tls(port, Some(fingerprint), tls_key)).await;
+        let (event, _events) = next(start_tls(port, Some(fingerprint), tls_key).1).await;
         assert!(matches!(event, Event::Connected(_)), "{event:?}");
         let key = timeout(STEP_TIMEOUT, keys.recv()).await.expect("in time").expect("a connection");
         assert_eq!(key.is_some(), has_key);
@@ -224,7 +227,8 @@ async fn session_is_replaced_when_its_key_is() {
     let file = directory.path().join("tls.key");
     std::fs::write(&file, pem()).expect("written");
     let (port, fingerprint, mut keys) = tls_host_agent().await;
-    let (event, events) = next(start_tls(port, Some(fingerprint), Some(file.clone()))).await;
+    let (_upstream, events) = start_tls(port, Some(fingerprint), Some(file.clone()));
+    let (event, events) = next(events).await;
     assert!(matches!(event, Event::Connected(_)), "{event:?}");
     std::fs::write(&file, pem()).expect("written");
     let (event, events) = next(events).await;
@@ -240,7 +244,7 @@ async fn session_is_replaced_when_its_key_is() {
 #[tokio::test]
 async fn host_agent_with_another_key_is_not_used() {
     let (port, _, _keys) = tls_host_agent().await;
-    let (event, _events) = next(start_tls(port, Some(Fingerprint([7; 32])), None)).await;
+    let (event, _events) = next(start_tls(port, Some(Fingerprint([7; 32])), None).1).await;
     let Event::Disconnected(error @ UpstreamError::OtherKey { .. }) = event else {
         unreachable!("{event:?}")
     };
@@ -251,12 +255,12 @@ async fn host_agent_with_another_key_is_not_used() {
 #[tokio::test]
 async fn tls_endpoint_without_fingerprint_and_file_without_key_are_refused() {
     let (port, fingerprint, _keys) = tls_host_agent().await;
-    let (event, _events) = next(start_tls(port, None, None)).await;
+    let (event, _events) = next(start_tls(port, None, None).1).await;
     let Event::Disconnected(error @ UpstreamError::Connect { .. }) = event else { unreachable!("{event:?}") };
     assert!(error.to_string().contains("#sha256="), "{error}");
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("tls.key");
     std::fs::write(&file, "no key").expect("written");
-    let (event, _events) = next(start_tls(port, Some(fingerprint), Some(file))).await;
+    let (event, _events) = next(start_tls(port, Some(fingerprint), Some(file)).1).await;
     assert!(matches!(event, Event::Disconnected(UpstreamError::TlsKey { .. })), "{event:?}");
 }
