@@ -11,12 +11,15 @@ pub const HOST_AGENT_PORT: u16 = 15937;
 pub const RUNTIME_DIR: &str = "/run/desktop";
 /// Directory with [`ENDPOINT_FILE`], [`TOKEN_FILE`] and [`TLS_KEY_FILE`] for the host-agent, and with [`STATUS_KEYS_FILE`].
 pub const HOST_AGENT_DIR: &str = "/run/desktopstream/host-agent";
-/// Directory with the viewers' [`TOKEN_FILE`].
+/// Directory with the viewers' [`TOKEN_FILE`] and [`VIEW_ONLY_TOKEN_FILE`].
 pub const VIEWER_DIR: &str = "/run/desktopstream/viewer";
 /// File and Secret key with the host-agent's endpoint.
 pub const ENDPOINT_FILE: &str = "endpoint";
 /// File and Secret key with a token.
 pub const TOKEN_FILE: &str = "token";
+/// File and Secret key with the token of viewers that may not control the desktop. Optional: Secrets of users and of earlier
+/// versions lack it.
+pub const VIEW_ONLY_TOKEN_FILE: &str = "view-only-token";
 /// File and Secret key with the operator's public keys in PEM, which verify tokens for [`STATUS_AUDIENCE`].
 pub const STATUS_KEYS_FILE: &str = "status.pub";
 
@@ -70,6 +73,8 @@ pub mod flags {
     pub const PLAINTEXT_TCP: &str = "plaintext-tcp";
     /// File with the token of viewers.
     pub const VIEWER_TOKEN_FILE: &str = "viewer-token-file";
+    /// File with the token of viewers that may not control the desktop.
+    pub const VIEW_ONLY_TOKEN_FILE: &str = "view-only-token-file";
     /// File with the public keys of the operator that reads the status.
     pub const STATUS_KEYS_FILE: &str = "status-keys-file";
     /// Serve viewers without a token.

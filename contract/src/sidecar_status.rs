@@ -78,7 +78,7 @@ pub struct CaptureState {
 pub struct InputStatus {
     /// Protocol in use; empty while events cannot be injected.
     pub protocol: String,
-    /// Reason why events cannot be injected; empty if they can.
+    /// Reason why events cannot be injected; empty if they can, or if control is disabled (`--control none`).
     pub error: String,
 }
 

@@ -175,22 +175,24 @@ pub struct Run {
     #[arg(long, default_value = "127.0.0.1:15939", env = "DESKTOPSTREAM_ADMIN_LISTEN")]
     pub admin_listen: SocketAddr,
     /// File with the token that viewers must present. A new content ends the sessions of the former token.
-    #[arg(long, env = "DESKTOPSTREAM_VIEWER_TOKEN_FILE")]
+    #[arg(long, env = "DESKTOPSTREAM_VIEWER_TOKEN_FILE", group = "viewer_auth")]
     pub viewer_token_file: Option<PathBuf>,
     /// Token that viewers must present. Prefer --viewer-token-file.
     #[arg(
         long,
         env = "DESKTOPSTREAM_VIEWER_TOKEN",
         hide_env_values = true,
-        conflicts_with = "viewer_token_file"
+        conflicts_with = "viewer_token_file",
+        group = "viewer_auth"
     )]
     pub viewer_token: Option<viewers::ViewerToken>,
     /// File with public keys in PEM. Who signs tokens with them may read /status and /metrics at --admin-listen. It is read
     /// again for each token.
     #[arg(long, env = "DESKTOPSTREAM_STATUS_KEYS_FILE")]
     pub status_keys_file: Option<PathBuf>,
-    /// File with the token of viewers that may not control the desktop. Requires --viewer-token-file or --viewer-token.
-    #[arg(long, env = "DESKTOPSTREAM_VIEW_ONLY_TOKEN_FILE")]
+    /// File with the token of viewers that may not control the desktop. Requires --viewer-token-file or --viewer-token. While
+    /// the file is missing, there are no such viewers. If both tokens are equal, no viewer may control the desktop.
+    #[arg(long, env = "DESKTOPSTREAM_VIEW_ONLY_TOKEN_FILE", requires = "viewer_auth")]
     pub view_only_token_file: Option<PathBuf>,
     /// Number of viewers that may control the desktop: exclusive (one at a time), shared (all), or none.
     #[arg(long, default_value = "exclusive", env = "DESKTOPSTREAM_CONTROL")]
@@ -283,6 +285,7 @@ mod tests {
             flags::TLS_KEY_FILE,
             flags::PLAINTEXT_TCP,
             flags::VIEWER_TOKEN_FILE,
+            flags::VIEW_ONLY_TOKEN_FILE,
             flags::STATUS_KEYS_FILE,
             flags::INSECURE_NO_VIEWER_AUTH,
             flags::HIDE_CURSOR,
@@ -306,6 +309,19 @@ mod tests {
         assert!(plaintext.contains("--plaintext-tcp") && plaintext.contains("tls://"), "{plaintext}");
         let bare = check(&["--upstream", "tls://10.0.2.2:1"]).expect_err("no fingerprint").to_string();
         assert!(bare.contains("host-agent fingerprint"), "{bare}");
+    }
+
+    #[test]
+    fn view_only_token_without_a_viewer_token_is_refused() {
+        let parse = |more: &[&str]| {
+            Cli::try_parse_from([&["sidecar", "run", "--view-only-token-file", "v"], more].concat())
+        };
+        parse(&["--viewer-token-file", "t"]).expect("both files");
+        parse(&["--viewer-token", "0123456789abcdef"]).expect("a token and a file");
+        for more in [&[][..], &["--insecure-no-viewer-auth"]] {
+            let error = parse(more).expect_err("refused").to_string();
+            assert!(error.contains("--viewer-token-file") && error.contains("required"), "{error}");
+        }
     }
 
     #[test]

@@ -133,8 +133,8 @@ async fn run(options: Run) -> anyhow::Result<()> {
         local_encoder,
     } = options;
     host_agent.check()?;
-    // With an exit on failure, and before anything else starts: in a pod the desktop can bind the ports of a sidecar that ended, and a
-    // sidecar without its ports must not run, as the desktop would answer its probes.
+    // With an exit on failure, and before anything else starts: in a pod the desktop can bind the ports of a sidecar that
+    // ended, and a sidecar without its ports must not run, as the desktop would answer its probes.
     let admin = tokio::net::TcpListener::bind(admin_listen).await.with_context(|| {
         format!("cannot listen for probes on {admin_listen}; choose another --admin-listen")
     })?;
@@ -145,7 +145,9 @@ async fn run(options: Run) -> anyhow::Result<()> {
         Some(path) => Some(viewer_token::follow(path)?),
         None => viewer_token.map(|token| watch::channel(token).1),
     };
-    let view_only_token = view_only_token_file.map(viewer_token::follow).transpose()?;
+    let view_only_token = view_only_token_file
+        .zip(viewer_token.clone())
+        .map(|(path, controllers)| viewer_token::follow_view_only(path, controllers));
     let input = Input::start(InputOptions {
         runtime_dir: desktop.runtime_dir.clone(),
         wayland_display: desktop.wayland_display.clone(),

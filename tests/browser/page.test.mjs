@@ -166,6 +166,142 @@ pageTest("viewer over the maximum is rejected and connects once another one leav
   await drawn(second, 5);
 });
 
+/**
+ * Opens a viewer, plays the part of the server in messages about input, and returns the function that sends one, with the
+ * events that the page sends.
+ */
+async function openWithInput(context, server) {
+  let toPage = null;
+  const events = [], actions = [];
+  await context.routeWebSocket(/\/ws$/, (socket) => {
+    const upstream = socket.connectToServer();
+    toPage = socket;
+    socket.onMessage((message) => {
+      const parsed = JSON.parse(message);
+      if (parsed.type === "input") events.push(...parsed.events);
+      else if (parsed.type === "control") actions.push(parsed.action);
+      else upstream.send(message);
+    });
+    upstream.onMessage((message) => { if (typeof message !== "string" || JSON.parse(message).type !== "input") socket.send(message); });
+  });
+  const viewer = await open(context, { url: server.url });
+  await drawn(viewer, 5);
+  const layouts = [["us", "English (US)"], ["de", "German"]];
+  const input = (info) => toPage.send(JSON.stringify({
+    type: "input", you: 1, allowed: true, policy: "Exclusive", controller: null, requests: [], backend: "virtual-keyboard-v1", reason: "", layouts, ...info,
+  }));
+  const until = async (what, reached) => {
+    for (const end = Date.now() + WAIT.timeout; !reached(); await viewer.page.waitForTimeout(WAIT.polling)) {
+      assert.ok(Date.now() < end, `${what}: ${JSON.stringify(events)}`);
+    }
+  };
+  return { ...viewer, input, events, actions, until };
+}
+
+const button = (page, id) => page.evaluate((id) => {
+  const { hidden, disabled, title, ariaLabel, ariaPressed } = document.getElementById(id);
+  return { hidden, disabled, title, ariaLabel, pressed: ariaPressed === "true" };
+}, id);
+
+pageTest("control button is disabled with the reason while there is no input, and absent if control is disabled", [], async ({ server, context }) => {
+  const { page, input } = await openWithInput(context, server);
+  const shows = (title) => page.waitForFunction((title) => document.getElementById("control").title.includes(title), title, WAIT);
+  const reason = "the compositor lacks wl_seat: use a wlroots compositor or GNOME Shell";
+  input({ backend: null, reason });
+  await shows(reason);
+  const unavailable = await button(page, "control");
+  assert.deepEqual([unavailable.hidden, unavailable.disabled], [false, true]);
+  assert.ok(unavailable.ariaLabel.includes(reason));
+  assert.ok((await button(page, "lock")).hidden);
+  input({ allowed: false });
+  await shows("viewing only");
+  assert.ok((await button(page, "control")).disabled);
+  input({});
+  await shows("Control the desktop");
+  assert.ok(!(await button(page, "control")).disabled);
+  input({ policy: "None", backend: null });
+  await page.waitForFunction(() => document.getElementById("control").hidden, null, WAIT);
+});
+
+pageTest("locked pointer sends distances until it is unlocked, by Esc or by the loss of control", [], async ({ server, context }) => {
+  const { page, input, events, until } = await openWithInput(context, server);
+  const locked = (is) => page.waitForFunction((is) => (document.pointerLockElement?.id === "screen") === is && document.getElementById("lock").ariaPressed === String(is), is, WAIT);
+  input({ controller: 2 });
+  await page.waitForFunction(() => document.getElementById("lock").title.includes("Take control"), null, WAIT);
+  assert.ok((await button(page, "lock")).disabled, "another viewer controls the desktop");
+  input({ controller: 1 });
+  await page.waitForSelector("#lock:enabled", WAIT);
+  // By keyboard. The option is refused, as on systems without raw motion.
+  await page.evaluate(() => {
+    const original = Element.prototype.requestPointerLock;
+    window.requested = [];
+    Element.prototype.requestPointerLock = function request(options) {
+      window.requested.push(options ?? null);
+      return options ? Promise.reject(new DOMException("refused", "NotSupportedError")) : original.call(this);
+    };
+  });
+  await page.focus("#lock");
+  await page.keyboard.press("Enter");
+  await locked(true);
+  assert.deepEqual(await page.evaluate(() => window.requested), [{ unadjustedMovement: true }, null]);
+  assert.equal(await page.evaluate(() => document.activeElement.id), "keys", "keys go to the desktop");
+  events.length = 0;
+  await page.mouse.move(400, 300);
+  await page.mouse.move(430, 340);
+  await page.mouse.down();
+  await page.mouse.up();
+  await until("the button is released", () => events.some((event) => event.t === "button" && !event.down));
+  assert.ok(events.some((event) => event.t === "motion"), JSON.stringify(events));
+  assert.ok(events.every((event) => event.t !== "pointer"), `positions are meaningless: ${JSON.stringify(events)}`);
+  // As by Esc, which a headless browser passes to the page.
+  await page.evaluate(() => document.exitPointerLock());
+  await locked(false);
+  assert.ok(!(await button(page, "lock")).disabled);
+  await page.focus("#lock");
+  await page.keyboard.press("Enter");
+  await locked(true);
+  input({ controller: 2 });
+  await locked(false);
+});
+
+pageTest("text of an input method is sent once, whatever the order of events", [], async ({ server, context }) => {
+  const { page, input, events, until } = await openWithInput(context, server);
+  input({ controller: 1 });
+  await page.waitForFunction(() => document.activeElement?.id === "keys", null, WAIT);
+  events.length = 0;
+  await page.evaluate(() => {
+    const keys = document.getElementById("keys");
+    const composition = (type, data) => keys.dispatchEvent(new CompositionEvent(type, { data }));
+    const typed = (inputType, data, isComposing) => {
+      keys.value = data ?? "";
+      // InputEvent of Chromium accepts no types of other browsers.
+      keys.dispatchEvent(Object.assign(new Event("input"), { inputType, data, isComposing }));
+    };
+    const browsers = {
+      chromium: (text) => { typed("insertCompositionText", text, true); composition("compositionend", text); },
+      firefox: (text) => { composition("compositionend", text); typed("insertCompositionText", text, false); },
+      newerFirefox: (text) => { typed("insertCompositionText", text, true); composition("compositionend", text); typed("insertCompositionText", text, false); },
+      safari: (text) => { typed("deleteCompositionText", null, false); typed("insertFromComposition", text, false); composition("compositionend", text); },
+    };
+    for (const [name, end] of Object.entries(browsers)) {
+      composition("compositionstart", "");
+      typed("insertCompositionText", "x", true);
+      end(name);
+    }
+    typed("insertText", "é", false);
+  });
+  const texts = () => events.filter((event) => event.t === "text").map((event) => event.text);
+  await until("the last text arrives", () => texts().includes("é"));
+  assert.deepEqual(texts(), ["chromium", "firefox", "newerFirefox", "safari", "é"]);
+  assert.equal(await page.inputValue("#keys"), "");
+  // Chromium's own events.
+  const session = await context.newCDPSession(page);
+  await session.send("Input.imeSetComposition", { text: "に", selectionStart: 1, selectionEnd: 1 });
+  await session.send("Input.insertText", { text: "日本" });
+  await until("the composed text arrives", () => texts().length > 5);
+  assert.deepEqual(texts().slice(5), ["日本"]);
+});
+
 pageTest("undecodable keyframe is skipped without a reconnection", [], async ({ server, context }) => {
   let toPage = null;
   await context.routeWebSocket(/\/ws$/, (socket) => {

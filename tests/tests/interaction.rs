@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use contract::FramePath;
+use contract::doctor::{Outcome, Report, checks};
 use e2e::browser::install;
 use e2e::rig::{RigOptions, Stream, StreamOptions, VIEWER_TOKEN};
 use e2e::{Desktop, Programs, Rig, wait};
@@ -78,6 +79,17 @@ fn start(rig: &mut Rig, desktop: Desktop) -> Result<Stream> {
     Ok(stream)
 }
 
+/// The doctor finds the protocol that the sidecar uses.
+fn doctor_accepts_input(rig: &Rig, stream: &Stream) -> Result<()> {
+    let (_, out) = stream.doctor(rig)?;
+    let report: Report = serde_json::from_str(&out).with_context(|| out.clone())?;
+    let check = report.checks.iter().find(|check| check.name == checks::INPUT);
+    let check = check.with_context(|| format!("no check of input: {out}"))?;
+    let protocol = stream.status()?.input.protocol;
+    ensure!(check.outcome == Outcome::Ok && check.detail == protocol, "{check:?}, but {protocol:?}");
+    Ok(())
+}
+
 /// A page that ends with Shift held: the next page's keys are not shifted.
 fn modifier_of_a_lost_page_is_released(stream: &Stream, typed: &str) -> Result<()> {
     interact(stream, &json!([{"control": true}, {"down": "ShiftLeft"}, {"press": "KeyA"}, {"kill": true}]))?;
@@ -92,6 +104,7 @@ fn keys_of_two_layouts_and_text_reach_a_sway_desktop() -> Result<()> {
     let programs = Programs::build()?;
     let mut rig = Rig::up(&programs, &RigOptions::new("interaction", &[Desktop::Sway]))?;
     let stream = start(&mut rig, Desktop::Sway)?;
+    doctor_accepts_input(&rig, &stream)?;
     let mut steps = vec![json!({"control": true}), json!({"layout": "de"})];
     steps.extend(keys(&[
         "ShiftLeft+KeyG",
@@ -126,6 +139,7 @@ fn keys_and_text_reach_a_gnome_desktop() -> Result<()> {
     let programs = Programs::build()?;
     let mut rig = Rig::up(&programs, &RigOptions::new("interaction", &[Desktop::Gnome]))?;
     let stream = start(&mut rig, Desktop::Gnome)?;
+    doctor_accepts_input(&rig, &stream)?;
     // A click into the terminal gives it the focus.
     let mut steps = vec![json!({"control": true}), json!({"move": [0.3, 0.5]}), json!({"click": "left"})];
     steps.extend(keys(&["ShiftLeft+KeyG", "KeyR", "Digit5", "ShiftLeft+BracketLeft"]));

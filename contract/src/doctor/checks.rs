@@ -46,6 +46,9 @@ checks! {
     ENCODE = "encode", "sidecar doctor", "run host-agent doctor on the host: it tries every encoder";
     /// The access unit decodes.
     DECODE = "decode", "sidecar doctor", "choose another encoder: host-agent serve --encoder";
+    /// The desktop accepts keyboard and pointer. Video does not need it.
+    INPUT = "input", "sidecar doctor",
+        "use a wlroots compositor or GNOME Shell, and share its XDG_RUNTIME_DIR with the sidecar, on GNOME with the session bus in it";
     /// The host-agent daemon runs.
     DAEMON = "daemon", "host-agent doctor", "start it: host-agent serve, or install it as a service: host-agent install";
     /// Public keys are readable.

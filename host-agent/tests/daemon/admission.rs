@@ -1,4 +1,4 @@
-//! Which connections get a session.
+//! Admission of connections to sessions.
 
 use std::time::Duration;
 

@@ -35,7 +35,7 @@ pub struct DesktopStreamStatus {
     /// URL of the viewer page, without the token.
     #[serde(rename = "viewerURL", skip_serializing_if = "Option::is_none")]
     pub viewer_url: Option<String>,
-    /// Name of the Secret with the viewers' token under the key token.
+    /// Name of the Secret with the viewers' tokens under the keys token and, if it has one, view-only-token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub viewer_secret_name: Option<String>,
     /// Frame path and negotiated format.

@@ -134,12 +134,13 @@ pub struct Ingress {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Auth {
-    /// Kind of authentication. "Token" requires a bearer token; "None" lets everyone who reaches the Service watch, for
-    /// an Ingress that authenticates by itself.
+    /// Kind of authentication. "Token" requires a bearer token; "None" lets everyone who reaches the Service watch and
+    /// control, for an Ingress that authenticates by itself.
     #[serde(rename = "type")]
     pub kind: AuthKind,
-    /// Name of an existing Secret with the token under the key token, in the stream's namespace. The operator creates
-    /// a Secret with a random token if unset. Must not be set if type is "None".
+    /// Name of an existing Secret in the stream's namespace, with the token of viewers that may control the desktop under
+    /// the key token, and optionally one of viewers that may not under the key view-only-token. The operator creates a Secret
+    /// with random tokens if unset. Must not be set if type is "None".
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: Option<String>,

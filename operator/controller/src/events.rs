@@ -53,8 +53,8 @@ pub fn news(before: &DesktopStreamStatus, after: &DesktopStreamStatus) -> Vec<Ne
         let old = before.conditions.iter().find(|old| old.type_ == condition.type_);
         let is_same = old.is_some_and(|old| old.status == condition.status && old.reason == condition.reason);
         let is_failing = condition.reason == conditions::reasons::RECONCILE_FAILS.name;
-        // A false Ready repeats the condition that causes it, unless requests fail. A true condition is reported for Ready, and for others when
-        // they were false before.
+        // A false Ready repeats the condition that causes it, unless requests fail. A true condition is reported for Ready,
+        // and for others when they were false before.
         let is_worth_reporting = match condition.status.as_str() {
             "False" => condition.type_ != READY || is_failing,
             "True" => condition.type_ == READY || old.is_some_and(|old| old.status == "False"),

@@ -1,10 +1,12 @@
 //! The key that signs tokens for host-agents and for the status of sidecars.
 //!
 //! The private key is in a Secret of the operator's namespace, created on the first start. The public key is in a ConfigMap
-//! beside it, for host-agent's `--public-key`. Both outlive the operator: hosts trust the key, so a reinstallation must find it.
+//! beside it, for host-agent's `--public-key`. Both outlive the operator: hosts trust the key, so a reinstallation must find
+//! it.
 //!
 //! During a rotation the Secret has a second key, which signs nothing yet. The ConfigMap has both public keys, so that hosts
-//! and sidecars accept the tokens of the second one before the first is signed (docs/kubernetes.md, "Rotating the signing key").
+//! and sidecars accept the tokens of the second one before the first is signed (docs/kubernetes.md, "Rotating the signing
+//! key").
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -30,7 +32,8 @@ const PUBLIC_BASE64: &str = "base64";
 pub enum KeyError {
     /// The Secret does not contain a usable key.
     #[error(
-        "Secret {SIGNING_KEY_SECRET} has no Ed25519 private key in PEM under {0}: correct it, or delete it and restart the operator"
+        "Secret {SIGNING_KEY_SECRET} has no Ed25519 private key in PEM under {0}: correct it, or delete it and restart the \
+         operator"
     )]
     NotAKey(&'static str),
     /// A key or a token cannot be made.

@@ -14,7 +14,7 @@ use kube::api::PostParams;
 use kube::{Api, ResourceExt as _};
 use operator_api::conditions::reasons;
 use operator_api::{AuthKind, names};
-use operator_plan::kubernetes::{HostAgentSecret, host_agent_secret, viewer_secret};
+use operator_plan::kubernetes::{HostAgentSecret, ViewerTokens, host_agent_secret, viewer_secret};
 use operator_plan::pair::Pairing;
 use operator_plan::status::Obstacle;
 use operator_plan::validate::Validated;
@@ -74,8 +74,8 @@ pub struct Secrets<'s> {
 }
 
 impl Secrets<'_> {
-    /// Makes sure that viewers have a token, unless they use a Secret of the user. The stream's own Secret gets a new token
-    /// when it was deleted.
+    /// Makes sure that viewers have tokens, unless they use a Secret of the user. The stream's own Secret gets new tokens when
+    /// it was deleted. One of an earlier version has no view-only token, and stays without.
     ///
     /// # Errors
     /// [`apply::ApplyError`].
@@ -88,8 +88,9 @@ impl Secrets<'_> {
         if context.memory.get(uid).viewer_secret_at.is_some_and(|at| self.is_fresh(at)) {
             return Ok(());
         }
-        let secret = viewer_secret(self.stream, &keys::viewer_token().map_err(Error::from)?);
-        // Its user may have changed the token, so it is replaced for a trial only.
+        let token = || keys::viewer_token().map_err(Error::from);
+        let secret = viewer_secret(self.stream, ViewerTokens { control: token()?, view_only: token()? });
+        // Its user may have changed the tokens, so it is replaced for a trial only.
         if self.replace(&secret, true).await? == Replaced::Absent {
             self.create(&secret).await?;
         }
@@ -98,8 +99,8 @@ impl Secrets<'_> {
     }
 
     /// Makes sure that the sidecar has the operator's public keys, the endpoint of its host-agent, and a token that stays
-    /// valid for at least half of its lifetime, with its key. Without a host-agent the Secret has the keys only: the pod waits for the
-    /// choice, not for a host-agent. While the pod's node is not known, endpoint and token stay as they are.
+    /// valid for at least half of its lifetime, with its key. Without a host-agent the Secret has the keys only: the pod
+    /// waits for the choice, not for a host-agent. While the pod's node is not known, endpoint and token stay as they are.
     ///
     /// # Errors
     /// [`apply::ApplyError`].

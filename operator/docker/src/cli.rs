@@ -130,6 +130,9 @@ enum Command {
     Open {
         /// Name of the DesktopStream
         name: StreamName,
+        /// Use the token of viewers that may not control the desktop
+        #[arg(long)]
+        view_only: bool,
         /// Print the URL without starting a browser
         #[arg(long)]
         no_browser: bool,
@@ -178,7 +181,9 @@ impl Docker {
         match command {
             Command::Status { name, json } => commands.status(name.as_ref(), json)?,
             Command::Logs(options) => commands.logs(&options).await?,
-            Command::Open { name, no_browser, json } => commands.open(&name, no_browser, json).await?,
+            Command::Open { name, view_only, no_browser, json } => {
+                commands.open(&name, view_only, no_browser, json).await?;
+            }
             Command::Doctor { name: Some(name), json } => return commands.sidecar_doctor(&name, json).await,
             Command::Doctor { name: None, json } => {
                 return commands.engine_doctor(&options.machine(), &options.sidecar_image, json).await;

@@ -12,7 +12,7 @@ use clap::Args;
 use contract::StreamName;
 use futures_util::{Stream, StreamExt};
 use operator_api::summary::{Summary, table};
-use operator_api::{DesktopStream, Phase};
+use operator_api::{AuthKind, DesktopStream, Phase};
 use operator_sidecar_client::{open_browser, viewer_url};
 use serde_json::json;
 
@@ -142,13 +142,28 @@ impl Commands {
         print_output(docker.logs(&container.id, Some(options))).await
     }
 
+    /// The token of a stream's viewers that may not control the desktop.
+    fn view_only_token(&self, name: &StreamName) -> Result<String> {
+        let streams = self.streams(Some(name))?;
+        anyhow::ensure!(
+            streams.iter().all(|stream| stream.spec.viewers.auth.kind == AuthKind::Token),
+            "{name} does not authenticate viewers, so all of them may control the desktop; set \
+             spec.viewers.auth.type to Token, or spec.viewers.control to None"
+        );
+        self.folder.view_only_token(name).with_context(|| {
+            format!("{name} has no view-only token; start the operator, which creates one with the sidecar")
+        })
+    }
+
     /// Prints the address of a stream's viewer and opens it in a browser: `docker open`.
-    pub async fn open(&self, name: &StreamName, no_browser: bool, json: bool) -> Result<()> {
+    pub async fn open(&self, name: &StreamName, view_only: bool, no_browser: bool, json: bool) -> Result<()> {
         let sidecar = self.container(name, Role::Sidecar).await?;
         let base = sidecar.local_url();
         let base = base
             .with_context(|| format!("{name}'s sidecar does not run; see `operator docker logs {name}`"))?;
-        let url = viewer_url(&base, self.folder.viewer_token(name).as_deref());
+        let token =
+            if view_only { Some(self.view_only_token(name)?) } else { self.folder.viewer_token(name) };
+        let url = viewer_url(&base, token.as_deref());
         if json {
             println!("{}", json!({"url": url}));
             return Ok(());
@@ -225,4 +240,34 @@ async fn print_output(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::jiff::Timestamp;
+    use operator_plan::testing::stream;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::state::Record;
+
+    #[test]
+    fn view_only_token_is_the_stored_one_and_a_missing_one_is_reported_with_a_remedy() {
+        let root = tempfile::tempdir().expect("a folder");
+        let project = "p".parse().expect("a project");
+        let commands = Commands::new(project, root.path(), None).expect("opens");
+        let desk: StreamName = "desk".parse().expect("a name");
+        let write = |object: &Value| {
+            let record = Record::next(&stream(object), None, Timestamp::UNIX_EPOCH).expect("a record");
+            commands.folder.write_record(&desk, &record).expect("written");
+        };
+        let error = || commands.view_only_token(&desk).expect_err("none").to_string();
+        assert!(error().contains("no stream"), "{}", error());
+        write(&json!({}));
+        assert!(error().contains("start the operator"), "{}", error());
+        let tokens = commands.folder.ensure_viewer_tokens(&desk).expect("tokens");
+        assert_eq!(commands.view_only_token(&desk).expect("a token"), tokens.view_only);
+        write(&json!({"spec": {"viewers": {"auth": {"type": "None"}}}}));
+        assert!(error().contains("spec.viewers.auth.type"), "{}", error());
+    }
 }

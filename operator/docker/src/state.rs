@@ -1,10 +1,10 @@
-//! The state folder: the signing key of all projects, and per stream a record, the viewer token and the status.
+//! The state folder: the signing key of all projects, and per stream a record, the viewers' tokens and the status.
 //!
 //! ```text
 //!  ROOT/signing-key.pem, signing-key.pem.pub      of all projects
 //!  ROOT/PROJECT/operator.{lock,id}                lock of the running operator, and the folder's ID
 //!  ROOT/PROJECT/recreation.json                   the recreation that is under way
-//!  ROOT/PROJECT/STREAM/{record.json,viewer-token}
+//!  ROOT/PROJECT/STREAM/{record.json,viewer-token,view-only-token}
 //! ```
 //! Readable by its owner only. If it is lost, the next run creates it again: desktops keep running, with new tokens. Paths
 //! are made of validated names only, and no symbolic link below the root is followed.
@@ -20,6 +20,7 @@ use anyhow::{Context as _, Result};
 use contract::StreamName;
 use k8s_openapi::jiff::Timestamp;
 use operator_api::{DesktopStream, DesktopStreamStatus};
+use operator_plan::kubernetes::ViewerTokens;
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 use stream_token::Signer;
@@ -46,6 +47,7 @@ const RECREATION_FILE: &str = "recreation.json";
 /// Files of a stream.
 const RECORD_FILE: &str = "record.json";
 const VIEWER_TOKEN_FILE: &str = "viewer-token";
+const VIEW_ONLY_TOKEN_FILE: &str = "view-only-token";
 
 /// Mode of files for their owner only.
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -213,18 +215,32 @@ impl StateFolder {
 
     /// The viewer token of a stream; `None` if it has none.
     pub fn viewer_token(&self, stream: &StreamName) -> Option<String> {
-        let token = self.stream(stream)?.read(VIEWER_TOKEN_FILE).ok()?;
+        self.token(stream, VIEWER_TOKEN_FILE)
+    }
+
+    /// The token of a stream's viewers that may not control the desktop; `None` if it has none.
+    pub fn view_only_token(&self, stream: &StreamName) -> Option<String> {
+        self.token(stream, VIEW_ONLY_TOKEN_FILE)
+    }
+
+    /// The tokens of a stream's viewers, each created if it has none.
+    pub fn ensure_viewer_tokens(&self, stream: &StreamName) -> Result<ViewerTokens> {
+        let control = self.ensure_token(stream, VIEWER_TOKEN_FILE)?;
+        Ok(ViewerTokens { control, view_only: self.ensure_token(stream, VIEW_ONLY_TOKEN_FILE)? })
+    }
+
+    fn token(&self, stream: &StreamName, file: &str) -> Option<String> {
+        let token = self.stream(stream)?.read(file).ok()?;
         Some(token.trim().to_owned()).filter(|token| !token.is_empty())
     }
 
-    /// The viewer token of a stream, created if it has none.
-    pub fn ensure_viewer_token(&self, stream: &StreamName) -> Result<String> {
-        if let Some(token) = self.viewer_token(stream) {
+    fn ensure_token(&self, stream: &StreamName, file: &str) -> Result<String> {
+        if let Some(token) = self.token(stream, file) {
             return Ok(token);
         }
         let token = random_hex::<TOKEN_BYTES>()?;
-        let written = self.create_stream(stream)?.write(VIEWER_TOKEN_FILE, PRIVATE, token.as_bytes());
-        written.with_context(|| format!("cannot write the viewer token of stream {stream}"))?;
+        let written = self.create_stream(stream)?.write(file, PRIVATE, token.as_bytes());
+        written.with_context(|| format!("cannot write the {file} of stream {stream}"))?;
         Ok(token)
     }
 
@@ -232,7 +248,7 @@ impl StateFolder {
     /// overwritten by the next stream of that name.
     pub fn remove(&self, stream: &StreamName) {
         let Some(folder) = self.stream(stream) else { return };
-        for file in [RECORD_FILE, VIEWER_TOKEN_FILE] {
+        for file in [RECORD_FILE, VIEWER_TOKEN_FILE, VIEW_ONLY_TOKEN_FILE] {
             let _ignored = folder.remove_file(file);
             let _ignored = folder.remove_file(&format!("{file}.new"));
         }

@@ -85,6 +85,9 @@ pub(crate) struct Stream {
 pub(crate) struct Open {
     #[command(flatten)]
     pub(crate) stream: Stream,
+    /// Use the token of viewers that may not control the desktop
+    #[arg(long)]
+    pub(crate) view_only: bool,
     /// Local port; 0 picks a free one
     #[arg(long, default_value_t = 0)]
     pub(crate) port: u16,

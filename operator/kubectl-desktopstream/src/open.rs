@@ -58,7 +58,11 @@ pub(crate) fn run(kubectl: &Kubectl, options: &Open) -> Result<()> {
 /// Forwards `port` to the stream; returns the viewer URL with the token.
 fn connect(kubectl: &Kubectl, options: &Open, port: u16) -> Result<(PortForward, String)> {
     let target = target::find(kubectl, &options.stream)?;
-    let token = target.viewer_token(kubectl)?;
+    let token = if options.view_only {
+        Some(target.view_only_token(kubectl)?)
+    } else {
+        target.viewer_token(kubectl)?
+    };
     let forward = PortForward::start(kubectl, &target, port)?;
     let url = viewer_url(&forward.url(), token.as_deref());
     Ok((forward, url))

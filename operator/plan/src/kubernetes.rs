@@ -18,7 +18,7 @@ pub use observe::{has_ended, is_over, observe};
 pub(crate) use pod::simple;
 pub use pod::{SidecarImage, choose_pod, inject, place, pod, read_shape, uses_host_agent_secret};
 pub use replace::{lacks_device, replace};
-pub use storage::{HostAgentSecret, fit_claim, host_agent_secret, viewer_secret};
+pub use storage::{HostAgentSecret, ViewerTokens, fit_claim, host_agent_secret, viewer_secret};
 
 use super::validate::Validated;
 use operator_api::{GROUP, VERSION, names};

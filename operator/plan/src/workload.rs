@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use contract::input::ControlPolicy;
 use contract::names::{
-    ENDPOINT_FILE, HOST_AGENT_DIR, RUNTIME_DIR, SIDECAR_ADMIN_PORT, TLS_KEY_FILE, TOKEN_FILE, VIEWER_DIR,
-    VIEWER_PORT, env, flags,
+    ENDPOINT_FILE, HOST_AGENT_DIR, RUNTIME_DIR, SIDECAR_ADMIN_PORT, TLS_KEY_FILE, TOKEN_FILE,
+    VIEW_ONLY_TOKEN_FILE, VIEWER_DIR, VIEWER_PORT, env, flags,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use operator_api::{
@@ -29,7 +29,7 @@ pub struct Workload {
     pub sidecar_args: Vec<String>,
     /// True if the sidecar reads a host-agent's endpoint and token from files.
     pub uses_host_agent: bool,
-    /// True if the sidecar reads the viewers' token from a file.
+    /// True if the sidecar reads the viewers' tokens from files.
     pub uses_viewer_token: bool,
     /// Environment variables of the desktop, besides those of the spec.
     pub desktop_env: BTreeMap<String, String>,
@@ -113,7 +113,10 @@ fn sidecar_args(stream: &Validated) -> Vec<String> {
         flag(flags::ALLOWED_ORIGINS, spec.viewers.allowed_origins.join(","));
     }
     match spec.viewers.auth.kind {
-        AuthKind::Token => flag(flags::VIEWER_TOKEN_FILE, format!("{VIEWER_DIR}/{TOKEN_FILE}")),
+        AuthKind::Token => {
+            flag(flags::VIEWER_TOKEN_FILE, format!("{VIEWER_DIR}/{TOKEN_FILE}"));
+            flag(flags::VIEW_ONLY_TOKEN_FILE, format!("{VIEWER_DIR}/{VIEW_ONLY_TOKEN_FILE}"));
+        }
         AuthKind::None => args.push(format!("--{}", flags::INSECURE_NO_VIEWER_AUTH)),
     }
     if spec.capture.cursor == Cursor::Hidden {

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use operator_api::DesktopStream;
 use operator_plan::kubernetes::{
-    HostAgentSecret, SidecarImage, host_agent_secret, objects, pod, uses_host_agent_secret,
+    HostAgentSecret, SidecarImage, ViewerTokens, host_agent_secret, objects, pod, uses_host_agent_secret,
+    viewer_secret,
 };
 use operator_plan::pair::Pairing;
 use operator_plan::testing;
@@ -42,6 +43,11 @@ fn rendered(mut stream: DesktopStream) -> String {
     if uses_host_agent_secret(&workload) {
         let content = workload.uses_host_agent.then_some(&secret);
         text += &document(&host_agent_secret(&stream, content, "PUBLIC KEYS"));
+    }
+    if workload.uses_viewer_token && stream.spec.viewers.auth.secret_name.is_none() {
+        let tokens =
+            ViewerTokens { control: "control token".to_owned(), view_only: "view-only token".to_owned() };
+        text += &document(&viewer_secret(&stream, tokens));
     }
     text +=
         &pod(&stream, &workload, &pairing, &SidecarImage::default()).iter().map(document).collect::<String>();

@@ -14,6 +14,8 @@ use crate::{BackendKind, InputOptions, InputState};
 /// Delay after a failed connection; doubles up to the maximum.
 const RETRY_MIN: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(8);
+/// Time limit for GNOME Shell's reply to a probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Reason why events cannot be injected.
 #[derive(Debug, thiserror::Error)]
@@ -71,9 +73,7 @@ impl Backend {
         };
         match Mutter::connect(options).await {
             Ok(mutter) => Ok(Self::Mutter(Box::new(mutter))),
-            // The compositor's answer is the one to report, unless it is GNOME Shell, which has no such protocols.
-            Err(error @ BackendError::Call { .. }) => Err(error),
-            Err(_) => Err(wayland),
+            Err(mutter) => Err(reported(wayland, mutter)),
         }
     }
 
@@ -97,6 +97,27 @@ impl Backend {
             Self::Wayland(wayland) => wayland.until_end().await,
             Self::Mutter(mutter) => mutter.until_end().await,
         }
+    }
+}
+
+/// The error to report of both protocols: the compositor's, unless it is GNOME Shell, which has no Wayland protocols for input.
+fn reported(wayland: BackendError, mutter: BackendError) -> BackendError {
+    match mutter {
+        BackendError::Call { .. } | BackendError::Timeout(_) => mutter,
+        _ => wayland,
+    }
+}
+
+/// Looks for a protocol that [`Backend::connect`] would use, without devices and sessions, which users of the desktop notice.
+pub async fn probe(options: &InputOptions) -> Result<BackendKind, BackendError> {
+    let wayland = match Wayland::probe(options).await {
+        Ok(()) => return Ok(BackendKind::Wayland),
+        Err(error) => error,
+    };
+    match tokio::time::timeout(PROBE_TIMEOUT, Mutter::probe(options)).await {
+        Ok(Ok(())) => Ok(BackendKind::Mutter),
+        Ok(Err(mutter)) => Err(reported(wayland, mutter)),
+        Err(_) => Err(reported(wayland, BackendError::Timeout("GNOME Shell"))),
     }
 }
 
@@ -155,3 +176,6 @@ async fn wait(queue: &Queue, delay: Duration) -> Option<()> {
         () = discard => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,8 +50,16 @@ pub struct InputOptions {
 pub struct InputState {
     /// Protocol in use; `None` while events cannot be injected.
     pub backend: Option<BackendKind>,
-    /// Reason why there is no backend, with a remedy; empty if there is one.
+    /// Reason why there is no backend, with a remedy; empty if there is one, or if control is disabled.
     pub error: String,
+}
+
+/// Looks for a protocol by which events can be injected, without a trace on the desktop.
+pub async fn probe(options: &InputOptions) -> InputState {
+    match backend::probe(options).await {
+        Ok(kind) => InputState { backend: Some(kind), error: String::new() },
+        Err(error) => InputState { backend: None, error: error.to_string() },
+    }
 }
 
 /// Protocol by which events are injected.

@@ -54,17 +54,24 @@ fn disconnected<E: ToString>(reason: E) -> BackendError {
     BackendError::Disconnected { peer: PEER, reason: reason.to_string() }
 }
 
+/// Object that creates sessions.
+const ROOT: Target<'static> =
+    Target { service: REMOTE_DESKTOP, path: "/org/gnome/Mutter/RemoteDesktop", interface: REMOTE_DESKTOP };
+
 impl Mutter {
+    /// Looks for GNOME Shell, and creates no session.
+    pub async fn probe(options: &InputOptions) -> Result<(), BackendError> {
+        let address = bus::address(&options.runtime_dir);
+        let connection = bus::connect(&address, REMOTE_DESKTOP).await.map_err(disconnected)?;
+        let types = bus::property(&connection, ROOT, "SupportedDeviceTypes");
+        types.await.map(drop).map_err(failed("SupportedDeviceTypes"))
+    }
+
     /// Creates the sessions.
     pub async fn connect(options: &InputOptions) -> Result<Self, BackendError> {
         let address = bus::address(&options.runtime_dir);
         let connection = bus::connect(&address, REMOTE_DESKTOP).await.map_err(disconnected)?;
-        let root = Target {
-            service: REMOTE_DESKTOP,
-            path: "/org/gnome/Mutter/RemoteDesktop",
-            interface: REMOTE_DESKTOP,
-        };
-        let path: OwnedObjectPath = call(&connection, root, "CreateSession", &())
+        let path: OwnedObjectPath = call(&connection, ROOT, "CreateSession", &())
             .await
             .and_then(|reply| reply.body().deserialize())
             .map_err(failed("RemoteDesktop.CreateSession"))?;

@@ -53,22 +53,33 @@ fn disconnected<E: ToString>(reason: E) -> BackendError {
     BackendError::Disconnected { peer: PEER, reason: reason.to_string() }
 }
 
-impl Wayland {
-    /// Connects to the first compositor that has the protocols.
-    pub async fn connect(options: &InputOptions) -> Result<Self, BackendError> {
-        let mut first_error = None;
-        for path in desktop_session::wayland_sockets(&options.runtime_dir, options.wayland_display.as_deref())
-        {
-            match Self::connect_to(path).await {
-                Ok(wayland) => return Ok(wayland),
-                Err(error) => first_error = first_error.or(Some(error)),
-            }
+/// The result of `connect` for the first socket for which it succeeds, or the error of the first one.
+async fn first<T>(
+    options: &InputOptions,
+    connect: impl AsyncFn(PathBuf) -> Result<T, BackendError>,
+) -> Result<T, BackendError> {
+    let mut first_error = None;
+    for path in desktop_session::wayland_sockets(&options.runtime_dir, options.wayland_display.as_deref()) {
+        match connect(path).await {
+            Ok(result) => return Ok(result),
+            Err(error) => first_error = first_error.or(Some(error)),
         }
-        Err(first_error.unwrap_or_else(|| BackendError::NoSocket(options.runtime_dir.clone())))
     }
+    Err(first_error.unwrap_or_else(|| BackendError::NoSocket(options.runtime_dir.clone())))
+}
 
-    /// Connects to a socket and creates the devices.
-    async fn connect_to(path: PathBuf) -> Result<Self, BackendError> {
+/// A connection whose globals are known.
+struct Listed {
+    queue: EventQueue<Globals>,
+    connection: Connection,
+    globals: Globals,
+    /// The connection's socket, for its readiness.
+    socket: tokio::net::UnixStream,
+}
+
+impl Listed {
+    /// Connects to a socket and lists the globals.
+    async fn connect(path: PathBuf) -> Result<Self, BackendError> {
         let stream = UnixStream::connect(&path).map_err(|source| BackendError::Connect { path, source })?;
         stream.set_nonblocking(true).map_err(disconnected)?;
         let socket = stream.try_clone().and_then(tokio::net::UnixStream::from_std).map_err(disconnected)?;
@@ -85,7 +96,25 @@ impl Wayland {
             Ok(())
         };
         tokio::time::timeout(REPLY_TIMEOUT, listed).await.map_err(|_| BackendError::Timeout(PEER))??;
-        let (keyboard, pointer) = globals.create_devices(&handle)?;
+        Ok(Self { queue, connection, globals, socket })
+    }
+}
+
+impl Wayland {
+    /// Connects to the first compositor that has the protocols.
+    pub async fn connect(options: &InputOptions) -> Result<Self, BackendError> {
+        first(options, Self::connect_to).await
+    }
+
+    /// Looks for a compositor that has the protocols, and creates no devices.
+    pub async fn probe(options: &InputOptions) -> Result<(), BackendError> {
+        first(options, async |path| Listed::connect(path).await?.globals.required().map(drop)).await
+    }
+
+    /// Connects to a socket and creates the devices.
+    async fn connect_to(path: PathBuf) -> Result<Self, BackendError> {
+        let Listed { queue, connection, globals, socket } = Listed::connect(path).await?;
+        let (keyboard, pointer) = globals.create_devices(&queue.handle())?;
         let mut wayland = Self {
             queue,
             connection,

@@ -4,6 +4,7 @@ mod capture;
 mod encode;
 mod gpu;
 mod host_agent;
+mod input;
 
 use contract::doctor::{Check, checks};
 
@@ -15,6 +16,7 @@ pub async fn run(desktop: &Desktop, host_agent: &HostAgent) -> Vec<Check> {
     let device = gpu::render_node(desktop, &mut report);
     let mailbox = gpu::tap(device.as_ref(), &mut report);
     let session = host_agent::connect(host_agent, &mut report).await;
+    let input = input::protocol(desktop).await;
     let desktop = desktop.clone();
     // The remaining checks block.
     let rest = tokio::task::spawn_blocking(move || {
@@ -37,5 +39,6 @@ pub async fn run(desktop: &Desktop, host_agent: &HostAgent) -> Vec<Check> {
             report.push(Check::failed(checks::DOCTOR, error.to_string(), "report this as a bug"));
         }
     }
+    report.push(input);
     report
 }

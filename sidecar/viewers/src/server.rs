@@ -59,8 +59,9 @@ pub struct ServerOptions {
     /// Token that viewers must present. A new token ends sessions and connections that the former one admitted. `None` is
     /// accepted only on loopback, or with `insecure_no_auth`.
     pub viewer_token: Option<watch::Receiver<ViewerToken>>,
-    /// Token of viewers that may not control the desktop. Used besides `viewer_token` only.
-    pub view_only_token: Option<watch::Receiver<ViewerToken>>,
+    /// Token of viewers that may not control the desktop, `None` while there is none. Needs `viewer_token`; if both are equal,
+    /// no viewer may control the desktop.
+    pub view_only_token: Option<watch::Receiver<Option<ViewerToken>>>,
     /// Serve all clients without a token.
     pub insecure_no_auth: bool,
     /// Origins besides the server's own that may embed the page and open the WebSocket, as `scheme://host[:port]`.
@@ -213,7 +214,8 @@ impl Server {
         self
     }
 
-    /// Serves viewers on `listener` until dropped. Dropping the future lets requests complete; viewers are disconnected when the hub closes.
+    /// Serves viewers on `listener` until dropped. Requests in progress then still complete; viewers are disconnected when the
+    /// hub closes.
     ///
     /// # Errors
     /// [`ServerError`] if a setting is invalid or the listener has no address.

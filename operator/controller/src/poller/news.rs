@@ -1,4 +1,4 @@
-//! Which answers of a sidecar concern its stream.
+//! Differences between answers of a sidecar that concern its stream.
 
 use contract::SidecarStatus;
 use contract::quantiles::MillisecondQuantiles;

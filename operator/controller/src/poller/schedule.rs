@@ -1,4 +1,4 @@
-//! Which sidecar is polled when. No IO and no clock: callers pass the time.
+//! Schedule of the polls of all sidecars. No IO and no clock: callers pass the time.
 //!
 //! Sidecars that did not answer last have slots of their own, so that they cannot occupy those of the others.
 

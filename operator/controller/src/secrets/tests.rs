@@ -1,4 +1,4 @@
-use contract::names::{ENDPOINT_FILE, STATUS_KEYS_FILE, TLS_KEY_FILE, TOKEN_FILE};
+use contract::names::{ENDPOINT_FILE, STATUS_KEYS_FILE, TLS_KEY_FILE, TOKEN_FILE, VIEW_ONLY_TOKEN_FILE};
 use operator_plan::testing::validated;
 use serde_json::{Value, json};
 
@@ -86,8 +86,12 @@ async fn viewer_secret_keeps_its_content_and_is_created_again_when_deleted() {
     let ensure =
         async |freshness| secrets(&world, &stream, freshness).ensure_viewer().await.expect("ensured");
     ensure(Freshness::NoPod).await;
-    let first = data(&apiserver, VIEWER, TOKEN_FILE).expect("a token");
-    apiserver.change(VIEWER, &json!({"data": {"token": "Y2hhbmdlZA=="}}));
+    let tokens =
+        || [TOKEN_FILE, VIEW_ONLY_TOKEN_FILE].map(|file| data(&apiserver, VIEWER, file).expect("a token"));
+    let first = tokens();
+    assert_ne!(first[0], first[1]);
+    // Its user changes one token, and has no other, as in Secrets of earlier versions.
+    apiserver.change(VIEWER, &json!({"data": {"token": "Y2hhbmdlZA==", "view-only-token": null}}));
     let changed = apiserver.get(VIEWER);
     for freshness in [Freshness::Waiting, Freshness::Settled, Freshness::NoPod] {
         age(&world, freshness);
@@ -101,7 +105,8 @@ async fn viewer_secret_keeps_its_content_and_is_created_again_when_deleted() {
     apiserver.remove(VIEWER);
     age(&world, Freshness::Waiting);
     ensure(Freshness::Waiting).await;
-    assert_ne!(data(&apiserver, VIEWER, TOKEN_FILE).expect("created again"), first);
+    let again = tokens();
+    assert!(again[0] != again[1] && !first.contains(&again[0]) && !first.contains(&again[1]));
 }
 
 #[tokio::test]

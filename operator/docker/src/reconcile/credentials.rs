@@ -1,10 +1,11 @@
-//! Gives the sidecar its files: the viewer token, the host-agent's endpoint and a token for it.
+//! Gives the sidecar its files: the viewers' tokens, the host-agent's endpoint and a token for it.
 
 use std::collections::BTreeMap;
 
 use contract::Endpoint;
-use contract::names::{ENDPOINT_FILE, TLS_KEY_FILE, TOKEN_FILE};
+use contract::names::{ENDPOINT_FILE, TLS_KEY_FILE, TOKEN_FILE, VIEW_ONLY_TOKEN_FILE};
 use operator_api::names::SECRETS_DIR;
+use operator_plan::kubernetes::ViewerTokens;
 use operator_plan::pair::Pairing;
 use operator_plan::workload::Workload;
 use stream_token::Credentials;
@@ -26,8 +27,10 @@ impl Pass<'_> {
     ) -> Result<(), ApplyError> {
         let mut files = BTreeMap::new();
         if workload.uses_viewer_token {
-            let token = self.context.folder.ensure_viewer_token(&self.key.stream);
-            files.insert(format!("viewer/{TOKEN_FILE}"), token.map_err(ApplyError::Internal)?);
+            let tokens = self.context.folder.ensure_viewer_tokens(&self.key.stream);
+            let ViewerTokens { control, view_only } = tokens.map_err(ApplyError::Internal)?;
+            files.insert(format!("viewer/{TOKEN_FILE}"), control);
+            files.insert(format!("viewer/{VIEW_ONLY_TOKEN_FILE}"), view_only);
         }
         if workload.uses_host_agent {
             // Empty files replace those of a former pairing.

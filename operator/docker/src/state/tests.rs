@@ -24,18 +24,37 @@ fn keys_and_tokens_persist_and_are_private_to_their_owner() {
     let desk = name("desk");
     let public = || folder.signer().expect("a key").public_pem().expect("PEM");
     assert_eq!(public(), public());
-    let token = folder.ensure_viewer_token(&desk).expect("a token");
-    assert_eq!(token.len(), 2 * TOKEN_BYTES);
-    assert_eq!(folder.ensure_viewer_token(&desk).expect("a token"), token);
-    for file in [root.path().join("signing-key.pem"), folder.viewer_token_file(&desk)] {
+    let tokens = || {
+        let ViewerTokens { control, view_only } = folder.ensure_viewer_tokens(&desk).expect("tokens");
+        [control, view_only]
+    };
+    let [control, view_only] = tokens();
+    assert!(control.len() == 2 * TOKEN_BYTES && view_only.len() == 2 * TOKEN_BYTES && control != view_only);
+    assert_eq!(tokens(), [control.clone(), view_only.clone()]);
+    assert_eq!((folder.viewer_token(&desk), folder.view_only_token(&desk)), (Some(control), Some(view_only)));
+    let view_only_file = root.path().join("p/desk/view-only-token");
+    for file in [root.path().join("signing-key.pem"), folder.viewer_token_file(&desk), view_only_file] {
         let mode = fs::metadata(&file).expect("exists").permissions().mode();
         assert_eq!(mode & 0o077, 0, "{}", file.display());
     }
     let public = fs::metadata(root.path().join("signing-key.pem.pub")).expect("exists");
     assert_eq!(public.permissions().mode() & 0o777, 0o644, "readable by the host-agent's user");
     folder.remove(&desk);
-    assert_eq!(folder.viewer_token(&desk), None);
+    assert_eq!((folder.viewer_token(&desk), folder.view_only_token(&desk)), (None, None));
     assert!(!root.path().join("p/desk").exists());
+}
+
+#[test]
+fn stream_of_an_earlier_version_keeps_its_token_and_gets_a_view_only_token() {
+    let root = tempfile::tempdir().expect("a folder");
+    let folder = folder(root.path(), "p");
+    let desk = name("desk");
+    folder.write_record(&desk, &record()).expect("writes");
+    fs::write(folder.viewer_token_file(&desk), "0123456789abcdef\n").expect("writes");
+    assert_eq!(folder.view_only_token(&desk), None);
+    let ViewerTokens { control, view_only } = folder.ensure_viewer_tokens(&desk).expect("tokens");
+    assert_eq!(control, "0123456789abcdef");
+    assert_eq!(folder.view_only_token(&desk), Some(view_only));
 }
 
 #[test]
@@ -122,7 +141,7 @@ fn folder_behind_a_symbolic_link_is_neither_written_nor_removed() {
     let link = name("link");
     let error = format!("{:#}", folder.write_record(&link, &record()).expect_err("a link"));
     assert!(error.contains("symbolic link") && error.contains("p/link"), "{error}");
-    assert!(folder.ensure_viewer_token(&link).is_err());
+    assert!(folder.ensure_viewer_tokens(&link).is_err());
     assert_eq!(folder.record(&link), None);
     folder.remove(&link);
     assert_eq!(fs::read_to_string(outside.path().join("record.json")).expect("kept"), "theirs");

@@ -14,7 +14,7 @@ use crate::quantity::amount;
 use crate::validate::Validated;
 
 use contract::Endpoint;
-use contract::names::{ENDPOINT_FILE, STATUS_KEYS_FILE, TLS_KEY_FILE, TOKEN_FILE};
+use contract::names::{ENDPOINT_FILE, STATUS_KEYS_FILE, TLS_KEY_FILE, TOKEN_FILE, VIEW_ONLY_TOKEN_FILE};
 use operator_api::{OnDelete, names};
 
 /// Resource of a claim's size.
@@ -97,9 +97,20 @@ pub fn host_agent_secret(stream: &Validated, content: Option<&HostAgentSecret>, 
     secret(stream, stream.names.host_agent_secret(), data)
 }
 
-/// Renders the Secret with the viewers' token.
-pub fn viewer_secret(stream: &Validated, token: &str) -> Secret {
-    secret(stream, stream.names.viewer_secret(), BTreeMap::from([(TOKEN_FILE, token.to_owned())]))
+/// Tokens of a stream's viewers.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ViewerTokens {
+    /// Token of viewers that may control the desktop.
+    pub control: String,
+    /// Token of viewers that may not.
+    pub view_only: String,
+}
+
+/// Renders the Secret that is mounted at [`contract::names::VIEWER_DIR`].
+pub fn viewer_secret(stream: &Validated, tokens: ViewerTokens) -> Secret {
+    let ViewerTokens { control, view_only } = tokens;
+    let data = BTreeMap::from([(TOKEN_FILE, control), (VIEW_ONLY_TOKEN_FILE, view_only)]);
+    secret(stream, stream.names.viewer_secret(), data)
 }
 
 /// A Secret of the stream. Its type, which Kubernetes never changes, states the stream: an operator that may not read

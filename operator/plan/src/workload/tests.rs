@@ -13,11 +13,13 @@ fn sidecar_args_follow_the_spec() {
     let args = workload(&stream, Some(105)).sidecar_args.join(" ");
     assert_eq!(
         args,
-        "run --name=team/desk --listen=0.0.0.0:8080 --admin-listen=0.0.0.0:15939 --max-viewers=16 --control=exclusive --source=wayland --max-fps=30 --bitrate-kbps=2000 \
-         --keyframe-ms=2000 --runtime-dir=/run/desktop --require=zero-copy \
+        "run --name=team/desk --listen=0.0.0.0:8080 --admin-listen=0.0.0.0:15939 --max-viewers=16 \
+         --control=exclusive --source=wayland --max-fps=30 --bitrate-kbps=2000 --keyframe-ms=2000 \
+         --runtime-dir=/run/desktop --require=zero-copy \
          --upstream-file=/run/desktopstream/host-agent/endpoint --token-file=/run/desktopstream/host-agent/token \
          --tls-key-file=/run/desktopstream/host-agent/tls.key \
-         --allowed-origins=https://a,https://b --viewer-token-file=/run/desktopstream/viewer/token --hide-cursor"
+         --allowed-origins=https://a,https://b --viewer-token-file=/run/desktopstream/viewer/token \
+         --view-only-token-file=/run/desktopstream/viewer/view-only-token --hide-cursor"
     );
     let local = validated(&json!({"spec": {
         "gpu": {"count": 0}, "capture": {"source": "TestPattern", "width": 640, "height": 360},

@@ -28,16 +28,24 @@ pub struct Globals {
 }
 
 impl Globals {
-    /// Creates the devices.
-    pub fn create_devices(
+    /// The globals that devices are created with.
+    pub fn required(
         &self,
-        handle: &QueueHandle<Self>,
-    ) -> Result<(ZwpVirtualKeyboardV1, ZwlrVirtualPointerV1), BackendError> {
+    ) -> Result<(&WlSeat, &ZwpVirtualKeyboardManagerV1, &ZwlrVirtualPointerManagerV1), BackendError> {
         let seat = self.seat.as_ref().ok_or(BackendError::NoProtocol("wl_seat"))?;
         let keyboards = self.keyboards.as_ref();
         let keyboards = keyboards.ok_or(BackendError::NoProtocol("zwp_virtual_keyboard_manager_v1"))?;
         let pointers = self.pointers.as_ref();
         let pointers = pointers.ok_or(BackendError::NoProtocol("zwlr_virtual_pointer_manager_v1"))?;
+        Ok((seat, keyboards, pointers))
+    }
+
+    /// Creates the devices.
+    pub fn create_devices(
+        &self,
+        handle: &QueueHandle<Self>,
+    ) -> Result<(ZwpVirtualKeyboardV1, ZwlrVirtualPointerV1), BackendError> {
+        let (seat, keyboards, pointers) = self.required()?;
         let keyboard = keyboards.create_virtual_keyboard(seat, handle, ());
         let pointer = if pointers.version() >= WITH_OUTPUT {
             pointers.create_virtual_pointer_with_output(Some(seat), self.output.as_ref(), handle, ())

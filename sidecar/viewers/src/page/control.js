@@ -11,6 +11,8 @@ export class Control {
     this.send = send;
     this.info = null;
     $("control").onclick = () => this.toggle();
+    $("lock").onclick = () => this.lockPointer();
+    document.addEventListener("pointerlockchange", () => this.paint());
     $("grant").onclick = () => this.give(this.info?.requests[0]);
     $("layout").onchange = ({ target }) => this.chooseLayout(target.value);
   }
@@ -52,6 +54,9 @@ export class Control {
 
   give(to) { this.send({ type: "control", action: "give", to: to ?? null }); this.capture.focus(); }
 
+  /** Browsers refuse for a second after Esc, for example; the button then stays as it is. */
+  lockPointer() { this.capture.lock().catch((error) => console.warn(`The pointer is not locked: ${error.message}`)); }
+
   listLayouts(layouts) {
     const option = (value, text) => Object.assign(document.createElement("option"), { value, textContent: text });
     $("layout").replaceChildren(option("", "Keyboard: automatic"), ...layouts.map(([name, text]) => option(name, text)));
@@ -73,9 +78,20 @@ export class Control {
     button.setAttribute("aria-pressed", String(this.controls));
     button.disabled = !this.available;
     button.title = button.ariaLabel = !info ? "" : this.title(info);
+    this.paintLock();
     const asks = this.controls && info.requests.length > 0;
     $("request").hidden = !asks;
     if (asks) $("request-text").textContent = `Viewer ${info.requests[0]} asks for control`;
+  }
+
+  paintLock() {
+    const button = $("lock"), { locked } = this.capture;
+    button.hidden = !this.available || !("requestPointerLock" in Element.prototype);
+    button.disabled = !this.controls;
+    button.setAttribute("aria-pressed", String(locked));
+    button.ariaLabel = "Lock pointer";
+    button.title = locked ? "The pointer is locked; press Esc to unlock it"
+      : this.controls ? "Lock pointer, for games and 3D views; Esc unlocks it" : "Take control to lock the pointer";
   }
 
   title({ allowed, backend, reason, controller, you, requests, policy }) {

@@ -27,8 +27,6 @@ export class InputCapture {
     this.scheduled = false;
     this.pressed = new Set();
     this.touches = new Map();
-    this.composing = false;
-    this.layout = "";
     const on = (target, type, handler, options) => target.addEventListener(type, handler.bind(this), options);
     on(surface, "pointerdown", this.pointerDown);
     on(surface, "pointermove", this.pointerMove);
@@ -38,7 +36,6 @@ export class InputCapture {
     on(surface, "contextmenu", (event) => { if (this.enabled) event.preventDefault(); });
     on(keys, "keydown", this.keyDown);
     on(keys, "keyup", this.keyUp);
-    on(keys, "compositionstart", () => { this.composing = true; });
     on(keys, "compositionend", this.composed);
     on(keys, "input", this.typed);
     on(keys, "blur", this.release);
@@ -49,7 +46,7 @@ export class InputCapture {
   /** Starts or stops to capture. */
   enable(enabled) {
     if (this.enabled === enabled) return;
-    if (!enabled) this.release();
+    if (!enabled) { this.release(); this.unlock(); }
     this.enabled = enabled;
     this.surface.classList.toggle("control", enabled);
     if (enabled) this.focus();
@@ -59,9 +56,27 @@ export class InputCapture {
 
   /** Selects the desktop's layout; `""` for one like the viewer's keyboard. */
   async setLayout(layout) {
-    this.layout = layout || (await guessLayout());
-    if (this.layout) this.push({ t: "layout", layout: this.layout });
+    const selected = layout || (await guessLayout());
+    if (selected) this.push({ t: "layout", layout: selected });
   }
+
+  /** True while the pointer is locked: it is hidden, and moves by distances without a limit. */
+  get locked() { return document.pointerLockElement === this.surface; }
+
+  /** Locks the pointer until Esc, without the operating system's acceleration if possible. Fails if the browser refuses. */
+  async lock() {
+    if (!this.enabled) return;
+    try {
+      await this.surface.requestPointerLock({ unadjustedMovement: true });
+    } catch (error) {
+      if (error.name !== "NotSupportedError") throw error;
+      await this.surface.requestPointerLock();
+    }
+    // Control may have been lost meanwhile.
+    if (this.enabled) this.focus(); else this.unlock();
+  }
+
+  unlock() { if (this.locked) document.exitPointerLock(); }
 
   /** Queues an event; positions are merged until the next animation frame. */
   push(event) {
@@ -94,6 +109,12 @@ export class InputCapture {
     this.push({ t: "release" });
   }
 
+  /** Moves the desktop's pointer. While it is locked, events have a distance and no position. */
+  move(event) {
+    if (!this.locked) this.push({ t: "pointer", ...this.at(event) });
+    else if (event.movementX || event.movementY) this.push({ t: "motion", dx: event.movementX, dy: event.movementY });
+  }
+
   at(event) {
     const box = this.surface.getBoundingClientRect();
     return { x: (event.clientX - box.left) / box.width, y: (event.clientY - box.top) / box.height };
@@ -103,14 +124,15 @@ export class InputCapture {
     if (!this.enabled) return;
     this.focus();
     event.preventDefault();
-    this.surface.setPointerCapture(event.pointerId);
+    // A locked pointer is captured already; the method would throw.
+    if (!this.locked) this.surface.setPointerCapture(event.pointerId);
     if (event.pointerType === "touch") {
       const id = [...Array(MAX_TOUCHES).keys()].find((id) => ![...this.touches.values()].includes(id));
       if (id === undefined) return;
       this.touches.set(event.pointerId, id);
       this.push({ t: "touch", id, phase: "down", ...this.at(event) });
     } else if (event.button >= 0 && event.button <= 4) {
-      this.push({ t: "pointer", ...this.at(event) });
+      this.move(event);
       this.push({ t: "button", button: event.button, down: true });
     }
   }
@@ -120,15 +142,12 @@ export class InputCapture {
     if (event.pointerType === "touch") {
       const id = this.touches.get(event.pointerId);
       if (id !== undefined) this.push({ t: "touch", id, phase: "move", ...this.at(event) });
-    } else if (document.pointerLockElement === this.surface) {
-      this.push({ t: "motion", dx: event.movementX, dy: event.movementY });
     } else {
+      this.move(event);
       // With a button held, further buttons are reported as moves.
       if (event.button >= 0 && event.button <= 4) {
-        this.push({ t: "pointer", ...this.at(event) });
         this.push({ t: "button", button: event.button, down: (event.buttons & [1, 4, 2, 8, 16][event.button]) !== 0 });
       }
-      this.push({ t: "pointer", ...this.at(event) });
     }
   }
 
@@ -139,7 +158,7 @@ export class InputCapture {
       this.touches.delete(event.pointerId);
       if (id !== undefined) this.push({ t: "touch", id, phase: "up", ...this.at(event) });
     } else if (event.button >= 0 && event.button <= 4) {
-      this.push({ t: "pointer", ...this.at(event) });
+      this.move(event);
       this.push({ t: "button", button: event.button, down: false });
     }
   }
@@ -176,15 +195,21 @@ export class InputCapture {
     }
   }
 
+  /** The text of a composition is entered here, and input events of compositions are ignored. */
   composed(event) {
-    this.composing = false;
     this.text(event.data);
     this.keys.value = "";
   }
 
+  /**
+   * Browsers differ in the input event of a composition's end. Chromium dispatches it before `compositionend`, with
+   * `isComposing`; Firefox dispatches one after it, without `isComposing`, and newer versions another one before it. The type
+   * is `insertCompositionText`; Safari has `insertFromComposition` and `deleteCompositionText`, in old versions without
+   * `isComposing`.
+   */
   typed(event) {
-    if (this.composing || event.isComposing) return;
-    if (event.inputType !== "insertCompositionText") this.text(event.data ?? this.keys.value);
+    if (event.isComposing) return;
+    if (!event.inputType.includes("Composition")) this.text(event.data ?? this.keys.value);
     this.keys.value = "";
   }
 

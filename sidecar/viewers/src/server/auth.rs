@@ -1,10 +1,11 @@
 //! Authentication of viewers.
 //!
-//! A stream has a token of viewers that may control the desktop, and optionally one of viewers that may not. Programs send one as `Authorization: Bearer`; browsers exchange it for a [session](session)
-//! cookie. A URL never contains it, because proxies log URLs. Without a token only loopback clients are served, and their
-//! `Host` must be a loopback name, so that a web page cannot reach the server under its own name (DNS rebinding). Browsers
-//! send cookies with WebSockets opened by any page of the same site, so the `Origin` of a WebSocket must be the server's
-//! own or an allowed one.
+//! A stream has a token for viewers that may control the desktop, and optionally another for viewers that may not. Programs
+//! send one of them as `Authorization: Bearer`; browsers exchange it for a [session](session) cookie. A URL never contains a
+//! token, because proxies log URLs. Without a token only loopback clients are served, and their `Host` must be a loopback
+//! name, so that a web page cannot reach the server under its own name (DNS rebinding). Browsers send cookies with
+//! WebSockets opened by any page of the same site, so the `Origin` of a WebSocket must be the server's own or an allowed
+//! one.
 //!
 //! All functions are pure functions of a request's headers and the time; [`middleware`](super::middleware) applies them.
 
@@ -33,6 +34,9 @@ pub enum AuthError {
          127.0.0.1, or pass --insecure-no-viewer-auth"
     )]
     TokenRequired(SocketAddr),
+    /// Viewers without a token could control the desktop, those with the token could not.
+    #[error("a view-only token needs a viewer token beside it; set the viewer token too")]
+    ViewOnlyTokenAlone,
     /// The token's length or characters are invalid.
     #[error(
         "the viewer token must have between {MIN_TOKEN} and {MAX_TOKEN} characters of A-Z a-z 0-9 - . _ ~ + / =; \
@@ -64,26 +68,28 @@ pub(super) struct Admission {
     pub(super) revocation: Revocation,
 }
 
-/// Tells when the token by which a request was authenticated is replaced.
+/// Tells when the token by which a request was authenticated is replaced or removed.
 #[derive(Debug, Clone)]
-pub(super) struct Revocation(Option<watch::Receiver<ViewerToken>>);
+pub(super) struct Revocation(Option<CurrentToken>);
 
 impl Revocation {
-    /// Waits until the token is replaced; forever if it cannot be.
+    /// Waits until the token is replaced or removed; forever if it cannot be.
     pub(super) async fn wait(mut self) {
-        if let Some(token) = &mut self.0
-            && token.changed().await.is_ok()
-        {
-            return;
+        let changed = match &mut self.0 {
+            Some(CurrentToken::Required(token)) => token.changed().await.is_ok(),
+            Some(CurrentToken::Optional(token)) => token.changed().await.is_ok(),
+            None => false,
+        };
+        if !changed {
+            std::future::pending::<()>().await;
         }
-        std::future::pending::<()>().await;
     }
 }
 
 /// Decides whether a request may view the stream.
 #[derive(Debug)]
 pub(super) enum Authenticator {
-    /// Requests with a current token, or with a session of one.
+    /// Requests with a current token, or with a session of one. The weakest role is first: tokens that are equal grant it.
     Token { tokens: Vec<RoleToken>, sessions: Sessions },
     /// Requests to a loopback name; the server listens on loopback only.
     Loopback,
@@ -95,24 +101,44 @@ pub(super) enum Authenticator {
 #[derive(Debug)]
 pub(super) struct RoleToken {
     role: Role,
-    current: watch::Receiver<ViewerToken>,
+    current: CurrentToken,
+}
+
+/// A token as it is now.
+#[derive(Debug, Clone)]
+enum CurrentToken {
+    Required(watch::Receiver<ViewerToken>),
+    Optional(watch::Receiver<Option<ViewerToken>>),
+}
+
+impl CurrentToken {
+    /// The token, seen by [`Revocation::wait`]; `None` if there is none.
+    fn borrow_and_update(&mut self) -> Option<ViewerToken> {
+        match self {
+            Self::Required(token) => Some(token.borrow_and_update().clone()),
+            Self::Optional(token) => token.borrow_and_update().clone(),
+        }
+    }
 }
 
 impl Authenticator {
-    /// An authenticator for the stream with this name, which is served on `listen`.
+    /// An authenticator for the stream with this name, which is served on `listen`. A view-only token that equals `token` makes
+    /// all its holders view-only.
     pub(super) fn new(
         stream: String,
         token: Option<watch::Receiver<ViewerToken>>,
-        view_only: Option<watch::Receiver<ViewerToken>>,
+        view_only: Option<watch::Receiver<Option<ViewerToken>>>,
         insecure: bool,
         listen: &[SocketAddr],
     ) -> Result<Self, AuthError> {
         match (token, listen.iter().find(|address| !address.ip().is_loopback())) {
-            (Some(current), _) => {
-                let mut tokens = vec![RoleToken { role: Role::Controller, current }];
-                tokens.extend(view_only.map(|current| RoleToken { role: Role::Viewer, current }));
+            (Some(token), _) => {
+                let view_only = view_only.map(|token| (Role::Viewer, CurrentToken::Optional(token)));
+                let all = view_only.into_iter().chain([(Role::Controller, CurrentToken::Required(token))]);
+                let tokens = all.map(|(role, current)| RoleToken { role, current }).collect();
                 Ok(Self::Token { tokens, sessions: Sessions::new(stream) })
             }
+            (None, _) if view_only.is_some() => Err(AuthError::ViewOnlyTokenAlone),
             (None, _) if insecure => Ok(Self::Open),
             (None, None) => Ok(Self::Loopback),
             (None, Some(exposed)) => Err(AuthError::TokenRequired(*exposed)),
@@ -130,7 +156,7 @@ impl Authenticator {
                 let mut current = current.clone();
                 // The version that is verified is the one whose replacement is a revocation, and the one that a renewal
                 // is bound to: the cookie of a former token must not become one of the next.
-                let token = current.borrow_and_update().clone();
+                let token = current.borrow_and_update()?;
                 let renewal = match credential(&token, sessions, headers, now)? {
                     Credential::Bearer => None,
                     Credential::Session { session, secure } => {
@@ -143,12 +169,12 @@ impl Authenticator {
         }
     }
 
-    /// `Set-Cookie` for a new session, in exchange for the token; `None` if `presented` is not the token.
+    /// `Set-Cookie` for a new session, in exchange for a token; `None` if `presented` is none.
     pub(super) fn exchange(&self, presented: &str, headers: &HeaderMap, now: u64) -> Option<String> {
         let Self::Token { tokens, sessions } = self else { return None };
         let secure = origin::is_secure(headers);
         tokens.iter().find_map(|RoleToken { current, .. }| {
-            let token = current.borrow();
+            let token = current.clone().borrow_and_update()?;
             token
                 .matches(presented)
                 .then(|| sessions.cookie(&token, Session::new(now), Host::of(headers), secure, now))

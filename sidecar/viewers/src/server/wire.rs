@@ -88,7 +88,7 @@ pub struct InputInfo {
     pub requests: Vec<u64>,
     /// Protocol by which events are injected; `None` while they cannot be.
     pub backend: Option<&'static str>,
-    /// Reason why events cannot be injected; empty if they can.
+    /// Reason why events cannot be injected; empty if they can, or if control is disabled.
     pub reason: String,
     /// Keyboard layouts with their descriptions, in the first message only.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
 use std::ops::Deref;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
                 plugin_list_of_an_empty_namespace_says_so,
                 plugin_snapshot_writes_a_png,
                 plugin_open_serves_with_the_token_until_it_is_ended,
+                plugin_open_serves_with_the_view_only_token_on_request,
                 plugin_doctor_reports_the_source,
                 plugin_logs_prints_the_last_lines,
                 plugin_names_a_missing_stream,
@@ -218,14 +220,34 @@ fn plugin_snapshot_writes_a_png(chart: &Chart) -> Result<()> {
     Ok(())
 }
 
-fn plugin_open_serves_with_the_token_until_it_is_ended(chart: &Chart) -> Result<()> {
-    let mut open = chart.plugin(&["open", STREAM, "--json"])?.stdout(Stdio::piped()).spawn()?;
+/// Starts `open`; returns it with the address and the token that it prints.
+fn open(chart: &Chart, more: &[&str]) -> Result<(Child, SocketAddr, String)> {
+    let arguments = [&["open", STREAM, "--json"], more].concat();
+    let mut open = chart.plugin(&arguments)?.stdout(Stdio::piped()).spawn()?;
     let mut line = String::new();
     BufReader::new(open.stdout.take().context("stdout is a pipe")?).read_line(&mut line)?;
     let json: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
     let url = json["url"].as_str().and_then(|url| url.strip_prefix("http://")).context("no HTTP URL")?;
     let (address, token) = url.split_once("/#token=").context("the URL has no token in its fragment")?;
-    let address = address.parse()?;
+    Ok((open, address.parse()?, token.to_owned()))
+}
+
+fn plugin_open_serves_with_the_view_only_token_on_request(chart: &Chart) -> Result<()> {
+    let (mut watch, address, token) = open(chart, &["--view-only"])?;
+    let (status, body) = http::get(address, "/status", Some(&token))?;
+    ensure!(status == 200, "{status}: {}", String::from_utf8_lossy(&body));
+    let (mut control, _, other) = open(chart, &[])?;
+    ensure!(token != other, "the token of viewers that may control the desktop");
+    for child in [&mut watch, &mut control] {
+        pods::signal(child.id(), rustix::process::Signal::TERM)?;
+        child.wait()?;
+    }
+    Ok(())
+}
+
+fn plugin_open_serves_with_the_token_until_it_is_ended(chart: &Chart) -> Result<()> {
+    let (mut open, address, token) = open(chart, &[])?;
+    let token = token.as_str();
     let (status, body) = http::get(address, "/status", Some(token))?;
     ensure!(status == 200, "{status}: {}", String::from_utf8_lossy(&body));
     let (status, _) = http::get(address, "/status", None)?;

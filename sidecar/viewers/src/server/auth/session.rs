@@ -1,9 +1,9 @@
 //! Session cookies.
 //!
 //! A browser exchanges the token for a session once, by POST. The cookie's value is `ISSUED.EXPIRES.MAC`: two Unix times
-//! in seconds, and HMAC-SHA256 over them and the stream's name in hexadecimal, keyed by the token's SHA-256. It reveals no token,
-//! serves one stream, and is invalid as soon as the token changes. A session that is used is renewed by later responses,
-//! at most until [`MAX_AGE`].
+//! in seconds, and in hexadecimal the HMAC-SHA256 of them and the stream's name, keyed by the token's SHA-256. It reveals no
+//! token, serves one stream, and is invalid as soon as the token changes. Later responses renew a session that is used, at
+//! most until [`MAX_AGE`].
 
 use cookie::{Cookie, SameSite};
 use hmac::digest::Key;

@@ -150,14 +150,69 @@ fn host_is_split_into_name_and_port() {
     }
 }
 
+/// An authenticator with both tokens, and the sender of the second one.
+fn with_view_only(
+    token: &str,
+    view_only: Option<&str>,
+) -> (Authenticator, watch::Sender<Option<ViewerToken>>) {
+    let parse = |token: &str| token.parse::<ViewerToken>().expect("a token");
+    let controllers = watch::channel(parse(token)).1;
+    let (sender, view_only) = watch::channel(view_only.map(parse));
+    let listen = [listen("0.0.0.0:1")];
+    let stream = "team/desk".to_owned();
+    let authenticator =
+        Authenticator::new(stream, Some(controllers), Some(view_only), false, &listen).expect("tokens");
+    (authenticator, sender)
+}
+
+fn role_of(authenticator: &Authenticator, token: &str) -> Option<Role> {
+    let bearer = format!("Bearer {token}");
+    authenticator.authenticate(&headers(&[("authorization", &bearer)]), NOW).map(|admission| admission.role)
+}
+
+#[test]
+fn equal_tokens_give_the_weaker_role_also_through_their_session() {
+    let (authenticator, sender) = with_view_only(TOKEN, Some(TOKEN));
+    assert_eq!(role_of(&authenticator, TOKEN), Some(Role::Viewer));
+    let cookie = authenticator.exchange(TOKEN, &headers(&[("host", "x:80")]), NOW).expect("a cookie");
+    let request = headers(&[("host", "x:80"), ("cookie", pair(&cookie))]);
+    assert_eq!(authenticator.authenticate(&request, NOW).expect("admitted").role, Role::Viewer);
+    sender.send_replace(None);
+    assert_eq!(role_of(&authenticator, TOKEN), Some(Role::Controller));
+}
+
+#[tokio::test]
+async fn view_only_token_admits_while_it_exists() {
+    let view = "0123456789abcdef-view";
+    let (authenticator, sender) = with_view_only(TOKEN, None);
+    assert_eq!(role_of(&authenticator, view), None);
+    assert_eq!(authenticator.exchange(view, &headers(&[("host", "x:80")]), NOW), None);
+    sender.send_replace(Some(view.parse().expect("a token")));
+    assert_eq!(role_of(&authenticator, view), Some(Role::Viewer));
+    let cookie = authenticator.exchange(view, &headers(&[("host", "x:80")]), NOW).expect("a cookie");
+    let request = headers(&[("host", "x:80"), ("cookie", pair(&cookie))]);
+    let admitted = authenticator.authenticate(&request, NOW).expect("admitted");
+    let revoked = tokio::spawn(admitted.revocation.wait());
+    sender.send_replace(None);
+    revoked.await.expect("the removal is seen");
+    assert!(authenticator.authenticate(&request, NOW).is_none());
+    assert_eq!(role_of(&authenticator, TOKEN), Some(Role::Controller));
+}
+
+#[test]
+fn view_only_token_without_a_viewer_token_is_refused() {
+    for insecure in [false, true] {
+        let view_only = Some(watch::channel(Some(TOKEN.parse().expect("a token"))).1);
+        let listen = [listen("127.0.0.1:1")];
+        let error = Authenticator::new("team/desk".to_owned(), None, view_only, insecure, &listen);
+        assert_eq!(error.expect_err("refused"), AuthError::ViewOnlyTokenAlone);
+    }
+}
+
 #[test]
 fn token_decides_over_the_role_also_through_its_session() {
-    let watch = |token: &str| watch::channel(token.parse::<ViewerToken>().expect("a token")).1;
     let (control, view) = ("0123456789abcdef-control", "0123456789abcdef-view");
-    let listen = [listen("0.0.0.0:1")];
-    let authenticator =
-        Authenticator::new("team/desk".to_owned(), Some(watch(control)), Some(watch(view)), false, &listen)
-            .expect("tokens");
+    let (authenticator, _sender) = with_view_only(control, Some(view));
     for (token, role) in [(control, Role::Controller), (view, Role::Viewer)] {
         let bearer = format!("Bearer {token}");
         let admitted = authenticator.authenticate(&headers(&[("authorization", &bearer)]), NOW);

@@ -76,6 +76,8 @@ pub fn commands_print_url_status_logs_and_checks(bed: &Testbed) -> Result<()> {
     project.start_with("desk", &pattern(&json!({})))?;
     let open: Value = serde_json::from_str(&project.print(&["open", "desk", "--json"])?)?;
     ensure!(open["url"].as_str().is_some_and(|url| url.contains("/#token=")), "{open}");
+    let watch: Value = serde_json::from_str(&project.print(&["open", "desk", "--view-only", "--json"])?)?;
+    ensure!(watch["url"].as_str().is_some_and(|url| url.contains("/#token=")) && watch != open, "{watch}");
     let table = project.print(&["status"])?;
     ensure!(table.contains("Streaming"), "{table}");
     let log = project.print(&["logs", "desk", "--tail", "5"])?;
