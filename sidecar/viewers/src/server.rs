@@ -30,6 +30,7 @@ mod session;
 mod status;
 mod streams;
 mod viewer_input;
+mod viewer_sound;
 pub mod wire;
 
 use std::fmt;
@@ -50,6 +51,7 @@ use self::auth::{AuthError, Authenticator};
 use self::listen::Endpoint;
 use crate::hub::{Hub, Rejection};
 use crate::snapshot::Snapshots;
+use crate::sound::SoundHub;
 
 /// Settings of a server.
 #[derive(Debug, Clone)]
@@ -133,6 +135,7 @@ pub struct Server {
     registry: Registry,
     admin: Option<TcpListener>,
     input: Option<Input>,
+    sound: Option<SoundHub>,
 }
 
 /// State of all handlers.
@@ -149,6 +152,7 @@ struct Shared {
     registry: Registry,
     snapshots: Snapshots,
     input: Option<Input>,
+    sound: Option<SoundHub>,
 }
 
 impl Shared {
@@ -172,6 +176,7 @@ impl Server {
             registry: Registry::default(),
             admin: None,
             input: None,
+            sound: None,
         }
     }
 
@@ -207,6 +212,12 @@ impl Server {
         self
     }
 
+    /// Sends the sound of `sound` to viewers that ask for it.
+    pub fn with_sound(mut self, sound: SoundHub) -> Self {
+        self.sound = Some(sound);
+        self
+    }
+
     /// Serves probes, status and metrics on `listener`. Without it there are no probes and no metrics.
     pub fn with_admin(mut self, listener: TcpListener) -> Self {
         self.admin = Some(listener);
@@ -218,7 +229,7 @@ impl Server {
     /// # Errors
     /// [`ServerError`] if a setting is invalid or the listener has no address.
     pub async fn serve(self, listener: TcpListener) -> Result<(), ServerError> {
-        let Self { hub, options, hooks, mut registry, admin, input } = self;
+        let Self { hub, options, hooks, mut registry, admin, input, sound } = self;
         let ServerOptions {
             stream,
             viewer_token,
@@ -235,6 +246,9 @@ impl Server {
             addresses.push(admin.local_addr()?);
         }
         hub.register(&mut registry);
+        if let Some(sound) = &sound {
+            sound.register(&mut registry);
+        }
         let shared = Shared {
             authenticator: Authenticator::new(
                 stream,
@@ -252,6 +266,7 @@ impl Server {
             registry,
             snapshots: Snapshots::new(hub.clone()),
             input,
+            sound,
             hub,
         };
         let shared = Arc::new(shared);
