@@ -19,14 +19,18 @@ impl Sink for ViewerSink {
     }
 
     fn state(&self, state: State) {
-        if let State::Unavailable { reason } = &state {
-            tracing::info!(reason, "audio unavailable");
-        }
         let running = state == State::Running;
+        let former = self.0.state().borrow().error.clone();
         let error = match state {
-            State::Unavailable { reason } => reason,
+            State::Unavailable { reason } => {
+                // Attempts repeat while a viewer listens; the log has each reason once.
+                if reason != former {
+                    tracing::info!(reason, "audio unavailable");
+                }
+                reason
+            }
             // The reason of the last attempt stays until this one has a result.
-            State::Connecting => self.0.state().borrow().error.clone(),
+            State::Connecting => former,
             State::Idle | State::Running => String::new(),
         };
         self.0.set_state(SoundState { running, error });

@@ -3,7 +3,7 @@
 //! | path                     | listener       | response                                           | token required |
 //! |--------------------------|----------------|----------------------------------------------------|----------------|
 //! | `/`                      | viewers        | the page, with its scripts and style sheet         | yes            |
-//! | `/ws`                    | viewers        | WebSocket with access units and messages, see [`wire`] | yes        |
+//! | `/ws`                    | viewers        | WebSocket with access units, sound and messages, see [`wire`] | yes |
 //! | `/stream.h264`           | viewers        | live Annex B from the last IDR                     | yes            |
 //! | `/stream.mp4`            | viewers        | live fragmented MP4                                | yes            |
 //! | `/snapshot.png`          | viewers        | the newest picture                                 | yes            |
