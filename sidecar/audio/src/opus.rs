@@ -76,7 +76,7 @@ impl Encoder {
     /// # Errors
     /// [`AudioError::Encoder`] if the pipeline failed.
     pub fn encode(&mut self, samples: &[i16]) -> Result<Bytes, AudioError> {
-        if samples.len() * size_of::<i16>() != FRAMES_PER_PACKET * FRAME_BYTES {
+        if size_of_val(samples) != FRAMES_PER_PACKET * FRAME_BYTES {
             return Err(failed(format!("a frame of {} samples", samples.len())));
         }
         let bytes: Vec<u8> = samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();

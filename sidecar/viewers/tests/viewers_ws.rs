@@ -122,13 +122,11 @@ fn sound(seq: u64) -> SoundPacket {
 /// The next packet of sound; skips other messages.
 async fn next_sound(viewer: &mut Viewer) -> (u8, u64) {
     loop {
-        match viewer.message().await {
-            Some(Message::Binary(bytes)) if bytes[2] == KIND_SOUND => {
-                assert_eq!(bytes.len(), HEADER_BYTES + 100);
-                return (bytes[1], u64::from_le_bytes(bytes[4..12].try_into().expect("8 bytes")));
-            }
-            Some(_) => {}
-            None => panic!("the connection ended"),
+        if let Message::Binary(bytes) = viewer.message().await.expect("the connection is open")
+            && bytes[2] == KIND_SOUND
+        {
+            assert_eq!(bytes.len(), HEADER_BYTES + 100);
+            return (bytes[1], u64::from_le_bytes(bytes[4..12].try_into().expect("8 bytes")));
         }
     }
 }
