@@ -197,6 +197,9 @@ pub struct Run {
     /// Number of viewers that may control the desktop: exclusive (one at a time), shared (all), or none.
     #[arg(long, default_value = "exclusive", env = "DESKTOPSTREAM_CONTROL")]
     pub control: ControlPolicy,
+    /// Let viewers listen to the desktop's sound, from PipeWire in --runtime-dir.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, env = "DESKTOPSTREAM_AUDIO_OUTPUT")]
+    pub audio_output: bool,
     /// Serve viewers without a token, even beyond loopback.
     #[arg(long, env = "DESKTOPSTREAM_INSECURE_NO_VIEWER_AUTH")]
     pub insecure_no_viewer_auth: bool,
@@ -270,6 +273,7 @@ mod tests {
             flags::ADMIN_LISTEN,
             flags::MAX_VIEWERS,
             flags::CONTROL,
+            flags::AUDIO_OUTPUT,
             flags::ALLOWED_ORIGINS,
             flags::SOURCE,
             flags::MAX_FPS,

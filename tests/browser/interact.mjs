@@ -10,6 +10,8 @@
 //   {"move": [x, y]}          moves the pointer to a position of the picture, as fractions of its size
 //   {"click": "left"}         presses and releases a button
 //   {"wheel": [dx, dy]}       scrolls, pixels
+//   {"listen": true}          unmutes the desktop by the button, and waits until its sound is captured
+//   {"chirp": [f0, f1]}       waits until a chirp from f0 to f1 Hz was heard, and its sound is played
 //   {"control": true}         waits until this page controls the desktop
 //   {"kill": true}            ends the browser without a release of what is pressed
 //   {"pause": ms}             waits, for programs without a reaction that could be waited for
@@ -17,6 +19,7 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { withBrowser } from "./chromium.mjs";
+import { chirped, record } from "./sound.mjs";
 import { open } from "./viewer.mjs";
 
 const options = {
@@ -40,6 +43,16 @@ const STEPS = {
   click: async (page, button) => { await page.mouse.down({ button }); await page.mouse.up({ button }); },
   wheel: (page, [dx, dy]) => page.mouse.wheel(dx, dy),
   control: (page, _, timeout) => page.waitForFunction(() => document.querySelector("#screen.control") && document.activeElement?.id === "keys", null, { timeout }),
+  listen: async (page, _, timeout) => {
+    await page.evaluate(record);
+    await page.focus("#sound", { timeout });
+    await page.keyboard.press("Enter");
+    await page.waitForSelector('#sound[data-state="on"]', { timeout });
+  },
+  chirp: async (page, [from, to], timeout) => {
+    await page.waitForFunction(chirped, { from, to }, { timeout, polling: 100 });
+    await page.waitForFunction(() => window.desktopstream.stats().sound?.peak > 0.02, null, { timeout, polling: 100 });
+  },
   pause: (page, ms) => page.waitForTimeout(ms),
 };
 
@@ -58,7 +71,8 @@ process.exitCode = await withBrowser(async (context) => {
   }
   if (values.screenshot) await page.screenshot({ path: values.screenshot });
   const stats = await page.evaluate(() => window.desktopstream.stats());
-  if (values.json) await writeFile(values.json, JSON.stringify({ stats, log: viewer.log }));
+  const chirp = await page.evaluate(() => window.chirp ?? null);
+  if (values.json) await writeFile(values.json, JSON.stringify({ stats, chirp, log: viewer.log }));
   for (const line of viewer.log) console.log(line);
   return 0;
 });

@@ -1,4 +1,4 @@
-//! A person at the viewer page in Chromium: keyboard and pointer of sway and GNOME desktops.
+//! A person at the viewer page in Chromium: keyboard, pointer and sound of sway and GNOME desktops.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -17,10 +17,12 @@ const TIMEOUT: Duration = Duration::from_mins(2);
 /// File to which the terminal's program copies what is typed.
 const TYPED: &str = "/run/desktop/typed";
 
-/// Plays steps in a page of the stream, see tests/browser/interact.mjs.
-fn interact(stream: &Stream, steps: &Value) -> Result<()> {
+/// Plays steps in a page of the stream, see tests/browser/interact.mjs. Returns the page's report, or null if the steps end the
+/// browser.
+fn interact(stream: &Stream, steps: &Value) -> Result<Value> {
     let folder = tempfile::tempdir()?;
     let (file, shot) = (folder.path().join("steps.json"), folder.path().join("shot.png"));
+    let report = folder.path().join("report.json");
     std::fs::write(&file, steps.to_string())?;
     let status = Command::new("node")
         .arg(repository().join("tests/browser/interact.mjs"))
@@ -28,11 +30,16 @@ fn interact(stream: &Stream, steps: &Value) -> Result<()> {
         .arg(&file)
         .arg("--screenshot")
         .arg(&shot)
+        .arg("--json")
+        .arg(&report)
         .stdin(Stdio::null())
         .status()
         .context("starting node")?;
     ensure!(status.success(), "the browser failed: {status}");
-    Ok(())
+    match std::fs::read(&report) {
+        Ok(report) => Ok(serde_json::from_slice(&report)?),
+        Err(_) => Ok(Value::Null),
+    }
 }
 
 /// Contents of a file of the desktop.
@@ -148,4 +155,74 @@ fn keys_and_text_reach_a_gnome_desktop() -> Result<()> {
     wait_for_text(&stream, "Gr5{x y")?;
     modifier_of_a_lost_page_is_released(&stream, "Gr5{x y")?;
     stream.stop()
+}
+
+/// WAV file of a chirp, 8 kHz, 16 bits, mono: from `from` to `to` Hz within 0.4 s.
+fn chirp(from: f64, to: f64) -> Vec<u8> {
+    const RATE: u32 = 8000;
+    const SAMPLES: u32 = RATE * 2 / 5;
+    let mut file = Vec::new();
+    for part in [b"RIFF", &(36 + 2 * SAMPLES).to_le_bytes(), b"WAVE", b"fmt ", &16_u32.to_le_bytes()] {
+        file.extend(part);
+    }
+    // PCM, one channel; bytes per second; bytes and bits per sample.
+    for part in [0x0001_0001, RATE, 2 * RATE, 0x0010_0002_u32] {
+        file.extend(part.to_le_bytes());
+    }
+    file.extend(b"data");
+    file.extend((2 * SAMPLES).to_le_bytes());
+    for n in 0..SAMPLES {
+        let seconds = f64::from(n) / f64::from(RATE);
+        let turns = (from + (to - from) / 0.8 * seconds) * seconds;
+        file.extend(((16_000.0 * (std::f64::consts::TAU * turns).sin()) as i16).to_le_bytes());
+    }
+    file
+}
+
+/// A desktop plays a chirp again and again; the page hears it.
+fn sound_is_heard(desktop: Desktop) -> Result<()> {
+    const FILE: &str = "/run/desktop/chirp.wav";
+    let (from, to) = (500, 1500);
+    install()?;
+    let programs = Programs::build()?;
+    let mut rig = Rig::up(&programs, &RigOptions::new("sound", &[desktop]))?;
+    let mut options = StreamOptions::new(desktop, SIZE);
+    let play = format!("sh -c 'until [ -e {FILE} ]; do sleep 0.1; done; pw-play {FILE}'\nfoot sleep 1d");
+    options.desktop_env.push(("DESKTOP_APPS".to_owned(), play));
+    let stream = rig.start("desk", options)?;
+    stream.wait_for_frame_path(FramePath::ResourceId)?;
+    ensure!(stream.status()?.audio.output, "{:?}", stream.status()?.audio);
+    wait::until("PulseAudio's socket", TIMEOUT, || {
+        let output = stream.desktop.exec_in(&["test", "-S", "/run/desktop/pulse/native"])?;
+        ensure!(output.success(), "{output:?}");
+        Ok(())
+    })?;
+    // One escape of three digits per byte: printf of sh knows no others.
+    let bytes: String = chirp(from.into(), to.into()).iter().map(|byte| format!("\\{byte:03o}")).collect();
+    let write = format!("printf '{bytes}' > {FILE}.new && mv {FILE}.new {FILE}");
+    let output = stream.desktop.exec_in(&["sh", "-c", &write])?;
+    ensure!(output.success(), "{output:?}");
+
+    let report = interact(&stream, &json!([{"listen": true}, {"chirp": [from, to]}]))?;
+    let (sound, chirp) = (&report["stats"]["sound"], &report["chirp"]);
+    println!("sound of {desktop:?}: {sound}; the chirp was decoded {} ms after it was played", chirp["lead"]);
+    let number = |name: &str| sound[name].as_f64().with_context(|| format!("{name} in {sound}"));
+    let in_step = number("offset_ms")?.abs() < 80.0;
+    ensure!(in_step || number("delay_ms")? < number("needed_ms")? + 30.0, "{sound}");
+    wait::until("the capture ends with the page", TIMEOUT, || {
+        let audio = stream.status()?.audio;
+        ensure!(audio.output && !audio.running && audio.error.is_empty(), "{audio:?}");
+        Ok(())
+    })?;
+    stream.stop()
+}
+
+#[test]
+fn sound_of_a_sway_desktop_is_heard_in_the_page() -> Result<()> {
+    sound_is_heard(Desktop::Sway)
+}
+
+#[test]
+fn sound_of_a_gnome_desktop_is_heard_in_the_page() -> Result<()> {
+    sound_is_heard(Desktop::Gnome)
 }

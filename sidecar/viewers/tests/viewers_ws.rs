@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use contract::FramePath;
 use futures_util::SinkExt;
-use support::{Served, TOKEN, fake, until, with_token, within};
+use support::{Served, TOKEN, Viewer, fake, until, with_token, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use viewers::server::ServerOptions;
-use viewers::server::wire::{FLAG_BACKLOG, FLAG_DISCONTINUITY, FLAG_IDR};
-use viewers::{Hub, HubOptions, Server, StreamInfo};
+use viewers::server::wire::{FLAG_BACKLOG, FLAG_DISCONTINUITY, FLAG_IDR, HEADER_BYTES, KIND_SOUND};
+use viewers::{Hub, HubOptions, Server, SoundHub, SoundPacket, SoundState, StreamInfo};
 
 /// Waits until the hub has `count` viewers.
 async fn viewers(served: &Served, count: usize) {
@@ -113,6 +113,108 @@ async fn viewer_that_does_not_read_loses_units_up_to_the_next_idr_and_others_los
     }
     assert_eq!(stuck.unit().await.seq, 501);
     assert_eq!(quick.unit().await.flags, FLAG_IDR, "the quick viewer lost no unit");
+}
+
+fn sound(seq: u64) -> SoundPacket {
+    SoundPacket { seq, capture_ns: 7, discontinuity: seq == 0, data: vec![seq as u8; 100].into() }
+}
+
+/// The next packet of sound; skips other messages.
+async fn next_sound(viewer: &mut Viewer) -> (u8, u64) {
+    loop {
+        if let Message::Binary(bytes) = viewer.message().await.expect("the connection is open")
+            && bytes[2] == KIND_SOUND
+        {
+            assert_eq!(bytes.len(), HEADER_BYTES + 100);
+            return (bytes[1], u64::from_le_bytes(bytes[4..12].try_into().expect("8 bytes")));
+        }
+    }
+}
+
+#[tokio::test]
+async fn sound_reaches_viewers_that_ask_for_it_until_they_end_it() {
+    let hub = SoundHub::default();
+    let with_sound = hub.clone();
+    let served =
+        Served::with(HubOptions::default(), ServerOptions::default(), |server| server.with_sound(with_sound))
+            .await;
+    let (mut listens, mut other) = (served.viewer().await, served.viewer().await);
+    assert_eq!(
+        listens.text("sound").await,
+        serde_json::json!({"type": "sound", "running": false, "reason": ""})
+    );
+    other.text("sound").await;
+    let mut wanted = hub.wanted();
+    assert!(!*wanted.borrow(), "viewers are muted at first");
+    listens.socket.send(Message::text(r#"{"type":"sound","on":true}"#)).await.expect("sent");
+    within("a wish for sound", wanted.wait_for(|wanted| *wanted)).await.expect("open");
+    hub.set_state(SoundState { running: true, error: String::new() });
+    assert_eq!(listens.text("sound").await["running"], true);
+    hub.publish(&sound(0));
+    hub.publish(&sound(1));
+    assert_eq!(next_sound(&mut listens).await, (FLAG_DISCONTINUITY, 0));
+    assert_eq!(next_sound(&mut listens).await, (0, 1));
+    listens.socket.send(Message::text(r#"{"type":"sound","on":false}"#)).await.expect("sent");
+    within("the end of the wish", wanted.wait_for(|wanted| !*wanted)).await.expect("open");
+    // The other viewer received no packet: its next binary message is a picture.
+    other.text("sound").await;
+    served.hub.publish(fake(1, true, 50));
+    assert_eq!(other.unit().await.seq, 1);
+}
+
+#[tokio::test]
+async fn sound_ends_with_the_connection() {
+    let hub = SoundHub::default();
+    let with_sound = hub.clone();
+    let served =
+        Served::with(HubOptions::default(), ServerOptions::default(), |server| server.with_sound(with_sound))
+            .await;
+    let mut viewer = served.viewer().await;
+    viewer.socket.send(Message::text(r#"{"type":"sound","on":true}"#)).await.expect("sent");
+    let mut wanted = hub.wanted();
+    within("a wish for sound", wanted.wait_for(|wanted| *wanted)).await.expect("open");
+    drop(viewer);
+    within("its end", wanted.wait_for(|wanted| !*wanted)).await.expect("open");
+}
+
+#[tokio::test]
+async fn viewer_that_does_not_read_loses_sound_and_its_pictures_continue() {
+    let hub = SoundHub::default();
+    let with_sound = hub.clone();
+    let options = HubOptions {
+        queue_units: 1000,
+        queue_bytes: 64 << 20,
+        queue_age: Duration::MAX,
+        ..HubOptions::default()
+    };
+    let served =
+        Served::with(options, ServerOptions::default(), |server| server.with_sound(with_sound)).await;
+    let mut viewer = served.viewer().await;
+    viewer.socket.send(Message::text(r#"{"type":"sound","on":true}"#)).await.expect("sent");
+    let mut wanted = hub.wanted();
+    within("a wish for sound", wanted.wait_for(|wanted| *wanted)).await.expect("open");
+    // 40 MB exceed the buffers of both sockets.
+    for seq in 0..200 {
+        served.hub.publish(fake(seq, seq == 0, 200_000));
+    }
+    for seq in 0..1000 {
+        hub.publish(&sound(seq));
+    }
+    let (mut units, mut packets) = (0, Vec::new());
+    while units < 200 || packets.last() != Some(&999) {
+        match viewer.message().await {
+            Some(Message::Binary(bytes)) if bytes[2] == KIND_SOUND => {
+                packets.push(u64::from_le_bytes(bytes[4..12].try_into().expect("8 bytes")));
+            }
+            Some(Message::Binary(bytes)) => {
+                assert_eq!(u64::from_le_bytes(bytes[4..12].try_into().expect("8 bytes")), units);
+                units += 1;
+            }
+            Some(_) => {}
+            None => panic!("the connection ended"),
+        }
+    }
+    assert!(packets.len() < 1000 && packets.is_sorted(), "{} packets", packets.len());
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ fn sidecar_args_follow_the_spec() {
     assert_eq!(
         args,
         "run --name=team/desk --listen=0.0.0.0:8080 --admin-listen=0.0.0.0:15939 --max-viewers=16 \
-         --control=exclusive --source=wayland --max-fps=30 --bitrate-kbps=2000 --keyframe-ms=2000 \
+         --control=exclusive --audio-output=true --source=wayland --max-fps=30 --bitrate-kbps=2000 --keyframe-ms=2000 \
          --runtime-dir=/run/desktop --require=zero-copy \
          --upstream-file=/run/desktopstream/host-agent/endpoint --token-file=/run/desktopstream/host-agent/token \
          --tls-key-file=/run/desktopstream/host-agent/tls.key \
@@ -42,15 +42,19 @@ fn shape_differs_in_the_parts_that_need_a_new_pod() {
     assert!(changed(&before, &after(json!({}))).is_empty(), "another node");
     let mut of_an_earlier_version = before.clone();
     of_an_earlier_version.remove("viewers.control");
+    of_an_earlier_version.remove("audio");
     assert!(changed(&of_an_earlier_version, &before).is_empty(), "an upgrade replaces no pod");
     let shared = after(json!({"viewers": {"control": "Shared"}}));
     assert_eq!(changed(&of_an_earlier_version, &shared), ["viewers.control"]);
+    let mute = after(json!({"audio": {"output": false}}));
+    assert_eq!(changed(&of_an_earlier_version, &mute), ["audio"]);
     for (spec, part) in [
         (json!({"desktop": {"image": "b"}}), "desktop"),
         (json!({"gpu": {"count": 2}}), "gpu"),
         (json!({"encode": {"bitrateKbps": 100}}), "encode"),
         (json!({"viewers": {"max": 2}}), "viewers.max"),
         (json!({"viewers": {"control": "None"}}), "viewers.control"),
+        (json!({"audio": {"output": false}}), "audio"),
     ] {
         assert_eq!(changed(&before, &after(spec)), [part]);
     }

@@ -15,11 +15,13 @@ use axum::response::{IntoResponse, Response};
 use encode::clock::clock_ns;
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use protocol::rate::{RateLimit, TokenBucket};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::auth::{Admission, Revocation};
+
 use super::viewer_input::{Changes, InputLimit, ViewerInput, Violation};
+use super::viewer_sound::ViewerSound;
 use super::wire::{self, FromViewer, InputInfo, MAX_FROM_VIEWER, ToViewer};
 use super::{Shared, streams};
 use crate::hub::{Event, Protocol, Rejection, Subscription, ViewerHandle, ViewerReport};
@@ -69,9 +71,10 @@ async fn serve(shared: &Shared, socket: WebSocket, revocation: Revocation, input
     let viewer = subscription.handle();
     let (mut sink, source) = socket.split();
     let (replies, queued) = mpsc::channel(MESSAGE_BURST as usize);
+    let (listens, sound) = ViewerSound::new(shared.sound.clone());
     let close = tokio::select! {
-        close = read(source, shared.pong_timeout, &viewer, &replies, input.as_ref()) => close,
-        close = send(&mut sink, subscription, queued, shared.pong_timeout, input.as_ref()) => close,
+        close = read(source, shared.pong_timeout, &viewer, &replies, input.as_ref(), &listens) => close,
+        close = send(&mut sink, subscription, queued, shared.pong_timeout, input.as_ref(), sound) => close,
         () = revocation.wait() => Some((close_code::POLICY, "The viewer token changed")),
     };
     if let Some((code, reason)) = close {
@@ -81,18 +84,19 @@ async fn serve(shared: &Shared, socket: WebSocket, revocation: Revocation, input
     }
 }
 
-fn text(message: &ToViewer) -> Message {
+pub(super) fn text(message: &ToViewer) -> Message {
     // Serialization of `ToViewer` cannot fail: it has no maps.
     Message::Text(serde_json::to_string(message).unwrap_or_default().into())
 }
 
-/// Sends descriptions, units, replies and pings. Returns the close frame, or `None` if the connection is lost.
+/// Sends descriptions, units, sound, replies and pings. Returns the close frame, or `None` if the connection is lost.
 async fn send(
     sink: &mut (impl Sink<Message> + Unpin),
     mut subscription: Subscription,
     mut replies: mpsc::Receiver<Message>,
     timeout: Duration,
     input: Option<&ViewerInput>,
+    mut sound: ViewerSound,
 ) -> Option<Close> {
     let mut input_changes = input.map(ViewerInput::changes);
     let mut ping = tokio::time::interval(timeout / 3);
@@ -108,6 +112,7 @@ async fn send(
             reply = replies.recv() => reply?,
             _ = ping.tick() => Message::Ping(Bytes::new()),
             Some(info) = next_change(&mut input_changes) => text(&ToViewer::Input(&info)),
+            message = sound.next() => message,
             event = subscription.next() => match event {
                 Some(Event::Unit(unit)) => Message::Binary(wire::encode_unit(&unit, clock_ns())),
                 Some(Event::Described(description)) => text(&ToViewer::Info(&description)),
@@ -135,6 +140,7 @@ async fn read(
     viewer: &ViewerHandle,
     replies: &mpsc::Sender<Message>,
     input: Option<&ViewerInput>,
+    listens: &watch::Sender<bool>,
 ) -> Option<Close> {
     let mut limit = TokenBucket::new(MESSAGE_LIMIT);
     let mut input_limit = InputLimit::default();
@@ -174,6 +180,8 @@ async fn read(
                     viewer.request_keyframe();
                 }
             }
+            // Without sound, the wish has no effect.
+            Ok(FromViewer::Sound { on }) => drop(listens.send_replace(on)),
             Ok(FromViewer::Time { t0 }) => {
                 // A full queue means that the viewer asks faster than it reads; the reply is dropped.
                 let _ = replies.try_send(self::text(&ToViewer::Time { t0, server_us: clock_ns() / 1000 }));

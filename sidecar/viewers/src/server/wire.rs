@@ -1,19 +1,22 @@
 //! Messages of the viewers' WebSocket. The other end is the page's `viewer.js`.
 //!
-//! Server to viewer, binary, little-endian: one access unit.
+//! Server to viewer, binary, little-endian: one access unit, or one packet of sound.
 //!
 //! | offset | size | field                                                                         |
 //! |--------|------|-------------------------------------------------------------------------------|
 //! | 0      | 1    | version, 1                                                                    |
-//! | 1      | 1    | flags: 1 IDR, 2 repeat, 4 discontinuity, 8 backlog                            |
-//! | 2      | 2    | zero                                                                          |
-//! | 4      | 8    | frame number                                                                  |
-//! | 12     | 8    | capture time, ns of the server's `CLOCK_MONOTONIC`                            |
+//! | 1      | 1    | flags: 1 IDR, 2 repeat, 4 discontinuity, 8 backlog; sound: 4                  |
+//! | 2      | 1    | kind: 0 access unit, 1 sound                                                  |
+//! | 3      | 1    | zero                                                                          |
+//! | 4      | 8    | frame number; sound: packet number                                            |
+//! | 12     | 8    | capture time, ns of the server's `CLOCK_MONOTONIC`; sound: of the first sample |
 //! | 20     | 8    | time of sending, ns of the same clock                                         |
-//! | 28     |      | access unit, Annex B                                                          |
+//! | 28     |      | access unit, Annex B; sound: Opus packet of 10 ms, 48 kHz, stereo             |
 //!
-//! Server to viewer, text: `{"type":"info",…}` and `{"type":"input",…}` at the start and after changes, `{"type":"time",…}`
-//! as a reply. Viewer to server, text: [`FromViewer`], at most [`MAX_FROM_VIEWER`] bytes. Any other message closes the
+//! A viewer receives sound while it asks for it by `{"type":"sound","on":true}`. Silence has no packets.
+//!
+//! Server to viewer, text: `{"type":"info",…}`, `{"type":"input",…}` and `{"type":"sound",…}` at the start and after changes,
+//! `{"type":"time",…}` as a reply. Viewer to server, text: [`FromViewer`], at most [`MAX_FROM_VIEWER`] bytes. Any other message closes the
 //! connection.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -21,6 +24,7 @@ use contract::input::{ControlPolicy, InputEvent};
 use serde::{Deserialize, Serialize};
 
 use crate::hub::{Description, Unit};
+use crate::sound::SoundPacket;
 
 /// Version of the binary message.
 pub const VERSION: u8 = 1;
@@ -38,6 +42,11 @@ pub const FLAG_DISCONTINUITY: u8 = 4;
 /// The unit is from the GOP cache, to be decoded without regard to its age.
 pub const FLAG_BACKLOG: u8 = 8;
 
+/// Kind of a binary message with an access unit.
+pub const KIND_UNIT: u8 = 0;
+/// Kind of a binary message with a packet of sound.
+pub const KIND_SOUND: u8 = 1;
+
 /// Encodes a unit as a binary message.
 pub fn encode_unit(unit: &Unit, sent_ns: u64) -> Bytes {
     let flags = [
@@ -47,12 +56,22 @@ pub fn encode_unit(unit: &Unit, sent_ns: u64) -> Bytes {
         (unit.backlog, FLAG_BACKLOG),
     ];
     let flags = flags.iter().filter(|(set, _)| *set).fold(0, |flags, (_, flag)| flags | flag);
-    let mut out = BytesMut::with_capacity(HEADER_BYTES + unit.au.data.len());
-    out.put_slice(&[VERSION, flags, 0, 0]);
-    out.put_u64_le(unit.au.seq);
-    out.put_u64_le(unit.au.capture_ns);
+    encode([flags, KIND_UNIT], unit.au.seq, unit.au.capture_ns, sent_ns, &unit.au.data)
+}
+
+/// Encodes a packet of sound as a binary message.
+pub fn encode_sound(packet: &SoundPacket, sent_ns: u64) -> Bytes {
+    let flags = if packet.discontinuity { FLAG_DISCONTINUITY } else { 0 };
+    encode([flags, KIND_SOUND], packet.seq, packet.capture_ns, sent_ns, &packet.data)
+}
+
+fn encode([flags, kind]: [u8; 2], seq: u64, capture_ns: u64, sent_ns: u64, data: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(HEADER_BYTES + data.len());
+    out.put_slice(&[VERSION, flags, kind, 0]);
+    out.put_u64_le(seq);
+    out.put_u64_le(capture_ns);
     out.put_u64_le(sent_ns);
-    out.put_slice(&unit.au.data);
+    out.put_slice(data);
     out.freeze()
 }
 
@@ -71,6 +90,13 @@ pub enum ToViewer<'a> {
     },
     /// The viewer's access to the input.
     Input(&'a InputInfo),
+    /// The desktop's sound.
+    Sound {
+        /// True while sound is captured.
+        running: bool,
+        /// Reason why it cannot be captured, with a remedy; empty if it can, or while no viewer listens.
+        reason: &'a str,
+    },
 }
 
 /// A viewer's access to the input of the desktop.
@@ -131,6 +157,11 @@ pub enum FromViewer {
         #[serde(default)]
         to: Option<u64>,
     },
+    /// Request for the desktop's sound, or for its end.
+    Sound {
+        /// True if the viewer wants to receive sound.
+        on: bool,
+    },
     /// The viewer's statistics.
     Stats {
         /// Frames drawn per second.
@@ -173,6 +204,15 @@ mod tests {
     }
 
     #[test]
+    fn sound_message_matches_its_golden_bytes() {
+        let data = Bytes::from_static(&[0xfc, 0xff]);
+        let packet = SoundPacket { seq: 3, capture_ns: 0x0102, discontinuity: true, data };
+        let golden =
+            [1, 4, 1, 0, 3, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0xfc, 0xff];
+        assert_eq!(&encode_sound(&packet, 9)[..], golden);
+    }
+
+    #[test]
     fn info_message_has_the_fields_that_the_page_reads() {
         let info = StreamInfo { frame_path: Some(FramePath::ResourceId), ..StreamInfo::default() };
         let description = Description { info, ..Description::default() };
@@ -198,6 +238,7 @@ mod tests {
             parse(r#"{"type":"control","action":"give","to":3}"#),
             Some(FromViewer::Control { action: ControlAction::Give, to: Some(3) })
         );
+        assert_eq!(parse(r#"{"type":"sound","on":true}"#), Some(FromViewer::Sound { on: true }));
         assert_eq!(parse(r#"{"type":"input","key":"a"}"#), None);
         assert_eq!(parse(r#"{"type":"control","action":"steal"}"#), None);
     }
