@@ -28,6 +28,8 @@ pub struct SidecarStatus {
     pub capture: CaptureState,
     /// Injection of viewers' input.
     pub input: InputStatus,
+    /// Clipboard that viewers share with the desktop.
+    pub clipboard: ClipboardStatus,
     /// Presence of a render node in the container; `None` from sidecars that do not report it.
     pub render_node: Option<bool>,
     /// Path of the render node that the sidecar opened; `None` without one.
@@ -79,6 +81,16 @@ pub struct InputStatus {
     /// Protocol in use; empty while events cannot be injected.
     pub protocol: String,
     /// Reason why events cannot be injected; empty if they can.
+    pub error: String,
+}
+
+/// Clipboard that viewers share with the desktop.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClipboardStatus {
+    /// Protocol in use; empty while the clipboard is not available.
+    pub protocol: String,
+    /// Reason why the clipboard is not available; empty if it is.
     pub error: String,
 }
 
