@@ -4,12 +4,14 @@ import { quantile, stats } from "./stats.js";
 
 /** Version and size of the header of binary messages. */
 const VERSION = 1, HEADER = 28;
+/** First byte of binary messages with a part of the clipboard. */
+const CLIPBOARD = 67;
 const BACKOFF_MS = 250, BACKOFF_MAX_MS = 8000;
 const SILENCE_MS = 12000;       // the server answers every 2 s; after this silence the connection is dead
 
 /** Reconnects with back-off until closed. */
 export class Connection {
-  /** Callbacks: `unit(unit)`, `info()`, `input(info)`, `lost()`, `waiting(kind, title, text)`, `fatal(kind, title, text, action)`. */
+  /** Callbacks: `unit(unit)`, `info()`, `input(info)`, `clipboard(message)`, `chunk(view)`, `lost()`, `waiting(kind, title, text)`, `fatal(kind, title, text, action)`. */
   constructor(callbacks) {
     this.callbacks = callbacks;
     this.failures = 0;
@@ -68,8 +70,12 @@ export class Connection {
   }
 
   send(message) {
-    if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(message));
+    if (this.socket?.readyState !== WebSocket.OPEN) return;
+    this.socket.send(message instanceof Uint8Array ? message : JSON.stringify(message));
   }
+
+  /** Bytes that wait to be sent. */
+  get buffered() { return this.socket?.bufferedAmount ?? 0; }
 
   requestTime() { this.send({ type: "time", t0: performance.now() }); }
 
@@ -90,11 +96,14 @@ export class Connection {
       this.callbacks.info();
     } else if (message.type === "input") {
       this.callbacks.input(message);
+    } else if (message.type === "clipboard" || message.type === "selection" || message.type === "stored") {
+      this.callbacks.clipboard(message);
     }
   }
 
   unit(buffer) {
     const view = new DataView(buffer);
+    if (buffer.byteLength && view.getUint8(0) === CLIPBOARD) { this.callbacks.chunk(view); return; }
     if (buffer.byteLength <= HEADER || view.getUint8(0) !== VERSION) return;
     this.failures = 0;
     stats.units++;

@@ -1,5 +1,6 @@
 // The viewer page: controls, messages and statistics. player.js decodes and draws, connection.js talks to the server.
 
+import { Clipboard } from "./clipboard.js";
 import { Connection } from "./connection.js";
 import { Control } from "./control.js";
 import { InputCapture } from "./input.js";
@@ -176,8 +177,10 @@ const player = new Player(canvas, {
 const connection = new Connection({
   unit: (unit) => player.push(unit),
   info: describe,
-  input: (info) => control.update(info),
-  lost: () => { player.reset(); control.reset(); live = false; },
+  input: (info) => { control.update(info); clipboard.paint(); },
+  clipboard: (message) => clipboard.message(message),
+  chunk: (view) => clipboard.chunk(view),
+  lost: () => { player.reset(); control.reset(); clipboard.reset(); live = false; },
   waiting,
   fatal,
 });
@@ -185,6 +188,15 @@ const connection = new Connection({
 const send = (message) => connection.send(message);
 const capture = new InputCapture(canvas, $("keys"), send);
 const control = new Control(capture, send);
+const clipboard = new Clipboard({
+  send,
+  buffered: () => connection.buffered,
+  controls: () => control.controls,
+  failed: (reason) => { $("toast").hidden = false; $("toast-text").textContent = `The clipboard was not sent: ${reason}`; setTimeout(() => { if (live) $("toast").hidden = true; }, 4000); },
+});
+clipboard.closed = () => capture.focus();
+capture.clipboard = clipboard;
+Object.assign(hook, { clipboard, holding: () => capture.holding });
 
 /** Uses a token in the URL. A link to this page that is opened in its tab changes the fragment only. */
 async function login() {
@@ -200,7 +212,7 @@ function start() {
   $("full").onclick = toggleFull;
   $("stage").ondblclick = () => { if (!capture.enabled) toggleFull(); };
   addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target === $("keys")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target === $("keys") || event.target === $("clip-text")) return;
     if (event.key === "i") toggleInfo();
     if (event.key === "f") toggleFull();
   });

@@ -12,21 +12,25 @@
 //! | 20     | 8    | time of sending, ns of the same clock                                         |
 //! | 28     |      | access unit, Annex B                                                          |
 //!
-//! Server to viewer, text: `{"type":"info",…}` and `{"type":"input",…}` at the start and after changes, `{"type":"time",…}`
-//! as a reply. Viewer to server, text: [`FromViewer`], at most [`MAX_FROM_VIEWER`] bytes. Any other message closes the
-//! connection.
+//! Server to viewer, text: `{"type":"info",…}`, `{"type":"input",…}` and `{"type":"clipboard",…}` at the start and after changes,
+//! `{"type":"time",…}` as a reply. Viewer to server, text: [`FromViewer`], at most [`MAX_FROM_VIEWER`] bytes. [`clipboard`]
+//! describes messages with the content of a clipboard. Any other message closes the connection.
+
+pub mod clipboard;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use contract::clipboard::Format;
 use contract::input::{ControlPolicy, InputEvent};
 use serde::{Deserialize, Serialize};
 
+use self::clipboard::{Announcement, ClipboardInfo, Stored};
 use crate::hub::{Description, Unit};
 
 /// Version of the binary message.
 pub const VERSION: u8 = 1;
 /// Size of the header in bytes.
 pub const HEADER_BYTES: usize = 28;
-/// Maximum size of a message from a viewer in bytes: [`contract::input::MAX_EVENTS`] events, or a text of the longest.
+/// Maximum size of a text message from a viewer in bytes: [`contract::input::MAX_EVENTS`] events, or a text of the longest.
 pub const MAX_FROM_VIEWER: usize = 8 << 10;
 
 /// The unit is an IDR.
@@ -71,6 +75,12 @@ pub enum ToViewer<'a> {
     },
     /// The viewer's access to the input.
     Input(&'a InputInfo),
+    /// The viewer's access to the clipboard.
+    Clipboard(&'a ClipboardInfo),
+    /// Content of the desktop's clipboard.
+    Selection(&'a Announcement),
+    /// Result of [`FromViewer::Selection`].
+    Stored(&'a Stored),
 }
 
 /// A viewer's access to the input of the desktop.
@@ -130,6 +140,13 @@ pub enum FromViewer {
         /// Session that control is given to; if absent, control is given up.
         #[serde(default)]
         to: Option<u64>,
+    },
+    /// Content of the viewer's clipboard.
+    Selection(Announcement),
+    /// Formats in which the viewer wants contents of the desktop's clipboard.
+    Accepts {
+        /// Formats; none to end it.
+        formats: Vec<Format>,
     },
     /// The viewer's statistics.
     Stats {
@@ -198,6 +215,15 @@ mod tests {
             parse(r#"{"type":"control","action":"give","to":3}"#),
             Some(FromViewer::Control { action: ControlAction::Give, to: Some(3) })
         );
+        let selection = r#"{"type":"selection","id":7,"parts":[{"format":"text/html","bytes":3}]}"#;
+        assert!(
+            matches!(parse(selection), Some(FromViewer::Selection(it)) if it.id == 7 && it.parts.len() == 1)
+        );
+        let accepts = r#"{"type":"accepts","formats":["text/plain","image/png"]}"#;
+        let formats = vec![Format::Text, Format::Png];
+        assert_eq!(parse(accepts), Some(FromViewer::Accepts { formats }));
+        assert_eq!(parse(r#"{"type":"accepts","formats":["image/gif"]}"#), None);
+        assert_eq!(parse(r#"{"type":"selection","id":7,"parts":[],"more":1}"#), None);
         assert_eq!(parse(r#"{"type":"input","key":"a"}"#), None);
         assert_eq!(parse(r#"{"type":"control","action":"steal"}"#), None);
     }
