@@ -9,12 +9,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use capture::CaptureOptions;
 use clap::Parser;
-use contract::sidecar_status::InputStatus;
+use contract::sidecar_status::{ClipboardStatus, InputStatus};
 use contract::{FramePath, SidecarStatus};
 use frame_path::pump::{Parts, Pump, PumpOptions};
 use frame_path::report::Report;
 use frame_path::source_switch::{Source, SourceSwitch, UnitSink};
 use frame_path::upstream::{EndpointSource, Event, SIDECAR, TokenSource, Upstream, UpstreamOptions};
+use input::clipboard::ClipboardState;
 use input::{BackendKind, Input, InputOptions, InputState};
 use prometheus_client::registry::Registry;
 use protocol::stream::{AccessUnit, Codec, ServerMessage};
@@ -121,6 +122,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         status_keys_file,
         view_only_token_file,
         control,
+        clipboard,
         insecure_no_viewer_auth,
         allowed_origins,
         max_viewers,
@@ -150,6 +152,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         runtime_dir: desktop.runtime_dir.clone(),
         wayland_display: desktop.wayland_display.clone(),
         control,
+        clipboard,
     })
     .context("cannot start the input thread")?;
 
@@ -198,12 +201,16 @@ async fn run(options: Run) -> anyhow::Result<()> {
 
     let status = {
         let (report, hub, upstream) = (Arc::clone(&report), hub.clone(), upstream);
-        let input = input.state();
+        let (input, clipboard) = (input.state(), input.clipboard());
         move || {
             let sent =
                 upstream.as_ref().map_or(0, |upstream| upstream.traffic().sent.load(Ordering::Relaxed));
             let status = report.status(sent, hub.viewers());
-            SidecarStatus { input: input_status(&input.borrow()), ..status }
+            SidecarStatus {
+                input: input_status(&input.borrow()),
+                clipboard: clipboard_status(&clipboard.borrow()),
+                ..status
+            }
         }
     };
     let server_options = ServerOptions {
@@ -266,6 +273,10 @@ async fn run(options: Run) -> anyhow::Result<()> {
 fn input_status(state: &InputState) -> InputStatus {
     let protocol = state.backend.map_or("", BackendKind::name).to_owned();
     InputStatus { protocol, error: state.error.clone() }
+}
+
+fn clipboard_status(state: &ClipboardState) -> ClipboardStatus {
+    ClipboardStatus { protocol: state.protocol.unwrap_or_default().to_owned(), error: state.error.clone() }
 }
 
 /// Publishes access units to viewers.
