@@ -126,7 +126,7 @@ fn clipboard_is_shared(stream: &Stream, typed: &str) -> Result<()> {
         Ok(())
     })?;
     let focus = [json!({"control": true}), json!({"move": [0.3, 0.5]}), json!({"click": "left"})];
-    let steps = |more: &[Value]| Value::from([&focus, more].concat());
+    let steps = |more: &[Value]| Value::from([&focus[..], more].concat());
     // The terminal pastes with Shift.
     let text = "eingefügt 日本語 😀";
     interact(

@@ -110,7 +110,7 @@ impl Peer for Mutter {
     }
 }
 
-/// What the new owner of the clipboard offers; `None` if there is no owner, or the signal is malformed.
+/// Offer of the new owner of the clipboard; `None` if there is no owner, or the signal is malformed.
 fn offer(message: &Message) -> Option<Offered> {
     let body = message.body();
     if body.len() > MAX_SIGNAL {

@@ -15,7 +15,7 @@ use crate::clipboard::content::Offered;
 /// Programs whose pastes wait; further ones get nothing.
 const MAX_PASTES: usize = 16;
 
-/// Objects of the connection, and what their events said.
+/// Objects of the connection, and the state that their events describe.
 #[derive(Debug, Default)]
 pub struct Objects {
     seat: Option<WlSeat>,
@@ -29,7 +29,7 @@ pub struct Objects {
     pub selected: Selected,
     /// Programs that paste what we offer: MIME type and pipe.
     pub pastes: VecDeque<(String, OwnedFd)>,
-    /// What we offer.
+    /// Content of a viewer that is offered.
     source: Option<Source>,
     /// Told once the compositor has processed all requests.
     pub taken: Option<oneshot::Sender<()>>,
