@@ -45,6 +45,8 @@ pub mod flags {
     pub const CONTROL: &str = "control";
     /// Whether viewers may listen to the desktop's sound.
     pub const AUDIO_OUTPUT: &str = "audio-output";
+    /// Directions in which viewers share their clipboard with the desktop.
+    pub const CLIPBOARD: &str = "clipboard";
     /// Origins of other sites whose pages may open a WebSocket.
     pub const ALLOWED_ORIGINS: &str = "allowed-origins";
     /// Capture source.

@@ -30,6 +30,8 @@ pub struct SidecarStatus {
     pub input: InputStatus,
     /// Capture of the desktop's sound.
     pub audio: AudioStatus,
+    /// Clipboard that viewers share with the desktop.
+    pub clipboard: ClipboardStatus,
     /// Presence of a render node in the container; `None` from sidecars that do not report it.
     pub render_node: Option<bool>,
     /// Path of the render node that the sidecar opened; `None` without one.
@@ -93,6 +95,16 @@ pub struct AudioStatus {
     /// True while sound is captured, which it is while a viewer listens.
     pub running: bool,
     /// Reason why sound cannot be captured; empty if it can, or while no viewer listens.
+    pub error: String,
+}
+
+/// Clipboard that viewers share with the desktop.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClipboardStatus {
+    /// Protocol in use; empty while the clipboard is not available.
+    pub protocol: String,
+    /// Reason why the clipboard is not available; empty if it is.
     pub error: String,
 }
 

@@ -9,12 +9,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use capture::CaptureOptions;
 use clap::Parser;
-use contract::sidecar_status::InputStatus;
+use contract::sidecar_status::{ClipboardStatus, InputStatus};
 use contract::{FramePath, SidecarStatus};
 use frame_path::pump::{Parts, Pump, PumpOptions};
 use frame_path::report::Report;
 use frame_path::source_switch::{Source, SourceSwitch, UnitSink};
 use frame_path::upstream::{EndpointSource, Event, SIDECAR, TokenSource, Upstream, UpstreamOptions};
+use input::clipboard::ClipboardState;
 use input::{BackendKind, Input, InputOptions, InputState};
 use prometheus_client::registry::Registry;
 use protocol::stream::{AccessUnit, Codec, ServerMessage};
@@ -122,6 +123,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         view_only_token_file,
         control,
         audio_output,
+        clipboard,
         insecure_no_viewer_auth,
         allowed_origins,
         max_viewers,
@@ -153,6 +155,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         runtime_dir: desktop.runtime_dir.clone(),
         wayland_display: desktop.wayland_display.clone(),
         control,
+        clipboard,
     })
     .context("cannot start the input thread")?;
     let sound = audio_output.then(|| sound::start(&desktop.runtime_dir)).transpose()?;
@@ -202,13 +205,18 @@ async fn run(options: Run) -> anyhow::Result<()> {
 
     let status = {
         let (report, hub, upstream) = (Arc::clone(&report), hub.clone(), upstream);
-        let (input, sound) = (input.state(), sound.as_ref().map(SoundHub::state));
+        let (input, clipboard) = (input.state(), input.clipboard());
+        let sound = sound.as_ref().map(SoundHub::state);
         move || {
             let sent =
                 upstream.as_ref().map_or(0, |upstream| upstream.traffic().sent.load(Ordering::Relaxed));
             let status = report.status(sent, hub.viewers());
-            let audio = sound::status(sound.as_ref());
-            SidecarStatus { input: input_status(&input.borrow()), audio, ..status }
+            SidecarStatus {
+                input: input_status(&input.borrow()),
+                audio: sound::status(sound.as_ref()),
+                clipboard: clipboard_status(&clipboard.borrow()),
+                ..status
+            }
         }
     };
     let server_options = ServerOptions {
@@ -274,6 +282,10 @@ async fn run(options: Run) -> anyhow::Result<()> {
 fn input_status(state: &InputState) -> InputStatus {
     let protocol = state.backend.map_or("", BackendKind::name).to_owned();
     InputStatus { protocol, error: state.error.clone() }
+}
+
+fn clipboard_status(state: &ClipboardState) -> ClipboardStatus {
+    ClipboardStatus { protocol: state.protocol.unwrap_or_default().to_owned(), error: state.error.clone() }
 }
 
 /// Publishes access units to viewers.

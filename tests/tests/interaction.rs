@@ -1,6 +1,7 @@
-//! A person at the viewer page in Chromium: keyboard, pointer and sound of sway and GNOME desktops.
+//! A person at the viewer page in Chromium: keyboard, pointer, sound and clipboard of sway and GNOME desktops.
 
-use std::process::{Command, Stdio};
+use std::ffi::OsStr;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,35 +12,51 @@ use e2e::rig::{RigOptions, Stream, StreamOptions, VIEWER_TOKEN};
 use e2e::{Desktop, Programs, Rig, wait};
 use lab::repository;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 const SIZE: (u32, u32) = (640, 360);
 const TIMEOUT: Duration = Duration::from_mins(2);
 /// File to which the terminal's program copies what is typed.
 const TYPED: &str = "/run/desktop/typed";
 
-/// Plays steps in a page of the stream, see tests/browser/interact.mjs. Returns the page's report, or null if the steps end the
-/// browser.
-fn interact(stream: &Stream, steps: &Value) -> Result<Value> {
-    let folder = tempfile::tempdir()?;
-    let (file, shot) = (folder.path().join("steps.json"), folder.path().join("shot.png"));
-    let report = folder.path().join("report.json");
-    std::fs::write(&file, steps.to_string())?;
-    let status = Command::new("node")
-        .arg(repository().join("tests/browser/interact.mjs"))
-        .args(["--url", &stream.url, "--token", VIEWER_TOKEN, "--steps"])
-        .arg(&file)
-        .arg("--screenshot")
-        .arg(&shot)
-        .arg("--json")
-        .arg(&report)
-        .stdin(Stdio::null())
-        .status()
-        .context("starting node")?;
-    ensure!(status.success(), "the browser failed: {status}");
-    match std::fs::read(&report) {
-        Ok(report) => Ok(serde_json::from_slice(&report)?),
-        Err(_) => Ok(Value::Null),
+/// A PNG of 2 × 2 pixels, in Base64.
+const PNG: &str = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFElEQVR42mP4z8DAAMIM////ZwAAHu8E/HMcU8wAAAAASUVORK5CYII=";
+
+/// A browser that plays steps in a page of a stream, see tests/browser/interact.mjs.
+struct Browser {
+    node: Child,
+    folder: TempDir,
+}
+
+impl Browser {
+    fn start(stream: &Stream, steps: &Value) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("steps.json"), steps.to_string())?;
+        let node = Command::new("node")
+            .arg(repository().join("tests/browser/interact.mjs"))
+            .args(["--url", &stream.url, "--token", VIEWER_TOKEN])
+            .args([OsStr::new("--steps"), at("steps.json").as_os_str()])
+            .args([OsStr::new("--json"), at("out.json").as_os_str()])
+            .args([OsStr::new("--screenshot"), at("shot.png").as_os_str()])
+            .stdin(Stdio::null())
+            .spawn()
+            .context("starting node")?;
+        Ok(Self { node, folder })
     }
+
+    /// Waits for the end. Returns the page's report, or null if a step ended the browser.
+    fn wait(mut self) -> Result<Value> {
+        let status = self.node.wait()?;
+        ensure!(status.success(), "the browser failed: {status}");
+        let out = std::fs::read(self.folder.path().join("out.json")).unwrap_or_else(|_| b"null".to_vec());
+        Ok(serde_json::from_slice(&out)?)
+    }
+}
+
+/// Plays steps in a page of the stream.
+fn interact(stream: &Stream, steps: &Value) -> Result<Value> {
+    Browser::start(stream, steps)?.wait()
 }
 
 /// Contents of a file of the desktop.
@@ -105,6 +122,55 @@ fn modifier_of_a_lost_page_is_released(stream: &Stream, typed: &str) -> Result<(
     wait_for_text(stream, &format!("{typed}Ab"))
 }
 
+/// Runs a command of a program with windows in the desktop.
+fn in_desktop(stream: &Stream, command: &str) -> Result<String> {
+    let output =
+        stream.desktop.exec_in(&["sh", "-c", &format!("export WAYLAND_DISPLAY=wayland-1; {command}")])?;
+    ensure!(output.success(), "{output:?}");
+    Ok(output.stdout)
+}
+
+/// A text and a picture that are pasted into the desktop, and others that are copied there, byte for byte.
+fn clipboard_is_shared(stream: &Stream, typed: &str) -> Result<()> {
+    wait::until("the clipboard is connected", TIMEOUT, || {
+        let clipboard = stream.status()?.clipboard;
+        ensure!(!clipboard.protocol.is_empty(), "{clipboard:?}");
+        Ok(())
+    })?;
+    let focus = [json!({"control": true}), json!({"move": [0.3, 0.5]}), json!({"click": "left"})];
+    let steps = |more: &[Value]| Value::from([&focus[..], more].concat());
+    // The terminal pastes with Shift.
+    let text = "eingefügt 日本語 😀";
+    interact(
+        stream,
+        &steps(&[json!({"copy": {"text/plain": text}}), json!({"press": "Control+Shift+KeyV"})]),
+    )?;
+    wait_for_text(stream, &format!("{typed}{text}"))?;
+    let pasted =
+        interact(stream, &steps(&[json!({"copy": {"image/png": PNG}}), json!({"press": "Control+KeyV"})]))?;
+    // Chromium encodes the picture of its clipboard again.
+    let sent = pasted["sent"]["image/png"].as_str().context("the page sent no picture")?;
+    wait::until("the picture", TIMEOUT, || {
+        let found = in_desktop(stream, "timeout 10 wl-paste --type image/png | base64 -w0")?;
+        ensure!(found == sent, "pasted {found:?}, not {sent:?}");
+        Ok(())
+    })?;
+    let copied = "kopiert: ü 日本語 😀";
+    for (content, command) in [
+        (json!({"text/plain": copied}), format!("printf %s '{copied}' | wl-copy")),
+        (json!({"image/png": PNG}), format!("printf %s {PNG} | base64 -d | wl-copy --type image/png")),
+    ] {
+        let mut browser =
+            Browser::start(stream, &steps(&[json!({"press": "ShiftLeft"}), json!({"receive": content})]))?;
+        // What was copied before the page has control is not sent to it: copy until it has received it.
+        while browser.node.try_wait()?.is_none() {
+            in_desktop(stream, &format!("{command} >/dev/null 2>&1"))?;
+        }
+        browser.wait()?;
+    }
+    Ok(())
+}
+
 #[test]
 fn keys_of_two_layouts_and_text_reach_a_sway_desktop() -> Result<()> {
     install()?;
@@ -137,6 +203,7 @@ fn keys_of_two_layouts_and_text_reach_a_sway_desktop() -> Result<()> {
     let typed = "Grüße, €5 {[]}ñ 日本語 😀yz{";
     wait_for_text(&stream, typed)?;
     modifier_of_a_lost_page_is_released(&stream, typed)?;
+    clipboard_is_shared(&stream, &format!("{typed}Ab"))?;
     stream.stop()
 }
 
@@ -154,6 +221,7 @@ fn keys_and_text_reach_a_gnome_desktop() -> Result<()> {
     interact(&stream, &Value::from(steps))?;
     wait_for_text(&stream, "Gr5{x y")?;
     modifier_of_a_lost_page_is_released(&stream, "Gr5{x y")?;
+    clipboard_is_shared(&stream, "Gr5{x yAb")?;
     stream.stop()
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use contract::clipboard::ClipboardPolicy;
 use contract::input::ControlPolicy;
 use contract::names::{
     ENDPOINT_FILE, HOST_AGENT_DIR, RUNTIME_DIR, SIDECAR_ADMIN_PORT, TLS_KEY_FILE, TOKEN_FILE,
@@ -90,6 +91,7 @@ fn sidecar_args(stream: &Validated) -> Vec<String> {
     flag(flags::MAX_VIEWERS, spec.viewers.max.to_string());
     flag(flags::CONTROL, spec.viewers.control.name().to_owned());
     flag(flags::AUDIO_OUTPUT, spec.audio.output.to_string());
+    flag(flags::CLIPBOARD, spec.viewers.clipboard.name().to_owned());
     flag(flags::SOURCE, source(spec.capture.source).to_owned());
     flag(flags::MAX_FPS, spec.capture.max_framerate.to_string());
     flag(flags::BITRATE_KBPS, spec.encode.bitrate_kbps.to_string());
@@ -153,6 +155,7 @@ fn shape(spec: &DesktopStreamSpec) -> BTreeMap<String, String> {
         ("viewers.auth", serde_json::to_value(&spec.viewers.auth)),
         ("viewers.max", serde_json::to_value(spec.viewers.max)),
         ("viewers.control", serde_json::to_value(spec.viewers.control)),
+        ("viewers.clipboard", serde_json::to_value(spec.viewers.clipboard)),
         ("audio", serde_json::to_value(&spec.audio)),
         ("viewers.allowedOrigins", serde_json::to_value(&spec.viewers.allowed_origins)),
     ];
@@ -180,6 +183,7 @@ pub fn changed<'s>(before: &BTreeMap<String, String>, after: &'s BTreeMap<String
 fn unrecorded(part: &str) -> Option<String> {
     let default = match part {
         "viewers.control" => serde_json::to_value(ControlPolicy::default()),
+        "viewers.clipboard" => serde_json::to_value(ClipboardPolicy::default()),
         "audio" => serde_json::to_value(Audio::default()),
         _ => return None,
     };

@@ -29,6 +29,7 @@ mod page;
 mod session;
 mod status;
 mod streams;
+mod viewer_clipboard;
 mod viewer_input;
 mod viewer_sound;
 pub mod wire;

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use viewers::server::ServerOptions;
-use viewers::server::wire::{FLAG_BACKLOG, FLAG_DISCONTINUITY, FLAG_IDR, HEADER_BYTES, KIND_SOUND};
+use viewers::server::wire::{FLAG_BACKLOG, FLAG_DISCONTINUITY, FLAG_IDR, HEADER_BYTES, KIND_SOUND, VERSION};
 use viewers::{Hub, HubOptions, Server, SoundHub, SoundPacket, SoundState, StreamInfo};
 
 /// Waits until the hub has `count` viewers.
@@ -119,11 +119,16 @@ fn sound(seq: u64) -> SoundPacket {
     SoundPacket { seq, capture_ns: 7, discontinuity: seq == 0, data: vec![seq as u8; 100].into() }
 }
 
+/// True for a packet of sound. The third byte of a chunk of a clipboard is its format.
+fn is_sound(message: &[u8]) -> bool {
+    matches!(message, [VERSION, _, KIND_SOUND, ..])
+}
+
 /// The next packet of sound; skips other messages.
 async fn next_sound(viewer: &mut Viewer) -> (u8, u64) {
     loop {
         if let Message::Binary(bytes) = viewer.message().await.expect("the connection is open")
-            && bytes[2] == KIND_SOUND
+            && is_sound(&bytes)
         {
             assert_eq!(bytes.len(), HEADER_BYTES + 100);
             return (bytes[1], u64::from_le_bytes(bytes[4..12].try_into().expect("8 bytes")));
@@ -203,7 +208,7 @@ async fn viewer_that_does_not_read_loses_sound_and_its_pictures_continue() {
     let (mut units, mut packets) = (0, Vec::new());
     while units < 200 || packets.last() != Some(&999) {
         match viewer.message().await {
-            Some(Message::Binary(bytes)) if bytes[2] == KIND_SOUND => {
+            Some(Message::Binary(bytes)) if is_sound(&bytes) => {
                 packets.push(u64::from_le_bytes(bytes[4..12].try_into().expect("8 bytes")));
             }
             Some(Message::Binary(bytes)) => {
@@ -265,12 +270,18 @@ async fn viewer_that_does_not_answer_pings_is_disconnected() {
 async fn protocol_violation_closes_the_connection() {
     let served = Served::start(ServerOptions::default()).await;
     let long = format!(r#"{{"type":"keyframe","x":"{}"}}"#, "x".repeat(10_000));
-    let cases: [(&str, Vec<Message>, Option<CloseCode>); 5] = [
+    let cases: [(&str, Vec<Message>, Option<CloseCode>); 7] = [
         ("unknown", vec![Message::text(r#"{"type":"input"}"#)], Some(CloseCode::Unsupported)),
         ("not JSON", vec![Message::text("hello")], Some(CloseCode::Unsupported)),
         ("binary", vec![Message::binary(vec![1, 2, 3])], Some(CloseCode::Unsupported)),
         ("flood", vec![Message::text(r#"{"type":"keyframe"}"#); 500], Some(CloseCode::Policy)),
-        ("too long", vec![Message::text(long)], None),
+        ("too long", vec![Message::text(long)], Some(CloseCode::Size)),
+        ("longer than any message", vec![Message::binary(vec![b'C'; 100_000])], None),
+        (
+            "chunk of no content",
+            vec![Message::binary(b"C\x01\x01\x00\x07\x00\x00\x00text".to_vec())],
+            Some(CloseCode::Policy),
+        ),
     ];
     for (what, messages, code) in cases {
         let mut viewer = served.viewer().await;
@@ -290,6 +301,22 @@ async fn protocol_violation_closes_the_connection() {
         assert!(end == code || (what == "flood" && end.is_none()), "{what}: {end:?}");
         viewers(&served, 0).await;
     }
+}
+
+#[tokio::test]
+async fn clipboard_of_a_viewer_without_the_right_is_refused_and_the_connection_stays() {
+    let served = Served::start(ServerOptions::default()).await;
+    let mut viewer = served.viewer().await;
+    let announced = r#"{"type":"selection","id":7,"parts":[{"format":"text/plain","bytes":4}]}"#;
+    viewer.socket.send(Message::text(announced)).await.expect("sent");
+    // The page sends the content before it knows the answer.
+    let chunk = [&b"C\x01\x01\x00\x07\x00\x00\x00"[..], b"text"].concat();
+    viewer.socket.send(Message::binary(chunk)).await.expect("sent");
+    let stored = viewer.text("stored").await;
+    assert_eq!(stored["id"], 7);
+    assert!(stored["error"].as_str().is_some_and(|error| error.contains("may not")), "{stored}");
+    served.hub.publish(fake(1, true, 50));
+    assert_eq!(viewer.unit().await.seq, 1);
 }
 
 #[tokio::test]

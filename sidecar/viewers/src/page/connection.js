@@ -4,12 +4,14 @@ import { quantile, stats } from "./stats.js";
 
 /** Version, size of the header, and kinds of binary messages. */
 const VERSION = 1, HEADER = 28, KIND_UNIT = 0, KIND_SOUND = 1;
+/** First byte of binary messages with a part of the clipboard. */
+const CLIPBOARD = 67;
 const BACKOFF_MS = 250, BACKOFF_MAX_MS = 8000;
 const SILENCE_MS = 12000;       // the server answers every 2 s; after this silence the connection is dead
 
 /** Reconnects with back-off until closed. */
 export class Connection {
-  /** Callbacks: `unit(unit)`, `info()`, `input(info)`, `sound(info)`, `packet(packet)`, `lost()`, `waiting(kind, title, text)`, `fatal(kind, title, text, action)`. */
+  /** Callbacks: `unit(unit)`, `info()`, `input(info)`, `sound(info)`, `packet(packet)`, `clipboard(message)`, `chunk(view)`, `lost()`, `waiting(kind, title, text)`, `fatal(kind, title, text, action)`. */
   constructor(callbacks) {
     this.callbacks = callbacks;
     this.failures = 0;
@@ -68,8 +70,12 @@ export class Connection {
   }
 
   send(message) {
-    if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(message));
+    if (this.socket?.readyState !== WebSocket.OPEN) return;
+    this.socket.send(message instanceof Uint8Array ? message : JSON.stringify(message));
   }
+
+  /** Bytes that wait to be sent. */
+  get buffered() { return this.socket?.bufferedAmount ?? 0; }
 
   requestTime() { this.send({ type: "time", t0: performance.now() }); }
 
@@ -92,12 +98,15 @@ export class Connection {
       this.callbacks.input(message);
     } else if (message.type === "sound") {
       this.callbacks.sound(message);
+    } else if (message.type === "clipboard" || message.type === "selection" || message.type === "stored") {
+      this.callbacks.clipboard(message);
     }
   }
 
-  /** A binary message: an access unit or a packet of sound. */
+  /** A binary message: a part of the clipboard, an access unit or a packet of sound. */
   binary(buffer) {
     const view = new DataView(buffer);
+    if (buffer.byteLength && view.getUint8(0) === CLIPBOARD) { this.callbacks.chunk(view); return; }
     if (buffer.byteLength <= HEADER || view.getUint8(0) !== VERSION) return;
     const kind = view.getUint8(2);
     const message = {

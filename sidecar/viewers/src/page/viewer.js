@@ -1,5 +1,6 @@
 // The viewer page: controls, messages and statistics. player.js decodes and draws, connection.js talks to the server.
 
+import { Clipboard } from "./clipboard.js";
 import { Connection } from "./connection.js";
 import { Control } from "./control.js";
 import { InputCapture } from "./input.js";
@@ -179,10 +180,12 @@ const player = new Player(canvas, {
 const connection = new Connection({
   unit: (unit) => player.push(unit),
   info: describe,
-  input: (info) => control.update(info),
+  input: (info) => { control.update(info); clipboard.paint(); },
   sound: (info) => sound.update(info),
   packet: (packet) => sound.push(packet),
-  lost: () => { player.reset(); control.reset(); sound.reset(); live = false; },
+  clipboard: (message) => clipboard.message(message),
+  chunk: (view) => clipboard.chunk(view),
+  lost: () => { player.reset(); control.reset(); sound.reset(); clipboard.reset(); live = false; },
   waiting,
   fatal,
 });
@@ -191,6 +194,15 @@ const send = (message) => connection.send(message);
 const capture = new InputCapture(canvas, $("keys"), send);
 const control = new Control(capture, send);
 const sound = new Sound(send, (chunk) => hook.onsound?.(chunk));
+const clipboard = new Clipboard({
+  send,
+  buffered: () => connection.buffered,
+  controls: () => control.controls,
+  failed: (reason) => { $("toast").hidden = false; $("toast-text").textContent = `The clipboard was not sent: ${reason}`; setTimeout(() => { if (live) $("toast").hidden = true; }, 4000); },
+});
+clipboard.closed = () => capture.focus();
+capture.clipboard = clipboard;
+Object.assign(hook, { clipboard, holding: () => capture.holding });
 
 /** Uses a token in the URL. A link to this page that is opened in its tab changes the fragment only. */
 async function login() {
@@ -206,7 +218,7 @@ function start() {
   $("full").onclick = toggleFull;
   $("stage").ondblclick = () => { if (!capture.enabled) toggleFull(); };
   addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target === $("keys")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target === $("keys") || event.target === $("clip-text")) return;
     if (event.key === "i") toggleInfo();
     if (event.key === "f") toggleFull();
     if (event.key === "m") sound.toggle();

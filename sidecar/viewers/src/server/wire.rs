@@ -15,14 +15,20 @@
 //!
 //! A viewer receives sound while it asks for it by `{"type":"sound","on":true}`. Silence has no packets.
 //!
-//! Server to viewer, text: `{"type":"info",…}`, `{"type":"input",…}` and `{"type":"sound",…}` at the start and after changes,
-//! `{"type":"time",…}` as a reply. Viewer to server, text: [`FromViewer`], at most [`MAX_FROM_VIEWER`] bytes. Any other message closes the
-//! connection.
+//! [`clipboard`] describes messages with the content of a clipboard; their first byte differs.
+//!
+//! Server to viewer, text: `{"type":"info",…}`, `{"type":"input",…}`, `{"type":"sound",…}` and `{"type":"clipboard",…}` at the
+//! start and after changes, `{"type":"time",…}` as a reply. Viewer to server, text: [`FromViewer`], at most [`MAX_FROM_VIEWER`]
+//! bytes. Any other message closes the connection.
+
+pub mod clipboard;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use contract::clipboard::Format;
 use contract::input::{ControlPolicy, InputEvent};
 use serde::{Deserialize, Serialize};
 
+use self::clipboard::{Announcement, ClipboardInfo, Stored};
 use crate::hub::{Description, Unit};
 use crate::sound::SoundPacket;
 
@@ -30,7 +36,7 @@ use crate::sound::SoundPacket;
 pub const VERSION: u8 = 1;
 /// Size of the header in bytes.
 pub const HEADER_BYTES: usize = 28;
-/// Maximum size of a message from a viewer in bytes: [`contract::input::MAX_EVENTS`] events, or a text of the longest.
+/// Maximum size of a text message from a viewer in bytes: [`contract::input::MAX_EVENTS`] events, or a text of the longest.
 pub const MAX_FROM_VIEWER: usize = 8 << 10;
 
 /// The unit is an IDR.
@@ -97,6 +103,12 @@ pub enum ToViewer<'a> {
         /// Reason why it cannot be captured, with a remedy; empty if it can, or while no viewer listens.
         reason: &'a str,
     },
+    /// The viewer's access to the clipboard.
+    Clipboard(&'a ClipboardInfo),
+    /// Content of the desktop's clipboard.
+    Selection(&'a Announcement),
+    /// Result of [`FromViewer::Selection`].
+    Stored(&'a Stored),
 }
 
 /// A viewer's access to the input of the desktop.
@@ -162,6 +174,13 @@ pub enum FromViewer {
         /// True if the viewer wants to receive sound.
         on: bool,
     },
+    /// Content of the viewer's clipboard.
+    Selection(Announcement),
+    /// Formats in which the viewer wants contents of the desktop's clipboard.
+    Accepts {
+        /// Formats; none to end it.
+        formats: Vec<Format>,
+    },
     /// The viewer's statistics.
     Stats {
         /// Frames drawn per second.
@@ -181,6 +200,7 @@ mod tests {
     use contract::FramePath;
     use protocol::stream::AccessUnit;
 
+    use super::clipboard::Chunk;
     use super::*;
     use crate::hub::StreamInfo;
 
@@ -213,6 +233,18 @@ mod tests {
     }
 
     #[test]
+    fn picture_sound_and_clipboard_differ_in_their_headers() {
+        let data = Bytes::from_static(&[1; 9]);
+        let packet = SoundPacket { seq: 1, capture_ns: 2, discontinuity: false, data: data.clone() };
+        let (sound, chunk) = (encode_sound(&packet, 3), Chunk { id: 4, format: Format::Text, bytes: data });
+        // The page reads the first byte, and the kind only if it is the version.
+        assert_eq!((sound[0], sound[2]), (VERSION, KIND_SOUND));
+        let chunk = chunk.encode();
+        assert_eq!((chunk[0], chunk[2]), (clipboard::TAG, KIND_SOUND), "the format of a text");
+        assert_eq!(Chunk::decode(&sound), None);
+    }
+
+    #[test]
     fn info_message_has_the_fields_that_the_page_reads() {
         let info = StreamInfo { frame_path: Some(FramePath::ResourceId), ..StreamInfo::default() };
         let description = Description { info, ..Description::default() };
@@ -239,6 +271,15 @@ mod tests {
             Some(FromViewer::Control { action: ControlAction::Give, to: Some(3) })
         );
         assert_eq!(parse(r#"{"type":"sound","on":true}"#), Some(FromViewer::Sound { on: true }));
+        let selection = r#"{"type":"selection","id":7,"parts":[{"format":"text/html","bytes":3}]}"#;
+        assert!(
+            matches!(parse(selection), Some(FromViewer::Selection(it)) if it.id == 7 && it.parts.len() == 1)
+        );
+        let accepts = r#"{"type":"accepts","formats":["text/plain","image/png"]}"#;
+        let formats = vec![Format::Text, Format::Png];
+        assert_eq!(parse(accepts), Some(FromViewer::Accepts { formats }));
+        assert_eq!(parse(r#"{"type":"accepts","formats":["image/gif"]}"#), None);
+        assert_eq!(parse(r#"{"type":"selection","id":7,"parts":[],"more":1}"#), None);
         assert_eq!(parse(r#"{"type":"input","key":"a"}"#), None);
         assert_eq!(parse(r#"{"type":"control","action":"steal"}"#), None);
     }
