@@ -266,8 +266,8 @@ fn sound_is_heard(desktop: Desktop) -> Result<()> {
         Ok(())
     })?;
     // One escape of three digits per byte: printf of sh knows no others.
-    let bytes: String = chirp(from.into(), to.into()).iter().map(|byte| format!("\\{byte:03o}")).collect();
-    let write = format!("printf '{bytes}' > {FILE}.new && mv {FILE}.new {FILE}");
+    let bytes: Vec<_> = chirp(from.into(), to.into()).iter().map(|byte| format!("\\{byte:03o}")).collect();
+    let write = format!("printf '{}' > {FILE}.new && mv {FILE}.new {FILE}", bytes.concat());
     let output = stream.desktop.exec_in(&["sh", "-c", &write])?;
     ensure!(output.success(), "{output:?}");
 
