@@ -17,7 +17,7 @@ pub enum Format {
     /// HTML in UTF-8.
     #[serde(rename = "text/html")]
     Html,
-    /// Image.
+    /// Image, encoded as a PNG file.
     #[serde(rename = "image/png")]
     Png,
 }
