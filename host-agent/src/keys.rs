@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use ed25519_dalek::VerifyingKey;
 use stream_token::Signer;
 
+use crate::listen::folder;
+
 /// Reason why a key file cannot be used or created.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
@@ -76,9 +78,9 @@ pub fn generate_key_pair(path: &Path) -> Result<PathBuf, KeyFileError> {
 /// Creates a file with its whole content; an existing one is not changed.
 pub(crate) fn create(path: &Path, mode: u32, text: &str) -> Result<(), KeyFileError> {
     let write = || {
-        let folder = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-        let mut file =
-            tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(folder)?;
+        let mut file = tempfile::Builder::new()
+            .permissions(Permissions::from_mode(mode))
+            .tempfile_in(folder::of(path))?;
         file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
         file.persist_noclobber(path).map_err(io::Error::from)

@@ -296,6 +296,7 @@ impl Stream {
         // stdout and stderr share the container's log, which must contain JSON only.
         spec.env.retain(|(name, _)| name != "RUST_LOG");
         spec.env.push(("RUST_LOG".to_owned(), "off".to_owned()));
+        spec.env.push(("PIPEWIRE_DEBUG".to_owned(), "0".to_owned()));
         // A session of the same stream would replace the sidecar's.
         if self.options.token.is_none() {
             let token = rig.host_agent.token(&format!("lab/{}", spec.name), &[])?;

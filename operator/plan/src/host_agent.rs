@@ -59,13 +59,13 @@ pub fn endpoints(spec: &HostAgentSpec, gateway: Option<Ipv4Addr>) -> Vec<Endpoin
             Some((GATEWAY, _)) => endpoint.with_host(&gateway?.to_string()),
             _ => endpoint,
         };
-        match endpoint {
+        let endpoint = match endpoint {
             Endpoint::Tls { host, port, fingerprint: own } => {
-                Some(Endpoint::Tls { host, port, fingerprint: Some(own.or(fingerprint)?) })
+                Endpoint::Tls { host, port, fingerprint: own.or(fingerprint) }
             }
-            Endpoint::Tcp { .. } if !spec.plaintext || spec.fingerprint.is_some() => None,
-            other => Some(other),
-        }
+            other => other,
+        };
+        allows(spec, &endpoint).then_some(endpoint)
     };
     if spec.endpoints.is_empty() {
         return defaults(spec).iter().filter_map(complete).collect();

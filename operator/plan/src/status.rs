@@ -218,7 +218,16 @@ fn video(stream: &Validated, input: Input<'_>) -> (Verdict, Verdict) {
 fn paired(stream: &Validated, input: Input<'_>) -> Verdict {
     let (host_agent, endpoint) = match input.pairing {
         Pairing::NotNeeded => return Verdict::yes(reasons::NOT_NEEDED, "the sidecar encodes"),
-        Pairing::None { reason, text } => return Verdict::no(*reason, text.clone()),
+        Pairing::None { reason, text } => {
+            // Nothing but the condition still states that there was a host-agent.
+            let is_gone =
+                *reason == reasons::HOST_AGENT_UNREACHABLE
+                    && input.previous.conditions.iter().any(|it| {
+                        it.type_ == conditions::PAIRED && it.reason == reasons::HOST_AGENT_GONE.name
+                    });
+            let reason = if is_gone { reasons::HOST_AGENT_GONE } else { *reason };
+            return Verdict::no(reason, text.clone());
+        }
         Pairing::Unknown { node, .. } => {
             return Verdict::waiting(format!("waiting for the facts of node {node}"));
         }

@@ -117,7 +117,11 @@ fn host_agent_without_protection_is_refused_by_the_rules_and_by_the_validator() 
     let pinned = format!("tls://mac:1#sha256={fingerprint}");
     let refused = [
         (json!({"endpoints": ["unix:/a", "tcp://gateway:1"]}), "plaintext to true"),
-        (json!({"endpoints": ["tcp://gateway:1"], "fingerprint": fingerprint}), "plaintext to true"),
+        (
+            json!({"endpoints": ["tcp://gateway:1"], "fingerprint": fingerprint, "plaintext": true}),
+            "has a key",
+        ),
+        (json!({"endpoints": ["tcp://gateway:1", pinned], "plaintext": true}), "has a key"),
         (json!({"endpoints": [pinned, "tls://gateway:1"]}), "host-agent fingerprint"),
     ];
     let accepted = [

@@ -173,10 +173,9 @@ async fn connect(options: &UpstreamOptions, traffic: &Arc<Traffic>) -> Result<Co
     let endpoint = options.endpoint.read()?;
     let token = options.token.read()?;
     let timed_out = |step| UpstreamError::Timeout { endpoint: endpoint.clone(), step };
-    let path = options.tls_key.as_deref();
-    let key = source::Key::read(path)?;
+    let key = source::Key::read(options.tls_key.as_deref())?;
     let identity = match (&endpoint, &key) {
-        (Endpoint::Tls { .. }, Some(key)) => Some(key.identity(path)?),
+        (Endpoint::Tls { .. }, Some(key)) => Some(key.identity()?),
         _ => None,
     };
     let connected = timeout(HANDSHAKE_TIMEOUT, socket::connect(&endpoint, identity.as_ref(), traffic));

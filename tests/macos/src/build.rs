@@ -106,11 +106,19 @@ impl Builder {
 
     fn cargo(&self) -> Command {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let headers = std::path::absolute(repository()).unwrap_or_default().join("tests/macos/include");
+        let headers = headers.display();
         cargo
             .current_dir(repository())
             .stdin(Stdio::null())
             .env("SDKROOT", &self.sdk)
             .env("MACOSX_DEPLOYMENT_TARGET", format!("{}.{}", MINIMUM.0, MINIMUM.1))
+            // C code in crates needs a few declarations of the standard library.
+            .env("CC_aarch64_apple_darwin", "clang")
+            .env(
+                "CFLAGS_aarch64_apple_darwin",
+                format!("--target=arm64-apple-macos{} -nostdlibinc -isystem {headers}", MINIMUM.0),
+            )
             // dsymutil is not available on Linux.
             .env("CARGO_PROFILE_RELEASE_SPLIT_DEBUGINFO", "off");
         cargo

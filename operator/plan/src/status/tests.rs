@@ -226,6 +226,21 @@ fn broken_connections(message: &str) -> [(HostAgentConnection, &'static str); 7]
 }
 
 #[test]
+fn host_agent_that_is_gone_stays_so_until_another_is_paired() {
+    let mut world = World::new(json!({}));
+    let unreached = |reason| Pairing::None { reason, text: "node n1 does not reach a".to_owned() };
+    let reasons =
+        [reasons::HOST_AGENT_GONE, reasons::HOST_AGENT_UNREACHABLE, reasons::HOST_AGENT_UNREACHABLE];
+    for reason in reasons {
+        world.pairing = unreached(reason);
+        world.previous = world.status();
+        assert_eq!(of(&world.previous, "Paired").1, "HostAgentGone");
+    }
+    world.previous = DesktopStreamStatus::default();
+    assert_eq!(of(&world.status(), "Paired").1, "HostAgentUnreachable");
+}
+
+#[test]
 fn broken_connection_is_the_reason_of_paired_and_of_ready_if_required() {
     let mut world = World::new(json!({"hostAgent": {"name": "a"}}));
     for (connection, reason) in broken_connections("why") {

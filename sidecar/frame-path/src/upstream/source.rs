@@ -77,7 +77,10 @@ impl TokenSource {
 
 /// The key that the token is bound to.
 #[derive(PartialEq, Eq)]
-pub(super) struct Key(String);
+pub(super) struct Key {
+    path: PathBuf,
+    pem: String,
+}
 
 impl Key {
     /// Reads the key in PEM; `None` if the file is missing or empty: tokens need not be bound.
@@ -86,13 +89,14 @@ impl Key {
         match fs::read_to_string(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(invalid(path, error)),
-            Ok(pem) => Ok(Some(Self(pem)).filter(|key| !key.0.trim().is_empty())),
+            Ok(pem) if pem.trim().is_empty() => Ok(None),
+            Ok(pem) => Ok(Some(Self { path: path.to_owned(), pem })),
         }
     }
 
-    /// Identity of a TLS client with this key, which was read from `path`.
-    pub(super) fn identity(&self, path: Option<&Path>) -> Result<Identity, UpstreamError> {
-        Identity::from_pem(&self.0).map_err(|error| invalid(path.unwrap_or_else(|| Path::new("")), error))
+    /// Identity of a TLS client with this key.
+    pub(super) fn identity(&self) -> Result<Identity, UpstreamError> {
+        Identity::from_pem(&self.pem).map_err(|error| invalid(&self.path, error))
     }
 }
 

@@ -19,7 +19,7 @@ fn message(object: u32, opcode: u32, arguments: &[u8]) -> Vec<u8> {
     [&object.to_ne_bytes(), &(size << 16 | opcode).to_ne_bytes(), arguments].concat()
 }
 
-/// `wl_registry.global`.
+/// Event `global` of `wl_registry`, which announces an interface.
 fn global(registry: u32, name: u32, interface: &str) -> Vec<u8> {
     let mut text = interface.as_bytes().to_vec();
     text.push(0);
