@@ -5,7 +5,7 @@ use crate::frames::Frame;
 /// Largest sample of silence: the noise of conversions.
 const SILENCE: u16 = 1;
 /// Number of silent frames that are encoded before the gate closes: decaying sound, and the decoder's overlap, end in them.
-const HANGOVER: u32 = 20;
+pub(crate) const HANGOVER: u32 = 20;
 
 /// A gate; it starts closed.
 #[derive(Debug)]

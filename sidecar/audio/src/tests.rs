@@ -189,29 +189,52 @@ fn tone_share(samples: &[f32]) -> f32 {
     2.0 * (cosine * cosine + sine * sine) / (energy * samples.len() as f32)
 }
 
+/// Samples of the first channel of packets in succession.
+fn decoded(packets: &[Packet]) -> Vec<f32> {
+    let data: Vec<Bytes> = packets.iter().map(|packet| packet.data.clone()).collect();
+    opus::tests::decode(&data).chunks(CHANNELS).map(|frame| frame[0]).collect()
+}
+
+/// Largest number of silent packets in succession.
+fn longest_silence(samples: &[f32]) -> usize {
+    let mut longest = 0;
+    let mut silent = 0;
+    for packet in samples.chunks(FRAMES_PER_PACKET) {
+        silent = if packet.iter().all(|sample| sample.abs() < 1e-3) { silent + 1 } else { 0 };
+        longest = longest.max(silent);
+    }
+    longest
+}
+
+/// The daemon and the player miss cycles on a busy machine, so that the tone has gaps: it is played until 100 ms of it are
+/// whole.
 #[test]
 fn tone_played_in_the_desktop_is_captured_and_silence_makes_no_packets() {
+    const WINDOW: usize = 10 * FRAMES_PER_PACKET;
     let desktop = Desktop::start(true);
     let (audio, events) = capture_of(&desktop);
     audio.set_wanted(true);
     assert_eq!(wait_for(&events, |state| *state == State::Running), [], "packets before the first samples");
     let before = encode::clock::clock_ns();
-    desktop.play();
-    let after = encode::clock::clock_ns();
+    let mut packets: Vec<Packet> = Vec::new();
+    until("100 ms of the pure tone", || {
+        desktop.play();
+        packets.extend(events.try_iter().filter_map(|event| match event {
+            Event::Packet(packet) => Some(packet),
+            Event::State(_) => None,
+        }));
+        decoded(&packets).windows(WINDOW).step_by(FRAMES_PER_PACKET).any(|window| tone_share(window) > 0.95)
+    });
     audio.set_wanted(false);
-    let packets = wait_for(&events, |state| *state == State::Idle);
+    packets.extend(wait_for(&events, |state| *state == State::Idle));
+    let after = encode::clock::clock_ns();
 
-    assert!(packets[0].discontinuity && packets[0].seq == 0);
-    assert!(packets.iter().skip(1).all(|packet| !packet.discontinuity));
-    assert!(packets.iter().is_sorted_by_key(|packet| packet.capture_ns));
-    assert!(packets.iter().all(|packet| (before..after + 1_000_000_000).contains(&packet.capture_ns)));
-    // A second, the gate's hangover, and the fade of the player.
-    assert!((80..=130).contains(&packets.len()), "{} packets", packets.len());
-
-    let data: Vec<Bytes> = packets.into_iter().map(|packet| packet.data).collect();
-    let mono: Vec<f32> = opus::tests::decode(&data).chunks(CHANNELS).map(|frame| frame[0]).collect();
-    let share = tone_share(&mono[mono.len() / 4..mono.len() / 2]);
-    assert!(share > 0.95, "{share}");
+    assert!(packets[0].discontinuity);
+    assert!((0..).zip(&packets).all(|(number, packet)| packet.seq == number));
+    assert!(packets.is_sorted_by_key(|packet| packet.capture_ns));
+    assert!(packets.iter().all(|packet| (before..after).contains(&packet.capture_ns)));
+    let silence = longest_silence(&decoded(&packets));
+    assert!(silence <= gate::HANGOVER as usize, "{silence} silent packets in succession");
 }
 
 #[test]
