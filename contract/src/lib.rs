@@ -8,6 +8,7 @@
 //! | [`sidecar_status`]      | sidecar (`/status`)    | operator, kubectl plugin, tests            |
 //! | [`host_agent_status`]   | host-agent (`/status`) | operator, `host-agent status`, tests       |
 //! | [`input`]               | viewers' page          | sidecar, tests                             |
+//! | [`clipboard`]           | viewers' page, desktop | sidecar, operator, tests                   |
 //! | [`doctor`]              | every `doctor` command | people, kubectl plugin, tests              |
 //! | [`names`]               | all                    | all                                        |
 //! | [`stream_name`]         | users, operator        | operator, containers' labels               |
@@ -18,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod claims;
+pub mod clipboard;
 pub mod doctor;
 pub mod endpoint;
 pub mod frame_path;

@@ -43,6 +43,10 @@ pub mod flags {
     pub const MAX_VIEWERS: &str = "max-viewers";
     /// Viewers that may control the desktop.
     pub const CONTROL: &str = "control";
+    /// Whether viewers may listen to the desktop's sound.
+    pub const AUDIO_OUTPUT: &str = "audio-output";
+    /// Directions in which viewers share their clipboard with the desktop.
+    pub const CLIPBOARD: &str = "clipboard";
     /// Origins of other sites whose pages may open a WebSocket.
     pub const ALLOWED_ORIGINS: &str = "allowed-origins";
     /// Capture source.

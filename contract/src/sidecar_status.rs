@@ -28,6 +28,10 @@ pub struct SidecarStatus {
     pub capture: CaptureState,
     /// Injection of viewers' input.
     pub input: InputStatus,
+    /// Capture of the desktop's sound.
+    pub audio: AudioStatus,
+    /// Clipboard that viewers share with the desktop.
+    pub clipboard: ClipboardStatus,
     /// Presence of a render node in the container; `None` from sidecars that do not report it.
     pub render_node: Option<bool>,
     /// Path of the render node that the sidecar opened; `None` without one.
@@ -79,6 +83,28 @@ pub struct InputStatus {
     /// Protocol in use; empty while events cannot be injected.
     pub protocol: String,
     /// Reason why events cannot be injected; empty if they can, or if control is disabled (`--control none`).
+    pub error: String,
+}
+
+/// Capture of the desktop's sound.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AudioStatus {
+    /// True if viewers may listen.
+    pub output: bool,
+    /// True while sound is captured, which it is while a viewer listens.
+    pub running: bool,
+    /// Reason why sound cannot be captured; empty if it can, or while no viewer listens.
+    pub error: String,
+}
+
+/// Clipboard that viewers share with the desktop.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClipboardStatus {
+    /// Protocol in use; empty while the clipboard is not available.
+    pub protocol: String,
+    /// Reason why the clipboard is not available; empty if it is.
     pub error: String,
 }
 

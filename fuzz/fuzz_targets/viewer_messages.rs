@@ -1,4 +1,4 @@
-//! A text message of a viewer's WebSocket.
+//! A text or binary message of a viewer's WebSocket.
 
 #![no_main]
 

@@ -190,10 +190,22 @@ pub fn endpoint(text: &str) {
 }
 
 /// Time at which the sessions of [`viewer_headers`] are used, Unix seconds.
-/// Checks a message of a viewer: events that parse are within their bounds, and print to what they were parsed from.
+/// Checks a message of a viewer: events that parse are within their bounds, and print to what they were parsed from; chunks of a
+/// clipboard are canonical.
 pub fn viewer_messages(bytes: &[u8]) {
     use contract::input::{InputEvent, MAX_DELTA, MAX_TEXT};
     use viewers::server::wire::FromViewer;
+    use viewers::server::wire::clipboard::{Chunk, MAX_CHUNK};
+    let message = Bytes::copy_from_slice(bytes);
+    if let Some(chunk) = Chunk::decode(&message) {
+        assert!((1..=MAX_CHUNK).contains(&chunk.bytes.len()), "{} bytes", chunk.bytes.len());
+        assert_eq!(chunk.encode(), message, "not canonical");
+    }
+    if let Ok(FromViewer::Selection(announced)) = serde_json::from_slice(bytes) {
+        let printed = serde_json::to_string(&announced).expect("JSON");
+        assert_eq!(serde_json::from_str(&printed).ok(), Some(announced), "{printed}");
+        return;
+    }
     let Ok(FromViewer::Input { events }) = serde_json::from_slice(bytes) else { return };
     for event in events {
         match &event {

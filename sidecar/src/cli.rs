@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use contract::clipboard::ClipboardPolicy;
 use contract::input::ControlPolicy;
 use contract::{Endpoint, FramePath};
 
@@ -197,6 +198,12 @@ pub struct Run {
     /// Number of viewers that may control the desktop: exclusive (one at a time), shared (all), or none.
     #[arg(long, default_value = "exclusive", env = "DESKTOPSTREAM_CONTROL")]
     pub control: ControlPolicy,
+    /// Let viewers listen to the desktop's sound, from PipeWire in --runtime-dir.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, env = "DESKTOPSTREAM_AUDIO_OUTPUT")]
+    pub audio_output: bool,
+    /// Directions in which viewers in control share their clipboard with the desktop: off, to-desktop, from-desktop or both.
+    #[arg(long, default_value_t, env = "DESKTOPSTREAM_CLIPBOARD")]
+    pub clipboard: ClipboardPolicy,
     /// Serve viewers without a token, even beyond loopback.
     #[arg(long, env = "DESKTOPSTREAM_INSECURE_NO_VIEWER_AUTH")]
     pub insecure_no_viewer_auth: bool,
@@ -270,6 +277,8 @@ mod tests {
             flags::ADMIN_LISTEN,
             flags::MAX_VIEWERS,
             flags::CONTROL,
+            flags::AUDIO_OUTPUT,
+            flags::CLIPBOARD,
             flags::ALLOWED_ORIGINS,
             flags::SOURCE,
             flags::MAX_FPS,

@@ -5,4 +5,5 @@ pub mod doctor;
 pub mod metrics;
 mod observer;
 pub mod run;
+mod sound;
 mod viewer_token;

@@ -9,24 +9,25 @@ use std::time::Duration;
 use anyhow::Context as _;
 use capture::CaptureOptions;
 use clap::Parser;
-use contract::sidecar_status::InputStatus;
+use contract::sidecar_status::{ClipboardStatus, InputStatus};
 use contract::{FramePath, SidecarStatus};
 use frame_path::pump::{Parts, Pump, PumpOptions};
 use frame_path::report::Report;
 use frame_path::source_switch::{Source, SourceSwitch, UnitSink};
 use frame_path::upstream::{EndpointSource, Event, SIDECAR, TokenSource, Upstream, UpstreamOptions};
+use input::clipboard::ClipboardState;
 use input::{BackendKind, Input, InputOptions, InputState};
 use prometheus_client::registry::Registry;
 use protocol::stream::{AccessUnit, Codec, ServerMessage};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
-use viewers::{Hub, HubOptions, Server, ServerOptions, StreamInfo};
+use viewers::{Hub, HubOptions, Server, ServerOptions, SoundHub, StreamInfo};
 use virtgpu::{Device, OpenError};
 
 use crate::cli::{Cli, Command, Desktop, HostAgent, MemoryArg, PushArg, RequireArg, Run, SourceArg};
 use crate::observer::Observer;
-use crate::viewer_token;
+use crate::{sound, viewer_token};
 
 /// Interval at which viewers receive changes of frame path, size and encoder.
 const INFO_INTERVAL: Duration = Duration::from_millis(250);
@@ -121,6 +122,8 @@ async fn run(options: Run) -> anyhow::Result<()> {
         status_keys_file,
         view_only_token_file,
         control,
+        audio_output,
+        clipboard,
         insecure_no_viewer_auth,
         allowed_origins,
         max_viewers,
@@ -152,8 +155,10 @@ async fn run(options: Run) -> anyhow::Result<()> {
         runtime_dir: desktop.runtime_dir.clone(),
         wayland_display: desktop.wayland_display.clone(),
         control,
+        clipboard,
     })
     .context("cannot start the input thread")?;
+    let sound = audio_output.then(|| sound::start(&desktop.runtime_dir)).transpose()?;
 
     let report = Arc::new(Report::new(name.clone()));
     let hub = Hub::new(HubOptions::default());
@@ -200,12 +205,18 @@ async fn run(options: Run) -> anyhow::Result<()> {
 
     let status = {
         let (report, hub, upstream) = (Arc::clone(&report), hub.clone(), upstream);
-        let input = input.state();
+        let (input, clipboard) = (input.state(), input.clipboard());
+        let sound = sound.as_ref().map(SoundHub::state);
         move || {
             let sent =
                 upstream.as_ref().map_or(0, |upstream| upstream.traffic().sent.load(Ordering::Relaxed));
             let status = report.status(sent, hub.viewers());
-            SidecarStatus { input: input_status(&input.borrow()), ..status }
+            SidecarStatus {
+                input: input_status(&input.borrow()),
+                audio: sound::status(sound.as_ref()),
+                clipboard: clipboard_status(&clipboard.borrow()),
+                ..status
+            }
         }
     };
     let server_options = ServerOptions {
@@ -220,7 +231,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     crate::metrics::register(&mut registry, status.clone());
     let observer = status_keys_file.map(|keys| Observer { keys, stream: name.clone() });
-    let server = Server::new(hub.clone(), server_options)
+    let mut server = Server::new(hub.clone(), server_options)
         .with_observer(move |token| observer.as_ref().is_some_and(|observer| observer.accepts(token)))
         .with_status({
             let status = status.clone();
@@ -233,6 +244,9 @@ async fn run(options: Run) -> anyhow::Result<()> {
             let status = status.clone();
             move || ready(&status(), require)
         });
+    if let Some(sound) = sound {
+        server = server.with_sound(sound);
+    }
     tracing::info!(%listen, %admin_listen, name, "serving viewers");
 
     let keyframes = tokio::spawn({
@@ -268,6 +282,10 @@ async fn run(options: Run) -> anyhow::Result<()> {
 fn input_status(state: &InputState) -> InputStatus {
     let protocol = state.backend.map_or("", BackendKind::name).to_owned();
     InputStatus { protocol, error: state.error.clone() }
+}
+
+fn clipboard_status(state: &ClipboardState) -> ClipboardStatus {
+    ClipboardStatus { protocol: state.protocol.unwrap_or_default().to_owned(), error: state.error.clone() }
 }
 
 /// Publishes access units to viewers.

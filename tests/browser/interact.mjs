@@ -1,6 +1,8 @@
 #!/usr/bin/env node
 // Opens the viewers' page in Chromium and plays steps of a person at the keyboard and pointer.
 //
+// out.json has the page's statistics, its log, and the clipboard that it sent last, in Base64 by format.
+//
 //   node interact.mjs --url URL --token T --steps STEPS.json [--json out.json] [--screenshot file.png] [--timeout SECONDS]
 //
 // STEPS.json is a list of steps, each an object with one key:
@@ -10,13 +12,18 @@
 //   {"move": [x, y]}          moves the pointer to a position of the picture, as fractions of its size
 //   {"click": "left"}         presses and releases a button
 //   {"wheel": [dx, dy]}       scrolls, pixels
+//   {"listen": true}          unmutes the desktop by the button, and waits until its sound is captured
+//   {"chirp": [f0, f1]}       waits until a chirp from f0 to f1 Hz was heard, and its sound is played
 //   {"control": true}         waits until this page controls the desktop
 //   {"kill": true}            ends the browser without a release of what is pressed
+//   {"copy": {"text/plain": "…"}}       puts a content into the browser's clipboard; of an image/png its Base64
+//   {"receive": {"image/png": "…"}}     waits until the desktop's clipboard has arrived in this form
 //   {"pause": ms}             waits, for programs without a reaction that could be waited for
 
 import { readFile, writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { withBrowser } from "./chromium.mjs";
+import { chirped, record } from "./sound.mjs";
 import { open } from "./viewer.mjs";
 
 const options = {
@@ -30,9 +37,34 @@ async function position(page, [x, y]) {
   return [box.x + x * box.width, box.y + y * box.height];
 }
 
+/** Puts a content into the browser's clipboard. Runs in the page. */
+function copy(content) {
+  const bytes = (base64) => Uint8Array.from(atob(base64), (byte) => byte.charCodeAt(0));
+  const items = Object.entries(content).map(([type, value]) => [type, new Blob([type === "image/png" ? bytes(value) : value], { type })]);
+  return navigator.clipboard.write([new ClipboardItem(Object.fromEntries(items))]);
+}
+
+/** True once the page has received exactly this content, and a text is in the browser's clipboard. Runs in the page. */
+async function received(content) {
+  const { received } = window.desktopstream.clipboard;
+  const text = content["text/plain"];
+  const has = ([type, value]) => {
+    const bytes = received?.get(type);
+    return bytes && (type === "image/png" ? btoa(String.fromCharCode(...bytes)) : new TextDecoder().decode(bytes)) === value;
+  };
+  if (!Object.entries(content).every(has)) return false;
+  return text === undefined || await navigator.clipboard.readText().catch(() => null) === text;
+}
+
+/** The content that the page sent last. Runs in the page. */
+function sent() {
+  const base64 = (bytes) => btoa(String.fromCharCode(...bytes));
+  return Object.fromEntries([...(window.desktopstream.clipboard.seen ?? [])].map(([type, bytes]) => [type, base64(bytes)]));
+}
+
 const STEPS = {
   layout: (page, layout) => page.selectOption("#layout", layout),
-  press: (page, code) => page.keyboard.press(code),
+  press: async (page, code) => { await page.keyboard.press(code); await page.waitForFunction(() => !window.desktopstream.holding()); },
   down: (page, code) => page.keyboard.down(code),
   up: (page, code) => page.keyboard.up(code),
   text: (page, text) => page.keyboard.insertText(text),
@@ -40,6 +72,18 @@ const STEPS = {
   click: async (page, button) => { await page.mouse.down({ button }); await page.mouse.up({ button }); },
   wheel: (page, [dx, dy]) => page.mouse.wheel(dx, dy),
   control: (page, _, timeout) => page.waitForFunction(() => document.querySelector("#screen.control") && document.activeElement?.id === "keys", null, { timeout }),
+  listen: async (page, _, timeout) => {
+    await page.evaluate(record);
+    await page.focus("#sound", { timeout });
+    await page.keyboard.press("Enter");
+    await page.waitForSelector('#sound[data-state="on"]', { timeout });
+  },
+  chirp: async (page, [from, to], timeout) => {
+    await page.waitForFunction(chirped, { from, to }, { timeout, polling: 100 });
+    await page.waitForFunction(() => window.desktopstream.stats().sound?.peak > 0.02, null, { timeout, polling: 100 });
+  },
+  copy: (page, content) => page.evaluate(copy, content),
+  receive: (page, content, timeout) => page.waitForFunction(received, content, { timeout, polling: 100 }),
   pause: (page, ms) => page.waitForTimeout(ms),
 };
 
@@ -47,6 +91,7 @@ const { values } = parseArgs({ options });
 const steps = JSON.parse(await readFile(values.steps, "utf8"));
 const timeout = Number(values.timeout) * 1000;
 process.exitCode = await withBrowser(async (context) => {
+  await context.grantPermissions(["clipboard-read", "clipboard-write"]);
   const viewer = await open(context, { url: values.url, token: values.token });
   const { page } = viewer;
   await page.waitForFunction(() => window.desktopstream.stats().live, null, { timeout });
@@ -58,7 +103,9 @@ process.exitCode = await withBrowser(async (context) => {
   }
   if (values.screenshot) await page.screenshot({ path: values.screenshot });
   const stats = await page.evaluate(() => window.desktopstream.stats());
-  if (values.json) await writeFile(values.json, JSON.stringify({ stats, log: viewer.log }));
+  const chirp = await page.evaluate(() => window.chirp ?? null);
+  const report = { stats, chirp, log: viewer.log, sent: await page.evaluate(sent) };
+  if (values.json) await writeFile(values.json, JSON.stringify(report));
   for (const line of viewer.log) console.log(line);
   return 0;
 });

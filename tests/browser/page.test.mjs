@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { withBrowser } from "./chromium.mjs";
 import { start } from "./example.mjs";
+import { record } from "./sound.mjs";
 import { open, report } from "./viewer.mjs";
 
 const WAIT = { timeout: 90_000, polling: 50 };
@@ -59,6 +60,44 @@ pageTest("two viewers draw pictures in order, and the later one starts with the 
   assert.ok(rest[rest.length >> 1] > -5, `median of the latency minus its parts: ${rest[rest.length >> 1]} ms`);
   assert.equal(one.stats.connects, 1);
   assert.equal(one.stats.errors, 0);
+});
+
+pageTest("sound is decoded and played in step with the picture between unmuting and muting", [], async ({ server, context }) => {
+  const viewer = await open(context, { url: server.url, readPattern: true });
+  const { page } = viewer;
+  await drawn(viewer, 30);
+  await page.evaluate(record);
+  assert.equal(await page.getAttribute("#sound", "aria-pressed"), "false", "sound is muted at first");
+  assert.ok(await page.isHidden("#volume"));
+  await page.focus("#sound");
+  await page.keyboard.press("Enter");
+  await page.waitForSelector('#sound[data-state="on"]', WAIT);
+  assert.ok(await page.isVisible("#volume"));
+  // Three tones with the pauses between them.
+  await page.waitForFunction(() => window.heard.filter(({ start }) => start).length >= 4, null, WAIT);
+  await page.waitForFunction(() => window.desktopstream.stats().sound?.peak > 0.1, null, WAIT);
+  await page.mouse.move(300, 300);
+  await shot(page, "sound");
+  const { heard, sound } = await page.evaluate(() => ({ heard: window.heard, sound: window.desktopstream.stats().sound }));
+  // The decoder starts within a tone, and takes a few packets to reach its level.
+  const tones = heard.slice(10).filter(({ start }) => !start);
+  assert.ok(tones.every(({ hz, rms }) => Math.abs(hz - 1000) < 20 && rms > 0.1), JSON.stringify(tones));
+  for (const [i, chunk] of heard.entries()) {
+    if (i && !chunk.start) assert.ok(Math.abs(chunk.time - heard[i - 1].time - 10) < 1, `chunk ${i} follows its predecessor`);
+  }
+  console.log(`sound: ${JSON.stringify(sound)}`);
+  // On a machine too slow for that, sound is as early as its packets arrive.
+  assert.ok(Math.abs(sound.offset_ms) < 80 || sound.delay_ms < sound.needed_ms + 30, JSON.stringify(sound));
+  await page.keyboard.press("Enter");
+  await page.waitForSelector('#sound[data-state="muted"]', WAIT);
+  await page.waitForFunction(() => window.desktopstream.stats().sound === null, null, WAIT);
+  // A picture that was captured after the server stopped sending is drawn; from then on no sound arrives.
+  const count = await page.evaluate(() => window.drawn.length);
+  await drawn(viewer, count + 30);
+  const before = await page.evaluate(() => window.heard.length);
+  await drawn(viewer, count + 60);
+  assert.equal(await page.evaluate(() => window.heard.length), before);
+  assertIntact(await report(viewer));
 });
 
 pageTest("page reconnects to a restarted server without a reload", [], async ({ server, context }) => {

@@ -1,6 +1,7 @@
-//! A person at the viewer page in Chromium: keyboard and pointer of sway and GNOME desktops.
+//! A person at the viewer page in Chromium: keyboard, pointer, sound and clipboard of sway and GNOME desktops.
 
-use std::process::{Command, Stdio};
+use std::ffi::OsStr;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,28 +12,51 @@ use e2e::rig::{RigOptions, Stream, StreamOptions, VIEWER_TOKEN};
 use e2e::{Desktop, Programs, Rig, wait};
 use lab::repository;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 const SIZE: (u32, u32) = (640, 360);
 const TIMEOUT: Duration = Duration::from_mins(2);
 /// File to which the terminal's program copies what is typed.
 const TYPED: &str = "/run/desktop/typed";
 
-/// Plays steps in a page of the stream, see tests/browser/interact.mjs.
-fn interact(stream: &Stream, steps: &Value) -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let (file, shot) = (folder.path().join("steps.json"), folder.path().join("shot.png"));
-    std::fs::write(&file, steps.to_string())?;
-    let status = Command::new("node")
-        .arg(repository().join("tests/browser/interact.mjs"))
-        .args(["--url", &stream.url, "--token", VIEWER_TOKEN, "--steps"])
-        .arg(&file)
-        .arg("--screenshot")
-        .arg(&shot)
-        .stdin(Stdio::null())
-        .status()
-        .context("starting node")?;
-    ensure!(status.success(), "the browser failed: {status}");
-    Ok(())
+/// A PNG of 2 × 2 pixels, in Base64.
+const PNG: &str = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFElEQVR42mP4z8DAAMIM////ZwAAHu8E/HMcU8wAAAAASUVORK5CYII=";
+
+/// A browser that plays steps in a page of a stream, see tests/browser/interact.mjs.
+struct Browser {
+    node: Child,
+    folder: TempDir,
+}
+
+impl Browser {
+    fn start(stream: &Stream, steps: &Value) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("steps.json"), steps.to_string())?;
+        let node = Command::new("node")
+            .arg(repository().join("tests/browser/interact.mjs"))
+            .args(["--url", &stream.url, "--token", VIEWER_TOKEN])
+            .args([OsStr::new("--steps"), at("steps.json").as_os_str()])
+            .args([OsStr::new("--json"), at("out.json").as_os_str()])
+            .args([OsStr::new("--screenshot"), at("shot.png").as_os_str()])
+            .stdin(Stdio::null())
+            .spawn()
+            .context("starting node")?;
+        Ok(Self { node, folder })
+    }
+
+    /// Waits for the end. Returns the page's report, or null if a step ended the browser.
+    fn wait(mut self) -> Result<Value> {
+        let status = self.node.wait()?;
+        ensure!(status.success(), "the browser failed: {status}");
+        let out = std::fs::read(self.folder.path().join("out.json")).unwrap_or_else(|_| b"null".to_vec());
+        Ok(serde_json::from_slice(&out)?)
+    }
+}
+
+/// Plays steps in a page of the stream.
+fn interact(stream: &Stream, steps: &Value) -> Result<Value> {
+    Browser::start(stream, steps)?.wait()
 }
 
 /// Contents of a file of the desktop.
@@ -98,6 +122,55 @@ fn modifier_of_a_lost_page_is_released(stream: &Stream, typed: &str) -> Result<(
     wait_for_text(stream, &format!("{typed}Ab"))
 }
 
+/// Runs a command of a program with windows in the desktop.
+fn in_desktop(stream: &Stream, command: &str) -> Result<String> {
+    let output =
+        stream.desktop.exec_in(&["sh", "-c", &format!("export WAYLAND_DISPLAY=wayland-1; {command}")])?;
+    ensure!(output.success(), "{output:?}");
+    Ok(output.stdout)
+}
+
+/// A text and a picture that are pasted into the desktop, and others that are copied there, byte for byte.
+fn clipboard_is_shared(stream: &Stream, typed: &str) -> Result<()> {
+    wait::until("the clipboard is connected", TIMEOUT, || {
+        let clipboard = stream.status()?.clipboard;
+        ensure!(!clipboard.protocol.is_empty(), "{clipboard:?}");
+        Ok(())
+    })?;
+    let focus = [json!({"control": true}), json!({"move": [0.3, 0.5]}), json!({"click": "left"})];
+    let steps = |more: &[Value]| Value::from([&focus[..], more].concat());
+    // The terminal pastes with Shift.
+    let text = "eingefügt 日本語 😀";
+    interact(
+        stream,
+        &steps(&[json!({"copy": {"text/plain": text}}), json!({"press": "Control+Shift+KeyV"})]),
+    )?;
+    wait_for_text(stream, &format!("{typed}{text}"))?;
+    let pasted =
+        interact(stream, &steps(&[json!({"copy": {"image/png": PNG}}), json!({"press": "Control+KeyV"})]))?;
+    // Chromium encodes the picture of its clipboard again.
+    let sent = pasted["sent"]["image/png"].as_str().context("the page sent no picture")?;
+    wait::until("the picture", TIMEOUT, || {
+        let found = in_desktop(stream, "timeout 10 wl-paste --type image/png | base64 -w0")?;
+        ensure!(found == sent, "pasted {found:?}, not {sent:?}");
+        Ok(())
+    })?;
+    let copied = "kopiert: ü 日本語 😀";
+    for (content, command) in [
+        (json!({"text/plain": copied}), format!("printf %s '{copied}' | wl-copy")),
+        (json!({"image/png": PNG}), format!("printf %s {PNG} | base64 -d | wl-copy --type image/png")),
+    ] {
+        let mut browser =
+            Browser::start(stream, &steps(&[json!({"press": "ShiftLeft"}), json!({"receive": content})]))?;
+        // What was copied before the page has control is not sent to it: copy until it has received it.
+        while browser.node.try_wait()?.is_none() {
+            in_desktop(stream, &format!("{command} >/dev/null 2>&1"))?;
+        }
+        browser.wait()?;
+    }
+    Ok(())
+}
+
 #[test]
 fn keys_of_two_layouts_and_text_reach_a_sway_desktop() -> Result<()> {
     install()?;
@@ -130,6 +203,7 @@ fn keys_of_two_layouts_and_text_reach_a_sway_desktop() -> Result<()> {
     let typed = "Grüße, €5 {[]}ñ 日本語 😀yz{";
     wait_for_text(&stream, typed)?;
     modifier_of_a_lost_page_is_released(&stream, typed)?;
+    clipboard_is_shared(&stream, &format!("{typed}Ab"))?;
     stream.stop()
 }
 
@@ -147,5 +221,76 @@ fn keys_and_text_reach_a_gnome_desktop() -> Result<()> {
     interact(&stream, &Value::from(steps))?;
     wait_for_text(&stream, "Gr5{x y")?;
     modifier_of_a_lost_page_is_released(&stream, "Gr5{x y")?;
+    clipboard_is_shared(&stream, "Gr5{x yAb")?;
     stream.stop()
+}
+
+/// WAV file of a chirp, 8 kHz, 16 bits, mono: from `from` to `to` Hz within 0.4 s.
+fn chirp(from: f64, to: f64) -> Vec<u8> {
+    const RATE: u32 = 8000;
+    const SAMPLES: u32 = RATE * 2 / 5;
+    let mut file = Vec::new();
+    for part in [b"RIFF", &(36 + 2 * SAMPLES).to_le_bytes(), b"WAVE", b"fmt ", &16_u32.to_le_bytes()] {
+        file.extend(part);
+    }
+    // PCM, one channel; bytes per second; bytes and bits per sample.
+    for part in [0x0001_0001, RATE, 2 * RATE, 0x0010_0002_u32] {
+        file.extend(part.to_le_bytes());
+    }
+    file.extend(b"data");
+    file.extend((2 * SAMPLES).to_le_bytes());
+    for n in 0..SAMPLES {
+        let seconds = f64::from(n) / f64::from(RATE);
+        let turns = (from + (to - from) / 0.8 * seconds) * seconds;
+        file.extend(((16_000.0 * (std::f64::consts::TAU * turns).sin()) as i16).to_le_bytes());
+    }
+    file
+}
+
+/// A desktop plays a chirp again and again; the page hears it.
+fn sound_is_heard(desktop: Desktop) -> Result<()> {
+    const FILE: &str = "/run/desktop/chirp.wav";
+    let (from, to) = (500, 1500);
+    install()?;
+    let programs = Programs::build()?;
+    let mut rig = Rig::up(&programs, &RigOptions::new("sound", &[desktop]))?;
+    let mut options = StreamOptions::new(desktop, SIZE);
+    let play = format!("sh -c 'until [ -e {FILE} ]; do sleep 0.1; done; pw-play {FILE}'\nfoot sleep 1d");
+    options.desktop_env.push(("DESKTOP_APPS".to_owned(), play));
+    let stream = rig.start("desk", options)?;
+    stream.wait_for_frame_path(FramePath::ResourceId)?;
+    ensure!(stream.status()?.audio.output, "{:?}", stream.status()?.audio);
+    wait::until("PulseAudio's socket", TIMEOUT, || {
+        let output = stream.desktop.exec_in(&["test", "-S", "/run/desktop/pulse/native"])?;
+        ensure!(output.success(), "{output:?}");
+        Ok(())
+    })?;
+    // One escape of three digits per byte: printf of sh knows no others.
+    let bytes: Vec<_> = chirp(from.into(), to.into()).iter().map(|byte| format!("\\{byte:03o}")).collect();
+    let write = format!("printf '{}' > {FILE}.new && mv {FILE}.new {FILE}", bytes.concat());
+    let output = stream.desktop.exec_in(&["sh", "-c", &write])?;
+    ensure!(output.success(), "{output:?}");
+
+    let report = interact(&stream, &json!([{"listen": true}, {"chirp": [from, to]}]))?;
+    let (sound, chirp) = (&report["stats"]["sound"], &report["chirp"]);
+    println!("sound of {desktop:?}: {sound}; the chirp was decoded {} ms after it was played", chirp["lead"]);
+    let number = |name: &str| sound[name].as_f64().with_context(|| format!("{name} in {sound}"));
+    let in_step = number("offset_ms")?.abs() < 80.0;
+    ensure!(in_step || number("delay_ms")? < number("needed_ms")? + 30.0, "{sound}");
+    wait::until("the capture ends with the page", TIMEOUT, || {
+        let audio = stream.status()?.audio;
+        ensure!(audio.output && !audio.running && audio.error.is_empty(), "{audio:?}");
+        Ok(())
+    })?;
+    stream.stop()
+}
+
+#[test]
+fn sound_of_a_sway_desktop_is_heard_in_the_page() -> Result<()> {
+    sound_is_heard(Desktop::Sway)
+}
+
+#[test]
+fn sound_of_a_gnome_desktop_is_heard_in_the_page() -> Result<()> {
+    sound_is_heard(Desktop::Gnome)
 }

@@ -16,8 +16,8 @@ mod viewers;
 pub use desktop::{Attach, Desktop, Home, OnDelete, WorkloadKind};
 pub use host_agent::{EncoderStatus, HostAgent, HostAgentSpec, HostAgentStatus};
 pub use settings::{
-    Capture, Codec, Cursor, DeviceNodes, Encode, Gpu, GpuClass, HostAgentRef, Lifecycle, OperatingMode,
-    Placement, Require, Source, Transport,
+    Audio, Capture, Codec, Cursor, DeviceNodes, Encode, Gpu, GpuClass, HostAgentRef, Lifecycle,
+    OperatingMode, Placement, Require, Source, Transport,
 };
 pub use status::{CaptureStatus, DesktopStreamStatus, Phase, Stats};
 pub use stream::{DesktopStream, DesktopStreamSpec};

@@ -148,6 +148,20 @@ impl Default for Encode {
     }
 }
 
+/// Sound of the desktop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Audio {
+    /// Lets viewers listen to the desktop. Sound is captured while a viewer listens only.
+    pub output: bool,
+}
+
+impl Default for Audio {
+    fn default() -> Self {
+        Self { output: true }
+    }
+}
+
 /// Video codec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Codec {

@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Attach, Capture, Desktop, DesktopStreamStatus, Encode, Gpu, HostAgentRef, Lifecycle, OperatingMode,
-    Viewers,
+    Attach, Audio, Capture, Desktop, DesktopStreamStatus, Encode, Gpu, HostAgentRef, Lifecycle,
+    OperatingMode, Viewers,
 };
 
 /// Desired state of a DesktopStream.
@@ -65,6 +65,9 @@ pub struct DesktopStreamSpec {
     /// How viewers reach the stream and authenticate.
     #[serde(default)]
     pub viewers: Viewers,
+    /// Sound of the desktop.
+    #[serde(default)]
+    pub audio: Audio,
     /// Whether the desktop runs. "Running" runs the pod; "Suspended" deletes the pod and keeps the home volume.
     #[serde(default)]
     pub operating_mode: OperatingMode,

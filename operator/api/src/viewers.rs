@@ -1,5 +1,6 @@
 //! Settings of viewers' access.
 
+use contract::clipboard::ClipboardPolicy;
 use contract::input::ControlPolicy;
 use std::collections::BTreeMap;
 
@@ -28,6 +29,10 @@ pub struct Viewers {
     /// disables input.
     #[schemars(schema_with = "control")]
     pub control: ControlPolicy,
+    /// Directions in which viewers in control share text, HTML and images of their clipboard with the desktop. "ToDesktop" lets
+    /// them paste, "FromDesktop" lets them copy, "Both" lets them do both, "Off" disables it.
+    #[schemars(schema_with = "clipboard")]
+    pub clipboard: ClipboardPolicy,
     /// Origins (scheme://host[:port]) whose pages may connect besides the stream's own. At most 16.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "origins")]
@@ -43,6 +48,7 @@ impl Default for Viewers {
             protocols: vec![Protocol::WebSocket],
             max: 16,
             control: ControlPolicy::default(),
+            clipboard: ClipboardPolicy::default(),
             allowed_origins: Vec::new(),
         }
     }
@@ -50,6 +56,10 @@ impl Default for Viewers {
 
 fn control(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "string", "enum": ControlPolicy::ALL})
+}
+
+fn clipboard(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "string", "enum": ClipboardPolicy::ALL})
 }
 
 fn protocols(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use contract::clipboard::ClipboardPolicy;
 use contract::input::ControlPolicy;
 use contract::names::{
     ENDPOINT_FILE, HOST_AGENT_DIR, RUNTIME_DIR, SIDECAR_ADMIN_PORT, TLS_KEY_FILE, TOKEN_FILE,
@@ -12,7 +13,7 @@ use contract::names::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use operator_api::{
-    AuthKind, Cursor, DesktopStreamSpec, DeviceNodes, GpuClass, OnDelete, Placement, Require, Source,
+    Audio, AuthKind, Cursor, DesktopStreamSpec, DeviceNodes, GpuClass, OnDelete, Placement, Require, Source,
 };
 use sha2::{Digest, Sha256};
 
@@ -89,6 +90,8 @@ fn sidecar_args(stream: &Validated) -> Vec<String> {
     flag(flags::ADMIN_LISTEN, format!("0.0.0.0:{SIDECAR_ADMIN_PORT}"));
     flag(flags::MAX_VIEWERS, spec.viewers.max.to_string());
     flag(flags::CONTROL, spec.viewers.control.name().to_owned());
+    flag(flags::AUDIO_OUTPUT, spec.audio.output.to_string());
+    flag(flags::CLIPBOARD, spec.viewers.clipboard.name().to_owned());
     flag(flags::SOURCE, source(spec.capture.source).to_owned());
     flag(flags::MAX_FPS, spec.capture.max_framerate.to_string());
     flag(flags::BITRATE_KBPS, spec.encode.bitrate_kbps.to_string());
@@ -152,6 +155,8 @@ fn shape(spec: &DesktopStreamSpec) -> BTreeMap<String, String> {
         ("viewers.auth", serde_json::to_value(&spec.viewers.auth)),
         ("viewers.max", serde_json::to_value(spec.viewers.max)),
         ("viewers.control", serde_json::to_value(spec.viewers.control)),
+        ("viewers.clipboard", serde_json::to_value(spec.viewers.clipboard)),
+        ("audio", serde_json::to_value(&spec.audio)),
         ("viewers.allowedOrigins", serde_json::to_value(&spec.viewers.allowed_origins)),
     ];
     parts.into_iter().map(|(part, value)| (part.to_owned(), digest(&value.unwrap_or_default()))).collect()
@@ -176,8 +181,13 @@ pub fn changed<'s>(before: &BTreeMap<String, String>, after: &'s BTreeMap<String
 
 /// Digest of a part that pods of earlier versions do not record: they have the default.
 fn unrecorded(part: &str) -> Option<String> {
-    (part == "viewers.control")
-        .then(|| digest(&serde_json::to_value(ControlPolicy::default()).unwrap_or_default()))
+    let default = match part {
+        "viewers.control" => serde_json::to_value(ControlPolicy::default()),
+        "viewers.clipboard" => serde_json::to_value(ClipboardPolicy::default()),
+        "audio" => serde_json::to_value(Audio::default()),
+        _ => return None,
+    };
+    Some(digest(&default.unwrap_or_default()))
 }
 
 /// Group of the render nodes that the pod joins: the group of most nodes that can run the pod and reach its host-agent.

@@ -78,8 +78,7 @@ pub fn run(
     let source = if cast.is_some() { "pipewire (mutter)" } else { "pipewire" };
     let mut frames = FrameBuilder::new(source, options, shm_reason, release);
     let before = context.delivered();
-    // Of a former stream that was being torn down.
-    pipewire_buffers::take_truncated();
+    let truncated_pages = pipewire_buffers::truncated_pages();
     let mut since = (Stage::Connecting, Instant::now());
     loop {
         if context.is_stopped() {
@@ -95,7 +94,7 @@ pub fn run(
         if let Some(error) = stream.take_error() {
             return Err(error);
         }
-        if pipewire_buffers::take_truncated() {
+        if pipewire_buffers::truncated_pages() != truncated_pages {
             let reason = "it truncated memory that it shares".to_owned();
             return Err(CaptureError::Disconnected { peer: PEER, reason });
         }

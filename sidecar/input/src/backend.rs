@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::action::Action;
+use crate::clipboard::{DesktopEnd, PipeError, Target};
 use crate::mutter::Mutter;
 use crate::queue::Queue;
 use crate::wayland::Wayland;
@@ -53,6 +54,9 @@ pub enum BackendError {
         /// Reason as the other end gave it.
         reason: String,
     },
+    /// The content of the clipboard was not transferred.
+    #[error("transferring the clipboard: {0}")]
+    Pipe(PipeError),
     /// A keymap cannot be written.
     #[error("cannot write the keymap: {0}")]
     Keymap(std::io::Error),
@@ -81,6 +85,17 @@ impl Backend {
         match self {
             Self::Wayland(_) => BackendKind::Wayland,
             Self::Mutter(_) => BackendKind::Mutter,
+        }
+    }
+
+    /// Clipboard of the same desktop.
+    fn clipboard(&self) -> Target {
+        match self {
+            Self::Wayland(wayland) => Target::Wayland(wayland.path().to_owned()),
+            Self::Mutter(mutter) => {
+                let (connection, path) = mutter.session();
+                Target::Mutter { connection: connection.clone(), path: path.clone() }
+            }
         }
     }
 
@@ -122,7 +137,12 @@ pub async fn probe(options: &InputOptions) -> Result<BackendKind, BackendError> 
 }
 
 /// Runs until the queue is closed.
-pub async fn run(options: &InputOptions, queue: &Queue, state: &watch::Sender<InputState>) {
+pub async fn run(
+    options: &InputOptions,
+    queue: &Queue,
+    state: &watch::Sender<InputState>,
+    clipboard: &mut DesktopEnd,
+) {
     let mut delay = RETRY_MIN;
     let mut logged = String::new();
     loop {
@@ -135,7 +155,12 @@ pub async fn run(options: &InputOptions, queue: &Queue, state: &watch::Sender<In
                 // Events from before the connection would surprise: their pictures are gone.
                 queue.clear();
                 state.send_replace(InputState { backend: Some(kind), error: String::new() });
-                match apply_all(backend, queue).await {
+                let target = backend.clipboard();
+                let end = tokio::select! {
+                    end = apply_all(backend, queue) => end,
+                    never = clipboard.serve(&target) => match never {},
+                };
+                match end {
                     Some(error) => error,
                     None => return,
                 }
@@ -147,6 +172,7 @@ pub async fn run(options: &InputOptions, queue: &Queue, state: &watch::Sender<In
             tracing::info!(error, "no input");
             logged.clone_from(&error);
         }
+        clipboard.unavailable(&error);
         state.send_replace(InputState { backend: None, error });
         if wait(queue, delay).await.is_none() {
             return;

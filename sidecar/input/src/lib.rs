@@ -1,4 +1,4 @@
-//! Injects the input of viewers into a desktop.
+//! Injects the input of viewers into a desktop, and shares the clipboard of the viewer in control.
 //!
 //! ```text
 //!  viewer ─▶ Session ─▶ control (permission) ─▶ held (pressed keys) ─▶ queue ─▶ backend thread
@@ -12,6 +12,7 @@
 
 mod action;
 mod backend;
+pub mod clipboard;
 mod control;
 mod held;
 mod keymap;
@@ -24,10 +25,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
+use contract::clipboard::ClipboardPolicy;
 use contract::input::{ControlPolicy, InputEvent};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use self::clipboard::Clipboard;
 use self::control::Control;
 use self::held::Held;
 use self::queue::Queue;
@@ -43,6 +46,8 @@ pub struct InputOptions {
     pub wayland_display: Option<String>,
     /// Number of viewers that may control the desktop at the same time.
     pub control: ControlPolicy,
+    /// Directions of the clipboard.
+    pub clipboard: ClipboardPolicy,
 }
 
 /// Connection to the desktop's input.
@@ -110,6 +115,7 @@ struct Shared {
     queue: Arc<Queue>,
     control: watch::Sender<ControlState>,
     backend: watch::Receiver<InputState>,
+    clipboard: Clipboard,
 }
 
 #[derive(Debug)]
@@ -134,20 +140,26 @@ impl Input {
         let queue = Arc::new(Queue::default());
         let (sender, backend) = watch::channel(InputState::default());
         let policy = options.control;
+        let (clipboard, mut desktop) = clipboard::ends(options.clipboard, policy);
         if policy != ControlPolicy::None {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let queue = Arc::clone(&queue);
             thread::Builder::new()
                 .name("input".to_owned())
-                .spawn(move || runtime.block_on(backend::run(&options, &queue, &sender)))?;
+                .spawn(move || runtime.block_on(backend::run(&options, &queue, &sender, &mut desktop)))?;
         }
-        Ok(Self::new(policy, queue, backend))
+        Ok(Self::new(policy, queue, backend, clipboard))
     }
 
-    fn new(policy: ControlPolicy, queue: Arc<Queue>, backend: watch::Receiver<InputState>) -> Self {
+    fn new(
+        policy: ControlPolicy,
+        queue: Arc<Queue>,
+        backend: watch::Receiver<InputState>,
+        clipboard: Clipboard,
+    ) -> Self {
         let state = State { next: 1, control: Control::new(policy), held: Held::default() };
         let control = watch::Sender::new(state.control.state());
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), queue, control, backend }) }
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), queue, control, backend, clipboard }) }
     }
 
     /// Opens a session for a viewer.
@@ -176,6 +188,15 @@ impl Shared {
     fn publish(&self, control: &Control) {
         let new = control.state();
         self.control.send_if_modified(|current| std::mem::replace(current, new.clone()) != new);
+    }
+
+    /// Permission for an act of control. A session gets control by it if control is free.
+    fn claim(&self, id: SessionId) -> Result<(), Refused> {
+        let mut state = self.state.lock();
+        if state.control.claim(id)? {
+            self.publish(&state.control);
+        }
+        Ok(())
     }
 
     /// Changes control; releases what sessions hold that lose it.

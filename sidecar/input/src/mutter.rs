@@ -5,7 +5,8 @@
 //! ```
 //!
 //! The screen cast exists for positions: Mutter wants them relative to a stream. No consumer connects to it, so that no
-//! frames are copied for it. Positions are logical pixels of the monitor. Mutter ends both sessions with the connection.
+//! frames are copied for it. Positions are logical pixels of the monitor. Mutter ends both sessions with the connection. The
+//! clipboard uses the same session.
 
 use std::collections::HashMap;
 
@@ -19,12 +20,12 @@ use crate::InputOptions;
 use crate::action::Action;
 use crate::backend::BackendError;
 
-const REMOTE_DESKTOP: &str = "org.gnome.Mutter.RemoteDesktop";
-const REMOTE_DESKTOP_SESSION: &str = "org.gnome.Mutter.RemoteDesktop.Session";
+pub const REMOTE_DESKTOP: &str = "org.gnome.Mutter.RemoteDesktop";
+pub const REMOTE_DESKTOP_SESSION: &str = "org.gnome.Mutter.RemoteDesktop.Session";
 const SCREEN_CAST: &str = "org.gnome.Mutter.ScreenCast";
 const SCREEN_CAST_SESSION: &str = "org.gnome.Mutter.ScreenCast.Session";
 const SCREEN_CAST_STREAM: &str = "org.gnome.Mutter.ScreenCast.Stream";
-const PEER: &str = "GNOME Shell";
+pub const PEER: &str = "GNOME Shell";
 /// `KEY_LEFTSHIFT` of `<linux/input-event-codes.h>`.
 const KEY_LEFT_SHIFT: u32 = 42;
 /// Flags of `NotifyPointerAxis`: the source is a finger.
@@ -45,12 +46,12 @@ pub struct Mutter {
     size: (f64, f64),
 }
 
-fn failed(call: &'static str) -> impl Fn(zbus::Error) -> BackendError {
+pub fn failed(call: &'static str) -> impl Fn(zbus::Error) -> BackendError {
     move |error| BackendError::Call { call, reason: error.to_string() }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
-fn disconnected<E: ToString>(reason: E) -> BackendError {
+pub fn disconnected<E: ToString>(reason: E) -> BackendError {
     BackendError::Disconnected { peer: PEER, reason: reason.to_string() }
 }
 
@@ -103,6 +104,11 @@ impl Mutter {
             mutter.notify("NotifyKeyboardKeycode", &(KEY_LEFT_SHIFT, down)).await?;
         }
         Ok(mutter)
+    }
+
+    /// The remote desktop session: the connection that owns it, and its path.
+    pub const fn session(&self) -> (&Connection, &OwnedObjectPath) {
+        (&self.connection, &self.path)
     }
 
     /// Sends actions.

@@ -6,7 +6,8 @@ use crate::action::Action;
 fn input(policy: ControlPolicy) -> (Input, Arc<Queue>) {
     let queue = Arc::new(Queue::default());
     let (_, backend) = watch::channel(InputState::default());
-    (Input::new(policy, Arc::clone(&queue), backend), queue)
+    let (clipboard, _) = clipboard::ends(ClipboardPolicy::Both, policy);
+    (Input::new(policy, Arc::clone(&queue), backend, clipboard), queue)
 }
 
 fn code(name: &str) -> KeyCode {

@@ -8,7 +8,7 @@ mod globals;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use contract::input::{DETENT, Fraction, KeyboardLayout, PointerButton, Text};
@@ -25,9 +25,9 @@ use crate::backend::BackendError;
 use crate::modifiers::Modifiers;
 use crate::{InputOptions, keymap};
 
-const PEER: &str = "compositor";
+pub const PEER: &str = "compositor";
 /// Time limit for the globals.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+pub const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Extent of absolute positions; finer than the pixels of any output.
 const EXTENT: u32 = 1 << 16;
 /// Distance of one detent in `wl_pointer.axis`, as libinput defines it.
@@ -46,10 +46,12 @@ pub struct Wayland {
     /// Part of a detent that was not sent, horizontal and vertical, in 120ths.
     detents: [f64; 2],
     start: Instant,
+    /// Socket of the compositor.
+    path: PathBuf,
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
-fn disconnected<E: ToString>(reason: E) -> BackendError {
+pub fn disconnected<E: ToString>(reason: E) -> BackendError {
     BackendError::Disconnected { peer: PEER, reason: reason.to_string() }
 }
 
@@ -79,11 +81,8 @@ struct Listed {
 
 impl Listed {
     /// Connects to a socket and lists the globals.
-    async fn connect(path: PathBuf) -> Result<Self, BackendError> {
-        let stream = UnixStream::connect(&path).map_err(|source| BackendError::Connect { path, source })?;
-        stream.set_nonblocking(true).map_err(disconnected)?;
-        let socket = stream.try_clone().and_then(tokio::net::UnixStream::from_std).map_err(disconnected)?;
-        let connection = Connection::from_socket(stream).map_err(disconnected)?;
+    async fn connect(path: &Path) -> Result<Self, BackendError> {
+        let (connection, socket) = open(path)?;
         let mut queue = connection.new_event_queue();
         let handle = queue.handle();
         connection.display().get_registry(&handle, ());
@@ -108,12 +107,12 @@ impl Wayland {
 
     /// Looks for a compositor that has the protocols, and creates no devices.
     pub async fn probe(options: &InputOptions) -> Result<(), BackendError> {
-        first(options, async |path| Listed::connect(path).await?.globals.required().map(drop)).await
+        first(options, async |path| Listed::connect(&path).await?.globals.required().map(drop)).await
     }
 
     /// Connects to a socket and creates the devices.
     async fn connect_to(path: PathBuf) -> Result<Self, BackendError> {
-        let Listed { queue, connection, globals, socket } = Listed::connect(path).await?;
+        let Listed { queue, connection, globals, socket } = Listed::connect(&path).await?;
         let (keyboard, pointer) = globals.create_devices(&queue.handle())?;
         let mut wayland = Self {
             queue,
@@ -125,10 +124,16 @@ impl Wayland {
             modifiers: Modifiers::new(KeyboardLayout::US),
             detents: [0.0; 2],
             start: Instant::now(),
+            path,
         };
         wayland.set_layout(KeyboardLayout::US)?;
         wayland.flush()?;
         Ok(wayland)
+    }
+
+    /// Socket of the compositor.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Sends actions.
@@ -263,13 +268,22 @@ impl Wayland {
     }
 }
 
+/// Connects to a compositor. The second one is the connection's socket, for its readiness.
+pub fn open(path: &Path) -> Result<(Connection, tokio::net::UnixStream), BackendError> {
+    let stream = UnixStream::connect(path)
+        .map_err(|source| BackendError::Connect { path: path.to_owned(), source })?;
+    stream.set_nonblocking(true).map_err(disconnected)?;
+    let socket = stream.try_clone().and_then(tokio::net::UnixStream::from_std).map_err(disconnected)?;
+    Ok((Connection::from_socket(stream).map_err(disconnected)?, socket))
+}
+
 /// Dispatches events, after waiting for some if there are none. Cancel safe.
-async fn dispatch(
-    queue: &mut EventQueue<Globals>,
-    globals: &mut Globals,
+pub async fn dispatch<S: 'static>(
+    queue: &mut EventQueue<S>,
+    state: &mut S,
     socket: &tokio::net::UnixStream,
 ) -> Result<(), BackendError> {
-    if queue.dispatch_pending(globals).map_err(disconnected)? > 0 {
+    if queue.dispatch_pending(state).map_err(disconnected)? > 0 {
         return Ok(());
     }
     flush(queue.flush())?;
@@ -285,13 +299,13 @@ async fn dispatch(
             read?;
         }
     }
-    queue.dispatch_pending(globals).map_err(disconnected)?;
+    queue.dispatch_pending(state).map_err(disconnected)?;
     Ok(())
 }
 
 /// Result of a flush. If the compositor does not read, requests stay buffered, and the library ends the connection when
 /// its buffer is full.
-fn flush(result: Result<(), WaylandError>) -> Result<(), BackendError> {
+pub fn flush(result: Result<(), WaylandError>) -> Result<(), BackendError> {
     match result {
         Err(WaylandError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
         other => other.map_err(disconnected),

@@ -15,8 +15,13 @@ use pipewire::main_loop::MainLoopRc;
 use pipewire::properties::properties;
 use pipewire::sys;
 
-/// Factory name pattern, and the SPA library with the loop and logger plugins.
-const SUPPORT: (&CStr, &CStr) = (c"support.*", c"support/libspa-support");
+/// Patterns of factory names, each with the SPA library that has the factories.
+const LIBRARIES: [(&CStr, &CStr); 2] = [
+    // Loop and logger.
+    (c"support.*", c"support/libspa-support"),
+    // Conversion between the daemon's audio format and a stream's.
+    (c"audio.convert.*", c"audioconvert/libspa-audioconvert"),
+];
 /// Modules to load; true if the client cannot work without the module.
 const MODULES: [(&CStr, bool); 5] = [
     // The socket protocol.
@@ -48,11 +53,12 @@ pub fn context(main: &MainLoopRc) -> Result<ContextRc, ContextError> {
     // libpipewire reads no file if config.name is "null".
     let context = ContextRc::new(main, Some(properties! { "config.name" => "null" }))
         .map_err(|error| ContextError::Create(error.to_string()))?;
-    // SAFETY: pw_context_add_spa_lib requires a live context, used from its loop's thread: `context` is borrowed
-    // for the call and is not Send. It requires NUL-terminated strings: both are C literals, which it copies.
-    // An error leaves the context unchanged and is ignored: it means that the library is absent from the
-    // default plugin directory, which `pw_context_new` searches anyway.
-    unsafe { sys::pw_context_add_spa_lib(context.as_raw_ptr(), SUPPORT.0.as_ptr(), SUPPORT.1.as_ptr()) };
+    for (factories, library) in LIBRARIES {
+        // SAFETY: pw_context_add_spa_lib requires a live context, used from its loop's thread: `context` is borrowed
+        // for the call and is not Send. It requires NUL-terminated strings: both are C literals, which it copies.
+        // An error leaves the context unchanged and is ignored: streams then fail for want of the library.
+        unsafe { sys::pw_context_add_spa_lib(context.as_raw_ptr(), factories.as_ptr(), library.as_ptr()) };
+    }
     for (name, required) in MODULES {
         // SAFETY: pw_context_load_module requires a live context, used from its loop's thread: as above. It requires
         // a NUL-terminated name, which it copies: `name` is a C literal. Its arguments and properties may be null.

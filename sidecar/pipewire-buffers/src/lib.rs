@@ -12,4 +12,4 @@ mod truncation;
 
 pub use context::{ContextError, context};
 pub use stream_buffers::{BufferInfo, BufferListener, FilledBuffer, MemoryKind, StreamBuffers};
-pub use truncation::{survive_truncation, take_truncated};
+pub use truncation::{survive_truncation, truncated_pages};

@@ -10,14 +10,14 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use libc::{c_int, c_void, siginfo_t};
 
 /// Size of a page; 0 until the handler is installed.
 static PAGE: AtomicUsize = AtomicUsize::new(0);
-/// True once a page was replaced, until [`take_truncated`].
-static TRUNCATED: AtomicBool = AtomicBool::new(false);
+/// Number of pages that were replaced.
+static REPLACED: AtomicU64 = AtomicU64::new(0);
 
 /// Installs the handler of `SIGBUS` for this process. For programs only: a library does not own its process's signals.
 ///
@@ -30,9 +30,10 @@ pub fn survive_truncation() -> io::Result<()> {
     set_handler(handle as *const () as libc::sighandler_t, libc::SA_SIGINFO | libc::SA_ONSTACK)
 }
 
-/// True if the daemon truncated memory since the last call. Its stream then reads zeros and must be ended.
-pub fn take_truncated() -> bool {
-    TRUNCATED.swap(false, Ordering::Relaxed)
+/// Number of pages that were replaced since the start of the process. When it grows, the daemon truncated memory of any stream:
+/// the stream reads zeros and must be ended.
+pub fn truncated_pages() -> u64 {
+    REPLACED.load(Ordering::Relaxed)
 }
 
 fn set_handler(handler: libc::sighandler_t, flags: c_int) -> io::Result<()> {
@@ -60,7 +61,7 @@ extern "C" fn handle(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
         let _infallible = set_handler(libc::SIG_DFL, 0);
         return;
     }
-    TRUNCATED.store(true, Ordering::Relaxed);
+    REPLACED.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Maps a zeroed page at `start`.
@@ -105,15 +106,15 @@ mod tests {
         let at = |offset: usize| map.cast::<u8>().wrapping_add(offset);
         // SAFETY: the byte is in the mapping, which no other code uses.
         unsafe { at(LEN - 1).write_volatile(7) };
-        assert!(!take_truncated());
+        assert_eq!(truncated_pages(), 0);
         file.set_len(0).expect("truncated");
-        for offset in [0, LEN / 2, LEN - 1] {
+        for (offset, pages) in [(0, 1), (LEN / 2, 2), (LEN - 1, 3)] {
             // SAFETY: the byte is in the mapping; the handler replaces its missing page.
             assert_eq!(unsafe { at(offset).read_volatile() }, 0);
-            assert!(take_truncated(), "{offset}");
+            assert_eq!(truncated_pages(), pages, "{offset}");
             // SAFETY: as above.
             unsafe { at(offset).write_volatile(1) };
-            assert!(!take_truncated(), "the page exists now");
+            assert_eq!(truncated_pages(), pages, "the page exists now");
         }
         // SAFETY: the range is the mapping's, and nothing refers to it any more.
         assert_eq!(unsafe { libc::munmap(map, LEN) }, 0);

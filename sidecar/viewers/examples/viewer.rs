@@ -1,7 +1,8 @@
 //! A viewers' server with a test pattern, for viewing the page and for the page's tests.
 //! `cargo run -p viewers --example viewer`, then open http://127.0.0.1:8080/.
 //!
-//! The pictures are those of crate `numbered`: a grid of cells that encodes the frame number.
+//! The pictures are those of crate `numbered`: a grid of cells that encodes the frame number. The sound is a tone of 1 kHz in the
+//! first half of each second of `CLOCK_MONOTONIC`; the other half has no packets, as silence.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -21,7 +22,9 @@ use gstreamer_video::{UpstreamForceKeyUnitEvent, VideoFormat, VideoInfo};
 use parking_lot::Mutex;
 use protocol::PixelFormat;
 use protocol::stream::AccessUnit;
-use viewers::{Hub, HubOptions, Server, ServerOptions, StreamInfo, ViewerToken};
+use viewers::{
+    Hub, HubOptions, Server, ServerOptions, SoundHub, SoundPacket, SoundState, StreamInfo, ViewerToken,
+};
 
 /// Name of the stream.
 const NAME: &str = "test-pattern";
@@ -95,13 +98,48 @@ async fn main() -> anyhow::Result<()> {
         ..ServerOptions::default()
     };
     println!("http://{}/", listener.local_addr()?);
+    let (sound, tone) = tone()?;
     tokio::select! {
-        result = Server::new(hub.clone(), options).serve(listener) => result?,
+        result = Server::new(hub.clone(), options).with_sound(sound).serve(listener) => result?,
         _ = tokio::signal::ctrl_c() => {}
     }
     stop.store(true, Ordering::Relaxed);
+    tone.set_state(gst::State::Null)?;
     hub.close();
     producer.join().map_err(|_| anyhow::anyhow!("the producer panicked"))?
+}
+
+/// Publishes the tone while its pipeline plays.
+fn tone() -> anyhow::Result<(SoundHub, gst::Pipeline)> {
+    const PACKET_NS: u64 = 10_000_000;
+    const HALF_SECOND_NS: u64 = 500_000_000;
+    let hub = SoundHub::default();
+    hub.set_state(SoundState { running: true, error: String::new() });
+    let pipeline = gst::parse::launch(
+        "audiotestsrc is-live=true freq=1000 volume=0.3 samplesperbuffer=480 ! audio/x-raw,rate=48000,channels=2 ! \
+         opusenc frame-size=10 audio-type=restricted-lowdelay ! appsink name=out sync=false",
+    )?
+    .downcast::<gst::Pipeline>()
+    .map_err(|_| anyhow::anyhow!("not a pipeline"))?;
+    let sink = pipeline.by_name("out").and_then(|sink| sink.downcast::<AppSink>().ok()).context("no sink")?;
+    let (publisher, mut seq, mut start_ns, mut silent) = (hub.clone(), 0, None, true);
+    let new_sample = move |sink: &AppSink| {
+        let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
+        let buffer = sample.buffer().ok_or(gst::FlowError::Error)?;
+        let data = buffer.map_readable().map_err(|_| gst::FlowError::Error)?;
+        let start_ns = *start_ns.get_or_insert_with(|| clock_ns() - PACKET_NS);
+        let capture_ns = start_ns + seq * PACKET_NS;
+        let discontinuity = std::mem::replace(&mut silent, capture_ns / HALF_SECOND_NS % 2 == 1) && !silent;
+        if !silent {
+            let data = Bytes::copy_from_slice(&data);
+            publisher.publish(&SoundPacket { seq, capture_ns, discontinuity, data });
+        }
+        seq += 1;
+        Ok(gst::FlowSuccess::Ok)
+    };
+    sink.set_callbacks(AppSinkCallbacks::builder().new_sample(new_sample).build());
+    pipeline.set_state(gst::State::Playing)?;
+    Ok((hub, pipeline))
 }
 
 /// Draws, encodes and publishes pictures until `stop`.

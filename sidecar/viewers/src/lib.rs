@@ -6,6 +6,7 @@
 //! | [`server`]   | HTTP and WebSocket: page, live streams, snapshot, status, metrics, probes |
 //! | [`mp4`]      | muxes access units into fragmented MP4                                    |
 //! | [`snapshot`] | decodes the newest picture to PNG                                         |
+//! | [`sound`]    | distributes the desktop's sound                                           |
 //!
 //! A change of the frame path, the size or the encoder is a *discontinuity*: viewers stay connected and continue at the
 //! next IDR.
@@ -14,7 +15,9 @@ pub mod hub;
 pub mod mp4;
 pub mod server;
 pub mod snapshot;
+pub mod sound;
 
 pub use hub::{Hub, HubOptions, Protocol, StreamInfo};
 pub use server::auth::token::ViewerToken;
 pub use server::{Server, ServerOptions};
+pub use sound::{SoundHub, SoundPacket, SoundState};

@@ -3,7 +3,7 @@
 //! | path                     | listener       | response                                           | token required |
 //! |--------------------------|----------------|----------------------------------------------------|----------------|
 //! | `/`                      | viewers        | the page, with its scripts and style sheet         | yes            |
-//! | `/ws`                    | viewers        | WebSocket with access units and messages, see [`wire`] | yes        |
+//! | `/ws`                    | viewers        | WebSocket with access units, sound and messages, see [`wire`] | yes |
 //! | `/stream.h264`           | viewers        | live Annex B from the last IDR                     | yes            |
 //! | `/stream.mp4`            | viewers        | live fragmented MP4                                | yes            |
 //! | `/snapshot.png`          | viewers        | the newest picture                                 | yes            |
@@ -29,7 +29,9 @@ mod page;
 mod session;
 mod status;
 mod streams;
+mod viewer_clipboard;
 mod viewer_input;
+mod viewer_sound;
 pub mod wire;
 
 use std::fmt;
@@ -50,6 +52,7 @@ use self::auth::{AuthError, Authenticator};
 use self::listen::Endpoint;
 use crate::hub::{Hub, Rejection};
 use crate::snapshot::Snapshots;
+use crate::sound::SoundHub;
 
 /// Settings of a server.
 #[derive(Debug, Clone)]
@@ -134,6 +137,7 @@ pub struct Server {
     registry: Registry,
     admin: Option<TcpListener>,
     input: Option<Input>,
+    sound: Option<SoundHub>,
 }
 
 /// State of all handlers.
@@ -150,6 +154,7 @@ struct Shared {
     registry: Registry,
     snapshots: Snapshots,
     input: Option<Input>,
+    sound: Option<SoundHub>,
 }
 
 impl Shared {
@@ -173,6 +178,7 @@ impl Server {
             registry: Registry::default(),
             admin: None,
             input: None,
+            sound: None,
         }
     }
 
@@ -208,6 +214,12 @@ impl Server {
         self
     }
 
+    /// Sends the sound of `sound` to viewers that ask for it.
+    pub fn with_sound(mut self, sound: SoundHub) -> Self {
+        self.sound = Some(sound);
+        self
+    }
+
     /// Serves probes, status and metrics on `listener`. Without it there are no probes and no metrics.
     pub fn with_admin(mut self, listener: TcpListener) -> Self {
         self.admin = Some(listener);
@@ -220,7 +232,7 @@ impl Server {
     /// # Errors
     /// [`ServerError`] if a setting is invalid or the listener has no address.
     pub async fn serve(self, listener: TcpListener) -> Result<(), ServerError> {
-        let Self { hub, options, hooks, mut registry, admin, input } = self;
+        let Self { hub, options, hooks, mut registry, admin, input, sound } = self;
         let ServerOptions {
             stream,
             viewer_token,
@@ -237,6 +249,9 @@ impl Server {
             addresses.push(admin.local_addr()?);
         }
         hub.register(&mut registry);
+        if let Some(sound) = &sound {
+            sound.register(&mut registry);
+        }
         let shared = Shared {
             authenticator: Authenticator::new(
                 stream,
@@ -254,6 +269,7 @@ impl Server {
             registry,
             snapshots: Snapshots::new(hub.clone()),
             input,
+            sound,
             hub,
         };
         let shared = Arc::new(shared);

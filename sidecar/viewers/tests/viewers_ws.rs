@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use contract::FramePath;
 use futures_util::SinkExt;
-use support::{Served, TOKEN, fake, until, with_token, within};
+use support::{Served, TOKEN, Viewer, fake, until, with_token, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use viewers::server::ServerOptions;
-use viewers::server::wire::{FLAG_BACKLOG, FLAG_DISCONTINUITY, FLAG_IDR};
-use viewers::{Hub, HubOptions, Server, StreamInfo};
+use viewers::server::wire::{FLAG_BACKLOG, FLAG_DISCONTINUITY, FLAG_IDR, HEADER_BYTES, KIND_SOUND, VERSION};
+use viewers::{Hub, HubOptions, Server, SoundHub, SoundPacket, SoundState, StreamInfo};
 
 /// Waits until the hub has `count` viewers.
 async fn viewers(served: &Served, count: usize) {
@@ -115,6 +115,113 @@ async fn viewer_that_does_not_read_loses_units_up_to_the_next_idr_and_others_los
     assert_eq!(quick.unit().await.flags, FLAG_IDR, "the quick viewer lost no unit");
 }
 
+fn sound(seq: u64) -> SoundPacket {
+    SoundPacket { seq, capture_ns: 7, discontinuity: seq == 0, data: vec![seq as u8; 100].into() }
+}
+
+/// True for a packet of sound. The third byte of a chunk of a clipboard is its format.
+fn is_sound(message: &[u8]) -> bool {
+    matches!(message, [VERSION, _, KIND_SOUND, ..])
+}
+
+/// The next packet of sound; skips other messages.
+async fn next_sound(viewer: &mut Viewer) -> (u8, u64) {
+    loop {
+        if let Message::Binary(bytes) = viewer.message().await.expect("the connection is open")
+            && is_sound(&bytes)
+        {
+            assert_eq!(bytes.len(), HEADER_BYTES + 100);
+            return (bytes[1], u64::from_le_bytes(bytes[4..12].try_into().expect("8 bytes")));
+        }
+    }
+}
+
+#[tokio::test]
+async fn sound_reaches_viewers_that_ask_for_it_until_they_end_it() {
+    let hub = SoundHub::default();
+    let with_sound = hub.clone();
+    let served =
+        Served::with(HubOptions::default(), ServerOptions::default(), |server| server.with_sound(with_sound))
+            .await;
+    let (mut listens, mut other) = (served.viewer().await, served.viewer().await);
+    assert_eq!(
+        listens.text("sound").await,
+        serde_json::json!({"type": "sound", "running": false, "reason": ""})
+    );
+    other.text("sound").await;
+    let mut wanted = hub.wanted();
+    assert!(!*wanted.borrow(), "viewers are muted at first");
+    listens.socket.send(Message::text(r#"{"type":"sound","on":true}"#)).await.expect("sent");
+    within("a wish for sound", wanted.wait_for(|wanted| *wanted)).await.expect("open");
+    hub.set_state(SoundState { running: true, error: String::new() });
+    assert_eq!(listens.text("sound").await["running"], true);
+    hub.publish(&sound(0));
+    hub.publish(&sound(1));
+    assert_eq!(next_sound(&mut listens).await, (FLAG_DISCONTINUITY, 0));
+    assert_eq!(next_sound(&mut listens).await, (0, 1));
+    listens.socket.send(Message::text(r#"{"type":"sound","on":false}"#)).await.expect("sent");
+    within("the end of the wish", wanted.wait_for(|wanted| !*wanted)).await.expect("open");
+    // The other viewer received no packet: its next binary message is a picture.
+    other.text("sound").await;
+    served.hub.publish(fake(1, true, 50));
+    assert_eq!(other.unit().await.seq, 1);
+}
+
+#[tokio::test]
+async fn sound_ends_with_the_connection() {
+    let hub = SoundHub::default();
+    let with_sound = hub.clone();
+    let served =
+        Served::with(HubOptions::default(), ServerOptions::default(), |server| server.with_sound(with_sound))
+            .await;
+    let mut viewer = served.viewer().await;
+    viewer.socket.send(Message::text(r#"{"type":"sound","on":true}"#)).await.expect("sent");
+    let mut wanted = hub.wanted();
+    within("a wish for sound", wanted.wait_for(|wanted| *wanted)).await.expect("open");
+    drop(viewer);
+    within("its end", wanted.wait_for(|wanted| !*wanted)).await.expect("open");
+}
+
+#[tokio::test]
+async fn viewer_that_does_not_read_loses_sound_and_its_pictures_continue() {
+    let hub = SoundHub::default();
+    let with_sound = hub.clone();
+    let options = HubOptions {
+        queue_units: 1000,
+        queue_bytes: 64 << 20,
+        queue_age: Duration::MAX,
+        ..HubOptions::default()
+    };
+    let served =
+        Served::with(options, ServerOptions::default(), |server| server.with_sound(with_sound)).await;
+    let mut viewer = served.viewer().await;
+    viewer.socket.send(Message::text(r#"{"type":"sound","on":true}"#)).await.expect("sent");
+    let mut wanted = hub.wanted();
+    within("a wish for sound", wanted.wait_for(|wanted| *wanted)).await.expect("open");
+    // 40 MB exceed the buffers of both sockets.
+    for seq in 0..200 {
+        served.hub.publish(fake(seq, seq == 0, 200_000));
+    }
+    for seq in 0..1000 {
+        hub.publish(&sound(seq));
+    }
+    let (mut units, mut packets) = (0, Vec::new());
+    while units < 200 || packets.last() != Some(&999) {
+        match viewer.message().await {
+            Some(Message::Binary(bytes)) if is_sound(&bytes) => {
+                packets.push(u64::from_le_bytes(bytes[4..12].try_into().expect("8 bytes")));
+            }
+            Some(Message::Binary(bytes)) => {
+                assert_eq!(u64::from_le_bytes(bytes[4..12].try_into().expect("8 bytes")), units);
+                units += 1;
+            }
+            Some(_) => {}
+            None => panic!("the connection ended"),
+        }
+    }
+    assert!(packets.len() < 1000 && packets.is_sorted(), "{} packets", packets.len());
+}
+
 #[tokio::test]
 async fn viewers_over_the_maximum_are_rejected_until_one_disconnects() {
     let served = Served::start(ServerOptions { max_viewers: 2, ..ServerOptions::default() }).await;
@@ -163,12 +270,18 @@ async fn viewer_that_does_not_answer_pings_is_disconnected() {
 async fn protocol_violation_closes_the_connection() {
     let served = Served::start(ServerOptions::default()).await;
     let long = format!(r#"{{"type":"keyframe","x":"{}"}}"#, "x".repeat(10_000));
-    let cases: [(&str, Vec<Message>, Option<CloseCode>); 5] = [
+    let cases: [(&str, Vec<Message>, Option<CloseCode>); 7] = [
         ("unknown", vec![Message::text(r#"{"type":"input"}"#)], Some(CloseCode::Unsupported)),
         ("not JSON", vec![Message::text("hello")], Some(CloseCode::Unsupported)),
         ("binary", vec![Message::binary(vec![1, 2, 3])], Some(CloseCode::Unsupported)),
         ("flood", vec![Message::text(r#"{"type":"keyframe"}"#); 500], Some(CloseCode::Policy)),
-        ("too long", vec![Message::text(long)], None),
+        ("too long", vec![Message::text(long)], Some(CloseCode::Size)),
+        ("longer than any message", vec![Message::binary(vec![b'C'; 100_000])], None),
+        (
+            "chunk of no content",
+            vec![Message::binary(b"C\x01\x01\x00\x07\x00\x00\x00text".to_vec())],
+            Some(CloseCode::Policy),
+        ),
     ];
     for (what, messages, code) in cases {
         let mut viewer = served.viewer().await;
@@ -188,6 +301,22 @@ async fn protocol_violation_closes_the_connection() {
         assert!(end == code || (what == "flood" && end.is_none()), "{what}: {end:?}");
         viewers(&served, 0).await;
     }
+}
+
+#[tokio::test]
+async fn clipboard_of_a_viewer_without_the_right_is_refused_and_the_connection_stays() {
+    let served = Served::start(ServerOptions::default()).await;
+    let mut viewer = served.viewer().await;
+    let announced = r#"{"type":"selection","id":7,"parts":[{"format":"text/plain","bytes":4}]}"#;
+    viewer.socket.send(Message::text(announced)).await.expect("sent");
+    // The page sends the content before it knows the answer.
+    let chunk = [&b"C\x01\x01\x00\x07\x00\x00\x00"[..], b"text"].concat();
+    viewer.socket.send(Message::binary(chunk)).await.expect("sent");
+    let stored = viewer.text("stored").await;
+    assert_eq!(stored["id"], 7);
+    assert!(stored["error"].as_str().is_some_and(|error| error.contains("may not")), "{stored}");
+    served.hub.publish(fake(1, true, 50));
+    assert_eq!(viewer.unit().await.seq, 1);
 }
 
 #[tokio::test]

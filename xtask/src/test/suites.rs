@@ -195,7 +195,7 @@ fn page_in_chromium() -> Result<()> {
     e2e::browser::install()?;
     let mut node = Command::new("node");
     node.current_dir(lab::repository().join("tests/browser"))
-        .args(["--test", "page.test.mjs"])
+        .args(["--test", "page.test.mjs", "clipboard.test.mjs"])
         .env("VIEWER_EXAMPLE", workspace::target()?.join("release/examples/viewer"))
         .stdin(Stdio::null());
     succeed(node)

@@ -14,8 +14,8 @@ fn sidecar_args_follow_the_spec() {
     assert_eq!(
         args,
         "run --name=team/desk --listen=0.0.0.0:8080 --admin-listen=0.0.0.0:15939 --max-viewers=16 \
-         --control=exclusive --source=wayland --max-fps=30 --bitrate-kbps=2000 --keyframe-ms=2000 \
-         --runtime-dir=/run/desktop --require=zero-copy \
+         --control=exclusive --audio-output=true --clipboard=both --source=wayland --max-fps=30 --bitrate-kbps=2000 \
+         --keyframe-ms=2000 --runtime-dir=/run/desktop --require=zero-copy \
          --upstream-file=/run/desktopstream/host-agent/endpoint --token-file=/run/desktopstream/host-agent/token \
          --tls-key-file=/run/desktopstream/host-agent/tls.key \
          --allowed-origins=https://a,https://b --viewer-token-file=/run/desktopstream/viewer/token \
@@ -41,16 +41,24 @@ fn shape_differs_in_the_parts_that_need_a_new_pod() {
     let after = |spec| workload(&validated(&json!({"spec": spec})), Some(44)).shape;
     assert!(changed(&before, &after(json!({}))).is_empty(), "another node");
     let mut of_an_earlier_version = before.clone();
-    of_an_earlier_version.remove("viewers.control");
+    for part in ["viewers.control", "viewers.clipboard", "audio"] {
+        of_an_earlier_version.remove(part).expect("recorded");
+    }
     assert!(changed(&of_an_earlier_version, &before).is_empty(), "an upgrade replaces no pod");
     let shared = after(json!({"viewers": {"control": "Shared"}}));
     assert_eq!(changed(&of_an_earlier_version, &shared), ["viewers.control"]);
+    let one_way = after(json!({"viewers": {"clipboard": "ToDesktop"}}));
+    assert_eq!(changed(&of_an_earlier_version, &one_way), ["viewers.clipboard"]);
+    let mute = after(json!({"audio": {"output": false}}));
+    assert_eq!(changed(&of_an_earlier_version, &mute), ["audio"]);
     for (spec, part) in [
         (json!({"desktop": {"image": "b"}}), "desktop"),
         (json!({"gpu": {"count": 2}}), "gpu"),
         (json!({"encode": {"bitrateKbps": 100}}), "encode"),
         (json!({"viewers": {"max": 2}}), "viewers.max"),
         (json!({"viewers": {"control": "None"}}), "viewers.control"),
+        (json!({"viewers": {"clipboard": "Off"}}), "viewers.clipboard"),
+        (json!({"audio": {"output": false}}), "audio"),
     ] {
         assert_eq!(changed(&before, &after(spec)), [part]);
     }

@@ -3,6 +3,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::thread::{self, JoinHandle};
 
+use contract::clipboard::ClipboardPolicy;
 use contract::input::ControlPolicy;
 
 use super::*;
@@ -72,6 +73,7 @@ async fn probed(folder: &Path) -> Result<BackendKind, String> {
         runtime_dir: folder.to_owned(),
         wayland_display: Some("wayland-0".to_owned()),
         control: ControlPolicy::default(),
+        clipboard: ClipboardPolicy::Off,
     };
     probe(&options).await.map_err(|error| error.to_string())
 }

@@ -1,5 +1,6 @@
 //! Injection of viewers' input.
 
+use contract::clipboard::ClipboardPolicy;
 use contract::doctor::{Check, checks};
 use contract::input::ControlPolicy;
 use input::{InputOptions, InputState};
@@ -16,6 +17,7 @@ pub async fn protocol(desktop: &Desktop) -> Check {
         runtime_dir: desktop.runtime_dir.clone(),
         wayland_display: desktop.wayland_display.clone(),
         control: ControlPolicy::default(),
+        clipboard: ClipboardPolicy::Off,
     };
     match input::probe(&options).await {
         InputState { backend: Some(kind), .. } => Check::ok(checks::INPUT, kind.name()),

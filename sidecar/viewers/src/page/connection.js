@@ -2,14 +2,16 @@
 
 import { quantile, stats } from "./stats.js";
 
-/** Version and size of the header of binary messages. */
-const VERSION = 1, HEADER = 28;
+/** Version, size of the header, and kinds of binary messages. */
+const VERSION = 1, HEADER = 28, KIND_UNIT = 0, KIND_SOUND = 1;
+/** First byte of binary messages with a part of the clipboard. */
+const CLIPBOARD = 67;
 const BACKOFF_MS = 250, BACKOFF_MAX_MS = 8000;
 const SILENCE_MS = 12000;       // the server answers every 2 s; after this silence the connection is dead
 
 /** Reconnects with back-off until closed. */
 export class Connection {
-  /** Callbacks: `unit(unit)`, `info()`, `input(info)`, `lost()`, `waiting(kind, title, text)`, `fatal(kind, title, text, action)`. */
+  /** Callbacks: `unit(unit)`, `info()`, `input(info)`, `sound(info)`, `packet(packet)`, `clipboard(message)`, `chunk(view)`, `lost()`, `waiting(kind, title, text)`, `fatal(kind, title, text, action)`. */
   constructor(callbacks) {
     this.callbacks = callbacks;
     this.failures = 0;
@@ -32,7 +34,7 @@ export class Connection {
     socket.onmessage = ({ data }) => {
       if (socket !== this.socket) return;
       this.heard = performance.now();
-      if (typeof data === "string") this.text(JSON.parse(data)); else this.unit(data);
+      if (typeof data === "string") this.text(JSON.parse(data)); else this.binary(data);
     };
     socket.onclose = ({ code, reason }) => { if (socket === this.socket) this.lost(code, reason); };
   }
@@ -68,8 +70,12 @@ export class Connection {
   }
 
   send(message) {
-    if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(message));
+    if (this.socket?.readyState !== WebSocket.OPEN) return;
+    this.socket.send(message instanceof Uint8Array ? message : JSON.stringify(message));
   }
+
+  /** Bytes that wait to be sent. */
+  get buffered() { return this.socket?.bufferedAmount ?? 0; }
 
   requestTime() { this.send({ type: "time", t0: performance.now() }); }
 
@@ -90,22 +96,32 @@ export class Connection {
       this.callbacks.info();
     } else if (message.type === "input") {
       this.callbacks.input(message);
+    } else if (message.type === "sound") {
+      this.callbacks.sound(message);
+    } else if (message.type === "clipboard" || message.type === "selection" || message.type === "stored") {
+      this.callbacks.clipboard(message);
     }
   }
 
-  unit(buffer) {
+  /** A binary message: a part of the clipboard, an access unit or a packet of sound. */
+  binary(buffer) {
     const view = new DataView(buffer);
+    if (buffer.byteLength && view.getUint8(0) === CLIPBOARD) { this.callbacks.chunk(view); return; }
     if (buffer.byteLength <= HEADER || view.getUint8(0) !== VERSION) return;
-    this.failures = 0;
-    stats.units++;
-    stats.bytes.add(buffer.byteLength);
-    this.callbacks.unit({
+    const kind = view.getUint8(2);
+    const message = {
       flags: view.getUint8(1),
       seq: Number(view.getBigUint64(4, true)),
       captureMs: Number(view.getBigUint64(12, true)) / 1e6,
       sentMs: Number(view.getBigUint64(20, true)) / 1e6,
       data: new Uint8Array(buffer, HEADER),
-    });
+    };
+    stats.bytes.add(buffer.byteLength);
+    if (kind === KIND_SOUND) this.callbacks.packet(message);
+    if (kind !== KIND_UNIT) return;
+    this.failures = 0;
+    stats.units++;
+    this.callbacks.unit(message);
   }
 
   /** Renews the session: the server extends the cookie of a request that it answers. */

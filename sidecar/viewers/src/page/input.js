@@ -14,6 +14,10 @@ const GUESSES = [
   ["us", { KeyQ: "q", Semicolon: ";" }],
 ];
 
+const MAC = /Mac|iPhone|iPad/.test(navigator.userAgent);
+/** Time in which a browser fires the paste event of a key. */
+const PASTE_MS = 300;
+
 /** Captures input while the viewer controls the desktop. */
 export class InputCapture {
   /** `surface`: the canvas; `keys`: a text field that has the focus while keys are captured; `send(message)`. */
@@ -27,6 +31,9 @@ export class InputCapture {
     this.scheduled = false;
     this.pressed = new Set();
     this.touches = new Map();
+    this.clipboard = null;      // set by the page if there is one
+    this.holding = false;       // true while events wait for the clipboard
+    this.onpaste = null;
     const on = (target, type, handler, options) => target.addEventListener(type, handler.bind(this), options);
     on(surface, "pointerdown", this.pointerDown);
     on(surface, "pointermove", this.pointerMove);
@@ -38,6 +45,7 @@ export class InputCapture {
     on(keys, "keyup", this.keyUp);
     on(keys, "compositionend", this.composed);
     on(keys, "input", this.typed);
+    on(keys, "paste", this.pasted);
     on(keys, "blur", this.release);
     on(window, "blur", this.release);
     on(document, "visibilitychange", () => { if (document.hidden) this.release(); });
@@ -46,7 +54,7 @@ export class InputCapture {
   /** Starts or stops to capture. */
   enable(enabled) {
     if (this.enabled === enabled) return;
-    if (!enabled) { this.release(); this.unlock(); }
+    if (!enabled) { this.holding = false; this.release(); this.unlock(); }
     this.enabled = enabled;
     this.surface.classList.toggle("control", enabled);
     if (enabled) this.focus();
@@ -95,6 +103,7 @@ export class InputCapture {
   }
 
   flush() {
+    if (this.holding) return;
     if (this.position) { this.events.push(this.position); this.position = null; }
     while (this.events.length) {
       const events = this.events.splice(0, MAX_EVENTS);
@@ -178,10 +187,56 @@ export class InputCapture {
   keyDown(event) {
     // Keys of an input method have no code, or are part of a composition: their text arrives as an input event.
     if (!this.enabled || event.isComposing || event.keyCode === 229 || !event.code) return;
+    if (event.ctrlKey && event.altKey && event.shiftKey && isV(event) && this.clipboard && !$("clip").disabled) {
+      event.preventDefault();
+      this.clipboard.toggle();
+      return;
+    }
+    if (isPaste(event) && this.clipboard?.toDesktop && !this.holding) {
+      if (!event.repeat) this.pasteKey(event);
+      return;
+    }
     event.preventDefault();
     if (event.repeat) return;
     this.pressed.add(event.code);
     this.push({ t: "key", code: event.code, down: true });
+  }
+
+  /** Sends the viewer's clipboard before the key that pastes it. Events wait meanwhile; without the content, the key is lost. */
+  async pasteKey(event) {
+    const { code } = event;
+    // Browsers fire a paste event for the keys of their system, without asking for permission.
+    const isNative = !MAC || event.metaKey;
+    if (!isNative) event.preventDefault();
+    this.holding = true;
+    const keys = MAC && event.metaKey ? this.controlV() : [{ t: "key", code, down: true }];
+    this.pressed.add(code);
+    this.events.push(...keys);
+    const fired = isNative ? new Promise((resolve) => { this.onpaste = resolve; setTimeout(() => resolve(true), PASTE_MS); }) : this.clipboard.pasted(null);
+    const sent = await fired;
+    this.onpaste = null;
+    if (!sent) this.events = this.events.filter((event) => !keys.includes(event));
+    this.holding = false;
+    this.flush();
+  }
+
+  /** The desktop's keys for a paste: on a Mac, Command is held. */
+  controlV() {
+    const key = (code, down) => ({ t: "key", code, down });
+    const held = [...this.pressed].filter((code) => code.startsWith("Meta"));
+    for (const code of held) this.pressed.delete(code);
+    return [...held.map((code) => key(code, false)), key("ControlLeft", true), key("KeyV", true), key("KeyV", false), key("ControlLeft", false)];
+  }
+
+  /** A paste of a key, or by the browser's menu: then the desktop gets the key, too. */
+  async pasted(event) {
+    event.preventDefault();
+    if (!this.enabled || !this.clipboard?.toDesktop) return;
+    const { onpaste } = this;
+    this.onpaste = null;
+    const sent = this.clipboard.pasted(event.clipboardData);
+    if (onpaste) onpaste(sent);
+    else if (await sent) for (const key of this.controlV()) this.push(key);
   }
 
   keyUp(event) {
@@ -217,6 +272,18 @@ export class InputCapture {
     const characters = [...(text ?? "")];
     while (characters.length) this.push({ t: "text", text: characters.splice(0, MAX_TEXT).join("") });
   }
+}
+
+const $ = (id) => document.getElementById(id);
+
+/** True for the key V, also of layouts without Latin letters. */
+const isV = ({ key, code }) => key.toLowerCase() === "v" || (code === "KeyV" && !/^[a-z]$/i.test(key));
+
+/** True for the keys that paste in the viewer's system or in the desktop. */
+function isPaste(event) {
+  const { code, ctrlKey, metaKey, shiftKey, altKey } = event;
+  if (code === "Insert") return shiftKey && !ctrlKey && !altKey && !metaKey;
+  return isV(event) && !altKey && (ctrlKey || (MAC && metaKey));
 }
 
 /** True for a wheel with detents, in browsers that report pixels for both. */

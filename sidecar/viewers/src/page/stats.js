@@ -32,15 +32,15 @@ class Clock {
 export const stats = {
   frames: 0, lastSeq: -1, units: 0, dropped: 0, errors: 0, connects: 0, decoded: 0,
   fps: new Window(2000), bytes: new Window(2000), latency: new Window(4000), decode: new Window(4000),
-  clock: new Clock(), info: null, control: null, input: 0, connected: false, width: 0, height: 0,
+  clock: new Clock(), info: null, control: null, sound: null, clipboard: null, input: 0, connected: false, width: 0, height: 0,
 };
 
 /** The statistics as plain values. */
 export function snapshot() {
-  const { control, input, frames, lastSeq, units, dropped, errors, connects, decoded, connected, width, height, info, fps, bytes, latency, decode, clock } = stats;
+  const { control, sound, clipboard, input, frames, lastSeq, units, dropped, errors, connects, decoded, connected, width, height, info, fps, bytes, latency, decode, clock } = stats;
   const range = (window) => { const v = window.values(); return { p50: quantile(v, 0.5), p95: quantile(v, 0.95), max: quantile(v, 1) }; };
   return {
-    frames, lastSeq, units, dropped, errors, connects, decoded, connected, width, height, info, control, input,
+    frames, lastSeq, units, dropped, errors, connects, decoded, connected, width, height, info, control, sound, clipboard, input,
     fps: fps.perSecond(), bitrate_kbps: bytes.perSecond() * 8 / 1000, latency_ms: range(latency), decode_ms: range(decode), rtt_ms: clock.best?.rtt ?? null,
   };
 }

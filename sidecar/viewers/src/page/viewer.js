@@ -1,9 +1,11 @@
 // The viewer page: controls, messages and statistics. player.js decodes and draws, connection.js talks to the server.
 
+import { Clipboard } from "./clipboard.js";
 import { Connection } from "./connection.js";
 import { Control } from "./control.js";
 import { InputCapture } from "./input.js";
 import { Player } from "./player.js";
+import { Sound } from "./sound.js";
 import { snapshot, stats } from "./stats.js";
 import { createSession, takeToken } from "./token.js";
 
@@ -132,6 +134,7 @@ function paint() {
   $("v-dropped").textContent = s.errors ? `${s.dropped} · ${s.errors} decoder errors` : s.dropped;
   $("v-viewers").textContent = s.info?.viewers ?? "–";
   $("v-rtt").textContent = ms(s.rtt_ms);
+  $("v-sound").textContent = s.sound?.playing ? `${ms(s.sound.delay_ms)}` : "–";
   spark.draw();
 }
 
@@ -157,6 +160,7 @@ function toggleFull() {
 // Interface for tests and the browser's console.
 const hook = {
   onframe: window.desktopstream?.onframe ?? null,   // called after each drawn frame
+  onsound: window.desktopstream?.onsound ?? null,   // called after each decoded chunk of sound
   get frames() { return stats.frames; },
   get lastSeq() { return stats.lastSeq; },
   stats: () => ({ ...snapshot(), live }),
@@ -176,8 +180,12 @@ const player = new Player(canvas, {
 const connection = new Connection({
   unit: (unit) => player.push(unit),
   info: describe,
-  input: (info) => control.update(info),
-  lost: () => { player.reset(); control.reset(); live = false; },
+  input: (info) => { control.update(info); clipboard.paint(); },
+  sound: (info) => sound.update(info),
+  packet: (packet) => sound.push(packet),
+  clipboard: (message) => clipboard.message(message),
+  chunk: (view) => clipboard.chunk(view),
+  lost: () => { player.reset(); control.reset(); sound.reset(); clipboard.reset(); live = false; },
   waiting,
   fatal,
 });
@@ -185,6 +193,16 @@ const connection = new Connection({
 const send = (message) => connection.send(message);
 const capture = new InputCapture(canvas, $("keys"), send);
 const control = new Control(capture, send);
+const sound = new Sound(send, (chunk) => hook.onsound?.(chunk));
+const clipboard = new Clipboard({
+  send,
+  buffered: () => connection.buffered,
+  controls: () => control.controls,
+  failed: (reason) => { $("toast").hidden = false; $("toast-text").textContent = `The clipboard was not sent: ${reason}`; setTimeout(() => { if (live) $("toast").hidden = true; }, 4000); },
+});
+clipboard.closed = () => capture.focus();
+capture.clipboard = clipboard;
+Object.assign(hook, { clipboard, holding: () => capture.holding });
 
 /** Uses a token in the URL. A link to this page that is opened in its tab changes the fragment only. */
 async function login() {
@@ -200,9 +218,10 @@ function start() {
   $("full").onclick = toggleFull;
   $("stage").ondblclick = () => { if (!capture.enabled) toggleFull(); };
   addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target === $("keys")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target === $("keys") || event.target === $("clip-text")) return;
     if (event.key === "i") toggleInfo();
     if (event.key === "f") toggleFull();
+    if (event.key === "m") sound.toggle();
   });
   document.addEventListener("fullscreenchange", () => $("full").setAttribute("aria-pressed", String(!!document.fullscreenElement)));
   new ResizeObserver(layout).observe($("stage"));
@@ -226,6 +245,8 @@ function start() {
   document.addEventListener("visibilitychange", () => {
     clearTimeout(hiddenTimer);
     if (document.hidden) {
+      // A viewer that listens stays connected.
+      if (sound.on) return;
       hiddenTimer = setTimeout(() => { connection.close(); player.reset(); }, HIDDEN_MS);
     } else if (connection.socket) {
       player.needKey = true;

@@ -12,14 +12,18 @@ use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgr
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use contract::clipboard::Format;
 use encode::clock::clock_ns;
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use protocol::rate::{RateLimit, TokenBucket};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::auth::{Admission, Revocation};
+use super::viewer_clipboard::{self, Incoming, Outgoing};
 use super::viewer_input::{Changes, InputLimit, ViewerInput, Violation};
+use super::viewer_sound::ViewerSound;
+use super::wire::clipboard::{Chunk, HEADER_BYTES, MAX_CHUNK};
 use super::wire::{self, FromViewer, InputInfo, MAX_FROM_VIEWER, ToViewer};
 use super::{Shared, streams};
 use crate::hub::{Event, Protocol, Rejection, Subscription, ViewerHandle, ViewerReport};
@@ -28,6 +32,8 @@ use crate::hub::{Event, Protocol, Rejection, Subscription, ViewerHandle, ViewerR
 const MESSAGE_BURST: u32 = 20;
 /// Limit on messages from a viewer: 10 per second.
 const MESSAGE_LIMIT: RateLimit = RateLimit::new(10, MESSAGE_BURST);
+/// Maximum size of any message from a viewer: a chunk of a clipboard is the largest.
+const MAX_MESSAGE: usize = HEADER_BYTES + MAX_CHUNK;
 /// Minimum interval between keyframe requests of one viewer.
 const KEYFRAME_INTERVAL: Duration = Duration::from_secs(1);
 /// Time limit for sending the close frame.
@@ -52,8 +58,8 @@ pub(super) async fn upgrade(
         return (StatusCode::FORBIDDEN, FOREIGN_ORIGIN).into_response();
     }
     let Some(permit) = shared.viewer_permit() else { return streams::too_many_viewers(shared.max_viewers) };
-    ws.max_message_size(MAX_FROM_VIEWER)
-        .max_frame_size(MAX_FROM_VIEWER)
+    ws.max_message_size(MAX_MESSAGE)
+        .max_frame_size(MAX_MESSAGE)
         // Each unit is written to the socket at once.
         .write_buffer_size(0)
         .on_upgrade(async move |socket| {
@@ -69,9 +75,13 @@ async fn serve(shared: &Shared, socket: WebSocket, revocation: Revocation, input
     let viewer = subscription.handle();
     let (mut sink, source) = socket.split();
     let (replies, queued) = mpsc::channel(MESSAGE_BURST as usize);
+    let (listens, sound) = ViewerSound::new(shared.sound.clone());
+    let (accepts, accepted) = watch::channel(Vec::new());
+    let clipboard = input.as_ref().map(|input| input.clipboard(accepted));
+    let input = input.as_ref();
     let close = tokio::select! {
-        close = read(source, shared.pong_timeout, &viewer, &replies, input.as_ref()) => close,
-        close = send(&mut sink, subscription, queued, shared.pong_timeout, input.as_ref()) => close,
+        close = read(source, shared.pong_timeout, &viewer, &replies, input, &listens, &accepts) => close,
+        close = send(&mut sink, subscription, queued, shared.pong_timeout, input, sound, clipboard) => close,
         () = revocation.wait() => Some((close_code::POLICY, "The viewer token changed")),
     };
     if let Some((code, reason)) = close {
@@ -81,18 +91,20 @@ async fn serve(shared: &Shared, socket: WebSocket, revocation: Revocation, input
     }
 }
 
-fn text(message: &ToViewer) -> Message {
+pub(super) fn text(message: &ToViewer) -> Message {
     // Serialization of `ToViewer` cannot fail: it has no maps.
     Message::Text(serde_json::to_string(message).unwrap_or_default().into())
 }
 
-/// Sends descriptions, units, replies and pings. Returns the close frame, or `None` if the connection is lost.
+/// Sends descriptions, units, sound, replies and pings. Returns the close frame, or `None` if the connection is lost.
 async fn send(
     sink: &mut (impl Sink<Message> + Unpin),
     mut subscription: Subscription,
     mut replies: mpsc::Receiver<Message>,
     timeout: Duration,
     input: Option<&ViewerInput>,
+    mut sound: ViewerSound,
+    mut clipboard: Option<Outgoing<'_>>,
 ) -> Option<Close> {
     let mut input_changes = input.map(ViewerInput::changes);
     let mut ping = tokio::time::interval(timeout / 3);
@@ -108,15 +120,41 @@ async fn send(
             reply = replies.recv() => reply?,
             _ = ping.tick() => Message::Ping(Bytes::new()),
             Some(info) = next_change(&mut input_changes) => text(&ToViewer::Input(&info)),
-            event = subscription.next() => match event {
-                Some(Event::Unit(unit)) => Message::Binary(wire::encode_unit(&unit, clock_ns())),
-                Some(Event::Described(description)) => text(&ToViewer::Info(&description)),
+            message = sound.next() => message,
+            media = next_media(&mut subscription, clipboard.as_mut()) => match media {
+                Some(message) => message,
                 None => {
                     return Some((close_code::AWAY, "The stream ended, or this viewer was too slow"));
                 }
             },
         };
     }
+}
+
+/// The next message of the stream or the clipboard, in turns if there are both; `None` at the end of the stream. Cancel safe.
+async fn next_media(
+    subscription: &mut Subscription,
+    clipboard: Option<&mut Outgoing<'_>>,
+) -> Option<Message> {
+    let clipboard = async {
+        match clipboard {
+            Some(clipboard) => clipboard.next().await,
+            None => std::future::pending().await,
+        }
+    };
+    // In random order, so that neither waits for the end of the other.
+    let message = tokio::select! {
+        event = subscription.next() => match event? {
+            Event::Unit(unit) => Message::Binary(wire::encode_unit(&unit, clock_ns())),
+            Event::Described(description) => text(&ToViewer::Info(&description)),
+        },
+        message = clipboard => match message {
+            viewer_clipboard::Message::Info(info) => text(&ToViewer::Clipboard(&info)),
+            viewer_clipboard::Message::Announcement(announcement) => text(&ToViewer::Selection(&announcement)),
+            viewer_clipboard::Message::Chunk(chunk) => Message::Binary(chunk.encode()),
+        },
+    };
+    Some(message)
 }
 
 /// The next change of the viewer's access to the input; never without an input.
@@ -135,15 +173,45 @@ async fn read(
     viewer: &ViewerHandle,
     replies: &mpsc::Sender<Message>,
     input: Option<&ViewerInput>,
+    listens: &watch::Sender<bool>,
+    accepts: &watch::Sender<Vec<Format>>,
 ) -> Option<Close> {
     let mut limit = TokenBucket::new(MESSAGE_LIMIT);
     let mut input_limit = InputLimit::default();
+    let mut clipboard = Incoming::default();
+    // A full queue means that the viewer asks faster than it reads; the reply is dropped.
+    let reply = |message: &ToViewer| drop(replies.try_send(text(message)));
     let mut last_keyframe: Option<Instant> = None;
     loop {
-        let message = tokio::time::timeout(timeout, source.next()).await.ok()??.ok()?;
+        let message = tokio::select! {
+            message = tokio::time::timeout(timeout, source.next()) => message.ok()??.ok()?,
+            stored = clipboard.expired() => {
+                reply(&ToViewer::Stored(&stored));
+                continue;
+            }
+        };
         let parsed = match message {
+            Message::Text(text) if text.len() > MAX_FROM_VIEWER => {
+                return Some((close_code::SIZE, "The message is too long"));
+            }
             Message::Text(text) => serde_json::from_str(&text),
-            Message::Binary(_) => return Some((close_code::UNSUPPORTED, "Unexpected binary message")),
+            Message::Binary(message) => {
+                let Some(chunk) = Chunk::decode(&message) else {
+                    return Some((close_code::UNSUPPORTED, "Unexpected binary message"));
+                };
+                match clipboard.chunk(&chunk, clock_ns()) {
+                    Ok(None) => {}
+                    Ok(Some(received)) => {
+                        // The desktop may take its time, in which input goes on.
+                        let replies = replies.clone();
+                        tokio::spawn(async move {
+                            let _ = replies.try_send(text(&ToViewer::Stored(&received.store().await)));
+                        });
+                    }
+                    Err(violation) => return Some((close_code::POLICY, violation)),
+                }
+                continue;
+            }
             Message::Ping(_) | Message::Pong(_) if limit.try_take(clock_ns()) => continue,
             Message::Ping(_) | Message::Pong(_) => return Some(TOO_MANY),
             Message::Close(_) => return None,
@@ -174,10 +242,18 @@ async fn read(
                     viewer.request_keyframe();
                 }
             }
-            Ok(FromViewer::Time { t0 }) => {
-                // A full queue means that the viewer asks faster than it reads; the reply is dropped.
-                let _ = replies.try_send(self::text(&ToViewer::Time { t0, server_us: clock_ns() / 1000 }));
+            // Without sound, the wish has no effect.
+            Ok(FromViewer::Sound { on }) => drop(listens.send_replace(on)),
+            Ok(FromViewer::Selection(announced)) => {
+                let session = input.map(ViewerInput::session);
+                if let Some(stored) = clipboard.announce(announced, session, clock_ns()) {
+                    reply(&ToViewer::Stored(&stored));
+                }
             }
+            Ok(FromViewer::Accepts { formats }) => {
+                accepts.send_replace(formats);
+            }
+            Ok(FromViewer::Time { t0 }) => reply(&ToViewer::Time { t0, server_us: clock_ns() / 1000 }),
             Ok(FromViewer::Stats { fps, latency_ms, dropped }) => {
                 if fps.is_finite() && latency_ms.is_finite() {
                     viewer.report(ViewerReport { fps, latency_ms, dropped });

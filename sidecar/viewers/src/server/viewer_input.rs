@@ -1,10 +1,12 @@
 //! A viewer's access to the input of the desktop.
 
+use contract::clipboard::Format;
 use contract::input::{InputEvent, LAYOUTS, MAX_EVENTS};
 use input::{ControlState, Input, InputState, Refused, Role, Session};
 use protocol::rate::{RateLimit, TokenBucket};
 use tokio::sync::watch;
 
+use super::viewer_clipboard::Outgoing;
 use super::wire::{ControlAction, InputInfo};
 
 /// Limit on events of a viewer. A page sends at most one position per frame of its display, and a few keys.
@@ -44,6 +46,7 @@ pub enum Violation {
 /// One viewer's session of the input. Dropping it releases what the viewer holds.
 #[derive(Debug)]
 pub struct ViewerInput {
+    input: Input,
     session: Session,
     control: watch::Receiver<ControlState>,
     state: watch::Receiver<InputState>,
@@ -52,7 +55,22 @@ pub struct ViewerInput {
 impl ViewerInput {
     /// Opens a session.
     pub fn open(input: &Input, role: Role) -> Self {
-        Self { session: input.open(role), control: input.control(), state: input.state() }
+        Self {
+            input: input.clone(),
+            session: input.open(role),
+            control: input.control(),
+            state: input.state(),
+        }
+    }
+
+    /// Session of the viewer.
+    pub const fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// State and contents of the desktop's clipboard, in the formats that the viewer accepts.
+    pub fn clipboard(&self, accepts: watch::Receiver<Vec<Format>>) -> Outgoing<'_> {
+        Outgoing::new(&self.input, &self.session, accepts)
     }
 
     /// Injects events. Events of a viewer without control are ignored.

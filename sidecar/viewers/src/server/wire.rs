@@ -1,32 +1,42 @@
 //! Messages of the viewers' WebSocket. The other end is the page's `viewer.js`.
 //!
-//! Server to viewer, binary, little-endian: one access unit.
+//! Server to viewer, binary, little-endian: one access unit, or one packet of sound.
 //!
 //! | offset | size | field                                                                         |
 //! |--------|------|-------------------------------------------------------------------------------|
 //! | 0      | 1    | version, 1                                                                    |
-//! | 1      | 1    | flags: 1 IDR, 2 repeat, 4 discontinuity, 8 backlog                            |
-//! | 2      | 2    | zero                                                                          |
-//! | 4      | 8    | frame number                                                                  |
-//! | 12     | 8    | capture time, ns of the server's `CLOCK_MONOTONIC`                            |
+//! | 1      | 1    | flags: 1 IDR, 2 repeat, 4 discontinuity, 8 backlog; sound: 4                  |
+//! | 2      | 1    | kind: 0 access unit, 1 sound                                                  |
+//! | 3      | 1    | zero                                                                          |
+//! | 4      | 8    | frame number; sound: packet number                                            |
+//! | 12     | 8    | capture time, ns of the server's `CLOCK_MONOTONIC`; sound: of the first sample |
 //! | 20     | 8    | time of sending, ns of the same clock                                         |
-//! | 28     |      | access unit, Annex B                                                          |
+//! | 28     |      | access unit, Annex B; sound: Opus packet of 10 ms, 48 kHz, stereo             |
 //!
-//! Server to viewer, text: `{"type":"info",…}` and `{"type":"input",…}` at the start and after changes, `{"type":"time",…}`
-//! as a reply. Viewer to server, text: [`FromViewer`], at most [`MAX_FROM_VIEWER`] bytes. Any other message closes the
-//! connection.
+//! A viewer receives sound while it asks for it by `{"type":"sound","on":true}`. Silence has no packets.
+//!
+//! [`clipboard`] describes messages with the content of a clipboard; their first byte differs.
+//!
+//! Server to viewer, text: `{"type":"info",…}`, `{"type":"input",…}`, `{"type":"sound",…}` and `{"type":"clipboard",…}` at the
+//! start and after changes, `{"type":"time",…}` as a reply. Viewer to server, text: [`FromViewer`], at most [`MAX_FROM_VIEWER`]
+//! bytes. Any other message closes the connection.
+
+pub mod clipboard;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use contract::clipboard::Format;
 use contract::input::{ControlPolicy, InputEvent};
 use serde::{Deserialize, Serialize};
 
+use self::clipboard::{Announcement, ClipboardInfo, Stored};
 use crate::hub::{Description, Unit};
+use crate::sound::SoundPacket;
 
 /// Version of the binary message.
 pub const VERSION: u8 = 1;
 /// Size of the header in bytes.
 pub const HEADER_BYTES: usize = 28;
-/// Maximum size of a message from a viewer in bytes: [`contract::input::MAX_EVENTS`] events, or a text of the longest.
+/// Maximum size of a text message from a viewer in bytes: [`contract::input::MAX_EVENTS`] events, or a text of the longest.
 pub const MAX_FROM_VIEWER: usize = 8 << 10;
 
 /// The unit is an IDR.
@@ -38,6 +48,11 @@ pub const FLAG_DISCONTINUITY: u8 = 4;
 /// The unit is from the GOP cache, to be decoded without regard to its age.
 pub const FLAG_BACKLOG: u8 = 8;
 
+/// Kind of a binary message with an access unit.
+pub const KIND_UNIT: u8 = 0;
+/// Kind of a binary message with a packet of sound.
+pub const KIND_SOUND: u8 = 1;
+
 /// Encodes a unit as a binary message.
 pub fn encode_unit(unit: &Unit, sent_ns: u64) -> Bytes {
     let flags = [
@@ -47,12 +62,22 @@ pub fn encode_unit(unit: &Unit, sent_ns: u64) -> Bytes {
         (unit.backlog, FLAG_BACKLOG),
     ];
     let flags = flags.iter().filter(|(set, _)| *set).fold(0, |flags, (_, flag)| flags | flag);
-    let mut out = BytesMut::with_capacity(HEADER_BYTES + unit.au.data.len());
-    out.put_slice(&[VERSION, flags, 0, 0]);
-    out.put_u64_le(unit.au.seq);
-    out.put_u64_le(unit.au.capture_ns);
+    encode([flags, KIND_UNIT], unit.au.seq, unit.au.capture_ns, sent_ns, &unit.au.data)
+}
+
+/// Encodes a packet of sound as a binary message.
+pub fn encode_sound(packet: &SoundPacket, sent_ns: u64) -> Bytes {
+    let flags = if packet.discontinuity { FLAG_DISCONTINUITY } else { 0 };
+    encode([flags, KIND_SOUND], packet.seq, packet.capture_ns, sent_ns, &packet.data)
+}
+
+fn encode([flags, kind]: [u8; 2], seq: u64, capture_ns: u64, sent_ns: u64, data: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(HEADER_BYTES + data.len());
+    out.put_slice(&[VERSION, flags, kind, 0]);
+    out.put_u64_le(seq);
+    out.put_u64_le(capture_ns);
     out.put_u64_le(sent_ns);
-    out.put_slice(&unit.au.data);
+    out.put_slice(data);
     out.freeze()
 }
 
@@ -71,6 +96,19 @@ pub enum ToViewer<'a> {
     },
     /// The viewer's access to the input.
     Input(&'a InputInfo),
+    /// The desktop's sound.
+    Sound {
+        /// True while sound is captured.
+        running: bool,
+        /// Reason why it cannot be captured, with a remedy; empty if it can, or while no viewer listens.
+        reason: &'a str,
+    },
+    /// The viewer's access to the clipboard.
+    Clipboard(&'a ClipboardInfo),
+    /// Content of the desktop's clipboard.
+    Selection(&'a Announcement),
+    /// Result of [`FromViewer::Selection`].
+    Stored(&'a Stored),
 }
 
 /// A viewer's access to the input of the desktop.
@@ -131,6 +169,18 @@ pub enum FromViewer {
         #[serde(default)]
         to: Option<u64>,
     },
+    /// Request for the desktop's sound, or for its end.
+    Sound {
+        /// True if the viewer wants to receive sound.
+        on: bool,
+    },
+    /// Content of the viewer's clipboard.
+    Selection(Announcement),
+    /// Formats in which the viewer wants contents of the desktop's clipboard.
+    Accepts {
+        /// Formats; none to end it.
+        formats: Vec<Format>,
+    },
     /// The viewer's statistics.
     Stats {
         /// Frames drawn per second.
@@ -150,6 +200,7 @@ mod tests {
     use contract::FramePath;
     use protocol::stream::AccessUnit;
 
+    use super::clipboard::Chunk;
     use super::*;
     use crate::hub::StreamInfo;
 
@@ -170,6 +221,27 @@ mod tests {
             0x65,
         ];
         assert_eq!(&encode_unit(&unit, 255)[..], golden);
+    }
+
+    #[test]
+    fn sound_message_matches_its_golden_bytes() {
+        let data = Bytes::from_static(&[0xfc, 0xff]);
+        let packet = SoundPacket { seq: 3, capture_ns: 0x0102, discontinuity: true, data };
+        let golden =
+            [1, 4, 1, 0, 3, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0xfc, 0xff];
+        assert_eq!(&encode_sound(&packet, 9)[..], golden);
+    }
+
+    #[test]
+    fn picture_sound_and_clipboard_differ_in_their_headers() {
+        let data = Bytes::from_static(&[1; 9]);
+        let packet = SoundPacket { seq: 1, capture_ns: 2, discontinuity: false, data: data.clone() };
+        let (sound, chunk) = (encode_sound(&packet, 3), Chunk { id: 4, format: Format::Text, bytes: data });
+        // The page reads the first byte, and the kind only if it is the version.
+        assert_eq!((sound[0], sound[2]), (VERSION, KIND_SOUND));
+        let chunk = chunk.encode();
+        assert_eq!((chunk[0], chunk[2]), (clipboard::TAG, KIND_SOUND), "the format of a text");
+        assert_eq!(Chunk::decode(&sound), None);
     }
 
     #[test]
@@ -198,6 +270,16 @@ mod tests {
             parse(r#"{"type":"control","action":"give","to":3}"#),
             Some(FromViewer::Control { action: ControlAction::Give, to: Some(3) })
         );
+        assert_eq!(parse(r#"{"type":"sound","on":true}"#), Some(FromViewer::Sound { on: true }));
+        let selection = r#"{"type":"selection","id":7,"parts":[{"format":"text/html","bytes":3}]}"#;
+        assert!(
+            matches!(parse(selection), Some(FromViewer::Selection(it)) if it.id == 7 && it.parts.len() == 1)
+        );
+        let accepts = r#"{"type":"accepts","formats":["text/plain","image/png"]}"#;
+        let formats = vec![Format::Text, Format::Png];
+        assert_eq!(parse(accepts), Some(FromViewer::Accepts { formats }));
+        assert_eq!(parse(r#"{"type":"accepts","formats":["image/gif"]}"#), None);
+        assert_eq!(parse(r#"{"type":"selection","id":7,"parts":[],"more":1}"#), None);
         assert_eq!(parse(r#"{"type":"input","key":"a"}"#), None);
         assert_eq!(parse(r#"{"type":"control","action":"steal"}"#), None);
     }
