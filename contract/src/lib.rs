@@ -9,6 +9,7 @@
 //! | [`host_agent_status`]   | host-agent (`/status`) | operator, `host-agent status`, tests       |
 //! | [`input`]               | viewers' page          | sidecar, tests                             |
 //! | [`clipboard`]           | viewers' page, desktop | sidecar, operator, tests                   |
+//! | [`display`]             | viewers' page, operator | sidecar                                   |
 //! | [`doctor`]              | every `doctor` command | people, kubectl plugin, tests              |
 //! | [`names`]               | all                    | all                                        |
 //! | [`stream_name`]         | users, operator        | operator, containers' labels               |
@@ -20,6 +21,7 @@
 
 pub mod claims;
 pub mod clipboard;
+pub mod display;
 pub mod doctor;
 pub mod endpoint;
 pub mod frame_path;

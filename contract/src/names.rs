@@ -59,8 +59,10 @@ pub mod flags {
     pub const KEYFRAME_MS: &str = "keyframe-ms";
     /// Directory shared with the desktop.
     pub const RUNTIME_DIR: &str = "runtime-dir";
-    /// Size of the test pattern.
-    pub const PATTERN_SIZE: &str = "pattern-size";
+    /// Whether the desktop has the size of the viewer's window.
+    pub const SIZE: &str = "size";
+    /// Size of the test pattern, and first size of a monitor that the sidecar makes.
+    pub const INITIAL_SIZE: &str = "initial-size";
     /// Required frame path: `any` or `zero-copy`.
     pub const REQUIRE: &str = "require";
     /// The only frame path to use.
@@ -99,6 +101,8 @@ pub mod env {
     pub const TAP_LOG: &str = "DESKTOPSTREAM_TAP_LOG";
     /// Size of a virtual desktop, `WIDTHxHEIGHT`, read by desktop images.
     pub const DESKTOP_SIZE: &str = "DESKTOP_SIZE";
+    /// `follow-viewer` if the sidecar makes and resizes the monitor, read by desktop images.
+    pub const DESKTOP_SIZE_POLICY: &str = "DESKTOP_SIZE_POLICY";
 }
 
 /// Labels and annotations.

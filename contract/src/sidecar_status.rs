@@ -74,6 +74,8 @@ pub struct CaptureState {
     pub shm_reason: String,
     /// Current error; empty while frames can arrive.
     pub error: String,
+    /// Reason why the desktop does not follow the size of the viewer's window; empty if it does, or need not.
+    pub size_error: String,
 }
 
 /// Injection of viewers' input into the desktop.

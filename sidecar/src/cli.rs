@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use contract::clipboard::ClipboardPolicy;
+use contract::display::SizePolicy;
 use contract::input::ControlPolicy;
 use contract::{Endpoint, FramePath};
 
@@ -95,9 +96,9 @@ pub struct Desktop {
     /// Leave the cursor out of the picture.
     #[arg(long, env = "DESKTOPSTREAM_HIDE_CURSOR")]
     pub hide_cursor: bool,
-    /// Size of the test pattern, WIDTHxHEIGHT.
-    #[arg(long, default_value = "1280x720", value_parser = parse_size, env = "DESKTOPSTREAM_PATTERN_SIZE")]
-    pub pattern_size: (u32, u32),
+    /// Size of the test pattern, and first size of GNOME Shell's monitor with --size follow-viewer, WIDTHxHEIGHT.
+    #[arg(long, default_value = "1280x720", value_parser = parse_size, env = "DESKTOPSTREAM_INITIAL_SIZE")]
+    pub initial_size: (u32, u32),
 }
 
 /// Host-agent connection.
@@ -198,6 +199,10 @@ pub struct Run {
     /// Number of viewers that may control the desktop: exclusive (one at a time), shared (all), or none.
     #[arg(long, default_value = "exclusive", env = "DESKTOPSTREAM_CONTROL")]
     pub control: ControlPolicy,
+    /// Size of the desktop: fixed, or follow-viewer to give it the size of the window of the viewer in control. For GNOME Shell,
+    /// the sidecar then makes the monitor: start the shell without --virtual-monitor.
+    #[arg(long, default_value_t, env = "DESKTOPSTREAM_SIZE")]
+    pub size: SizePolicy,
     /// Let viewers listen to the desktop's sound, from PipeWire in --runtime-dir.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, env = "DESKTOPSTREAM_AUDIO_OUTPUT")]
     pub audio_output: bool,
@@ -280,12 +285,13 @@ mod tests {
             flags::AUDIO_OUTPUT,
             flags::CLIPBOARD,
             flags::ALLOWED_ORIGINS,
+            flags::SIZE,
             flags::SOURCE,
             flags::MAX_FPS,
             flags::BITRATE_KBPS,
             flags::KEYFRAME_MS,
             flags::RUNTIME_DIR,
-            flags::PATTERN_SIZE,
+            flags::INITIAL_SIZE,
             flags::REQUIRE,
             flags::FRAME_PATH,
             flags::UPSTREAM,
@@ -343,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn pattern_size_outside_the_range_is_refused() {
+    fn initial_size_outside_the_range_is_refused() {
         assert_eq!(parse_size("1280x720"), Ok((1280, 720)));
         for text in ["1280", "15x720", "1280x8193", "ax720"] {
             let error = parse_size(text).expect_err(text);

@@ -5,5 +5,6 @@ pub mod doctor;
 pub mod metrics;
 mod observer;
 pub mod run;
+mod size;
 mod sound;
 mod viewer_token;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use capture::CaptureOptions;
 use clap::Parser;
+use contract::display::SizePolicy;
 use contract::sidecar_status::{ClipboardStatus, InputStatus};
 use contract::{FramePath, SidecarStatus};
 use frame_path::pump::{Parts, Pump, PumpOptions};
@@ -27,7 +28,7 @@ use virtgpu::{Device, OpenError};
 
 use crate::cli::{Cli, Command, Desktop, HostAgent, MemoryArg, PushArg, RequireArg, Run, SourceArg};
 use crate::observer::Observer;
-use crate::{sound, viewer_token};
+use crate::{size, sound, viewer_token};
 
 /// Interval at which viewers receive changes of frame path, size and encoder.
 const INFO_INTERVAL: Duration = Duration::from_millis(250);
@@ -75,7 +76,7 @@ pub fn capture_options(desktop: &Desktop, device: Option<Device>, max_fps: u16) 
         wayland_display,
         pipewire_node,
         hide_cursor,
-        pattern_size,
+        initial_size,
     } = desktop.clone();
     CaptureOptions {
         source: match source {
@@ -96,7 +97,7 @@ pub fn capture_options(desktop: &Desktop, device: Option<Device>, max_fps: u16) 
         pipewire_node,
         render_node,
         device,
-        pattern_size,
+        initial_size,
         ..CaptureOptions::default()
     }
 }
@@ -124,6 +125,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         control,
         audio_output,
         clipboard,
+        size,
         insecure_no_viewer_auth,
         allowed_origins,
         max_viewers,
@@ -178,7 +180,9 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let (event_sender, events) = mpsc::channel();
     let upstream =
         upstream_options(&host_agent).map(|options| start_upstream(options, &switch, event_sender));
-    let capture = capture::start(capture_options(&desktop, device.clone().ok(), max_fps));
+    let capture =
+        capture::start(CaptureOptions { size, ..capture_options(&desktop, device.clone().ok(), max_fps) });
+    let resizer = capture.resizer();
 
     let pump = Pump::new(
         PumpOptions {
@@ -207,10 +211,12 @@ async fn run(options: Run) -> anyhow::Result<()> {
         let (report, hub, upstream) = (Arc::clone(&report), hub.clone(), upstream);
         let (input, clipboard) = (input.state(), input.clipboard());
         let sound = sound.as_ref().map(SoundHub::state);
+        let resizer = resizer.clone();
         move || {
             let sent =
                 upstream.as_ref().map_or(0, |upstream| upstream.traffic().sent.load(Ordering::Relaxed));
-            let status = report.status(sent, hub.viewers());
+            let mut status = report.status(sent, hub.viewers());
+            status.capture.size_error = resizer.error();
             SidecarStatus {
                 input: input_status(&input.borrow()),
                 audio: sound::status(sound.as_ref()),
@@ -247,6 +253,9 @@ async fn run(options: Run) -> anyhow::Result<()> {
     if let Some(sound) = sound {
         server = server.with_sound(sound);
     }
+    if size == SizePolicy::FollowViewer {
+        server = server.with_resize(size::requests(move |size| resizer.request(size)));
+    }
     tracing::info!(%listen, %admin_listen, name, "serving viewers");
 
     let keyframes = tokio::spawn({
@@ -258,7 +267,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
             }
         }
     });
-    let info = tokio::spawn(update_info(hub.clone(), status));
+    let info = tokio::spawn(update_info(hub.clone(), size, status));
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -324,7 +333,7 @@ fn start_upstream(
 }
 
 /// Sends changes of the stream's description to viewers.
-async fn update_info(hub: Hub, status: impl Fn() -> SidecarStatus) {
+async fn update_info(hub: Hub, size: SizePolicy, status: impl Fn() -> SidecarStatus) {
     let mut current = StreamInfo::default();
     let mut tick = tokio::time::interval(INFO_INTERVAL);
     loop {
@@ -337,6 +346,7 @@ async fn update_info(hub: Hub, status: impl Fn() -> SidecarStatus) {
             width: status.width,
             height: status.height,
             encoder: status.encoder,
+            size,
         };
         if info != current {
             hub.set_info(info.clone());

@@ -1,9 +1,11 @@
 #!/usr/bin/env node
 // Opens the viewers' page in Chromium and plays steps of a person at the keyboard and pointer.
 //
-// out.json has the page's statistics, its log, and the clipboard that it sent last, in Base64 by format.
+// out.json has the page's statistics, its log, the clipboard that it sent last, in Base64 by format, and for each resized window
+// the time until a frame of its size was drawn. With --read-pattern also whether frame numbers increased, and torn pictures.
 //
 //   node interact.mjs --url URL --token T --steps STEPS.json [--json out.json] [--screenshot file.png] [--timeout SECONDS]
+//                     [--read-pattern]
 //
 // STEPS.json is a list of steps, each an object with one key:
 //   {"layout": "de"}          selects the desktop's layout
@@ -18,17 +20,19 @@
 //   {"kill": true}            ends the browser without a release of what is pressed
 //   {"copy": {"text/plain": "…"}}       puts a content into the browser's clipboard; of an image/png its Base64
 //   {"receive": {"image/png": "…"}}     waits until the desktop's clipboard has arrived in this form
+//   {"window": [w, h, scale]}  resizes the window, CSS pixels, and waits until the desktop has its size
 //   {"pause": ms}             waits, for programs without a reaction that could be waited for
 
 import { readFile, writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { withBrowser } from "./chromium.mjs";
 import { chirped, record } from "./sound.mjs";
-import { open } from "./viewer.mjs";
+import { open, report as drawn } from "./viewer.mjs";
 
 const options = {
   url: { type: "string" }, token: { type: "string" }, steps: { type: "string" }, json: { type: "string" },
-  screenshot: { type: "string" }, timeout: { type: "string", default: "120" },
+  screenshot: { type: "string" }, timeout: { type: "string", default: "60" },
+  "read-pattern": { type: "boolean", default: false },
 };
 
 /** Position in the page of a fraction of the picture. */
@@ -62,6 +66,21 @@ function sent() {
   return Object.fromEntries([...(window.desktopstream.clipboard.seen ?? [])].map(([type, bytes]) => [type, base64(bytes)]));
 }
 
+/** Resizes the window, and resolves with the drawing of a frame that has its size. The size is within the desktop's limits. */
+async function resize(page, [width, height, scale], timeout) {
+  const session = await page.context().newCDPSession(page);
+  const start = performance.now();
+  await session.send("Emulation.setDeviceMetricsOverride", { width, height, deviceScaleFactor: scale, mobile: false });
+  const size = [width, height].map((length) => 2 * Math.floor(length * scale / 2));
+  const fits = ([width, height]) => {
+    const screen = document.getElementById("screen");
+    return screen.width === width && screen.height === height;
+  };
+  await page.waitForFunction(fits, size, { timeout, polling: "raf" });
+  const path = await page.evaluate(() => window.desktopstream.stats().info.frame_path);
+  windows.push({ size, path, ms: performance.now() - start });
+}
+
 const STEPS = {
   layout: (page, layout) => page.selectOption("#layout", layout),
   press: async (page, code) => { await page.keyboard.press(code); await page.waitForFunction(() => !window.desktopstream.holding()); },
@@ -84,15 +103,17 @@ const STEPS = {
   },
   copy: (page, content) => page.evaluate(copy, content),
   receive: (page, content, timeout) => page.waitForFunction(received, content, { timeout, polling: 100 }),
+  window: resize,
   pause: (page, ms) => page.waitForTimeout(ms),
 };
 
 const { values } = parseArgs({ options });
+const windows = [];
 const steps = JSON.parse(await readFile(values.steps, "utf8"));
 const timeout = Number(values.timeout) * 1000;
 process.exitCode = await withBrowser(async (context) => {
   await context.grantPermissions(["clipboard-read", "clipboard-write"]);
-  const viewer = await open(context, { url: values.url, token: values.token });
+  const viewer = await open(context, { url: values.url, token: values.token, readPattern: values["read-pattern"] });
   const { page } = viewer;
   await page.waitForFunction(() => window.desktopstream.stats().live, null, { timeout });
   for (const step of steps) {
@@ -104,7 +125,8 @@ process.exitCode = await withBrowser(async (context) => {
   if (values.screenshot) await page.screenshot({ path: values.screenshot });
   const stats = await page.evaluate(() => window.desktopstream.stats());
   const chirp = await page.evaluate(() => window.chirp ?? null);
-  const report = { stats, chirp, log: viewer.log, sent: await page.evaluate(sent) };
+  const { ordered, torn } = await drawn(viewer);
+  const report = { stats, chirp, log: viewer.log, sent: await page.evaluate(sent), windows, ordered, torn };
   if (values.json) await writeFile(values.json, JSON.stringify(report));
   for (const line of viewer.log) console.log(line);
   return 0;

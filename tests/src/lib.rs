@@ -8,6 +8,7 @@
 //! | [`host_agent`] | a host-agent process on the host                                |
 //! | [`checks`]     | assertions that hold for every stream                           |
 //! | [`browser`]    | Chromium as a viewer                                            |
+//! | [`person`]     | a person's steps in the page                                    |
 //! | [`video`]      | decodes a stream and reads the pattern's frame numbers          |
 //! | [`http`]       | HTTP requests on loopback                                       |
 //! | [`wait`]       | polling for a condition                                         |
@@ -19,6 +20,7 @@ pub mod build;
 pub mod checks;
 pub mod host_agent;
 pub mod http;
+pub mod person;
 pub mod rig;
 pub mod video;
 pub mod wait;

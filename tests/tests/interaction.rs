@@ -1,18 +1,15 @@
 //! A person at the viewer page in Chromium: keyboard, pointer, sound and clipboard of sway and GNOME desktops.
 
-use std::ffi::OsStr;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use contract::FramePath;
 use contract::doctor::{Outcome, Report, checks};
 use e2e::browser::install;
-use e2e::rig::{RigOptions, Stream, StreamOptions, VIEWER_TOKEN};
+use e2e::person::{Browser, interact};
+use e2e::rig::{RigOptions, Stream, StreamOptions};
 use e2e::{Desktop, Programs, Rig, wait};
-use lab::repository;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 const SIZE: (u32, u32) = (640, 360);
 const TIMEOUT: Duration = Duration::from_mins(2);
@@ -21,43 +18,6 @@ const TYPED: &str = "/run/desktop/typed";
 
 /// A PNG of 2 × 2 pixels, in Base64.
 const PNG: &str = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFElEQVR42mP4z8DAAMIM////ZwAAHu8E/HMcU8wAAAAASUVORK5CYII=";
-
-/// A browser that plays steps in a page of a stream, see tests/browser/interact.mjs.
-struct Browser {
-    node: Child,
-    folder: TempDir,
-}
-
-impl Browser {
-    fn start(stream: &Stream, steps: &Value) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let at = |name: &str| folder.path().join(name);
-        std::fs::write(at("steps.json"), steps.to_string())?;
-        let node = Command::new("node")
-            .arg(repository().join("tests/browser/interact.mjs"))
-            .args(["--url", &stream.url, "--token", VIEWER_TOKEN])
-            .args([OsStr::new("--steps"), at("steps.json").as_os_str()])
-            .args([OsStr::new("--json"), at("out.json").as_os_str()])
-            .args([OsStr::new("--screenshot"), at("shot.png").as_os_str()])
-            .stdin(Stdio::null())
-            .spawn()
-            .context("starting node")?;
-        Ok(Self { node, folder })
-    }
-
-    /// Waits for the end. Returns the page's report, or null if a step ended the browser.
-    fn wait(mut self) -> Result<Value> {
-        let status = self.node.wait()?;
-        ensure!(status.success(), "the browser failed: {status}");
-        let out = std::fs::read(self.folder.path().join("out.json")).unwrap_or_else(|_| b"null".to_vec());
-        Ok(serde_json::from_slice(&out)?)
-    }
-}
-
-/// Plays steps in a page of the stream.
-fn interact(stream: &Stream, steps: &Value) -> Result<Value> {
-    Browser::start(stream, steps)?.wait()
-}
 
 /// Contents of a file of the desktop.
 fn read(stream: &Stream, path: &str) -> Result<String> {

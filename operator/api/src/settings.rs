@@ -1,5 +1,6 @@
 //! Settings of a stream and their defaults, which the apiserver writes into the stored object.
 
+use contract::display::SizePolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,10 @@ pub struct Capture {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 64, max = 8192))]
     pub height: Option<u32>,
+    /// Size of the desktop while viewers are connected. "Fixed" keeps it; "FollowViewer" gives the desktop the size and scale
+    /// of the window of the viewer in control, up to 4096 pixels per side, and starts with width and height.
+    #[schemars(schema_with = "size")]
+    pub size: SizePolicy,
     /// Maximum frame rate in frames per second. Must be between 1 and 240.
     #[schemars(range(min = 1, max = 240))]
     pub max_framerate: u32,
@@ -82,11 +87,16 @@ impl Default for Capture {
             source: Source::Auto,
             width: None,
             height: None,
+            size: SizePolicy::default(),
             max_framerate: 60,
             cursor: Cursor::Embedded,
             require: Require::Any,
         }
     }
+}
+
+fn size(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "string", "enum": SizePolicy::ALL})
 }
 
 /// Capture interface.

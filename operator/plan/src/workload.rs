@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use contract::clipboard::ClipboardPolicy;
+use contract::display::SizePolicy;
 use contract::input::ControlPolicy;
 use contract::names::{
     ENDPOINT_FILE, HOST_AGENT_DIR, RUNTIME_DIR, SIDECAR_ADMIN_PORT, TLS_KEY_FILE, TOKEN_FILE,
@@ -65,6 +66,9 @@ pub fn workload(stream: &Validated, render_gid: Option<u32>) -> Workload {
     if let Some(size) = size(spec) {
         desktop_env.insert(env::DESKTOP_SIZE.to_owned(), size);
     }
+    if spec.capture.size == SizePolicy::FollowViewer {
+        desktop_env.insert(env::DESKTOP_SIZE_POLICY.to_owned(), spec.capture.size.name().to_owned());
+    }
     Workload {
         id: stream.id(),
         sidecar_args: sidecar_args(stream),
@@ -92,15 +96,16 @@ fn sidecar_args(stream: &Validated) -> Vec<String> {
     flag(flags::CONTROL, spec.viewers.control.name().to_owned());
     flag(flags::AUDIO_OUTPUT, spec.audio.output.to_string());
     flag(flags::CLIPBOARD, spec.viewers.clipboard.name().to_owned());
+    flag(flags::SIZE, spec.capture.size.name().to_owned());
     flag(flags::SOURCE, source(spec.capture.source).to_owned());
     flag(flags::MAX_FPS, spec.capture.max_framerate.to_string());
     flag(flags::BITRATE_KBPS, spec.encode.bitrate_kbps.to_string());
     flag(flags::KEYFRAME_MS, spec.encode.keyframe_interval_milliseconds.to_string());
     flag(flags::RUNTIME_DIR, RUNTIME_DIR.to_owned());
-    if spec.capture.source == Source::TestPattern
-        && let Some(size) = size(spec)
-    {
-        flag(flags::PATTERN_SIZE, size);
+    let makes_the_picture =
+        spec.capture.source == Source::TestPattern || spec.capture.size == SizePolicy::FollowViewer;
+    if makes_the_picture && let Some(size) = size(spec) {
+        flag(flags::INITIAL_SIZE, size);
     }
     if spec.capture.require == Require::ZeroCopy {
         flag(flags::REQUIRE, "zero-copy".to_owned());
@@ -146,10 +151,16 @@ fn shape(spec: &DesktopStreamSpec) -> BTreeMap<String, String> {
         home.size = Quantity::default();
         home.on_delete = OnDelete::default();
     }
+    let mut capture = serde_json::to_value(&spec.capture);
+    if let Ok(serde_json::Value::Object(capture)) = &mut capture {
+        // A part of its own: earlier versions recorded the digest of the others.
+        capture.remove("size");
+    }
     let parts = [
         ("desktop", serde_json::to_value(&desktop)),
         ("gpu", serde_json::to_value(&spec.gpu)),
-        ("capture", serde_json::to_value(&spec.capture)),
+        ("capture", capture),
+        ("capture.size", serde_json::to_value(spec.capture.size)),
         ("encode", serde_json::to_value(&spec.encode)),
         ("hostAgent", serde_json::to_value(&spec.host_agent)),
         ("viewers.auth", serde_json::to_value(&spec.viewers.auth)),
@@ -185,6 +196,7 @@ fn unrecorded(part: &str) -> Option<String> {
         "viewers.control" => serde_json::to_value(ControlPolicy::default()),
         "viewers.clipboard" => serde_json::to_value(ClipboardPolicy::default()),
         "audio" => serde_json::to_value(Audio::default()),
+        "capture.size" => serde_json::to_value(SizePolicy::default()),
         _ => return None,
     };
     Some(digest(&default.unwrap_or_default()))

@@ -11,7 +11,7 @@ const DOCTOR_FLAGS: [&str; 13] = [
     "wayland-display",
     "pipewire-node",
     flags::HIDE_CURSOR,
-    flags::PATTERN_SIZE,
+    flags::INITIAL_SIZE,
     flags::UPSTREAM,
     flags::UPSTREAM_FILE,
     flags::TOKEN_FILE,

@@ -17,6 +17,7 @@ mod negotiated;
 mod options;
 mod pipewire;
 mod release;
+mod resizer;
 pub mod resolve;
 mod slot;
 mod source_context;
@@ -36,6 +37,7 @@ pub use frame::{BufferOwner, Frame, FrameBuffer, GpuBuffer, Lease, ShmView};
 pub use negotiated::{Negotiated, ShmReason};
 pub use options::{CaptureOptions, Cursor, Memory, Source};
 pub use pipewire_buffers::survive_truncation;
+pub use resizer::Resizer;
 
 use slot::Slot;
 use source_context::SourceContext;
@@ -58,6 +60,7 @@ pub enum CaptureEvent {
 pub struct Capture {
     slot: Arc<Slot>,
     waker: Arc<Waker>,
+    resizer: Resizer,
     events: Receiver<CaptureEvent>,
     thread: Option<JoinHandle<()>>,
 }
@@ -71,10 +74,12 @@ pub fn start(options: CaptureOptions) -> Capture {
         Err(error) => {
             let _ = sender.try_send(CaptureEvent::Lost(CaptureError::System(error)));
             let waker = Arc::new(Waker::disabled());
-            return Capture { slot, waker, events, thread: None };
+            let resizer = Resizer::new(Arc::clone(&waker));
+            return Capture { slot, waker, resizer, events, thread: None };
         }
     };
-    let context = SourceContext::new(Arc::clone(&slot), Arc::clone(&waker), sender.clone());
+    let resizer = Resizer::new(Arc::clone(&waker));
+    let context = SourceContext::new(Arc::clone(&slot), resizer.clone(), Arc::clone(&waker), sender.clone());
     let spawned =
         thread::Builder::new().name("capture".to_owned()).spawn(move || supervise::run(&options, &context));
     let thread = match spawned {
@@ -84,7 +89,7 @@ pub fn start(options: CaptureOptions) -> Capture {
             None
         }
     };
-    Capture { slot, waker, events, thread }
+    Capture { slot, waker, resizer, events, thread }
 }
 
 /// Producer's end of a capture made by [`external`].
@@ -107,8 +112,9 @@ impl FrameSink {
 pub fn external() -> (FrameSink, Capture) {
     let slot = Arc::new(Slot::default());
     let (_, events) = mpsc::sync_channel(1);
-    let capture =
-        Capture { slot: Arc::clone(&slot), waker: Arc::new(Waker::disabled()), events, thread: None };
+    let waker = Arc::new(Waker::disabled());
+    let resizer = Resizer::new(Arc::clone(&waker));
+    let capture = Capture { slot: Arc::clone(&slot), waker, resizer, events, thread: None };
     (FrameSink(slot), capture)
 }
 
@@ -121,6 +127,11 @@ impl Capture {
     /// The next event, if one is queued.
     pub fn try_event(&self) -> Option<CaptureEvent> {
         self.events.try_recv().ok()
+    }
+
+    /// Asks the desktop for other sizes.
+    pub fn resizer(&self) -> Resizer {
+        self.resizer.clone()
     }
 
     /// Number of frames that were replaced by a newer one before the consumer received them.

@@ -2,7 +2,10 @@
 //!
 //! ```text
 //! CreateSession ─▶ RecordMonitor(connector) ─▶ Start ─▶ signal PipeWireStreamAdded(node)
+//!                  RecordVirtual
 //! ```
+//!
+//! A virtual monitor is for desktops whose size follows the viewer: the format of its stream decides over its size.
 //!
 //! Mutter ends the cast when its caller disconnects from the bus, so a thread keeps the connection open as long as
 //! the [`Cast`] exists. If the shell closes the cast, or the bus disconnects, that thread wakes the source. The
@@ -15,29 +18,32 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use contract::display::SizePolicy;
 use desktop_session::bus::{self, REPLY_TIMEOUT, Target, call};
 use futures_util::StreamExt as _;
-use tokio::sync::oneshot;
-use zbus::{Connection, MessageStream, OwnedObjectPath, OwnedVariant, Variant};
+use tokio::sync::{oneshot, watch};
+use zbus::{Connection, MessageStream, OwnedObjectPath, Variant};
 
 use crate::error::CaptureError;
 use crate::source_context::SourceContext;
 use crate::waker::Waker;
 use crate::{CaptureOptions, Cursor};
 
+mod display;
+
 const SERVICE: &str = "org.gnome.Mutter.ScreenCast";
 const SESSION: &str = "org.gnome.Mutter.ScreenCast.Session";
 const STREAM: &str = "org.gnome.Mutter.ScreenCast.Stream";
-const DISPLAY: &str = "org.gnome.Mutter.DisplayConfig";
 /// Interval between checks for the stop flag while a cast starts.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
-/// Monitor of `gnome-shell --headless --virtual-monitor`, used if DisplayConfig lists none.
-const HEADLESS_MONITOR: &str = "Meta-0";
 
 /// A running screen cast; dropping it ends the cast.
 #[derive(Debug)]
 pub struct Cast {
     node: u32,
+    is_virtual: bool,
+    /// Scale that the virtual monitor should have.
+    scale: watch::Sender<f64>,
     end_reason: Arc<OnceLock<String>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -50,7 +56,10 @@ impl Cast {
             address: session_bus(options),
             connector: options.output.clone(),
             cursor: options.cursor,
+            is_virtual: options.size == SizePolicy::FollowViewer,
         };
+        let is_virtual = request.is_virtual;
+        let (scale, scales) = watch::channel(1.0);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -61,9 +70,10 @@ impl Cast {
         let (waker, reason) = (Arc::clone(context.waker()), Arc::clone(&end_reason));
         let thread = thread::Builder::new()
             .name("mutter".to_owned())
-            .spawn(move || runtime.block_on(run_cast(request, started, stopped, &waker, &reason)))
+            .spawn(move || runtime.block_on(run_cast(request, started, stopped, scales, &waker, &reason)))
             .map_err(CaptureError::System)?;
-        let mut cast = Self { node: 0, end_reason, stop: Some(stop), thread: Some(thread) };
+        let mut cast =
+            Self { node: 0, is_virtual, scale, end_reason, stop: Some(stop), thread: Some(thread) };
         loop {
             match start.recv_timeout(STOP_CHECK_INTERVAL) {
                 Ok(node) => {
@@ -80,6 +90,16 @@ impl Cast {
     /// PipeWire node that shows the monitor.
     pub fn node(&self) -> u32 {
         self.node
+    }
+
+    /// True if the cast shows a virtual monitor, which it made.
+    pub fn is_virtual(&self) -> bool {
+        self.is_virtual
+    }
+
+    /// Gives the virtual monitor the supported scale that is closest to `scale`.
+    pub fn set_scale(&self, scale: f64) {
+        self.scale.send_if_modified(|current| std::mem::replace(current, scale).to_bits() != scale.to_bits());
     }
 
     /// Reason for the cast's end; `None` while it runs.
@@ -105,6 +125,8 @@ struct Request {
     address: String,
     connector: Option<String>,
     cursor: Cursor,
+    /// Make a virtual monitor, instead of showing one that exists.
+    is_virtual: bool,
 }
 
 impl Request {
@@ -131,6 +153,7 @@ async fn run_cast(
     request: Request,
     started: Sender<Result<u32, CaptureError>>,
     mut stopped: oneshot::Receiver<()>,
+    scales: watch::Receiver<f64>,
     waker: &Waker,
     end_reason: &OnceLock<String>,
 ) {
@@ -148,7 +171,9 @@ async fn run_cast(
             return;
         }
     };
-    let reason = session.until_end(stopped).await;
+    // A cast of a monitor that exists leaves its scale alone.
+    let scales = request.is_virtual.then_some(scales);
+    let reason = session.until_end(stopped, scales).await;
     let _ = end_reason.set(reason);
     waker.wake();
 }
@@ -165,10 +190,6 @@ impl Session {
         let connection = bus::connect(&request.address, SERVICE)
             .await
             .map_err(|reason| CaptureError::NoMutter { address: request.address.clone(), reason })?;
-        let connector = match &request.connector {
-            Some(connector) => connector.clone(),
-            None => primary_monitor(&connection).await,
-        };
         let no_properties: HashMap<&str, Variant<'_>> = HashMap::new();
         let root = Target { service: SERVICE, path: "/org/gnome/Mutter/ScreenCast", interface: SERVICE };
         let path: OwnedObjectPath = call(&connection, root, "CreateSession", &(no_properties,))
@@ -179,19 +200,31 @@ impl Session {
         let signals =
             bus::signals(&connection, SERVICE).await.map_err(|error| call_failed("AddMatch", error))?;
         let session = Target { service: SERVICE, path: path.as_str(), interface: SESSION };
-        let properties: HashMap<&str, Variant<'_>> =
+        let mut properties: HashMap<&str, Variant<'_>> =
             HashMap::from([("cursor-mode", Variant::from(request.cursor_mode()))]);
-        let stream: OwnedObjectPath =
+        let stream: OwnedObjectPath = if request.is_virtual {
+            // A monitor of the desktop, not an extension of one.
+            properties.insert("is-platform", Variant::from(true));
+            call(&connection, session, "RecordVirtual", &(properties,))
+                .await
+                .and_then(|reply| reply.body().deserialize())
+                .map_err(|error| call_failed("RecordVirtual", error))?
+        } else {
+            let connector = match &request.connector {
+                Some(connector) => connector.clone(),
+                None => display::primary_monitor(&connection).await,
+            };
             call(&connection, session, "RecordMonitor", &(connector.as_str(), properties))
                 .await
                 .and_then(|reply| reply.body().deserialize())
-                .map_err(|error| call_failed("RecordMonitor", format!("{error} (monitor {connector})")))?;
+                .map_err(|error| call_failed("RecordMonitor", format!("{error} (monitor {connector})")))?
+        };
         call(&connection, session, "Start", &()).await.map_err(|error| call_failed("Start", error))?;
         let mut session = Self { connection, path, signals };
         let node = tokio::time::timeout(REPLY_TIMEOUT, session.node(&stream)).await.map_err(|_| {
             call_failed("Start", format!("no PipeWireStreamAdded within {REPLY_TIMEOUT:?}; start pipewire"))
         })??;
-        tracing::debug!(node, connector, "Mutter screen cast started");
+        tracing::debug!(node, is_virtual = request.is_virtual, "Mutter screen cast started");
         Ok((session, node))
     }
 
@@ -212,76 +245,56 @@ impl Session {
         Err(call_failed("Start", "the session bus disconnected"))
     }
 
-    /// Keeps the cast until it ends; returns the reason.
-    async fn until_end(mut self, mut stopped: oneshot::Receiver<()>) -> String {
-        loop {
-            let message = tokio::select! {
-                _ = &mut stopped => {
-                    let session = Target { service: SERVICE, path: self.path.as_str(), interface: SESSION };
-                    // Optional: Mutter also ends the cast when the connection closes.
-                    let _ = call(&self.connection, session, "Stop", &()).await;
-                    return "stopped".to_owned();
-                }
-                message = self.signals.next() => message,
-            };
-            match message {
-                None => return "the session bus disconnected".to_owned(),
-                Some(Err(error)) => return format!("session bus error: {error}"),
-                Some(Ok(message)) => {
-                    if bus::is_signal(&message, self.path.as_str(), "Closed") {
-                        return "Mutter closed the screen cast".to_owned();
-                    }
-                }
+    /// Keeps the cast until it ends, with its monitor at the scale of `scales`; returns the reason.
+    async fn until_end(self, stopped: oneshot::Receiver<()>, scales: Option<watch::Receiver<f64>>) -> String {
+        let Self { connection, path, signals } = self;
+        tokio::select! {
+            reason = until_closed(&connection, &path, signals, scales) => reason,
+            _ = stopped => {
+                let session = Target { service: SERVICE, path: path.as_str(), interface: SESSION };
+                // Optional: Mutter also ends the cast when the connection closes.
+                let _ = call(&connection, session, "Stop", &()).await;
+                "stopped".to_owned()
             }
         }
     }
 }
 
-// Types of `org.gnome.Mutter.DisplayConfig.GetCurrentState`.
-type MonitorId = (String, String, String, String);
-type Mode = (String, i32, i32, f64, f64, Vec<f64>, HashMap<String, OwnedVariant>);
-type Monitor = (MonitorId, Vec<Mode>, HashMap<String, OwnedVariant>);
-type Logical = (i32, i32, f64, u32, bool, Vec<MonitorId>, HashMap<String, OwnedVariant>);
-type DisplayState = (u32, Vec<Monitor>, Vec<Logical>, HashMap<String, OwnedVariant>);
-
-/// Connector to record: the primary monitor's, else the first monitor's, else [`HEADLESS_MONITOR`].
-async fn primary_monitor(connection: &Connection) -> String {
-    let target = Target { service: DISPLAY, path: "/org/gnome/Mutter/DisplayConfig", interface: DISPLAY };
-    let reply = call(connection, target, "GetCurrentState", &()).await;
-    match reply.and_then(|reply| reply.body().deserialize::<DisplayState>()) {
-        Ok((_, monitors, logical, _)) => choose_connector(&monitors, &logical),
-        Err(error) => {
-            tracing::debug!(%error, monitor = HEADLESS_MONITOR, "no monitor list, using the default monitor");
-            None
+/// Sets the scale until Mutter closes the session; returns the reason.
+async fn until_closed(
+    connection: &Connection,
+    session: &OwnedObjectPath,
+    mut signals: MessageStream,
+    mut scales: Option<watch::Receiver<f64>>,
+) -> String {
+    loop {
+        tokio::select! {
+            Some(scale) = changed(&mut scales) => display::set_scale(connection, scale).await,
+            message = signals.next() => match message {
+                None => return "the session bus disconnected".to_owned(),
+                Some(Err(error)) => return format!("session bus error: {error}"),
+                Some(Ok(message)) if bus::is_signal(&message, session.as_str(), "Closed") => {
+                    return "Mutter closed the screen cast".to_owned();
+                }
+                // Another size resets the scale.
+                Some(Ok(message)) if display::is_change(&message) => {
+                    if let Some(scales) = &mut scales {
+                        let scale = *scales.borrow_and_update();
+                        display::set_scale(connection, scale).await;
+                    }
+                }
+                Some(Ok(_)) => {}
+            },
         }
     }
-    .unwrap_or_else(|| HEADLESS_MONITOR.to_owned())
 }
 
-fn choose_connector(monitors: &[Monitor], logical: &[Logical]) -> Option<String> {
-    let primary = logical.iter().find(|monitor| monitor.4).or_else(|| logical.first());
-    let id =
-        primary.and_then(|monitor| monitor.5.first()).or_else(|| monitors.first().map(|monitor| &monitor.0));
-    id.map(|id| id.0.clone())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn id(connector: &str) -> MonitorId {
-        (connector.to_owned(), "vendor".to_owned(), "product".to_owned(), "serial".to_owned())
+/// Waits for another scale; never without one. Cancel safe.
+async fn changed(scales: &mut Option<watch::Receiver<f64>>) -> Option<f64> {
+    if let Some(scales) = scales
+        && scales.changed().await.is_ok()
+    {
+        return Some(*scales.borrow_and_update());
     }
-
-    #[test]
-    fn connector_unspecified_is_the_primary_monitors() {
-        let monitor = |name| (id(name), Vec::new(), HashMap::new());
-        let logical = |name, primary| (0, 0, 1.0, 0, primary, vec![id(name)], HashMap::new());
-        let monitors = [monitor("Meta-0"), monitor("Meta-1")];
-        let two = [logical("Meta-0", false), logical("Meta-1", true)];
-        assert_eq!(choose_connector(&monitors, &two).as_deref(), Some("Meta-1"));
-        assert_eq!(choose_connector(&monitors, &two[..1]).as_deref(), Some("Meta-0"));
-        assert_eq!(choose_connector(&monitors, &[]).as_deref(), Some("Meta-0"));
-        assert_eq!(choose_connector(&[], &[]), None);
-    }
+    std::future::pending().await
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use contract::display::SizePolicy;
 use virtgpu::Device;
 
 use crate::negotiated::ShmReason;
@@ -72,8 +73,11 @@ pub struct CaptureOptions {
     pub render_node: PathBuf,
     /// The opened render node. Without it only shared memory can be captured.
     pub device: Option<Device>,
-    /// Width and height of the test pattern in pixels.
-    pub pattern_size: (u32, u32),
+    /// Who chooses the size of the desktop. With `FollowViewer`, Mutter gets a virtual monitor of the size that
+    /// [`crate::Resizer`] asks for.
+    pub size: SizePolicy,
+    /// Width and height in pixels of the test pattern, and of a virtual monitor before a size is asked for.
+    pub initial_size: (u32, u32),
 }
 
 impl Default for CaptureOptions {
@@ -91,7 +95,8 @@ impl Default for CaptureOptions {
             pipewire_node: None,
             render_node: "/dev/dri/renderD128".into(),
             device: None,
-            pattern_size: (1280, 720),
+            size: SizePolicy::Fixed,
+            initial_size: (1280, 720),
         }
     }
 }

@@ -13,6 +13,7 @@
 
 mod frames;
 mod offer;
+mod sizing;
 mod stream;
 
 use std::os::unix::net::UnixStream;
@@ -30,6 +31,7 @@ use crate::release::ReleaseQueue;
 use crate::source_context::SourceContext;
 
 use frames::FrameBuilder;
+use sizing::Sizing;
 use stream::{Stage, Stream};
 
 const PEER: &str = "PipeWire daemon";
@@ -73,7 +75,8 @@ pub fn run(
     });
 
     let shm_reason = options.dmabuf_excluded();
-    let stream = Stream::new(&core, node, shm_reason.as_ref(), options.memory, options.max_fps)?;
+    let mut sizing = Sizing::new(options, context, cast);
+    let stream = Stream::new(&core, node, shm_reason.as_ref(), options, sizing.initial())?;
     let (release, released) = ReleaseQueue::new(context.waker());
     let source = if cast.is_some() { "pipewire (mutter)" } else { "pipewire" };
     let mut frames = FrameBuilder::new(source, options, shm_reason, release);
@@ -98,6 +101,7 @@ pub fn run(
             let reason = "it truncated memory that it shares".to_owned();
             return Err(CaptureError::Disconnected { peer: PEER, reason });
         }
+        sizing.update(&stream)?;
         frames.buffers_removed(&stream.buffers().take_removed());
         frames.buffers_added(stream.buffers().take_added());
         if let Some(modifier) = frames.deliver_newest(&stream, context)? {

@@ -8,6 +8,7 @@ use crate::CaptureEvent;
 use crate::error::CaptureError;
 use crate::frame::Frame;
 use crate::negotiated::Negotiated;
+use crate::resizer::Resizer;
 use crate::slot::Slot;
 use crate::waker::Waker;
 
@@ -16,6 +17,7 @@ use crate::waker::Waker;
 pub struct SourceContext {
     slot: Arc<Slot>,
     waker: Arc<Waker>,
+    resizer: Resizer,
     events: SyncSender<CaptureEvent>,
     delivered: Cell<u64>,
     negotiated: RefCell<Option<Negotiated>>,
@@ -24,10 +26,16 @@ pub struct SourceContext {
 
 impl SourceContext {
     /// A context that has delivered no frames and sent no events.
-    pub fn new(slot: Arc<Slot>, waker: Arc<Waker>, events: SyncSender<CaptureEvent>) -> Self {
+    pub fn new(
+        slot: Arc<Slot>,
+        resizer: Resizer,
+        waker: Arc<Waker>,
+        events: SyncSender<CaptureEvent>,
+    ) -> Self {
         Self {
             slot,
             waker,
+            resizer,
             events,
             delivered: Cell::new(0),
             negotiated: RefCell::default(),
@@ -38,6 +46,11 @@ impl SourceContext {
     /// Wakes the source.
     pub fn waker(&self) -> &Arc<Waker> {
         &self.waker
+    }
+
+    /// Size that the desktop is asked to have.
+    pub fn resizer(&self) -> &Resizer {
+        &self.resizer
     }
 
     /// True if the source must return.

@@ -14,6 +14,7 @@ mod buffers;
 mod cycle;
 mod globals;
 mod session;
+mod sizing;
 
 use crate::CaptureOptions;
 use crate::error::CaptureError;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use capture::{Capture, CaptureError, CaptureEvent, CaptureOptions, Frame, FrameBuffer, Source};
+use contract::display::DisplaySize;
 use protocol::Rect;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -12,7 +13,7 @@ fn test_pattern(max_fps: u32) -> Capture {
     capture::start(CaptureOptions {
         source: Source::TestPattern,
         max_fps,
-        pattern_size: SIZE,
+        initial_size: SIZE,
         ..CaptureOptions::default()
     })
 }
@@ -20,8 +21,7 @@ fn test_pattern(max_fps: u32) -> Capture {
 /// The frame number in the picture. Verifies every pixel.
 fn number(frame: &Frame) -> u32 {
     let FrameBuffer::Shm(view) = &frame.buffer else { unreachable!("the test pattern is in shared memory") };
-    let (width, height) = SIZE;
-    assert_eq!((frame.width, frame.height), SIZE);
+    let (width, height) = (frame.width, frame.height);
     let number = numbered::read_number(view.bytes(), width, height, view.stride(), frame.format)
         .expect("a complete picture");
     let wrong = numbered::verify_exact(number, view.bytes(), width, height, view.stride(), frame.format);
@@ -47,6 +47,7 @@ fn test_pattern_frames_match_the_definition_and_increase() {
     let mut last: Option<(u64, u32)> = None;
     for _ in 0..20 {
         let frame = capture.recv_newest(TIMEOUT).expect("a frame");
+        assert_eq!((frame.width, frame.height), SIZE);
         assert_eq!(frame.damage, Rect::full(SIZE.0, SIZE.1));
         let now = (frame.seq, number(&frame));
         if let Some(last) = last {
@@ -61,6 +62,29 @@ fn test_pattern_frames_match_the_definition_and_increase() {
     assert_eq!((negotiated.width, negotiated.height, negotiated.dmabuf), (SIZE.0, SIZE.1, false));
     assert!(negotiated.shm_reason.is_some(), "shared memory has a reason");
     assert!(capture.try_event().is_none(), "a negotiation is reported once");
+}
+
+#[test]
+fn resized_test_pattern_goes_on_with_its_numbers() {
+    let capture = test_pattern(200);
+    let resizer = capture.resizer();
+    let mut last = number(&capture.recv_newest(TIMEOUT).expect("a frame"));
+    for (width, height) in [(640.0, 480.0), (1281.0, 719.0), (320.0, 1000.0), (640.0, 480.0)] {
+        let size = DisplaySize::fit(width, height, 1.0).expect("finite");
+        resizer.request(size);
+        let end = Instant::now() + TIMEOUT;
+        loop {
+            let frame = capture.recv_newest(TIMEOUT).expect("a frame");
+            let now = number(&frame);
+            assert!(now > last, "{last} then {now}");
+            last = now;
+            if (frame.width, frame.height) == (size.width(), size.height()) {
+                break;
+            }
+            assert!(Instant::now() < end, "timed out: {size:?}");
+        }
+    }
+    assert_eq!(resizer.error(), "");
 }
 
 #[test]
@@ -127,7 +151,7 @@ fn desktop_that_appears_later_is_tried_again() {
 fn test_pattern_too_large_is_refused() {
     let capture = capture::start(CaptureOptions {
         source: Source::TestPattern,
-        pattern_size: (u32::MAX, u32::MAX),
+        initial_size: (u32::MAX, u32::MAX),
         ..CaptureOptions::default()
     });
     let event = event(&capture);

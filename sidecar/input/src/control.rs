@@ -70,6 +70,11 @@ impl Control {
         }
     }
 
+    /// True if the desktop follows the size of the session's window: it has control, or would get it by its next event.
+    pub fn may_resize(&self, id: SessionId) -> bool {
+        self.is_allowed(id) && (self.controls(id) || self.controller.is_none())
+    }
+
     /// Sessions whose events are injected.
     pub fn controllers(&self) -> Vec<SessionId> {
         self.sessions.keys().copied().filter(|id| self.controls(*id)).collect()
@@ -163,8 +168,10 @@ mod tests {
     #[test]
     fn first_event_takes_control_that_is_free() {
         let mut control = control(ControlPolicy::Exclusive);
+        assert!(control.may_resize(1) && control.may_resize(2) && !control.may_resize(3));
         assert_eq!(control.claim(3), Err(Refused::NotAllowed));
         assert_eq!(control.claim(1), Ok(true));
+        assert!(control.may_resize(1) && !control.may_resize(2) && !control.may_resize(99));
         assert_eq!(control.claim(1), Ok(false));
         assert_eq!(control.claim(2), Err(Refused::NotInControl));
         assert_eq!(control.controllers(), [1]);
@@ -197,7 +204,7 @@ mod tests {
             assert_eq!(control.claim(3), Err(Refused::NotAllowed));
             assert_eq!(control.take(3), Err(Refused::NotAllowed));
             assert_eq!(control.request(3), Err(Refused::NotAllowed));
-            assert!(!control.controls(3) && !control.controls(99));
+            assert!(!control.controls(3) && !control.controls(99) && !control.may_resize(3));
         }
     }
 

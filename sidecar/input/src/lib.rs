@@ -253,6 +253,11 @@ impl Session {
         Ok(())
     }
 
+    /// True if the desktop follows the size of this viewer's window.
+    pub fn may_resize(&self) -> bool {
+        self.input.shared.state.lock().control.may_resize(self.id)
+    }
+
     /// Takes control, from another session if need be.
     ///
     /// # Errors

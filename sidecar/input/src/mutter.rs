@@ -22,6 +22,8 @@ use crate::backend::BackendError;
 
 pub const REMOTE_DESKTOP: &str = "org.gnome.Mutter.RemoteDesktop";
 pub const REMOTE_DESKTOP_SESSION: &str = "org.gnome.Mutter.RemoteDesktop.Session";
+/// Path of `org.gnome.Mutter.DisplayConfig`.
+const DISPLAY_CONFIG: &str = "/org/gnome/Mutter/DisplayConfig";
 const SCREEN_CAST: &str = "org.gnome.Mutter.ScreenCast";
 const SCREEN_CAST_SESSION: &str = "org.gnome.Mutter.ScreenCast.Session";
 const SCREEN_CAST_STREAM: &str = "org.gnome.Mutter.ScreenCast.Stream";
@@ -128,6 +130,10 @@ impl Mutter {
                 Some(Ok(message)) => {
                     if bus::is_signal(&message, self.path.as_str(), "Closed") {
                         return disconnected("Mutter closed the remote desktop session");
+                    }
+                    if bus::is_signal(&message, DISPLAY_CONFIG, "MonitorsChanged") {
+                        // Read again for the next position.
+                        self.size = (0.0, 0.0);
                     }
                 }
             }

@@ -160,6 +160,7 @@ fn produce(args: &Args, hub: &Hub, keyframe: &AtomicBool, stop: &AtomicBool) -> 
             width,
             height,
             encoder: "x264enc".into(),
+            ..StreamInfo::default()
         });
         let end = args.switch_every.map(|seconds| Instant::now() + Duration::from_secs(seconds));
         let encoder = Encoder::new(hub, width, height, args.fps, args.keyframe_every)?;

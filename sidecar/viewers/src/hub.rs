@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use contract::FramePath;
+use contract::display::SizePolicy;
 use encode::annexb::{self, nal_type};
 use encode::clock::clock_ns;
 use parking_lot::Mutex;
@@ -86,6 +87,8 @@ pub struct StreamInfo {
     pub height: u32,
     /// Encoder name.
     pub encoder: String,
+    /// Who chooses the size of the desktop.
+    pub size: SizePolicy,
 }
 
 /// [`StreamInfo`] with the hub's own facts.

@@ -41,6 +41,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{any, get, post};
+use contract::display::DisplaySize;
 use input::Input;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -98,13 +99,24 @@ impl Default for ServerOptions {
 type Status = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
 type Ready = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
 type Observer = Box<dyn Fn(&str) -> bool + Send + Sync>;
+type Resize = Box<dyn Fn(DisplaySize) + Send + Sync>;
 
-/// Functions that replace the server's own status and readiness, and that recognises observers.
+/// Functions that replace the server's own status and readiness, recognise observers, and change the desktop's size.
 #[derive(Default)]
 struct Hooks {
     status: Option<Status>,
     ready: Option<Ready>,
     observer: Option<Observer>,
+    resize: Option<Resize>,
+}
+
+impl Hooks {
+    /// Asks the desktop for a size, if it follows the viewer.
+    fn resize(&self, size: DisplaySize) {
+        if let Some(resize) = &self.resize {
+            resize(size);
+        }
+    }
 }
 
 impl fmt::Debug for Hooks {
@@ -113,6 +125,7 @@ impl fmt::Debug for Hooks {
             .field("status", &self.status.is_some())
             .field("ready", &self.ready.is_some())
             .field("observer", &self.observer.is_some())
+            .field("resize", &self.resize.is_some())
             .finish()
     }
 }
@@ -211,6 +224,12 @@ impl Server {
     /// Injects the events of viewers into `input`.
     pub fn with_input(mut self, input: Input) -> Self {
         self.input = Some(input);
+        self
+    }
+
+    /// Passes the size of the controlling viewer's window to `resize`, which must not block.
+    pub fn with_resize(mut self, resize: impl Fn(DisplaySize) + Send + Sync + 'static) -> Self {
+        self.hooks.resize = Some(Box::new(resize));
         self
     }
 

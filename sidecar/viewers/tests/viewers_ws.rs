@@ -5,7 +5,10 @@ mod support;
 use std::time::Duration;
 
 use contract::FramePath;
+use contract::clipboard::ClipboardPolicy;
+use contract::input::ControlPolicy;
 use futures_util::SinkExt;
+use input::{Input, InputOptions};
 use support::{Served, TOKEN, Viewer, fake, until, with_token, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -317,6 +320,36 @@ async fn clipboard_of_a_viewer_without_the_right_is_refused_and_the_connection_s
     assert!(stored["error"].as_str().is_some_and(|error| error.contains("may not")), "{stored}");
     served.hub.publish(fake(1, true, 50));
     assert_eq!(viewer.unit().await.seq, 1);
+}
+
+#[tokio::test]
+async fn size_of_a_window_reaches_the_desktop_if_the_viewer_may_control_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (control, is_resized) in [(ControlPolicy::Exclusive, true), (ControlPolicy::None, false)] {
+        let input = Input::start(InputOptions {
+            runtime_dir: folder.path().to_owned(),
+            wayland_display: None,
+            control,
+            clipboard: ClipboardPolicy::Off,
+        })
+        .expect("a thread");
+        let (sender, sizes) = std::sync::mpsc::channel();
+        let served = Served::with(HubOptions::default(), ServerOptions::default(), |server| {
+            server.with_input(input).with_resize(move |size| sender.send(size).expect("received"))
+        })
+        .await;
+        let mut viewer = served.viewer().await;
+        for (width, height) in [("1001.5", "700"), ("1e300", "-1e300")] {
+            let size = format!(r#"{{"type":"size","width":{width},"height":{height},"scale":1}}"#);
+            viewer.socket.send(Message::text(size)).await.expect("sent");
+        }
+        // The reply follows the sizes.
+        viewer.socket.send(Message::text(r#"{"type":"time","t0":1}"#)).await.expect("sent");
+        viewer.text("time").await;
+        let sizes: Vec<_> = sizes.try_iter().map(|size| (size.width(), size.height())).collect();
+        let expected = [(1000, 700), (4096, 200)];
+        assert_eq!(sizes, if is_resized { &expected[..] } else { &[] });
+    }
 }
 
 #[tokio::test]

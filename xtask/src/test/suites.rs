@@ -75,13 +75,16 @@ impl Suite {
                 }),
                 Step::libtest("vms", || {
                     Ok(e2e(
-                        &names(&workspace::integration_tests("e2e", &["arm64", "browser", "interaction"])?),
+                        &names(&workspace::integration_tests(
+                            "e2e",
+                            &["arm64", "browser", "interaction", "window"],
+                        )?),
                         &[],
                     ))
                 }),
             ],
             Self::Browser => vec![
-                Step::libtest("vms", || Ok(e2e(&["browser", "interaction"], &[]))),
+                Step::libtest("vms", || Ok(e2e(&["browser", "interaction", "window"], &[]))),
                 Step::check("page", page_in_chromium),
                 Step::check("rebuilt-stream", rebuilt_stream_in_chromium),
             ],

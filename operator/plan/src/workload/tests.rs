@@ -14,20 +14,24 @@ fn sidecar_args_follow_the_spec() {
     assert_eq!(
         args,
         "run --name=team/desk --listen=0.0.0.0:8080 --admin-listen=0.0.0.0:15939 --max-viewers=16 \
-         --control=exclusive --audio-output=true --clipboard=both --source=wayland --max-fps=30 --bitrate-kbps=2000 \
+         --control=exclusive --audio-output=true --clipboard=both --size=fixed --source=wayland --max-fps=30 --bitrate-kbps=2000 \
          --keyframe-ms=2000 --runtime-dir=/run/desktop --require=zero-copy \
          --upstream-file=/run/desktopstream/host-agent/endpoint --token-file=/run/desktopstream/host-agent/token \
          --tls-key-file=/run/desktopstream/host-agent/tls.key \
          --allowed-origins=https://a,https://b --viewer-token-file=/run/desktopstream/viewer/token \
          --view-only-token-file=/run/desktopstream/viewer/view-only-token --hide-cursor"
     );
+    let following = validated(&json!({"spec": {"capture": {"size": "FollowViewer"}}}));
+    let following = workload(&following, None);
+    assert!(following.sidecar_args.contains(&"--size=follow-viewer".to_owned()));
+    assert_eq!(following.desktop_env["DESKTOP_SIZE_POLICY"], "follow-viewer");
     let local = validated(&json!({"spec": {
         "gpu": {"count": 0}, "capture": {"source": "TestPattern", "width": 640, "height": 360},
         "encode": {"placement": "Sidecar"}, "viewers": {"auth": {"type": "None"}},
     }}));
     let local = workload(&local, Some(105));
     let args = local.sidecar_args.join(" ");
-    for part in ["--frame-path=local", "--pattern-size=640x360", "--insecure-no-viewer-auth"] {
+    for part in ["--frame-path=local", "--initial-size=640x360", "--insecure-no-viewer-auth"] {
         assert!(args.contains(part), "{args}");
     }
     assert!(!args.contains("token-file"), "{args}");
@@ -41,7 +45,7 @@ fn shape_differs_in_the_parts_that_need_a_new_pod() {
     let after = |spec| workload(&validated(&json!({"spec": spec})), Some(44)).shape;
     assert!(changed(&before, &after(json!({}))).is_empty(), "another node");
     let mut of_an_earlier_version = before.clone();
-    for part in ["viewers.control", "viewers.clipboard", "audio"] {
+    for part in ["viewers.control", "viewers.clipboard", "audio", "capture.size"] {
         of_an_earlier_version.remove(part).expect("recorded");
     }
     assert!(changed(&of_an_earlier_version, &before).is_empty(), "an upgrade replaces no pod");
@@ -49,6 +53,8 @@ fn shape_differs_in_the_parts_that_need_a_new_pod() {
     assert_eq!(changed(&of_an_earlier_version, &shared), ["viewers.control"]);
     let one_way = after(json!({"viewers": {"clipboard": "ToDesktop"}}));
     assert_eq!(changed(&of_an_earlier_version, &one_way), ["viewers.clipboard"]);
+    let following = after(json!({"capture": {"size": "FollowViewer"}}));
+    assert_eq!(changed(&of_an_earlier_version, &following), ["capture.size"]);
     let mute = after(json!({"audio": {"output": false}}));
     assert_eq!(changed(&of_an_earlier_version, &mute), ["audio"]);
     for (spec, part) in [
@@ -59,6 +65,8 @@ fn shape_differs_in_the_parts_that_need_a_new_pod() {
         (json!({"viewers": {"control": "None"}}), "viewers.control"),
         (json!({"viewers": {"clipboard": "Off"}}), "viewers.clipboard"),
         (json!({"audio": {"output": false}}), "audio"),
+        (json!({"capture": {"maxFramerate": 30}}), "capture"),
+        (json!({"capture": {"size": "FollowViewer"}}), "capture.size"),
     ] {
         assert_eq!(changed(&before, &after(spec)), [part]);
     }

@@ -98,7 +98,7 @@ fn one_of<T: pipewire::spa::pod::CanonicalFixedSizedPod + Copy>(first: T, all: V
     choice(ChoiceEnum::Enum { default: first, alternatives: all })
 }
 
-fn enum_format(modifiers: Option<&[u64]>, max_fps: u32) -> Pod {
+fn enum_format(modifiers: Option<&[u64]>, max_fps: u32, size: Option<(u32, u32)>) -> Pod {
     let ids: Vec<Id> = FORMATS.iter().map(|(format, _)| Id(format.as_raw())).collect();
     let property = |key: FormatProperties, value| Property::new(key.as_raw(), value);
     let mut properties = vec![
@@ -121,11 +121,14 @@ fn enum_format(modifiers: Option<&[u64]>, max_fps: u32) -> Pod {
             properties.push(modifier(MANDATORY | DONT_FIXATE, value));
         }
     }
-    let size = choice(ChoiceEnum::Range {
-        default: Rectangle { width: 1280, height: 720 },
-        min: Rectangle { width: 1, height: 1 },
-        max: Rectangle { width: MAX_SIDE, height: MAX_SIDE },
-    });
+    let size = match size {
+        Some((width, height)) => Value::Rectangle(Rectangle { width, height }),
+        None => Value::Choice(ChoiceValue::Rectangle(choice(ChoiceEnum::Range {
+            default: Rectangle { width: 1280, height: 720 },
+            min: Rectangle { width: 1, height: 1 },
+            max: Rectangle { width: MAX_SIDE, height: MAX_SIDE },
+        }))),
+    };
     // A rate of 0 is a variable frame rate.
     let rate = choice(ChoiceEnum::Range {
         default: Fraction { num: 0, denom: 1 },
@@ -138,22 +141,23 @@ fn enum_format(modifiers: Option<&[u64]>, max_fps: u32) -> Pod {
         max: Fraction { num: max_fps, denom: 1 },
     });
     properties.extend([
-        property(FormatProperties::VideoSize, Value::Choice(ChoiceValue::Rectangle(size))),
+        property(FormatProperties::VideoSize, size),
         property(FormatProperties::VideoFramerate, Value::Choice(ChoiceValue::Fraction(rate))),
         property(FormatProperties::VideoMaxFramerate, Value::Choice(ChoiceValue::Fraction(highest))),
     ]);
     bytes(Object { type_: spa::SPA_TYPE_OBJECT_Format, id: spa::SPA_PARAM_EnumFormat, properties })
 }
 
-/// EnumFormat pods in order of preference: DMA-BUF with `modifiers` unless empty, shared memory if `shm`.
-pub fn formats(modifiers: &[u64], shm: bool, max_fps: u32) -> Vec<Pod> {
+/// EnumFormat pods in order of preference: DMA-BUF with `modifiers` unless empty, shared memory if `shm`. Of `size` only, if
+/// there is one.
+pub fn formats(modifiers: &[u64], shm: bool, max_fps: u32, size: Option<(u32, u32)>) -> Vec<Pod> {
     let max_fps = max_fps.clamp(1, 1000);
     let mut offers = Vec::with_capacity(2);
     if !modifiers.is_empty() {
-        offers.push(enum_format(Some(modifiers), max_fps));
+        offers.push(enum_format(Some(modifiers), max_fps, size));
     }
     if shm {
-        offers.push(enum_format(None, max_fps));
+        offers.push(enum_format(None, max_fps, size));
     }
     offers
 }

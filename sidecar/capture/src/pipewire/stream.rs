@@ -20,9 +20,9 @@ use pipewire_buffers::{BufferListener, StreamBuffers};
 
 use super::offer::{self, AgreedFormat, MODIFIERS, OfferedFormat};
 use super::{PEER, failed};
-use crate::Memory;
 use crate::error::CaptureError;
 use crate::negotiated::ShmReason;
+use crate::{CaptureOptions, Memory};
 
 /// Maximum number of formats of the producer that are recorded.
 const MAX_OFFERED: usize = 64;
@@ -54,6 +54,8 @@ pub struct Events {
     modifiers: RefCell<Vec<u64>>,
     shm: bool,
     max_fps: u32,
+    /// The only size to offer; all sizes if `None`.
+    size: Cell<Option<(u32, u32)>>,
 }
 
 impl Events {
@@ -63,7 +65,7 @@ impl Events {
     }
 
     fn formats(&self) -> Vec<offer::Pod> {
-        offer::formats(&self.modifiers.borrow(), self.shm, self.max_fps)
+        offer::formats(&self.modifiers.borrow(), self.shm, self.max_fps, self.size.get())
     }
 }
 
@@ -79,16 +81,16 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Connects to `node`. Offers DMA-BUF unless `shm_reason` excludes it, and shared memory unless `memory` requires
-    /// DMA-BUF.
+    /// Connects to `node`. Offers DMA-BUF unless `shm_reason` excludes it, and shared memory unless the options require
+    /// DMA-BUF; of `size` only, if there is one.
     pub fn new(
         core: &CoreRc,
         node: u32,
         shm_reason: Option<&ShmReason>,
-        memory: Memory,
-        max_fps: u32,
+        options: &CaptureOptions,
+        size: Option<(u32, u32)>,
     ) -> Result<Self, CaptureError> {
-        let shm = memory != Memory::DmaBuf;
+        let shm = options.memory != Memory::DmaBuf;
         if let Some(reason) = shm_reason
             && !shm
         {
@@ -103,7 +105,8 @@ impl Stream {
             error: RefCell::default(),
             modifiers: RefCell::new(if shm_reason.is_none() { MODIFIERS.to_vec() } else { Vec::new() }),
             shm,
-            max_fps,
+            max_fps: options.max_fps,
+            size: Cell::new(size),
         });
         let core_listener = listen_to_core(core, &events);
         let (registry, registry_listener, bound) = listen_to_node(core, node, &events)?;
@@ -164,6 +167,12 @@ impl Stream {
     /// Takes the recorded error.
     pub fn take_error(&self) -> Option<CaptureError> {
         self.events.error.take()
+    }
+
+    /// Offers the formats again, of size `size` only.
+    pub fn resize(&self, size: (u32, u32)) -> Result<(), CaptureError> {
+        self.events.size.set(Some(size));
+        update_params(self.buffers.stream(), &self.events.formats())
     }
 
     /// Offers the formats again without `modifier`, whose buffers could not be imported.

@@ -7,6 +7,9 @@ use wayland_client::{Connection, Dispatch, Proxy, QueueHandle, WEnum, delegate_n
 use wayland_protocols::wp::linux_dmabuf::zv1::client::{zwp_linux_buffer_params_v1, zwp_linux_dmabuf_v1};
 use wayland_protocols_wlr::screencopy::v1::client::{zwlr_screencopy_frame_v1, zwlr_screencopy_manager_v1};
 
+use wayland_protocols_wlr::output_management::v1::client::zwlr_output_manager_v1::ZwlrOutputManagerV1;
+
+use super::sizing::{Heads, OUTPUT_MANAGER_VERSION};
 use crate::negotiated::{fourcc_text, modifier_text};
 
 use wl_buffer::WlBuffer;
@@ -42,6 +45,8 @@ pub struct State {
     pub frame: FrameState,
     /// Reply to the last `zwp_linux_buffer_params_v1.create`.
     pub created: Option<Result<WlBuffer, ()>>,
+    /// Heads of the output manager.
+    pub heads: Heads,
     /// Number of the last completed sync.
     pub synced: u32,
 }
@@ -142,6 +147,9 @@ impl Dispatch<wl_registry::WlRegistry, ()> for State {
                     state.dmabuf = Some(registry.bind(name, version.min(DMABUF_VERSION), queue, ()));
                 } else if interface == ZwlrScreencopyManagerV1::interface().name {
                     state.screencopy = Some(registry.bind(name, version.min(SCREENCOPY_VERSION), queue, ()));
+                } else if interface == ZwlrOutputManagerV1::interface().name {
+                    let version = version.min(OUTPUT_MANAGER_VERSION);
+                    state.heads.manager = Some(registry.bind(name, version, queue, ()));
                 }
             }
             wl_registry::Event::GlobalRemove { name } => {

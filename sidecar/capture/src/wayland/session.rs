@@ -15,6 +15,7 @@ use wayland_protocols_wlr::screencopy::v1::client::zwlr_screencopy_manager_v1::Z
 
 use super::cycle::Cycle;
 use super::globals::State;
+use super::sizing::Sizing;
 use crate::CaptureOptions;
 use crate::error::CaptureError;
 use crate::source_context::SourceContext;
@@ -38,6 +39,7 @@ pub struct Session {
     /// Globals and recorded events.
     pub state: State,
     waker: Arc<Waker>,
+    sizing: Sizing,
     /// Number of the last sync request.
     syncs: u32,
 }
@@ -69,6 +71,7 @@ impl Session {
             queue,
             state: State::default(),
             waker: Arc::clone(context.waker()),
+            sizing: Sizing::new(context.resizer().clone(), options.output.clone()),
             syncs: 0,
         };
         // The first sync brings the globals, the second the events of the globals bound meanwhile.
@@ -173,7 +176,10 @@ impl Session {
                 }
             }
         }
-        self.queue.dispatch_pending(&mut self.state).map(drop).map_err(|error| self.disconnected(&error))
+        let dispatched = self.queue.dispatch_pending(&mut self.state);
+        dispatched.map_err(|error| self.disconnected(&error))?;
+        self.sizing.update(&mut self.state, &self.queue.handle());
+        Ok(())
     }
 
     fn send_sync(&mut self) -> u32 {

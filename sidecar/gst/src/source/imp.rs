@@ -48,13 +48,13 @@ struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let CaptureOptions { max_fps, cursor, runtime_dir, render_node, pattern_size, .. } =
+        let CaptureOptions { max_fps, cursor, runtime_dir, render_node, initial_size, .. } =
             CaptureOptions::default();
         let text = |path: PathBuf| path.display().to_string();
         Self {
             source: SourceKind::Auto,
-            width: pattern_size.0,
-            height: pattern_size.1,
+            width: initial_size.0,
+            height: initial_size.1,
             max_framerate: max_fps,
             cursor: cursor == Cursor::Embedded,
             runtime_dir: std::env::var("XDG_RUNTIME_DIR").unwrap_or_else(|_| text(runtime_dir)),
@@ -290,7 +290,7 @@ impl Source {
             pipewire_node: u32::try_from(settings.pipewire_node).ok(),
             render_node: settings.render_node.into(),
             device,
-            pattern_size: (settings.width, settings.height),
+            initial_size: (settings.width, settings.height),
             ..CaptureOptions::default()
         }
     }

@@ -36,12 +36,20 @@ export class Control {
     this.paint();
   }
 
-  get available() { return !!this.info && this.info.policy !== "None" && this.info.allowed && !!this.info.backend; }
+  get available() { return this.permitted && !!this.info.backend; }
+
+  /** True if this viewer's token and the desktop's policy allow control. */
+  get permitted() { return !!this.info && this.info.policy !== "None" && this.info.allowed; }
 
   /** With shared control, and while no viewer has exclusive control, events of this viewer are accepted. */
-  get controls() {
+  get controls() { return this.available && this.inControl; }
+
+  /** True if the desktop follows the size of this viewer's window, even if it accepts no input. */
+  get resizes() { return this.permitted && this.inControl; }
+
+  get inControl() {
     const { info } = this;
-    return this.available && (info.policy === "Shared" || info.controller === null || info.controller === info.you);
+    return info.policy === "Shared" || info.controller === null || info.controller === info.you;
   }
 
   toggle() {

@@ -5,6 +5,7 @@ import { Connection } from "./connection.js";
 import { Control } from "./control.js";
 import { InputCapture } from "./input.js";
 import { Player } from "./player.js";
+import { WindowSize } from "./size.js";
 import { Sound } from "./sound.js";
 import { snapshot, stats } from "./stats.js";
 import { createSession, takeToken } from "./token.js";
@@ -179,13 +180,13 @@ const player = new Player(canvas, {
 });
 const connection = new Connection({
   unit: (unit) => player.push(unit),
-  info: describe,
-  input: (info) => { control.update(info); clipboard.paint(); },
+  info: () => { describe(); followWindow(); },
+  input: (info) => { control.update(info); clipboard.paint(); followWindow(); },
   sound: (info) => sound.update(info),
   packet: (packet) => sound.push(packet),
   clipboard: (message) => clipboard.message(message),
   chunk: (view) => clipboard.chunk(view),
-  lost: () => { player.reset(); control.reset(); sound.reset(); clipboard.reset(); live = false; },
+  lost: () => { player.reset(); control.reset(); sound.reset(); clipboard.reset(); followWindow(); live = false; },
   waiting,
   fatal,
 });
@@ -193,6 +194,8 @@ const connection = new Connection({
 const send = (message) => connection.send(message);
 const capture = new InputCapture(canvas, $("keys"), send);
 const control = new Control(capture, send);
+const windowSize = new WindowSize($("stage"), send);
+const followWindow = () => windowSize.follow(stats.info?.size === "FollowViewer" && control.resizes);
 const sound = new Sound(send, (chunk) => hook.onsound?.(chunk));
 const clipboard = new Clipboard({
   send,

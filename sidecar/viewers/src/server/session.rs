@@ -13,6 +13,7 @@ use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use contract::clipboard::Format;
+use contract::display::DisplaySize;
 use encode::clock::clock_ns;
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use protocol::rate::{RateLimit, TokenBucket};
@@ -80,7 +81,7 @@ async fn serve(shared: &Shared, socket: WebSocket, revocation: Revocation, input
     let clipboard = input.as_ref().map(|input| input.clipboard(accepted));
     let input = input.as_ref();
     let close = tokio::select! {
-        close = read(source, shared.pong_timeout, &viewer, &replies, input, &listens, &accepts) => close,
+        close = read(source, shared, &viewer, &replies, input, &listens, &accepts) => close,
         close = send(&mut sink, subscription, queued, shared.pong_timeout, input, sound, clipboard) => close,
         () = revocation.wait() => Some((close_code::POLICY, "The viewer token changed")),
     };
@@ -165,17 +166,18 @@ async fn next_change(changes: &mut Option<Changes>) -> Option<InputInfo> {
     }
 }
 
-/// Handles messages until the viewer disconnects, is silent for `timeout`, or violates the protocol. Returns the close
+/// Handles messages until the viewer disconnects, is silent for the pong timeout, or violates the protocol. Returns the close
 /// frame, or `None` if the connection is lost.
 async fn read(
     mut source: impl Stream<Item = Result<Message, axum::Error>> + Unpin,
-    timeout: Duration,
+    shared: &Shared,
     viewer: &ViewerHandle,
     replies: &mpsc::Sender<Message>,
     input: Option<&ViewerInput>,
     listens: &watch::Sender<bool>,
     accepts: &watch::Sender<Vec<Format>>,
 ) -> Option<Close> {
+    let timeout = shared.pong_timeout;
     let mut limit = TokenBucket::new(MESSAGE_LIMIT);
     let mut input_limit = InputLimit::default();
     let mut clipboard = Incoming::default();
@@ -240,6 +242,13 @@ async fn read(
                 if last_keyframe.is_none_or(|last| now - last >= KEYFRAME_INTERVAL) {
                     last_keyframe = Some(now);
                     viewer.request_keyframe();
+                }
+            }
+            Ok(FromViewer::Size { width, height, scale }) => {
+                if let Some(size) = DisplaySize::fit(width, height, scale)
+                    && input.is_some_and(ViewerInput::may_resize)
+                {
+                    shared.hooks.resize(size);
                 }
             }
             // Without sound, the wish has no effect.

@@ -81,6 +81,11 @@ impl ViewerInput {
         }
     }
 
+    /// True if the desktop follows the size of the viewer's window.
+    pub fn may_resize(&self) -> bool {
+        self.session.may_resize()
+    }
+
     /// Changes control, if the viewer may. The next [`Changes::next`] shows the result.
     pub fn control(&self, action: ControlAction, to: Option<u64>) {
         let result = match action {

@@ -174,6 +174,15 @@ pub enum FromViewer {
         /// True if the viewer wants to receive sound.
         on: bool,
     },
+    /// Size of the viewer's window, which the desktop follows if it is to.
+    Size {
+        /// Width in device pixels.
+        width: f64,
+        /// Height in device pixels.
+        height: f64,
+        /// Device pixels per logical pixel.
+        scale: f64,
+    },
     /// Content of the viewer's clipboard.
     Selection(Announcement),
     /// Formats in which the viewer wants contents of the desktop's clipboard.

@@ -19,7 +19,7 @@ fn format_pod(format: VideoFormat, width: u32, height: u32, modifier: Option<(u3
 
 #[test]
 fn dmabuf_offer_is_first_and_flagged() {
-    let offers = formats(&MODIFIERS, true, 60);
+    let offers = formats(&MODIFIERS, true, 60, None);
     assert_eq!(offers.len(), 2);
     let gpu = object(&offers[0]).expect("an object");
     let modifier = find(&gpu, FormatProperties::VideoModifier).expect("a modifier");
@@ -27,16 +27,16 @@ fn dmabuf_offer_is_first_and_flagged() {
     assert_eq!(modifiers(&modifier.value), MODIFIERS);
     let shm = object(&offers[1]).expect("an object");
     assert!(find(&shm, FormatProperties::VideoModifier).is_none());
-    let single = object(&formats(&[MOD_INVALID], false, 60)[0]).expect("an object");
+    let single = object(&formats(&[MOD_INVALID], false, 60, None)[0]).expect("an object");
     let single = find(&single, FormatProperties::VideoModifier).expect("a modifier");
     assert_eq!((single.flags.bits(), modifiers(&single.value)), (MANDATORY, vec![MOD_INVALID]));
-    assert_eq!(formats(&[], true, 60), offers[1..]);
-    assert_eq!(formats(&MODIFIERS, false, 60), offers[..1]);
+    assert_eq!(formats(&[], true, 60, None), offers[1..]);
+    assert_eq!(formats(&MODIFIERS, false, 60, None), offers[..1]);
 }
 
 #[test]
 fn offered_format_reports_its_memory() {
-    let offers = formats(&MODIFIERS, true, 60);
+    let offers = formats(&MODIFIERS, true, 60, None);
     let text = "BGRx|BGRA|RGBx|RGBA 1x1 to 8192x8192, DMA-BUF modifiers INVALID, LINEAR".to_owned();
     assert_eq!(offered(&offers[0]), OfferedFormat { text, dmabuf: true });
     let text = "BGRx|BGRA|RGBx|RGBA 1x1 to 8192x8192, shared memory".to_owned();
