@@ -85,8 +85,8 @@ pub mod flags {
     pub const STATUS_KEYS_FILE: &str = "status-keys-file";
     /// Serve viewers without a token.
     pub const INSECURE_NO_VIEWER_AUTH: &str = "insecure-no-viewer-auth";
-    /// Leave the cursor out of the picture.
-    pub const HIDE_CURSOR: &str = "hide-cursor";
+    /// How the cursor is shown.
+    pub const CURSOR: &str = "cursor";
 }
 
 /// Environment variables.

@@ -63,6 +63,17 @@ pub enum RequireArg {
     ZeroCopy,
 }
 
+/// How the cursor is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CursorArg {
+    /// Drawn into the picture by the compositor.
+    Embedded,
+    /// Drawn by the viewers' page, at the speed of the browser; into the picture by compositors that do not deliver it.
+    Viewer,
+    /// Left out.
+    Hidden,
+}
+
 /// Pixel format on frame path Pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum PushArg {
@@ -93,9 +104,9 @@ pub struct Desktop {
     /// PipeWire node to capture, instead of requesting one from Mutter.
     #[arg(long, env = "DESKTOPSTREAM_PIPEWIRE_NODE")]
     pub pipewire_node: Option<u32>,
-    /// Leave the cursor out of the picture.
-    #[arg(long, env = "DESKTOPSTREAM_HIDE_CURSOR")]
-    pub hide_cursor: bool,
+    /// How the cursor is shown.
+    #[arg(long, value_enum, default_value = "embedded", env = "DESKTOPSTREAM_CURSOR")]
+    pub cursor: CursorArg,
     /// Size of the test pattern, and first size of GNOME Shell's monitor with --size follow-viewer, WIDTHxHEIGHT.
     #[arg(long, default_value = "1280x720", value_parser = parse_size, env = "DESKTOPSTREAM_INITIAL_SIZE")]
     pub initial_size: (u32, u32),
@@ -303,7 +314,7 @@ mod tests {
             flags::VIEW_ONLY_TOKEN_FILE,
             flags::STATUS_KEYS_FILE,
             flags::INSECURE_NO_VIEWER_AUTH,
-            flags::HIDE_CURSOR,
+            flags::CURSOR,
         ] {
             assert!(names.contains(&flag), "{flag}");
         }

@@ -1,6 +1,7 @@
 //! The sidecar program: command line, wiring of capture, frame path and viewers, and `sidecar doctor`.
 
 pub mod cli;
+mod cursor;
 pub mod doctor;
 pub mod metrics;
 mod observer;

@@ -26,9 +26,11 @@ use tracing_subscriber::EnvFilter;
 use viewers::{Hub, HubOptions, Server, ServerOptions, SoundHub, StreamInfo};
 use virtgpu::{Device, OpenError};
 
-use crate::cli::{Cli, Command, Desktop, HostAgent, MemoryArg, PushArg, RequireArg, Run, SourceArg};
+use crate::cli::{
+    Cli, Command, CursorArg, Desktop, HostAgent, MemoryArg, PushArg, RequireArg, Run, SourceArg,
+};
 use crate::observer::Observer;
-use crate::{size, sound, viewer_token};
+use crate::{cursor, size, sound, viewer_token};
 
 /// Interval at which viewers receive changes of frame path, size and encoder.
 const INFO_INTERVAL: Duration = Duration::from_millis(250);
@@ -75,7 +77,7 @@ pub fn capture_options(desktop: &Desktop, device: Option<Device>, max_fps: u16) 
         runtime_dir,
         wayland_display,
         pipewire_node,
-        hide_cursor,
+        cursor,
         initial_size,
     } = desktop.clone();
     CaptureOptions {
@@ -91,7 +93,11 @@ pub fn capture_options(desktop: &Desktop, device: Option<Device>, max_fps: u16) 
             MemoryArg::Shm => capture::Memory::Shm,
         },
         max_fps: max_fps.into(),
-        cursor: if hide_cursor { capture::Cursor::Hidden } else { capture::Cursor::Embedded },
+        cursor: match cursor {
+            CursorArg::Embedded => capture::Cursor::Embedded,
+            CursorArg::Viewer => capture::Cursor::Viewer,
+            CursorArg::Hidden => capture::Cursor::Hidden,
+        },
         runtime_dir,
         wayland_display,
         pipewire_node,
@@ -183,6 +189,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let capture =
         capture::start(CaptureOptions { size, ..capture_options(&desktop, device.clone().ok(), max_fps) });
     let resizer = capture.resizer();
+    let cursor = cursor::follow(capture.pointer());
 
     let pump = Pump::new(
         PumpOptions {
@@ -245,6 +252,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         })
         .with_registry(registry)
         .with_input(input)
+        .with_cursor(cursor)
         .with_admin(admin)
         .with_ready({
             let status = status.clone();

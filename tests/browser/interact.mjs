@@ -17,6 +17,8 @@
 //   {"listen": true}          unmutes the desktop by the button, and waits until its sound is captured
 //   {"chirp": [f0, f1]}       waits until a chirp from f0 to f1 Hz was heard, and its sound is played
 //   {"control": true}         waits until this page controls the desktop
+//   {"cursor": "image"}         waits until the page shows another cursor than in the last such step, of this kind
+//   {"pointer": [x, y]}       waits until the page of a viewer without control draws the cursor at this position, within 2 %
 //   {"kill": true}            ends the browser without a release of what is pressed
 //   {"copy": {"text/plain": "…"}}       puts a content into the browser's clipboard; of an image/png its Base64
 //   {"receive": {"image/png": "…"}}     waits until the desktop's clipboard has arrived in this form
@@ -81,6 +83,23 @@ async function resize(page, [width, height, scale], timeout) {
   windows.push({ size, path, ms: performance.now() - start });
 }
 
+/** True if the page shows a cursor of the kind that differs from the last one. Runs in the page. */
+function otherCursor(kind) {
+  const { cursor } = window.desktopstream, css = document.getElementById("screen").style.cursor;
+  if (cursor.shape.kind !== kind || css === window.lastCursor || (kind === "image" && !css.startsWith("image-set"))) return false;
+  window.lastCursor = css;
+  return true;
+}
+
+/** True if the page draws the cursor at a position of the picture. Runs in the page. */
+function cursorAt([x, y]) {
+  const image = document.getElementById("cursor"), { shape } = window.desktopstream.cursor;
+  if (image.hidden || !image.complete || !image.naturalWidth) return false;
+  const screen = document.getElementById("screen").getBoundingClientRect(), box = image.getBoundingClientRect();
+  const at = [box.left + shape.hotspot[0] * box.width / shape.width, box.top + shape.hotspot[1] * box.height / shape.height];
+  return Math.abs((at[0] - screen.left) / screen.width - x) < 0.02 && Math.abs((at[1] - screen.top) / screen.height - y) < 0.02;
+}
+
 const STEPS = {
   layout: (page, layout) => page.selectOption("#layout", layout),
   press: async (page, code) => { await page.keyboard.press(code); await page.waitForFunction(() => !window.desktopstream.holding()); },
@@ -104,6 +123,8 @@ const STEPS = {
   copy: (page, content) => page.evaluate(copy, content),
   receive: (page, content, timeout) => page.waitForFunction(received, content, { timeout, polling: 100 }),
   window: resize,
+  cursor: (page, kind, timeout) => page.waitForFunction(otherCursor, kind, { timeout, polling: 50 }),
+  pointer: (page, at, timeout) => page.waitForFunction(cursorAt, at, { timeout, polling: 50 }),
   pause: (page, ms) => page.waitForTimeout(ms),
 };
 

@@ -74,7 +74,9 @@ pub struct Capture {
     /// Maximum frame rate in frames per second. Must be between 1 and 240.
     #[schemars(range(min = 1, max = 240))]
     pub max_framerate: u32,
-    /// How the pointer is shown. "Embedded" draws it into the video; "Hidden" leaves it out.
+    /// How the pointer is shown. "Embedded" draws it into the video; "Viewer" lets the viewers' page draw it, so that it moves
+    /// without delay, where the compositor delivers it apart from the picture (GNOME Shell), and otherwise draws it into the
+    /// video; "Hidden" leaves it out.
     pub cursor: Cursor,
     /// Frame path that the stream must use to be ready. "Any" accepts every frame path; "ZeroCopy" accepts only
     /// ResourceId, where no pixels leave the VM.
@@ -117,6 +119,8 @@ pub enum Source {
 pub enum Cursor {
     /// Drawn into the video.
     Embedded,
+    /// Drawn by the viewers' page.
+    Viewer,
     /// Left out.
     Hidden,
 }

@@ -98,6 +98,7 @@ fn sidecar_args(stream: &Validated) -> Vec<String> {
     flag(flags::CLIPBOARD, spec.viewers.clipboard.name().to_owned());
     flag(flags::SIZE, spec.capture.size.name().to_owned());
     flag(flags::SOURCE, source(spec.capture.source).to_owned());
+    flag(flags::CURSOR, cursor(spec.capture.cursor).to_owned());
     flag(flags::MAX_FPS, spec.capture.max_framerate.to_string());
     flag(flags::BITRATE_KBPS, spec.encode.bitrate_kbps.to_string());
     flag(flags::KEYFRAME_MS, spec.encode.keyframe_interval_milliseconds.to_string());
@@ -127,10 +128,15 @@ fn sidecar_args(stream: &Validated) -> Vec<String> {
         }
         AuthKind::None => args.push(format!("--{}", flags::INSECURE_NO_VIEWER_AUTH)),
     }
-    if spec.capture.cursor == Cursor::Hidden {
-        args.push(format!("--{}", flags::HIDE_CURSOR));
-    }
     args
+}
+
+const fn cursor(cursor: Cursor) -> &'static str {
+    match cursor {
+        Cursor::Embedded => "embedded",
+        Cursor::Viewer => "viewer",
+        Cursor::Hidden => "hidden",
+    }
 }
 
 const fn source(source: Source) -> &'static str {

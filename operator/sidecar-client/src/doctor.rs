@@ -10,7 +10,7 @@ const DOCTOR_FLAGS: [&str; 13] = [
     flags::RUNTIME_DIR,
     "wayland-display",
     "pipewire-node",
-    flags::HIDE_CURSOR,
+    flags::CURSOR,
     flags::INITIAL_SIZE,
     flags::UPSTREAM,
     flags::UPSTREAM_FILE,
@@ -34,10 +34,10 @@ mod tests {
 
     #[test]
     fn doctor_options_exclude_flags_of_run_only() {
-        let args = ["run", "--name=ns/desk", "--source=test-pattern", "--max-viewers=8", "--hide-cursor"];
+        let args = ["run", "--name=ns/desk", "--source=test-pattern", "--max-viewers=8", "--cursor=hidden"];
         assert_eq!(
             doctor_options(args.map(str::to_owned).into()),
-            ["--source=test-pattern", "--hide-cursor"]
+            ["--source=test-pattern", "--cursor=hidden"]
         );
     }
 }

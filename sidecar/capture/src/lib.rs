@@ -16,6 +16,7 @@ mod mutter;
 mod negotiated;
 mod options;
 mod pipewire;
+mod pointer;
 mod release;
 mod resizer;
 pub mod resolve;
@@ -36,11 +37,14 @@ pub use error::CaptureError;
 pub use frame::{BufferOwner, Frame, FrameBuffer, GpuBuffer, Lease, ShmView};
 pub use negotiated::{Negotiated, ShmReason};
 pub use options::{CaptureOptions, Cursor, Memory, Source};
-pub use pipewire_buffers::survive_truncation;
+pub use pipewire_buffers::{CursorBitmap, CursorFormat, survive_truncation};
+pub use pointer::{Pointer, Shape};
 pub use resizer::Resizer;
 
+use pointer::PointerSender;
 use slot::Slot;
 use source_context::SourceContext;
+use tokio::sync::watch;
 use waker::Waker;
 
 /// Maximum number of events queued for the consumer; further events are dropped.
@@ -61,6 +65,7 @@ pub struct Capture {
     slot: Arc<Slot>,
     waker: Arc<Waker>,
     resizer: Resizer,
+    pointer: PointerSender,
     events: Receiver<CaptureEvent>,
     thread: Option<JoinHandle<()>>,
 }
@@ -75,11 +80,19 @@ pub fn start(options: CaptureOptions) -> Capture {
             let _ = sender.try_send(CaptureEvent::Lost(CaptureError::System(error)));
             let waker = Arc::new(Waker::disabled());
             let resizer = Resizer::new(Arc::clone(&waker));
-            return Capture { slot, waker, resizer, events, thread: None };
+            let pointer = PointerSender::default();
+            return Capture { slot, waker, resizer, pointer, events, thread: None };
         }
     };
     let resizer = Resizer::new(Arc::clone(&waker));
-    let context = SourceContext::new(Arc::clone(&slot), resizer.clone(), Arc::clone(&waker), sender.clone());
+    let pointer = PointerSender::default();
+    let context = SourceContext::new(
+        Arc::clone(&slot),
+        resizer.clone(),
+        pointer.clone(),
+        Arc::clone(&waker),
+        sender.clone(),
+    );
     let spawned =
         thread::Builder::new().name("capture".to_owned()).spawn(move || supervise::run(&options, &context));
     let thread = match spawned {
@@ -89,7 +102,7 @@ pub fn start(options: CaptureOptions) -> Capture {
             None
         }
     };
-    Capture { slot, waker, resizer, events, thread }
+    Capture { slot, waker, resizer, pointer, events, thread }
 }
 
 /// Producer's end of a capture made by [`external`].
@@ -114,7 +127,8 @@ pub fn external() -> (FrameSink, Capture) {
     let (_, events) = mpsc::sync_channel(1);
     let waker = Arc::new(Waker::disabled());
     let resizer = Resizer::new(Arc::clone(&waker));
-    let capture = Capture { slot: Arc::clone(&slot), waker, resizer, events, thread: None };
+    let pointer = PointerSender::default();
+    let capture = Capture { slot: Arc::clone(&slot), waker, resizer, pointer, events, thread: None };
     (FrameSink(slot), capture)
 }
 
@@ -132,6 +146,11 @@ impl Capture {
     /// Asks the desktop for other sizes.
     pub fn resizer(&self) -> Resizer {
         self.resizer.clone()
+    }
+
+    /// The desktop's pointer, as it changes, with [`Cursor::Viewer`].
+    pub fn pointer(&self) -> watch::Receiver<Pointer> {
+        self.pointer.subscribe()
     }
 
     /// Number of frames that were replaced by a newer one before the consumer received them.

@@ -130,11 +130,12 @@ struct Request {
 }
 
 impl Request {
-    /// Mutter's `cursor-mode`: hidden 0, embedded 1.
+    /// Mutter's `cursor-mode`: hidden 0, embedded 1, metadata 2.
     fn cursor_mode(&self) -> u32 {
         match self.cursor {
             Cursor::Hidden => 0,
             Cursor::Embedded => 1,
+            Cursor::Viewer => 2,
         }
     }
 }

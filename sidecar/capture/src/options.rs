@@ -40,6 +40,9 @@ pub enum Cursor {
     /// The compositor draws the cursor into the frame.
     #[default]
     Embedded,
+    /// Frames have no cursor; [`crate::Capture::pointer`] has it. Compositors that do not deliver it draw it into the
+    /// frame: wlr-screencopy.
+    Viewer,
     /// Frames have no cursor.
     Hidden,
 }

@@ -104,7 +104,13 @@ pub fn run(
         sizing.update(&stream)?;
         frames.buffers_removed(&stream.buffers().take_removed());
         frames.buffers_added(stream.buffers().take_added());
-        if let Some(modifier) = frames.deliver_newest(&stream, context)? {
+        let unusable = frames.deliver_newest(&stream, context)?;
+        if let Some(cursor) = stream.buffers().take_cursor()
+            && let Some((agreed, _)) = stream.agreed()
+        {
+            context.pointer().update(cursor, (agreed.width, agreed.height));
+        }
+        if let Some(modifier) = unusable {
             stream.renegotiate_without(modifier)?;
         }
         let stage = stream.stage();

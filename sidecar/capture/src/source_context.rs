@@ -8,6 +8,7 @@ use crate::CaptureEvent;
 use crate::error::CaptureError;
 use crate::frame::Frame;
 use crate::negotiated::Negotiated;
+use crate::pointer::PointerSender;
 use crate::resizer::Resizer;
 use crate::slot::Slot;
 use crate::waker::Waker;
@@ -18,6 +19,7 @@ pub struct SourceContext {
     slot: Arc<Slot>,
     waker: Arc<Waker>,
     resizer: Resizer,
+    pointer: PointerSender,
     events: SyncSender<CaptureEvent>,
     delivered: Cell<u64>,
     negotiated: RefCell<Option<Negotiated>>,
@@ -29,6 +31,7 @@ impl SourceContext {
     pub fn new(
         slot: Arc<Slot>,
         resizer: Resizer,
+        pointer: PointerSender,
         waker: Arc<Waker>,
         events: SyncSender<CaptureEvent>,
     ) -> Self {
@@ -36,6 +39,7 @@ impl SourceContext {
             slot,
             waker,
             resizer,
+            pointer,
             events,
             delivered: Cell::new(0),
             negotiated: RefCell::default(),
@@ -51,6 +55,11 @@ impl SourceContext {
     /// Size that the desktop is asked to have.
     pub fn resizer(&self) -> &Resizer {
         &self.resizer
+    }
+
+    /// Publishes the desktop's pointer.
+    pub fn pointer(&self) -> &PointerSender {
+        &self.pointer
     }
 
     /// True if the source must return.
@@ -90,6 +99,7 @@ impl SourceContext {
     /// one.
     pub fn report_lost(&self, error: CaptureError) {
         self.slot.clear();
+        self.pointer.reset();
         *self.negotiated.borrow_mut() = None;
         let text = error.to_string();
         if *self.last_error.borrow() != text {

@@ -7,6 +7,7 @@
 
 #![expect(unsafe_code, reason = "buffers of a PipeWire stream are raw pointers")]
 
+pub mod cursor;
 mod metadata;
 
 use std::cell::{Cell, RefCell};
@@ -19,6 +20,8 @@ use pipewire::spa::sys as spa;
 use pipewire::stream::{ListenerLocalBuilder, StreamListener, StreamRc};
 use pipewire::sys::pw_buffer;
 use protocol::Rect;
+
+use self::cursor::CursorMeta;
 
 /// Maximum number of buffers tracked per stream; equals libpipewire's `MAX_BUFFERS`.
 const MAX_BUFFERS: usize = 64;
@@ -90,6 +93,8 @@ pub struct StreamBuffers {
     live: RefCell<BTreeMap<u64, Buffer>>,
     added: RefCell<Vec<BufferInfo>>,
     removed: RefCell<Vec<u64>>,
+    /// Newest cursor of dequeued buffers, with a shape that changed since it was taken.
+    cursor: RefCell<Option<CursorMeta>>,
     next: Cell<u64>,
 }
 
@@ -114,6 +119,7 @@ impl StreamBuffers {
             live: RefCell::default(),
             added: RefCell::default(),
             removed: RefCell::default(),
+            cursor: RefCell::default(),
             next: Cell::new(1),
         })
     }
@@ -153,6 +159,20 @@ impl StreamBuffers {
     /// Buffers removed since the previous call.
     pub fn take_removed(&self) -> Vec<u64> {
         self.removed.take()
+    }
+
+    /// Newest cursor of the buffers that were dequeued since the previous call, corrupted ones included: Mutter marks a
+    /// buffer that reports only a cursor as corrupted.
+    pub fn take_cursor(&self) -> Option<CursorMeta> {
+        self.cursor.take()
+    }
+
+    fn cursor_changed(&self, mut cursor: CursorMeta) {
+        let mut newest = self.cursor.borrow_mut();
+        if cursor.shape.is_none() {
+            cursor.shape = newest.take().and_then(|older| older.shape);
+        }
+        *newest = Some(cursor);
     }
 
     /// Tracks a new buffer. Called only by the `add_buffer` event of `stream`, with the event's pointer.
@@ -230,6 +250,10 @@ impl StreamBuffers {
                 // SAFETY: `buffer` belongs to a live `pw_buffer`, laid out by libpipewire as `read` requires.
                 unsafe { metadata::read(id, buffer) }
             });
+            let (filled, cursor) = filled.unzip();
+            if let Some(cursor) = cursor.flatten() {
+                self.cursor_changed(cursor);
+            }
             return Some(filled.unwrap_or_else(|| FilledBuffer {
                 id,
                 corrupted: true,

@@ -30,6 +30,7 @@ mod session;
 mod status;
 mod streams;
 mod viewer_clipboard;
+mod viewer_cursor;
 mod viewer_input;
 mod viewer_sound;
 pub mod wire;
@@ -51,6 +52,7 @@ use self::auth::origin::AllowedOrigins;
 use self::auth::token::ViewerToken;
 use self::auth::{AuthError, Authenticator};
 use self::listen::Endpoint;
+use crate::cursor::Cursor;
 use crate::hub::{Hub, Rejection};
 use crate::snapshot::Snapshots;
 use crate::sound::SoundHub;
@@ -151,6 +153,7 @@ pub struct Server {
     admin: Option<TcpListener>,
     input: Option<Input>,
     sound: Option<SoundHub>,
+    cursor: Option<watch::Receiver<Cursor>>,
 }
 
 /// State of all handlers.
@@ -168,6 +171,7 @@ struct Shared {
     snapshots: Snapshots,
     input: Option<Input>,
     sound: Option<SoundHub>,
+    cursor: Option<watch::Receiver<Cursor>>,
 }
 
 impl Shared {
@@ -192,6 +196,7 @@ impl Server {
             admin: None,
             input: None,
             sound: None,
+            cursor: None,
         }
     }
 
@@ -239,6 +244,12 @@ impl Server {
         self
     }
 
+    /// Sends the desktop's cursor to viewers, which draw it.
+    pub fn with_cursor(mut self, cursor: watch::Receiver<Cursor>) -> Self {
+        self.cursor = Some(cursor);
+        self
+    }
+
     /// Serves probes, status and metrics on `listener`. Without it there are no probes and no metrics.
     pub fn with_admin(mut self, listener: TcpListener) -> Self {
         self.admin = Some(listener);
@@ -251,7 +262,7 @@ impl Server {
     /// # Errors
     /// [`ServerError`] if a setting is invalid or the listener has no address.
     pub async fn serve(self, listener: TcpListener) -> Result<(), ServerError> {
-        let Self { hub, options, hooks, mut registry, admin, input, sound } = self;
+        let Self { hub, options, hooks, mut registry, admin, input, sound, cursor } = self;
         let ServerOptions {
             stream,
             viewer_token,
@@ -289,6 +300,7 @@ impl Server {
             snapshots: Snapshots::new(hub.clone()),
             input,
             sound,
+            cursor,
             hub,
         };
         let shared = Arc::new(shared);

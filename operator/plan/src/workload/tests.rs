@@ -14,12 +14,12 @@ fn sidecar_args_follow_the_spec() {
     assert_eq!(
         args,
         "run --name=team/desk --listen=0.0.0.0:8080 --admin-listen=0.0.0.0:15939 --max-viewers=16 \
-         --control=exclusive --audio-output=true --clipboard=both --size=fixed --source=wayland --max-fps=30 --bitrate-kbps=2000 \
+         --control=exclusive --audio-output=true --clipboard=both --size=fixed --source=wayland --cursor=hidden --max-fps=30 --bitrate-kbps=2000 \
          --keyframe-ms=2000 --runtime-dir=/run/desktop --require=zero-copy \
          --upstream-file=/run/desktopstream/host-agent/endpoint --token-file=/run/desktopstream/host-agent/token \
          --tls-key-file=/run/desktopstream/host-agent/tls.key \
          --allowed-origins=https://a,https://b --viewer-token-file=/run/desktopstream/viewer/token \
-         --view-only-token-file=/run/desktopstream/viewer/view-only-token --hide-cursor"
+         --view-only-token-file=/run/desktopstream/viewer/view-only-token"
     );
     let following = validated(&json!({"spec": {"capture": {"size": "FollowViewer"}}}));
     let following = workload(&following, None);

@@ -15,6 +15,7 @@ use pipewire::spa::pod::serialize::PodSerializer;
 use pipewire::spa::pod::{ChoiceValue, Object, Property, PropertyFlags, Value};
 use pipewire::spa::sys as spa;
 use pipewire::spa::utils::{Choice, ChoiceEnum, ChoiceFlags, Fraction, Id, Rectangle};
+use pipewire_buffers::{MAX_CURSOR_SIDE, cursor_meta_size};
 use protocol::PixelFormat;
 use protocol::pixel::MAX_SIDE;
 
@@ -162,8 +163,8 @@ pub fn formats(modifiers: &[u64], shm: bool, max_fps: u32, size: Option<(u32, u3
     offers
 }
 
-/// Parameters of the buffers of an agreed format: kind, number and metas.
-pub fn buffers(dmabuf: bool) -> Vec<Pod> {
+/// Parameters of the buffers of an agreed format: kind, number and metas; that of the cursor if `cursor`.
+pub fn buffers(dmabuf: bool, cursor: bool) -> Vec<Pod> {
     let kinds = if dmabuf { 1 << spa::SPA_DATA_DmaBuf } else { 1 << spa::SPA_DATA_MemFd };
     let (default, min, max) = BUFFERS;
     let meta = |kind: u32, size: Value| {
@@ -177,7 +178,7 @@ pub fn buffers(dmabuf: bool) -> Vec<Pod> {
         })
     };
     let region = size_of::<spa::spa_meta_region>() as i32;
-    vec![
+    let mut params = vec![
         bytes(Object {
             type_: spa::SPA_TYPE_OBJECT_ParamBuffers,
             id: spa::SPA_PARAM_Buffers,
@@ -204,7 +205,14 @@ pub fn buffers(dmabuf: bool) -> Vec<Pod> {
                 max: region * DAMAGE_REGIONS,
             }))),
         ),
-    ]
+    ];
+    if cursor {
+        let size = |side| cursor_meta_size(side) as i32;
+        let (min, max) = (size(1), size(MAX_CURSOR_SIDE));
+        let range = choice(ChoiceEnum::Range { default: max, min, max });
+        params.push(meta(spa::SPA_META_Cursor, Value::Choice(ChoiceValue::Int(range))));
+    }
+    params
 }
 
 fn object(pod: &[u8]) -> Result<Object, FormatError> {

@@ -22,7 +22,7 @@ use super::offer::{self, AgreedFormat, MODIFIERS, OfferedFormat};
 use super::{PEER, failed};
 use crate::error::CaptureError;
 use crate::negotiated::ShmReason;
-use crate::{CaptureOptions, Memory};
+use crate::{CaptureOptions, Cursor, Memory};
 
 /// Maximum number of formats of the producer that are recorded.
 const MAX_OFFERED: usize = 64;
@@ -56,6 +56,8 @@ pub struct Events {
     max_fps: u32,
     /// The only size to offer; all sizes if `None`.
     size: Cell<Option<(u32, u32)>>,
+    /// Request the cursor of each buffer.
+    cursor: bool,
 }
 
 impl Events {
@@ -107,6 +109,7 @@ impl Stream {
             shm,
             max_fps: options.max_fps,
             size: Cell::new(size),
+            cursor: options.cursor == Cursor::Viewer,
         });
         let core_listener = listen_to_core(core, &events);
         let (registry, registry_listener, bound) = listen_to_node(core, node, &events)?;
@@ -316,5 +319,5 @@ fn format_changed(events: &Events, pod: Option<&Pod>) -> Result<Vec<offer::Pod>,
     }
     events.agreed.set(Some(agreed));
     events.agreements.set(events.agreements.get() + 1);
-    Ok(offer::buffers(agreed.modifier.is_some()))
+    Ok(offer::buffers(agreed.modifier.is_some(), events.cursor))
 }

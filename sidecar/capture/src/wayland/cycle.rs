@@ -76,7 +76,8 @@ impl<'a> Cycle<'a> {
         let manager = self.session.manager()?;
         let overlay_cursor = match self.options.cursor {
             Cursor::Hidden => 0,
-            Cursor::Embedded => 1,
+            // The protocol does not deliver the cursor apart from the picture.
+            Cursor::Embedded | Cursor::Viewer => 1,
         };
         let mut due = Instant::now();
         loop {

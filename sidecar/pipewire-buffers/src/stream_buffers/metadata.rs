@@ -6,13 +6,14 @@ use pipewire::spa::sys as spa;
 use protocol::Rect;
 
 use super::FilledBuffer;
+use super::cursor::{self, CursorMeta};
 
 /// Maximum number of metas read per buffer.
 const MAX_METAS: u32 = 16;
 /// Maximum number of damage regions read per buffer.
 const MAX_REGIONS: usize = 64;
 
-/// Reads a buffer's first chunk and its metas.
+/// Reads a buffer's first chunk and its metas; the cursor, if it has one.
 ///
 /// The descriptions (`spa_buffer`, `spa_data`, `spa_meta`) are in this process's memory. The chunk and the contents of
 /// the metas are in memory shared with the producer: each is copied once, and the values are unchecked input.
@@ -21,15 +22,16 @@ const MAX_REGIONS: usize = 64;
 /// `buffer` belongs to a live `pw_buffer`, as libpipewire describes it: `datas` is null or has `n_datas` elements,
 /// `metas` is null or has `n_metas` elements, each chunk is null or points to a `spa_chunk`, and each meta's `data` is
 /// null or points to `size` bytes.
-pub(super) unsafe fn read(id: u64, buffer: &spa::spa_buffer) -> FilledBuffer {
+pub(super) unsafe fn read(id: u64, buffer: &spa::spa_buffer) -> (FilledBuffer, Option<CursorMeta>) {
     let mut filled = FilledBuffer { id, corrupted: true, ..FilledBuffer::default() };
+    let mut cursor = None;
     if buffer.n_datas == 0 {
-        return filled;
+        return (filled, cursor);
     }
     // SAFETY: by this function's contract `datas` is null, which `as_ref` checks, or has at least one element.
     let chunk = unsafe { buffer.datas.as_ref() }.and_then(|data| NonNull::new(data.chunk));
     // The daemon chooses the chunk's offset in the memory that it shares, and libpipewire checks no alignment.
-    let Some(chunk) = chunk.filter(|chunk| chunk.is_aligned()) else { return filled };
+    let Some(chunk) = chunk.filter(|chunk| chunk.is_aligned()) else { return (filled, cursor) };
     // SAFETY: by this function's contract the pointer is valid for one `spa_chunk`, whose fields are integers, so every
     // bit pattern is valid; it is aligned, as was just checked. Volatile, because the producer may write it at any time.
     let chunk = unsafe { chunk.as_ptr().read_volatile() };
@@ -38,7 +40,7 @@ pub(super) unsafe fn read(id: u64, buffer: &spa::spa_buffer) -> FilledBuffer {
     filled.stride = chunk.stride;
     filled.corrupted = chunk.flags & spa::SPA_CHUNK_FLAG_CORRUPTED as i32 != 0;
     if buffer.metas.is_null() {
-        return filled;
+        return (filled, cursor);
     }
     for i in 0..buffer.n_metas.min(MAX_METAS) as usize {
         // SAFETY: `metas` is not null and by this function's contract has `n_metas` elements, and i < n_metas.
@@ -64,9 +66,12 @@ pub(super) unsafe fn read(id: u64, buffer: &spa::spa_buffer) -> FilledBuffer {
                 unsafe { region.read_unaligned() }.region
             });
             filled.damage = bounding_box(regions);
+        } else if meta.type_ == spa::SPA_META_Cursor {
+            // SAFETY: by this function's contract `data` points to `size` bytes.
+            cursor = unsafe { cursor::read(data, size) };
         }
     }
-    filled
+    (filled, cursor)
 }
 
 /// Bounding box of the regions before the first empty one, which ends the list.
@@ -124,7 +129,8 @@ mod tests {
         let buffer =
             spa::spa_buffer { n_metas: 3, n_datas: 1, metas: metas.as_mut_ptr(), datas: &raw mut data };
         // SAFETY: `metas` has 3 elements and `datas` 1; the pointers in them are to live locals of the stated sizes.
-        let filled = unsafe { read(9, &buffer) };
+        let (filled, cursor) = unsafe { read(9, &buffer) };
+        assert_eq!(cursor, None);
         assert_eq!((filled.id, filled.offset, filled.size, filled.stride), (9, 16, 400, 40));
         assert_eq!((filled.pts, filled.corrupted), (77, false));
         assert_eq!(filled.damage, Some(Rect { x: 1, y: 2, width: 3, height: 4 }));
@@ -145,7 +151,7 @@ mod tests {
         let buffer =
             spa::spa_buffer { n_metas: 0, n_datas: 1, metas: std::ptr::null_mut(), datas: &raw mut data };
         // SAFETY: `datas` has one element, whose chunk lies in `chunks`.
-        let filled = unsafe { read(9, &buffer) };
+        let (filled, _) = unsafe { read(9, &buffer) };
         assert!(filled.corrupted && filled.size == 0, "{filled:?}");
     }
 
@@ -158,6 +164,6 @@ mod tests {
             datas: std::ptr::null_mut(),
         };
         // SAFETY: both arrays are empty and null.
-        assert!(unsafe { read(9, &buffer) }.corrupted);
+        assert!(unsafe { read(9, &buffer) }.0.corrupted);
     }
 }

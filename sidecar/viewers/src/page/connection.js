@@ -11,7 +11,7 @@ const SILENCE_MS = 12000;       // the server answers every 2 s; after this sile
 
 /** Reconnects with back-off until closed. */
 export class Connection {
-  /** Callbacks: `unit(unit)`, `info()`, `input(info)`, `sound(info)`, `packet(packet)`, `clipboard(message)`, `chunk(view)`, `lost()`, `waiting(kind, title, text)`, `fatal(kind, title, text, action)`. */
+  /** Callbacks: `unit(unit)`, `info()`, `input(info)`, `cursor(message)`, `sound(info)`, `packet(packet)`, `clipboard(message)`, `chunk(view)`, `lost()`, `waiting(kind, title, text)`, `fatal(kind, title, text, action)`. */
   constructor(callbacks) {
     this.callbacks = callbacks;
     this.failures = 0;
@@ -96,6 +96,8 @@ export class Connection {
       this.callbacks.info();
     } else if (message.type === "input") {
       this.callbacks.input(message);
+    } else if (message.type === "cursor") {
+      this.callbacks.cursor(message);
     } else if (message.type === "sound") {
       this.callbacks.sound(message);
     } else if (message.type === "clipboard" || message.type === "selection" || message.type === "stored") {

@@ -3,6 +3,7 @@
 import { Clipboard } from "./clipboard.js";
 import { Connection } from "./connection.js";
 import { Control } from "./control.js";
+import { Cursor } from "./cursor.js";
 import { InputCapture } from "./input.js";
 import { Player } from "./player.js";
 import { WindowSize } from "./size.js";
@@ -77,6 +78,7 @@ function layout() {
   if (scale >= 1 && scale < 1.03) scale = 1;
   canvas.style.width = `${Math.round(canvas.width * scale) / ratio}px`;
   canvas.style.height = `${Math.round(canvas.height * scale) / ratio}px`;
+  cursor.paint();
 }
 
 /** Names of frame paths: short for the bar, long for the statistics. */
@@ -181,12 +183,13 @@ const player = new Player(canvas, {
 const connection = new Connection({
   unit: (unit) => player.push(unit),
   info: () => { describe(); followWindow(); },
-  input: (info) => { control.update(info); clipboard.paint(); followWindow(); },
+  input: (info) => { control.update(info); clipboard.paint(); followWindow(); cursor.paint(); },
+  cursor: (message) => cursor.update(message),
   sound: (info) => sound.update(info),
   packet: (packet) => sound.push(packet),
   clipboard: (message) => clipboard.message(message),
   chunk: (view) => clipboard.chunk(view),
-  lost: () => { player.reset(); control.reset(); sound.reset(); clipboard.reset(); followWindow(); live = false; },
+  lost: () => { player.reset(); control.reset(); sound.reset(); clipboard.reset(); cursor.reset(); followWindow(); live = false; },
   waiting,
   fatal,
 });
@@ -194,6 +197,8 @@ const connection = new Connection({
 const send = (message) => connection.send(message);
 const capture = new InputCapture(canvas, $("keys"), send);
 const control = new Control(capture, send);
+const cursor = new Cursor(canvas, $("cursor"), () => control.controls && !capture.locked);
+document.addEventListener("pointerlockchange", () => cursor.paint());
 const windowSize = new WindowSize($("stage"), send);
 const followWindow = () => windowSize.follow(stats.info?.size === "FollowViewer" && control.resizes);
 const sound = new Sound(send, (chunk) => hook.onsound?.(chunk));
@@ -205,7 +210,7 @@ const clipboard = new Clipboard({
 });
 clipboard.closed = () => capture.focus();
 capture.clipboard = clipboard;
-Object.assign(hook, { clipboard, holding: () => capture.holding });
+Object.assign(hook, { clipboard, cursor, holding: () => capture.holding });
 
 /** Uses a token in the URL. A link to this page that is opened in its tab changes the fragment only. */
 async function login() {

@@ -9,12 +9,13 @@ const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 
 /// Files that `index.html` loads besides [`LOGIN_FILES`]: path, content type, content.
-const FILES: [(&str, &str, &str); 11] = [
+const FILES: [(&str, &str, &str); 12] = [
     ("/viewer.js", JAVASCRIPT, include_str!("../page/viewer.js")),
     ("/connection.js", JAVASCRIPT, include_str!("../page/connection.js")),
     ("/input.js", JAVASCRIPT, include_str!("../page/input.js")),
     ("/clipboard.js", JAVASCRIPT, include_str!("../page/clipboard.js")),
     ("/control.js", JAVASCRIPT, include_str!("../page/control.js")),
+    ("/cursor.js", JAVASCRIPT, include_str!("../page/cursor.js")),
     ("/player.js", JAVASCRIPT, include_str!("../page/player.js")),
     ("/size.js", JAVASCRIPT, include_str!("../page/size.js")),
     ("/sound.js", JAVASCRIPT, include_str!("../page/sound.js")),

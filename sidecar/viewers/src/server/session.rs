@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::auth::{Admission, Revocation};
 use super::viewer_clipboard::{self, Incoming, Outgoing};
+use super::viewer_cursor::ViewerCursor;
 use super::viewer_input::{Changes, InputLimit, ViewerInput, Violation};
 use super::viewer_sound::ViewerSound;
 use super::wire::clipboard::{Chunk, HEADER_BYTES, MAX_CHUNK};
@@ -78,11 +79,16 @@ async fn serve(shared: &Shared, socket: WebSocket, revocation: Revocation, input
     let (replies, queued) = mpsc::channel(MESSAGE_BURST as usize);
     let (listens, sound) = ViewerSound::new(shared.sound.clone());
     let (accepts, accepted) = watch::channel(Vec::new());
-    let clipboard = input.as_ref().map(|input| input.clipboard(accepted));
     let input = input.as_ref();
+    let desktop = Desktop {
+        input: input.map(ViewerInput::changes),
+        sound,
+        clipboard: input.map(|input| input.clipboard(accepted)),
+        cursor: ViewerCursor::new(shared.cursor.clone()),
+    };
     let close = tokio::select! {
         close = read(source, shared, &viewer, &replies, input, &listens, &accepts) => close,
-        close = send(&mut sink, subscription, queued, shared.pong_timeout, input, sound, clipboard) => close,
+        close = send(&mut sink, subscription, queued, shared.pong_timeout, desktop) => close,
         () = revocation.wait() => Some((close_code::POLICY, "The viewer token changed")),
     };
     if let Some((code, reason)) = close {
@@ -97,17 +103,23 @@ pub(super) fn text(message: &ToViewer) -> Message {
     Message::Text(serde_json::to_string(message).unwrap_or_default().into())
 }
 
-/// Sends descriptions, units, sound, replies and pings. Returns the close frame, or `None` if the connection is lost.
+/// State of the desktop that a viewer receives besides its pictures.
+struct Desktop<'a> {
+    input: Option<Changes>,
+    sound: ViewerSound,
+    clipboard: Option<Outgoing<'a>>,
+    cursor: ViewerCursor,
+}
+
+/// Sends descriptions, units, sound, cursor, replies and pings. Returns the close frame, or `None` if the connection is lost.
 async fn send(
     sink: &mut (impl Sink<Message> + Unpin),
     mut subscription: Subscription,
     mut replies: mpsc::Receiver<Message>,
     timeout: Duration,
-    input: Option<&ViewerInput>,
-    mut sound: ViewerSound,
-    mut clipboard: Option<Outgoing<'_>>,
+    desktop: Desktop<'_>,
 ) -> Option<Close> {
-    let mut input_changes = input.map(ViewerInput::changes);
+    let Desktop { mut input, mut sound, mut clipboard, mut cursor } = desktop;
     let mut ping = tokio::time::interval(timeout / 3);
     let mut message = text(&ToViewer::Info(&subscription.description()));
     loop {
@@ -120,8 +132,9 @@ async fn send(
             biased;
             reply = replies.recv() => reply?,
             _ = ping.tick() => Message::Ping(Bytes::new()),
-            Some(info) = next_change(&mut input_changes) => text(&ToViewer::Input(&info)),
+            Some(info) = next_change(&mut input) => text(&ToViewer::Input(&info)),
             message = sound.next() => message,
+            message = cursor.next() => message,
             media = next_media(&mut subscription, clipboard.as_mut()) => match media {
                 Some(message) => message,
                 None => {

@@ -17,7 +17,7 @@
 //!
 //! [`clipboard`] describes messages with the content of a clipboard; their first byte differs.
 //!
-//! Server to viewer, text: `{"type":"info",…}`, `{"type":"input",…}`, `{"type":"sound",…}` and `{"type":"clipboard",…}` at the
+//! Server to viewer, text: `{"type":"info",…}`, `{"type":"input",…}`, `{"type":"sound",…}`, `{"type":"cursor",…}` and `{"type":"clipboard",…}` at the
 //! start and after changes, `{"type":"time",…}` as a reply. Viewer to server, text: [`FromViewer`], at most [`MAX_FROM_VIEWER`]
 //! bytes. Any other message closes the connection.
 
@@ -109,6 +109,41 @@ pub enum ToViewer<'a> {
     Selection(&'a Announcement),
     /// Result of [`FromViewer::Selection`].
     Stored(&'a Stored),
+    /// The desktop's cursor.
+    Cursor(CursorMessage<'a>),
+}
+
+/// Change of the desktop's cursor.
+#[derive(Debug, Serialize)]
+pub struct CursorMessage<'a> {
+    /// Position of the hotspot as fractions of the picture; `None` if it is elsewhere or not known.
+    pub position: Option<[f64; 2]>,
+    /// Shape, if it changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shape: Option<ShapeMessage<'a>>,
+}
+
+/// Shape of the desktop's cursor.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ShapeMessage<'a> {
+    /// The picture has the cursor.
+    InPicture,
+    /// The desktop hides the cursor.
+    Hidden,
+    /// The cursor is not known.
+    Arrow,
+    /// An image.
+    Image {
+        /// PNG file in Base64.
+        png: &'a str,
+        /// Width in pixels of the desktop.
+        width: u32,
+        /// Height in pixels of the desktop.
+        height: u32,
+        /// Position of the hotspot in the image, pixels.
+        hotspot: [u32; 2],
+    },
 }
 
 /// A viewer's access to the input of the desktop.
