@@ -5,7 +5,7 @@
 // the time until a frame of its size was drawn. With --read-pattern also whether frame numbers increased, and torn pictures.
 //
 //   node interact.mjs --url URL --token T --steps STEPS.json [--json out.json] [--screenshot file.png] [--timeout SECONDS]
-//                     [--read-pattern]
+//                     [--read-pattern] [--mobile]
 //
 // STEPS.json is a list of steps, each an object with one key:
 //   {"layout": "de"}          selects the desktop's layout
@@ -13,7 +13,11 @@
 //   {"text": "日本"}          enters text as an input method does
 //   {"move": [x, y]}          moves the pointer to a position of the picture, as fractions of its size
 //   {"click": "left"}         presses and releases a button
+//   {"drag": [[x, y], [x, y]]} moves the pointer from one position to another with the left button pressed
+//   {"tap": [x, y]}           taps a position with a finger; needs --mobile
 //   {"wheel": [dx, dy]}       scrolls, pixels
+//   {"ask": true}             asks the viewer in control for it by the button, and waits until this page has it
+//   {"grant": true}           gives control to the viewer that asks for it
 //   {"listen": true}          unmutes the desktop by the button, and waits until its sound is captured
 //   {"chirp": [f0, f1]}       waits until a chirp from f0 to f1 Hz was heard, and its sound is played
 //   {"control": true}         waits until this page controls the desktop
@@ -34,7 +38,7 @@ import { open, report as drawn } from "./viewer.mjs";
 const options = {
   url: { type: "string" }, token: { type: "string" }, steps: { type: "string" }, json: { type: "string" },
   screenshot: { type: "string" }, timeout: { type: "string", default: "60" },
-  "read-pattern": { type: "boolean", default: false },
+  "read-pattern": { type: "boolean", default: false }, mobile: { type: "boolean", default: false },
 };
 
 /** Position in the page of a fraction of the picture. */
@@ -108,6 +112,21 @@ const STEPS = {
   text: (page, text) => page.keyboard.insertText(text),
   move: async (page, at) => page.mouse.move(...await position(page, at)),
   click: async (page, button) => { await page.mouse.down({ button }); await page.mouse.up({ button }); },
+  drag: async (page, [from, to]) => {
+    await page.mouse.move(...await position(page, from));
+    await page.mouse.down();
+    await page.mouse.move(...await position(page, to), { steps: 8 });
+    await page.mouse.up();
+  },
+  tap: async (page, at) => page.touchscreen.tap(...await position(page, at)),
+  ask: async (page, _, timeout) => {
+    await page.waitForFunction(() => { const { control } = window.desktopstream.stats(); return control && control.controller !== null; }, null, { timeout });
+    await page.focus("#control", { timeout });
+    await page.keyboard.press("Enter");
+    await page.waitForFunction(() => { const { control } = window.desktopstream.stats(); return control.controller === control.you; }, null, { timeout });
+    await STEPS.control(page, true, timeout);
+  },
+  grant: (page, _, timeout) => page.click("#grant", { timeout }),
   wheel: (page, [dx, dy]) => page.mouse.wheel(dx, dy),
   control: (page, _, timeout) => page.waitForFunction(() => document.querySelector("#screen.control") && document.activeElement?.id === "keys", null, { timeout }),
   listen: async (page, _, timeout) => {
@@ -151,4 +170,4 @@ process.exitCode = await withBrowser(async (context) => {
   if (values.json) await writeFile(values.json, JSON.stringify(report));
   for (const line of viewer.log) console.log(line);
   return 0;
-});
+}, values.mobile ? { width: 412, height: 732, scale: 2, mobile: true } : {});

@@ -24,6 +24,14 @@ impl Browser {
     /// # Errors
     /// Node or the folder of its files cannot be made.
     pub fn start(stream: &Stream, steps: &Value) -> Result<Self> {
+        Self::start_with(stream, steps, &[])
+    }
+
+    /// As [`Self::start`], with more arguments of interact.mjs.
+    ///
+    /// # Errors
+    /// Those of [`Self::start`].
+    pub fn start_with(stream: &Stream, steps: &Value, more: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let at = |name: &str| folder.path().join(name);
         std::fs::write(at("steps.json"), steps.to_string())?;
@@ -33,6 +41,7 @@ impl Browser {
             .args([OsStr::new("--steps"), at("steps.json").as_os_str()])
             .args([OsStr::new("--json"), at("out.json").as_os_str()])
             .args([OsStr::new("--screenshot"), at("shot.png").as_os_str()])
+            .args(more)
             .stdin(Stdio::null())
             .spawn()
             .context("starting node")?;

@@ -77,14 +77,16 @@ impl Suite {
                     Ok(e2e(
                         &names(&workspace::integration_tests(
                             "e2e",
-                            &["arm64", "browser", "cursor", "interaction", "window"],
+                            &["arm64", "browser", "cursor", "interaction", "pointer", "window"],
                         )?),
                         &[],
                     ))
                 }),
             ],
             Self::Browser => vec![
-                Step::libtest("vms", || Ok(e2e(&["browser", "cursor", "interaction", "window"], &[]))),
+                Step::libtest("vms", || {
+                    Ok(e2e(&["browser", "cursor", "interaction", "pointer", "window"], &[]))
+                }),
                 Step::check("page", page_in_chromium),
                 Step::check("rebuilt-stream", rebuilt_stream_in_chromium),
             ],
