@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 pub const MIN_SIZE: (u32, u32) = (320, 200);
 /// Largest width and height of a desktop that follows a viewer, pixels.
 pub const MAX_SIDE: u32 = 4096;
-/// Largest number of pixels: the frame size of H.264 level 5.1 (ITU-T H.264, table A-1), 36,864 macroblocks.
-pub const MAX_PIXELS: u32 = 36_864 * 256;
+/// Largest number of pixels: what a host-agent encodes by default. It is within the frame size of H.264 level 5.1 (ITU-T H.264,
+/// table A-1), 36,864 macroblocks.
+pub const MAX_PIXELS: u32 = 3840 * 2160;
 /// Steps of a scale: quarters. Compositors round others to the steps of `wp_fractional_scale_v1`, 120ths.
 const SCALE_STEPS: f64 = 4.0;
 /// Largest scale.
@@ -119,7 +120,7 @@ mod tests {
     #[test]
     fn size_beyond_the_limits_is_reduced_with_its_scale() {
         let (width, height, scale) = fit(7680.0, 4320.0, 2.0);
-        assert_eq!((width, height), (4096, 2304));
+        assert_eq!((width, height), (3840, 2160));
         assert!((1.0..1.25).contains(&scale), "{scale}");
         let (width, height, _) = fit(8000.0, 8000.0, 1.0);
         assert!(width == height && width * height <= MAX_PIXELS, "{width}x{height}");

@@ -9,6 +9,8 @@ use viewers::{Cursor, CursorImage, CursorShape};
 
 /// Minimum interval between images, which are encoded and sent to all viewers.
 const IMAGE_INTERVAL: Duration = Duration::from_millis(100);
+/// Rate of images, bytes of Base64 per second: large ones have a longer interval.
+const IMAGE_RATE: f64 = 64.0 * 1024.0;
 
 /// The cursor for viewers, until the capture ends. Must be called inside a runtime.
 pub fn follow(mut pointer: watch::Receiver<Pointer>) -> watch::Receiver<Cursor> {
@@ -23,11 +25,20 @@ pub fn follow(mut pointer: watch::Receiver<Pointer>) -> watch::Receiver<Cursor> 
             }
             sender.send_replace(Cursor { position, shape: known.1.clone() });
             if is_new {
-                tokio::time::sleep(IMAGE_INTERVAL).await;
+                tokio::time::sleep(interval(&known.1)).await;
             }
         }
     });
     cursor
+}
+
+/// Time until the next image.
+fn interval(shape: &CursorShape) -> Duration {
+    let bytes = match shape {
+        CursorShape::Image(image) => image.png.len(),
+        _ => 0,
+    };
+    IMAGE_INTERVAL.max(Duration::from_secs_f64(bytes as f64 / IMAGE_RATE))
 }
 
 fn converted(shape: &Shape) -> CursorShape {

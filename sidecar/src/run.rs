@@ -37,6 +37,12 @@ const INFO_INTERVAL: Duration = Duration::from_millis(250);
 /// Time for the pump to end at shutdown.
 const PUMP_STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Environment variables of earlier versions, and their successors.
+const FORMER_VARIABLES: [(&str, &str); 2] = [
+    ("DESKTOPSTREAM_HIDE_CURSOR", "DESKTOPSTREAM_CURSOR=hidden"),
+    ("DESKTOPSTREAM_PATTERN_SIZE", "DESKTOPSTREAM_INITIAL_SIZE"),
+];
+
 /// Parses the command line and runs the subcommand.
 pub fn main() -> ExitCode {
     let Cli { command, log_json } = Cli::parse();
@@ -144,6 +150,9 @@ async fn run(options: Run) -> anyhow::Result<()> {
         local_encoder,
     } = options;
     host_agent.check()?;
+    for (former, name) in FORMER_VARIABLES {
+        anyhow::ensure!(std::env::var_os(former).is_none(), "{former} is not read any more: set {name}");
+    }
     // With an exit on failure, and before anything else starts: in a pod the desktop can bind the ports of a sidecar that
     // ended, and a sidecar without its ports must not run, as the desktop would answer its probes.
     let admin = tokio::net::TcpListener::bind(admin_listen).await.with_context(|| {

@@ -5,7 +5,7 @@
 //!                  RecordVirtual
 //! ```
 //!
-//! A virtual monitor is for desktops whose size follows the viewer: the format of its stream decides over its size.
+//! A virtual monitor is for desktops whose size follows the viewer: the format of its stream determines its size.
 //!
 //! Mutter ends the cast when its caller disconnects from the bus, so a thread keeps the connection open as long as
 //! the [`Cast`] exists. If the shell closes the cast, or the bus disconnects, that thread wakes the source. The
@@ -42,6 +42,8 @@ const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 pub struct Cast {
     node: u32,
     is_virtual: bool,
+    /// True if the shell had a monitor before.
+    has_other_monitors: bool,
     /// Scale that the virtual monitor should have.
     scale: watch::Sender<f64>,
     end_reason: Arc<OnceLock<String>>,
@@ -72,12 +74,21 @@ impl Cast {
             .name("mutter".to_owned())
             .spawn(move || runtime.block_on(run_cast(request, started, stopped, scales, &waker, &reason)))
             .map_err(CaptureError::System)?;
-        let mut cast =
-            Self { node: 0, is_virtual, scale, end_reason, stop: Some(stop), thread: Some(thread) };
+        let mut cast = Self {
+            node: 0,
+            is_virtual,
+            has_other_monitors: false,
+            scale,
+            end_reason,
+            stop: Some(stop),
+            thread: Some(thread),
+        };
         loop {
             match start.recv_timeout(STOP_CHECK_INTERVAL) {
-                Ok(node) => {
-                    cast.node = node?;
+                Ok(started) => {
+                    let Started { node, has_other_monitors } = started?;
+                    cast.node = node;
+                    cast.has_other_monitors = has_other_monitors;
                     return Ok(cast);
                 }
                 // The thread ends in bounded time: each of its steps has a time limit.
@@ -95,6 +106,11 @@ impl Cast {
     /// True if the cast shows a virtual monitor, which it made.
     pub fn is_virtual(&self) -> bool {
         self.is_virtual
+    }
+
+    /// True if the virtual monitor is beside others, which the windows are on.
+    pub fn has_other_monitors(&self) -> bool {
+        self.has_other_monitors
     }
 
     /// Gives the virtual monitor the supported scale that is closest to `scale`.
@@ -152,7 +168,7 @@ fn call_failed(call: &'static str, reason: impl std::fmt::Display) -> CaptureErr
 /// Starts a cast, sends its node, and keeps the cast until it ends or `stopped` fires.
 async fn run_cast(
     request: Request,
-    started: Sender<Result<u32, CaptureError>>,
+    started: Sender<Result<Started, CaptureError>>,
     mut stopped: oneshot::Receiver<()>,
     scales: watch::Receiver<f64>,
     waker: &Waker,
@@ -163,8 +179,8 @@ async fn run_cast(
         _ = &mut stopped => return,
     };
     let session = match session {
-        Ok((session, node)) => {
-            let _ = started.send(Ok(node));
+        Ok((session, cast)) => {
+            let _ = started.send(Ok(cast));
             session
         }
         Err(error) => {
@@ -179,6 +195,14 @@ async fn run_cast(
     waker.wake();
 }
 
+/// A cast that started.
+#[derive(Debug)]
+struct Started {
+    /// Its PipeWire node.
+    node: u32,
+    has_other_monitors: bool,
+}
+
 /// A screen cast session on the bus.
 struct Session {
     connection: Connection,
@@ -187,7 +211,7 @@ struct Session {
 }
 
 impl Session {
-    async fn start(request: &Request) -> Result<(Self, u32), CaptureError> {
+    async fn start(request: &Request) -> Result<(Self, Started), CaptureError> {
         let connection = bus::connect(&request.address, SERVICE)
             .await
             .map_err(|reason| CaptureError::NoMutter { address: request.address.clone(), reason })?;
@@ -203,6 +227,7 @@ impl Session {
         let session = Target { service: SERVICE, path: path.as_str(), interface: SESSION };
         let mut properties: HashMap<&str, Variant<'_>> =
             HashMap::from([("cursor-mode", Variant::from(request.cursor_mode()))]);
+        let has_other_monitors = request.is_virtual && display::has_monitors(&connection).await;
         let stream: OwnedObjectPath = if request.is_virtual {
             // A monitor of the desktop, not an extension of one.
             properties.insert("is-platform", Variant::from(true));
@@ -226,7 +251,7 @@ impl Session {
             call_failed("Start", format!("no PipeWireStreamAdded within {REPLY_TIMEOUT:?}; start pipewire"))
         })??;
         tracing::debug!(node, is_virtual = request.is_virtual, "Mutter screen cast started");
-        Ok((session, node))
+        Ok((session, Started { node, has_other_monitors }))
     }
 
     /// Waits for the PipeWire node of `stream`.

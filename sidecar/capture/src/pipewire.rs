@@ -105,8 +105,8 @@ pub fn run(
         frames.buffers_removed(&stream.buffers().take_removed());
         frames.buffers_added(stream.buffers().take_added());
         let unusable = frames.deliver_newest(&stream, context)?;
-        if let Some(cursor) = stream.buffers().take_cursor()
-            && let Some((agreed, _)) = stream.agreed()
+        if let Some((agreed, _)) = stream.agreed()
+            && let Some(cursor) = stream.buffers().take_cursor()
         {
             context.pointer().update(cursor, (agreed.width, agreed.height));
         }

@@ -7,9 +7,18 @@ use parking_lot::Mutex;
 
 use crate::waker::Waker;
 
+/// A size that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Wanted {
+    /// Number of the request: the same size may be asked for again, because the desktop changed it meanwhile.
+    pub number: u64,
+    /// Size and scale.
+    pub size: DisplaySize,
+}
+
 #[derive(Debug, Default)]
 struct Request {
-    wanted: Option<DisplaySize>,
+    wanted: Option<Wanted>,
     /// Reason why the desktop does not have the wanted size.
     error: String,
 }
@@ -30,7 +39,11 @@ impl Resizer {
 
     /// Asks for a size. The source changes it soon; frames have their own size.
     pub fn request(&self, size: DisplaySize) {
-        self.request.lock().wanted = Some(size);
+        {
+            let mut request = self.request.lock();
+            let number = request.wanted.map_or(0, |wanted| wanted.number) + 1;
+            *request = Request { wanted: Some(Wanted { number, size }), error: String::new() };
+        }
         self.waker.wake();
     }
 
@@ -41,27 +54,16 @@ impl Resizer {
     }
 
     /// Size that was asked for last.
-    pub(crate) fn wanted(&self) -> Option<DisplaySize> {
+    pub(crate) fn wanted(&self) -> Option<Wanted> {
         self.request.lock().wanted
     }
 
-    /// Records that the desktop has the size `size`.
-    pub(crate) fn succeeded(&self, size: DisplaySize) {
-        tracing::debug!(
-            width = size.width(),
-            height = size.height(),
-            scale = size.scale(),
-            "desktop resized"
-        );
-        self.request.lock().error.clear();
-    }
-
     /// Records why the desktop does not have the size that was asked for.
-    pub(crate) fn failed(&self, reason: String) {
+    pub(crate) fn failed(&self, reason: &str) {
         let mut request = self.request.lock();
         if request.error != reason {
             tracing::info!(reason, "desktop not resized");
-            request.error = reason;
+            reason.clone_into(&mut request.error);
         }
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use contract::display::DisplaySize;
 use encode::clock::clock_ns;
 use numbered::{COLUMNS, ROWS};
 use protocol::pixel::MAX_SIDE;
@@ -17,6 +16,7 @@ use crate::error::CaptureError;
 use crate::frame::{BufferOwner, Frame, FrameBuffer, Lease, ShmView};
 use crate::negotiated::{Negotiated, ShmReason};
 use crate::release::ReleaseQueue;
+use crate::resizer::Wanted;
 use crate::source_context::SourceContext;
 
 const BUFFERS: usize = 3;
@@ -90,7 +90,7 @@ impl Buffers {
 
 /// Draws frames at the maximum frame rate, as long as buffers are released.
 pub fn run(options: &CaptureOptions, context: &SourceContext) -> Result<(), CaptureError> {
-    let size = |wanted: DisplaySize| (wanted.width(), wanted.height());
+    let size = |wanted: Wanted| (wanted.size.width(), wanted.size.height());
     let initial = context.resizer().wanted().map_or(options.initial_size, size);
     let mut buffers = Buffers::new(initial, context)?;
     let start = Instant::now();
@@ -101,7 +101,6 @@ pub fn run(options: &CaptureOptions, context: &SourceContext) -> Result<(), Capt
             && size(wanted) != buffers.size
         {
             buffers = Buffers::new(size(wanted), context)?;
-            context.resizer().succeeded(wanted);
         }
         buffers.free.extend(buffers.released.try_iter().map(|token| token as usize));
         let due = start + interval * number;

@@ -41,10 +41,12 @@ pub struct Mutter {
     connection: Connection,
     /// Path of the remote desktop session.
     path: OwnedObjectPath,
+    /// Path of the screen cast's session.
+    cast: OwnedObjectPath,
     /// Path of the screen cast's stream.
     stream: OwnedObjectPath,
     signals: MessageStream,
-    /// Size of the monitor, logical pixels.
+    /// Size of the monitor, logical pixels; zero if the monitors changed, which ends the stream.
     size: (f64, f64),
 }
 
@@ -91,15 +93,9 @@ impl Mutter {
             .await
             .and_then(|reply| reply.body().deserialize())
             .map_err(failed("ScreenCast.CreateSession"))?;
-        let cast = Target { service: SCREEN_CAST, path: cast.as_str(), interface: SCREEN_CAST_SESSION };
-        let hidden = HashMap::from([("cursor-mode", Variant::from(0_u32))]);
-        // Without a connector, Mutter records the primary monitor.
-        let stream: OwnedObjectPath = call(&connection, cast, "RecordMonitor", &("", hidden))
-            .await
-            .and_then(|reply| reply.body().deserialize())
-            .map_err(failed("RecordMonitor"))?;
+        let stream = record(&connection, &cast).await?;
         call(&connection, session, "Start", &()).await.map_err(failed("RemoteDesktop.Session.Start"))?;
-        let mut mutter = Self { connection, path, stream, signals, size: (0.0, 0.0) };
+        let mut mutter = Self { connection, path, cast, stream, signals, size: (0.0, 0.0) };
         mutter.read_size().await?;
         // The first key is lost until the seat has a keyboard.
         for down in [true, false] {
@@ -132,7 +128,7 @@ impl Mutter {
                         return disconnected("Mutter closed the remote desktop session");
                     }
                     if bus::is_signal(&message, DISPLAY_CONFIG, "MonitorsChanged") {
-                        // Read again for the next position.
+                        // Mutter closes the stream of a monitor whose size changed.
                         self.size = (0.0, 0.0);
                     }
                 }
@@ -185,6 +181,7 @@ impl Mutter {
     /// Position in logical pixels of the monitor.
     async fn position(&mut self, x: Fraction, y: Fraction) -> Result<(f64, f64), BackendError> {
         if self.size.0 <= 0.0 || self.size.1 <= 0.0 {
+            self.stream = record(&self.connection, &self.cast).await?;
             self.read_size().await?;
         }
         let (width, height) = self.size;
@@ -223,6 +220,17 @@ impl Mutter {
             .map_err(failed(method))?;
         self.connection.send(&message).await.map_err(disconnected)
     }
+}
+
+/// Makes a stream of the primary monitor.
+async fn record(connection: &Connection, cast: &OwnedObjectPath) -> Result<OwnedObjectPath, BackendError> {
+    let cast = Target { service: SCREEN_CAST, path: cast.as_str(), interface: SCREEN_CAST_SESSION };
+    let hidden = HashMap::from([("cursor-mode", Variant::from(0_u32))]);
+    // Without a connector, Mutter records the primary monitor.
+    call(connection, cast, "RecordMonitor", &("", hidden))
+        .await
+        .and_then(|reply| reply.body().deserialize())
+        .map_err(failed("RecordMonitor"))
 }
 
 /// Keysym of a character (X11 keysym encoding, appendix A of the X protocol): Latin-1 directly, others by code point.

@@ -7,6 +7,7 @@
 //! All unsafe code for PipeWire is in this crate.
 
 mod context;
+mod shared_mappings;
 mod stream_buffers;
 mod truncation;
 

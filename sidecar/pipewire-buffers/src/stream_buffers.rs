@@ -22,6 +22,7 @@ use pipewire::sys::pw_buffer;
 use protocol::Rect;
 
 use self::cursor::CursorMeta;
+use crate::shared_mappings::SharedMappings;
 
 /// Maximum number of buffers tracked per stream; equals libpipewire's `MAX_BUFFERS`.
 const MAX_BUFFERS: usize = 64;
@@ -80,6 +81,9 @@ struct Buffer {
     pointer: NonNull<pw_buffer>,
     /// True from `dequeue` until `release`.
     dequeued: bool,
+    /// True if chunk, metadata and memory of kind [`MemoryKind::MemPtr`] are inside of mapped memory; they are not read
+    /// otherwise.
+    is_mapped: bool,
 }
 
 /// Buffers of one stream.
@@ -95,6 +99,8 @@ pub struct StreamBuffers {
     removed: RefCell<Vec<u64>>,
     /// Newest cursor of dequeued buffers, with a shape that changed since it was taken.
     cursor: RefCell<Option<CursorMeta>>,
+    /// True if the cursor was requested.
+    with_cursor: bool,
     next: Cell<u64>,
 }
 
@@ -112,14 +118,15 @@ impl<D> Drop for BufferListener<D> {
 }
 
 impl StreamBuffers {
-    /// Tracks buffers of `stream`; there are none before [`Self::listen`].
-    pub fn new(stream: StreamRc) -> Rc<Self> {
+    /// Tracks buffers of `stream`; there are none before [`Self::listen`]. Cursors are read only `with_cursor`.
+    pub fn new(stream: StreamRc, with_cursor: bool) -> Rc<Self> {
         Rc::new(Self {
             stream,
             live: RefCell::default(),
             added: RefCell::default(),
             removed: RefCell::default(),
             cursor: RefCell::default(),
+            with_cursor,
             next: Cell::new(1),
         })
     }
@@ -184,6 +191,7 @@ impl StreamBuffers {
         }
         let id = self.next.get();
         self.next.set(id + 1);
+        let mut is_mapped = false;
         let mut info = BufferInfo { id, kind: MemoryKind::Other(0), fd: -1, offset: 0, len: 0, blocks: 0 };
         // SAFETY: the pointer is valid and aligned, because PipeWire passed it to `add_buffer`; PipeWire writes the
         // `pw_buffer` only in calls on this thread, so nothing changes it while the reference exists.
@@ -191,6 +199,13 @@ impl StreamBuffers {
         // SAFETY: `pw_buffer.buffer` is null, which `as_ref` checks, or points to the `spa_buffer` that libpipewire
         // allocated with it and does not change before `remove_buffer`.
         if let Some(buffer) = unsafe { buffer.as_ref() } {
+            // Without /proc, nothing is read.
+            // SAFETY: libpipewire described the buffer as `is_mapped` requires, and does not change that before `remove_buffer`.
+            is_mapped =
+                SharedMappings::read().is_ok_and(|maps| unsafe { metadata::is_mapped(buffer, &maps) });
+            if !is_mapped {
+                tracing::warn!("the PipeWire daemon describes a buffer outside of the memory that it shares");
+            }
             info.blocks = buffer.n_datas;
             if buffer.n_datas > 0 {
                 // SAFETY: `datas` is null, which `as_ref` checks, or has `n_datas` > 0 elements in this process's memory,
@@ -208,7 +223,7 @@ impl StreamBuffers {
                 }
             }
         }
-        self.live.borrow_mut().insert(id, Buffer { pointer, dequeued: false });
+        self.live.borrow_mut().insert(id, Buffer { pointer, dequeued: false, is_mapped });
         self.added.borrow_mut().push(info);
     }
 
@@ -238,8 +253,13 @@ impl StreamBuffers {
                 unsafe { self.stream.queue_raw_buffer(pointer) };
                 continue;
             };
-            if let Some(buffer) = self.live.borrow_mut().get_mut(&id) {
+            let is_mapped = self.live.borrow_mut().get_mut(&id).is_some_and(|buffer| {
                 buffer.dequeued = true;
+                buffer.is_mapped
+            });
+            let unread = FilledBuffer { id, corrupted: true, ..FilledBuffer::default() };
+            if !is_mapped {
+                return Some(unread);
             }
             // SAFETY: the pointer is valid by the invariant of `live`, and PipeWire does not write a `pw_buffer` that is
             // dequeued.
@@ -247,18 +267,15 @@ impl StreamBuffers {
             // SAFETY: `pw_buffer.buffer` is null, which `as_ref` checks, or points to the `spa_buffer` that libpipewire
             // allocated with it and does not change before `remove_buffer`.
             let filled = unsafe { buffer.as_ref() }.map(|buffer| {
-                // SAFETY: `buffer` belongs to a live `pw_buffer`, laid out by libpipewire as `read` requires.
-                unsafe { metadata::read(id, buffer) }
+                // SAFETY: `buffer` belongs to a live `pw_buffer`, which libpipewire described; `add` checked that chunk and metas
+                // are in mapped memory, as `read` requires.
+                unsafe { metadata::read(id, buffer, self.with_cursor) }
             });
             let (filled, cursor) = filled.unzip();
             if let Some(cursor) = cursor.flatten() {
                 self.cursor_changed(cursor);
             }
-            return Some(filled.unwrap_or_else(|| FilledBuffer {
-                id,
-                corrupted: true,
-                ..FilledBuffer::default()
-            }));
+            return Some(filled.unwrap_or(unread));
         }
     }
 
@@ -266,7 +283,9 @@ impl StreamBuffers {
     /// buffer was removed, is not dequeued, is of another kind or is too short.
     pub fn copy_out(&self, id: u64, offset: usize, out: &mut [u8]) -> bool {
         let live = self.live.borrow();
-        let Some(buffer) = live.get(&id).filter(|buffer| buffer.dequeued) else { return false };
+        let Some(buffer) = live.get(&id).filter(|buffer| buffer.dequeued && buffer.is_mapped) else {
+            return false;
+        };
         // SAFETY: the pointer is valid by the invariant of `live`, and PipeWire does not write a `pw_buffer` that is
         // dequeued.
         let buffer = unsafe { buffer.pointer.as_ref() }.buffer;
@@ -285,7 +304,8 @@ impl StreamBuffers {
         {
             return false;
         }
-        // SAFETY: `data.data` points to `maxsize` bytes, mapped by libpipewire until `remove_buffer`, and
+        // SAFETY: `data.data` points to `maxsize` bytes, which `add` checked; libpipewire keeps the mapping until
+        // `remove_buffer`, and
         // offset <= end <= maxsize, so the result stays in that mapping.
         let from = unsafe { data.data.cast::<u8>().add(offset) };
         // SAFETY: the source has out.len() bytes: end <= maxsize. The destination is an exclusive slice of that length,

@@ -7,8 +7,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use contract::input::Fraction;
 
-/// Maximum width and height of a cursor, pixels: browsers show no larger ones (HTML: `cursor` in CSS Basic User Interface 4).
-pub const MAX_SIDE: u32 = 128;
+/// Maximum width and height of a cursor, pixels of the desktop. Browsers show up to 128 CSS pixels; the page reduces larger ones.
+pub const MAX_SIDE: u32 = 256;
 
 /// Reason why an image is not a cursor.
 #[derive(Debug, thiserror::Error)]
@@ -130,8 +130,8 @@ mod tests {
     #[test]
     fn image_of_a_wrong_size_is_refused() {
         let new = |width, height, bytes| CursorImage::new(width, height, (0, 0), &vec![0; bytes]);
-        assert!(new(128, 128, 128 * 128 * 4).is_ok());
-        assert!(matches!(new(129, 1, 129 * 4), Err(CursorError::Size(129, 1))));
+        assert!(new(256, 256, 256 * 256 * 4).is_ok());
+        assert!(matches!(new(257, 1, 257 * 4), Err(CursorError::Size(257, 1))));
         assert!(matches!(new(0, 1, 0), Err(CursorError::Size(0, 1))));
         assert!(matches!(new(u32::MAX, u32::MAX, 4), Err(CursorError::Size(..))));
         assert!(matches!(new(2, 2, 15), Err(CursorError::Length(15))));

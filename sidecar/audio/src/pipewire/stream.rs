@@ -85,7 +85,7 @@ impl Stream {
             },
         )
         .map_err(|error| failed("cannot make a stream", &error))?;
-        let buffers = StreamBuffers::new(stream);
+        let buffers = StreamBuffers::new(stream, false);
         let buffer_listener = listen_to_stream(&buffers, &events)?;
         let format = format();
         let mut pods: Vec<&Pod> = Pod::from_bytes(&format).into_iter().collect();

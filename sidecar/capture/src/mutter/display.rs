@@ -31,6 +31,11 @@ pub fn is_change(message: &Message) -> bool {
     bus::is_signal(message, PATH, "MonitorsChanged")
 }
 
+/// True if the shell has a monitor. False if it lists none, or does not reply.
+pub async fn has_monitors(connection: &Connection) -> bool {
+    current_state(connection).await.is_ok_and(|(_, monitors, ..)| !monitors.is_empty())
+}
+
 /// Connector to record: the primary monitor's, else the first monitor's, else [`HEADLESS_MONITOR`].
 pub async fn primary_monitor(connection: &Connection) -> String {
     match current_state(connection).await {

@@ -18,8 +18,6 @@ pub struct Sizing<'a> {
     initial: (u32, u32),
     /// Size that was offered last.
     offered: Option<DisplaySize>,
-    /// True once the offered size was agreed.
-    is_agreed: bool,
 }
 
 impl<'a> Sizing<'a> {
@@ -29,12 +27,14 @@ impl<'a> Sizing<'a> {
         let cast = cast.filter(|cast| cast.is_virtual());
         if cast.is_none() && options.size == SizePolicy::FollowViewer {
             resizer.failed(
-                "the size of a PipeWire node cannot be changed: capture GNOME Shell or a wlroots compositor"
-                    .to_owned(),
+                "the size of a PipeWire node cannot be changed: capture GNOME Shell or a wlroots compositor",
             );
         }
+        if cast.is_some_and(Cast::has_other_monitors) {
+            resizer.failed("the shell has a monitor of its own: start it without --virtual-monitor");
+        }
         let initial = options.initial_size;
-        let mut sizing = Self { resizer, cast, initial, offered: None, is_agreed: false };
+        let mut sizing = Self { resizer, cast, initial, offered: None };
         sizing.offered = sizing.wanted();
         sizing
     }
@@ -52,21 +52,13 @@ impl<'a> Sizing<'a> {
         let Some((size, cast)) = self.wanted().zip(self.cast) else { return Ok(()) };
         if self.offered != Some(size) {
             self.offered = Some(size);
-            self.is_agreed = false;
             stream.resize((size.width(), size.height()))?;
             cast.set_scale(size.scale());
-        }
-        if !self.is_agreed
-            && let Some((agreed, _)) = stream.agreed()
-            && (agreed.width, agreed.height) == (size.width(), size.height())
-        {
-            self.is_agreed = true;
-            self.resizer.succeeded(size);
         }
         Ok(())
     }
 
     fn wanted(&self) -> Option<DisplaySize> {
-        self.cast.and_then(|_| self.resizer.wanted())
+        self.cast.and_then(|_| self.resizer.wanted()).map(|wanted| wanted.size)
     }
 }

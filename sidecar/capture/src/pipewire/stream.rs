@@ -123,7 +123,7 @@ impl Stream {
             },
         )
         .map_err(|error| failed("cannot make a stream", &error))?;
-        let buffers = StreamBuffers::new(stream);
+        let buffers = StreamBuffers::new(stream, events.cursor);
         let buffer_listener = listen_to_stream(&buffers, node, &events)?;
         let offers = events.formats();
         let mut pods: Vec<&Pod> = offers.iter().filter_map(|bytes| Pod::from_bytes(bytes)).collect();

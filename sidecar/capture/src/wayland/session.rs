@@ -40,6 +40,10 @@ pub struct Session {
     pub state: State,
     waker: Arc<Waker>,
     sizing: Sizing,
+    /// Time at which the sizing acts without an event.
+    sizing_due: Option<Instant>,
+    /// True once the compositor is the source: others are not resized.
+    is_running: bool,
     /// Number of the last sync request.
     syncs: u32,
 }
@@ -72,6 +76,8 @@ impl Session {
             state: State::default(),
             waker: Arc::clone(context.waker()),
             sizing: Sizing::new(context.resizer().clone(), options.output.clone()),
+            sizing_due: None,
+            is_running: false,
             syncs: 0,
         };
         // The first sync brings the globals, the second the events of the globals bound meanwhile.
@@ -85,7 +91,8 @@ impl Session {
     }
 
     /// Captures until an error occurs, or until the capture is stopped (`Ok`).
-    pub fn run(self, options: &CaptureOptions, context: &SourceContext) -> Result<(), CaptureError> {
+    pub fn run(mut self, options: &CaptureOptions, context: &SourceContext) -> Result<(), CaptureError> {
+        self.is_running = true;
         Cycle::new(self, options, context).run()
     }
 
@@ -165,6 +172,8 @@ impl Session {
             Err(WaylandError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(self.disconnected(&DispatchError::Backend(error))),
         }
+        let limit =
+            self.sizing_due.map_or(limit, |due| limit.min(due.saturating_duration_since(Instant::now())));
         if let Some(guard) = self.queue.prepare_read() {
             let readable =
                 self.waker.wait(Some(guard.connection_fd().as_fd()), limit).map_err(CaptureError::System)?;
@@ -178,7 +187,11 @@ impl Session {
         }
         let dispatched = self.queue.dispatch_pending(&mut self.state);
         dispatched.map_err(|error| self.disconnected(&error))?;
-        self.sizing.update(&mut self.state, &self.queue.handle());
+        self.sizing_due = if self.is_running {
+            self.sizing.update(&mut self.state, &self.queue.handle()).map(|after| Instant::now() + after)
+        } else {
+            None
+        };
         Ok(())
     }
 

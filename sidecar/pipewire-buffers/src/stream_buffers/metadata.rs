@@ -6,14 +6,41 @@ use pipewire::spa::sys as spa;
 use protocol::Rect;
 
 use super::FilledBuffer;
-use super::cursor::{self, CursorMeta};
+use super::cursor::{self, CursorMeta, MAX_CURSOR_SIDE, cursor_meta_size};
+use crate::shared_mappings::SharedMappings;
 
 /// Maximum number of metas read per buffer.
 const MAX_METAS: u32 = 16;
 /// Maximum number of damage regions read per buffer.
 const MAX_REGIONS: usize = 64;
 
-/// Reads a buffer's first chunk and its metas; the cursor, if it has one.
+/// True if the first chunk, all metas that are read, and a first block of kind `MemPtr` are in memory that is mapped and shared.
+///
+/// # Safety
+/// `buffer` belongs to a live `pw_buffer`: `datas` is null or has `n_datas` elements, `metas` is null or has `n_metas` elements.
+pub(super) unsafe fn is_mapped(buffer: &spa::spa_buffer, maps: &SharedMappings) -> bool {
+    if buffer.n_datas > 0 {
+        // SAFETY: by this function's contract `datas` is null, which `as_ref` checks, or has at least one element.
+        let Some(data) = (unsafe { buffer.datas.as_ref() }) else { return false };
+        if !data.chunk.is_null() && !maps.contain(data.chunk.addr(), size_of::<spa::spa_chunk>()) {
+            return false;
+        }
+        let is_pointer = data.type_ == spa::SPA_DATA_MemPtr && !data.data.is_null();
+        if is_pointer && !maps.contain(data.data.addr(), data.maxsize as usize) {
+            return false;
+        }
+    }
+    let count = if buffer.metas.is_null() { 0 } else { buffer.n_metas.min(MAX_METAS) as usize };
+    (0..count).all(|i| {
+        // SAFETY: `metas` is not null and by this function's contract has `n_metas` elements, and i < n_metas.
+        let meta = unsafe { buffer.metas.add(i) };
+        // SAFETY: `meta` points to an element of `metas`; `spa_meta` is plain data, so it may be copied.
+        let meta = unsafe { meta.read() };
+        meta.data.is_null() || maps.contain(meta.data.addr(), meta.size as usize)
+    })
+}
+
+/// Reads a buffer's first chunk and its metas; the cursor, if it has one and `with_cursor`.
 ///
 /// The descriptions (`spa_buffer`, `spa_data`, `spa_meta`) are in this process's memory. The chunk and the contents of
 /// the metas are in memory shared with the producer: each is copied once, and the values are unchecked input.
@@ -22,7 +49,11 @@ const MAX_REGIONS: usize = 64;
 /// `buffer` belongs to a live `pw_buffer`, as libpipewire describes it: `datas` is null or has `n_datas` elements,
 /// `metas` is null or has `n_metas` elements, each chunk is null or points to a `spa_chunk`, and each meta's `data` is
 /// null or points to `size` bytes.
-pub(super) unsafe fn read(id: u64, buffer: &spa::spa_buffer) -> (FilledBuffer, Option<CursorMeta>) {
+pub(super) unsafe fn read(
+    id: u64,
+    buffer: &spa::spa_buffer,
+    with_cursor: bool,
+) -> (FilledBuffer, Option<CursorMeta>) {
     let mut filled = FilledBuffer { id, corrupted: true, ..FilledBuffer::default() };
     let mut cursor = None;
     if buffer.n_datas == 0 {
@@ -66,7 +97,8 @@ pub(super) unsafe fn read(id: u64, buffer: &spa::spa_buffer) -> (FilledBuffer, O
                 unsafe { region.read_unaligned() }.region
             });
             filled.damage = bounding_box(regions);
-        } else if meta.type_ == spa::SPA_META_Cursor {
+        } else if with_cursor && meta.type_ == spa::SPA_META_Cursor {
+            let size = size.min(cursor_meta_size(MAX_CURSOR_SIDE));
             // SAFETY: by this function's contract `data` points to `size` bytes.
             cursor = unsafe { cursor::read(data, size) };
         }
@@ -129,11 +161,50 @@ mod tests {
         let buffer =
             spa::spa_buffer { n_metas: 3, n_datas: 1, metas: metas.as_mut_ptr(), datas: &raw mut data };
         // SAFETY: `metas` has 3 elements and `datas` 1; the pointers in them are to live locals of the stated sizes.
-        let (filled, cursor) = unsafe { read(9, &buffer) };
+        let (filled, cursor) = unsafe { read(9, &buffer, true) };
         assert_eq!(cursor, None);
         assert_eq!((filled.id, filled.offset, filled.size, filled.stride), (9, 16, 400, 40));
         assert_eq!((filled.pts, filled.corrupted), (77, false));
         assert_eq!(filled.damage, Some(Rect { x: 1, y: 2, width: 3, height: 4 }));
+    }
+
+    #[test]
+    fn buffer_is_mapped_if_all_of_its_parts_are_in_shared_memory() {
+        let mut memory = [0_u64; 64];
+        let start = memory.as_mut_ptr().addr();
+        let line =
+            |from: usize, to: usize, kind| format!("{from:x}-{to:x} rw-{kind} 00000000 00:01 7 /memfd:x\n");
+        let mut data = spa::spa_data {
+            type_: spa::SPA_DATA_MemFd,
+            flags: 0,
+            fd: 5,
+            mapoffset: 0,
+            maxsize: 1 << 20,
+            data: std::ptr::null_mut(),
+            chunk: memory.as_mut_ptr().cast(),
+        };
+        let mut meta =
+            spa::spa_meta { type_: spa::SPA_META_Cursor, size: 256, data: memory.as_mut_ptr().cast() };
+        let check = |data: &mut spa::spa_data, meta: &mut spa::spa_meta, maps: &str| {
+            let buffer = spa::spa_buffer { n_metas: 1, n_datas: 1, metas: meta, datas: data };
+            // SAFETY: both arrays have one element.
+            unsafe { is_mapped(&buffer, &SharedMappings::parse(maps)) }
+        };
+        let shared = line(start, start + 512, 's');
+        assert!(check(&mut data, &mut meta, &shared));
+        assert!(!check(&mut data, &mut meta, &line(start, start + 512, 'p')), "private memory");
+        assert!(!check(&mut data, &mut meta, &line(start + 8, start + 512, 's')), "the chunk is outside");
+        meta.size = 513;
+        assert!(!check(&mut data, &mut meta, &shared), "the metadata ends outside");
+        meta.size = u32::MAX;
+        assert!(!check(&mut data, &mut meta, &shared), "the metadata ends outside");
+        meta.size = 512;
+        assert!(check(&mut data, &mut meta, &shared));
+        data.type_ = spa::SPA_DATA_MemPtr;
+        data.data = memory.as_mut_ptr().cast();
+        assert!(!check(&mut data, &mut meta, &shared), "the block ends outside");
+        data.maxsize = 512;
+        assert!(check(&mut data, &mut meta, &shared));
     }
 
     #[test]
@@ -151,7 +222,7 @@ mod tests {
         let buffer =
             spa::spa_buffer { n_metas: 0, n_datas: 1, metas: std::ptr::null_mut(), datas: &raw mut data };
         // SAFETY: `datas` has one element, whose chunk lies in `chunks`.
-        let (filled, _) = unsafe { read(9, &buffer) };
+        let (filled, _) = unsafe { read(9, &buffer, true) };
         assert!(filled.corrupted && filled.size == 0, "{filled:?}");
     }
 
@@ -164,6 +235,6 @@ mod tests {
             datas: std::ptr::null_mut(),
         };
         // SAFETY: both arrays are empty and null.
-        assert!(unsafe { read(9, &buffer) }.0.corrupted);
+        assert!(unsafe { read(9, &buffer, true) }.0.corrupted);
     }
 }

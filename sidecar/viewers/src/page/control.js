@@ -47,6 +47,9 @@ export class Control {
   /** True if the desktop follows the size of this viewer's window, even if it accepts no input. */
   get resizes() { return this.permitted && this.inControl; }
 
+  /** True if this viewer alone has control. */
+  get owns() { return !!this.info && this.info.controller === this.info.you; }
+
   get inControl() {
     const { info } = this;
     return info.policy === "Shared" || info.controller === null || info.controller === info.you;

@@ -28,6 +28,7 @@ export class InputCapture {
     this.enabled = false;
     this.events = [];
     this.position = null;
+    this.last = null;           // last position that was sent
     this.scheduled = false;
     this.pressed = new Set();
     this.touches = new Map();
@@ -90,7 +91,7 @@ export class InputCapture {
   push(event) {
     if (!this.enabled) return;
     if (this.position && event.t !== "pointer") { this.events.push(this.position); this.position = null; }
-    if (event.t === "pointer") this.position = event;
+    if (event.t === "pointer") this.position = this.last = event;
     else this.events.push(event);
     if (event.t === "pointer" || event.t === "motion" || event.t === "scroll" || event.t === "wheel") this.schedule();
     else this.flush();

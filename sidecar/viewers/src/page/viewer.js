@@ -170,6 +170,17 @@ const hook = {
 };
 window.desktopstream = hook;
 
+/** Forgets what the server said: the connection is lost or closed. */
+function disconnected() {
+  player.reset();
+  control.reset();
+  sound.reset();
+  clipboard.reset();
+  cursor.reset();
+  followWindow();
+  live = false;
+}
+
 const player = new Player(canvas, {
   requestKeyframe: () => connection.requestKeyframe(),
   sizeChanged: layout,
@@ -189,7 +200,7 @@ const connection = new Connection({
   packet: (packet) => sound.push(packet),
   clipboard: (message) => clipboard.message(message),
   chunk: (view) => clipboard.chunk(view),
-  lost: () => { player.reset(); control.reset(); sound.reset(); clipboard.reset(); cursor.reset(); followWindow(); live = false; },
+  lost: disconnected,
   waiting,
   fatal,
 });
@@ -197,10 +208,14 @@ const connection = new Connection({
 const send = (message) => connection.send(message);
 const capture = new InputCapture(canvas, $("keys"), send);
 const control = new Control(capture, send);
-const cursor = new Cursor(canvas, $("cursor"), () => control.controls && !capture.locked);
+const cursor = new Cursor(canvas, $("cursor"), {
+  controls: () => control.controls && !capture.locked,
+  owns: () => control.owns && !capture.locked,
+  position: () => capture.last,
+});
 document.addEventListener("pointerlockchange", () => cursor.paint());
 const windowSize = new WindowSize($("stage"), send);
-const followWindow = () => windowSize.follow(stats.info?.size === "FollowViewer" && control.resizes);
+const followWindow = () => windowSize.follow(stats.info?.size === "FollowViewer" && control.resizes, control.owns, stats.info?.viewers ?? 0);
 const sound = new Sound(send, (chunk) => hook.onsound?.(chunk));
 const clipboard = new Clipboard({
   send,
@@ -255,7 +270,7 @@ function start() {
     if (document.hidden) {
       // A viewer that listens stays connected.
       if (sound.on) return;
-      hiddenTimer = setTimeout(() => { connection.close(); player.reset(); }, HIDDEN_MS);
+      hiddenTimer = setTimeout(() => { connection.close(); disconnected(); }, HIDDEN_MS);
     } else if (connection.socket) {
       player.needKey = true;
       connection.requestKeyframe();
