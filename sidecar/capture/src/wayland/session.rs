@@ -92,8 +92,13 @@ impl Session {
 
     /// Captures until an error occurs, or until the capture is stopped (`Ok`).
     pub fn run(mut self, options: &CaptureOptions, context: &SourceContext) -> Result<(), CaptureError> {
-        self.is_running = true;
+        self.accept();
         Cycle::new(self, options, context).run()
+    }
+
+    /// Makes the compositor the source: from now on it is resized.
+    pub fn accept(&mut self) {
+        self.is_running = true;
     }
 
     /// The handle for creating objects on this connection.

@@ -265,3 +265,6 @@ impl Dispatch<ZwlrOutputConfigurationV1, ()> for State {
 
 delegate_noop!(State: ignore ZwlrOutputConfigurationHeadV1);
 delegate_noop!(State: ignore ZwlrOutputModeV1);
+
+#[cfg(test)]
+mod tests;
