@@ -15,5 +15,5 @@ pub use context::{ContextError, context};
 pub use stream_buffers::cursor::{
     CursorBitmap, CursorFormat, CursorMeta, CursorShape, MAX_CURSOR_SIDE, cursor_meta_size,
 };
-pub use stream_buffers::{BufferInfo, BufferListener, FilledBuffer, MemoryKind, StreamBuffers};
+pub use stream_buffers::{BufferInfo, BufferListener, BufferOrigin, FilledBuffer, MemoryKind, StreamBuffers};
 pub use truncation::{survive_truncation, truncated_pages};

@@ -27,6 +27,18 @@ use crate::shared_mappings::SharedMappings;
 /// Maximum number of buffers tracked per stream; equals libpipewire's `MAX_BUFFERS`.
 const MAX_BUFFERS: usize = 64;
 
+/// Origin of a stream's buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BufferOrigin {
+    /// The daemon, which shares their memory: video. Each buffer must be inside of shared memory.
+    Daemon {
+        /// The cursor was requested, and is read.
+        cursor: bool,
+    },
+    /// The converter that libpipewire runs in this process, in memory of this process: audio.
+    Converter,
+}
+
 /// Kind of a buffer's memory (`enum spa_data_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemoryKind {
@@ -81,8 +93,7 @@ struct Buffer {
     pointer: NonNull<pw_buffer>,
     /// True from `dequeue` until `release`.
     dequeued: bool,
-    /// True if chunk, metadata and memory of kind [`MemoryKind::MemPtr`] are inside of mapped memory; they are not read
-    /// otherwise.
+    /// True if chunk, metadata and memory of kind [`MemoryKind::MemPtr`] can be read.
     is_mapped: bool,
 }
 
@@ -99,8 +110,7 @@ pub struct StreamBuffers {
     removed: RefCell<Vec<u64>>,
     /// Newest cursor of dequeued buffers, with a shape that changed since it was taken.
     cursor: RefCell<Option<CursorMeta>>,
-    /// True if the cursor was requested.
-    with_cursor: bool,
+    origin: BufferOrigin,
     next: Cell<u64>,
 }
 
@@ -118,15 +128,15 @@ impl<D> Drop for BufferListener<D> {
 }
 
 impl StreamBuffers {
-    /// Tracks buffers of `stream`; there are none before [`Self::listen`]. Cursors are read only `with_cursor`.
-    pub fn new(stream: StreamRc, with_cursor: bool) -> Rc<Self> {
+    /// Tracks buffers of `stream`; there are none before [`Self::listen`].
+    pub fn new(stream: StreamRc, origin: BufferOrigin) -> Rc<Self> {
         Rc::new(Self {
             stream,
             live: RefCell::default(),
             added: RefCell::default(),
             removed: RefCell::default(),
             cursor: RefCell::default(),
-            with_cursor,
+            origin,
             next: Cell::new(1),
         })
     }
@@ -199,10 +209,15 @@ impl StreamBuffers {
         // SAFETY: `pw_buffer.buffer` is null, which `as_ref` checks, or points to the `spa_buffer` that libpipewire
         // allocated with it and does not change before `remove_buffer`.
         if let Some(buffer) = unsafe { buffer.as_ref() } {
-            // Without /proc, nothing is read.
-            // SAFETY: libpipewire described the buffer as `is_mapped` requires, and does not change that before `remove_buffer`.
-            is_mapped =
-                SharedMappings::read().is_ok_and(|maps| unsafe { metadata::is_mapped(buffer, &maps) });
+            is_mapped = match self.origin {
+                BufferOrigin::Converter => true,
+                // Without /proc, nothing is read.
+                BufferOrigin::Daemon { .. } => SharedMappings::read().is_ok_and(|maps| {
+                    // SAFETY: libpipewire described the buffer as `is_mapped` requires, and does not change that before
+                    // `remove_buffer`.
+                    unsafe { metadata::is_mapped(buffer, &maps) }
+                }),
+            };
             if !is_mapped {
                 tracing::warn!("the PipeWire daemon describes a buffer outside of the memory that it shares");
             }
@@ -267,9 +282,9 @@ impl StreamBuffers {
             // SAFETY: `pw_buffer.buffer` is null, which `as_ref` checks, or points to the `spa_buffer` that libpipewire
             // allocated with it and does not change before `remove_buffer`.
             let filled = unsafe { buffer.as_ref() }.map(|buffer| {
-                // SAFETY: `buffer` belongs to a live `pw_buffer`, which libpipewire described; `add` checked that chunk and metas
-                // are in mapped memory, as `read` requires.
-                unsafe { metadata::read(id, buffer, self.with_cursor) }
+                // SAFETY: `buffer` belongs to a live `pw_buffer`, which libpipewire described; which it allocated itself, or `add`
+                // checked that chunk and metas are in mapped memory, as `read` requires.
+                unsafe { metadata::read(id, buffer, self.origin == (BufferOrigin::Daemon { cursor: true })) }
             });
             let (filled, cursor) = filled.unzip();
             if let Some(cursor) = cursor.flatten() {
@@ -304,8 +319,8 @@ impl StreamBuffers {
         {
             return false;
         }
-        // SAFETY: `data.data` points to `maxsize` bytes, which `add` checked; libpipewire keeps the mapping until
-        // `remove_buffer`, and
+        // SAFETY: `data.data` points to `maxsize` bytes, which the converter allocated or `add` checked; they stay valid
+        // until `remove_buffer`, and
         // offset <= end <= maxsize, so the result stays in that mapping.
         let from = unsafe { data.data.cast::<u8>().add(offset) };
         // SAFETY: the source has out.len() bytes: end <= maxsize. The destination is an exclusive slice of that length,

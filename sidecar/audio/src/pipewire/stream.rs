@@ -16,7 +16,7 @@ use pipewire::spa::pod::{ChoiceValue, Object, Pod, Property, Value};
 use pipewire::spa::sys as spa;
 use pipewire::spa::utils::{Choice, ChoiceEnum, ChoiceFlags, Direction};
 use pipewire::stream::{StreamFlags, StreamRc, StreamState};
-use pipewire_buffers::{BufferListener, StreamBuffers};
+use pipewire_buffers::{BufferListener, BufferOrigin, StreamBuffers};
 
 use super::{MAX_BYTES, failed};
 use crate::error::AudioError;
@@ -85,7 +85,7 @@ impl Stream {
             },
         )
         .map_err(|error| failed("cannot make a stream", &error))?;
-        let buffers = StreamBuffers::new(stream, false);
+        let buffers = StreamBuffers::new(stream, BufferOrigin::Converter);
         let buffer_listener = listen_to_stream(&buffers, &events)?;
         let format = format();
         let mut pods: Vec<&Pod> = Pod::from_bytes(&format).into_iter().collect();

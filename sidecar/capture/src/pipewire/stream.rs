@@ -16,7 +16,7 @@ use pipewire::spa::pod::Pod;
 use pipewire::spa::utils::Direction;
 use pipewire::stream::{StreamFlags, StreamRc, StreamState};
 use pipewire::types::ObjectType;
-use pipewire_buffers::{BufferListener, StreamBuffers};
+use pipewire_buffers::{BufferListener, BufferOrigin, StreamBuffers};
 
 use super::offer::{self, AgreedFormat, MODIFIERS, OfferedFormat};
 use super::{PEER, failed};
@@ -123,7 +123,7 @@ impl Stream {
             },
         )
         .map_err(|error| failed("cannot make a stream", &error))?;
-        let buffers = StreamBuffers::new(stream, events.cursor);
+        let buffers = StreamBuffers::new(stream, BufferOrigin::Daemon { cursor: events.cursor });
         let buffer_listener = listen_to_stream(&buffers, node, &events)?;
         let offers = events.formats();
         let mut pods: Vec<&Pod> = offers.iter().filter_map(|bytes| Pod::from_bytes(bytes)).collect();
