@@ -68,8 +68,8 @@ mod tests {
         assert_ne!(address, libc::MAP_FAILED);
         let maps = SharedMappings::read().expect("/proc");
         assert!(maps.contain(address.addr(), SIZE));
-        let heap = vec![0_u8; 16];
-        assert!(!maps.contain(heap.as_ptr().addr(), 1));
+        let heap = Box::new(0_u8);
+        assert!(!maps.contain(std::ptr::from_ref(&*heap).addr(), 1));
         // SAFETY: the mapping was made above, and nothing refers to it.
         unsafe { libc::munmap(address, SIZE) };
         assert!(!SharedMappings::read().expect("/proc").contain(address.addr(), SIZE));
