@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use contract::FramePath;
 use e2e::browser::install;
 use e2e::person::{Browser, interact};
@@ -121,7 +121,7 @@ fn pointer_touch_and_hand_over_of_control_on_a_sway_desktop() -> Result<()> {
     let programs = Programs::build()?;
     let mut rig = Rig::up(&programs, &RigOptions::new("pointer", &[Desktop::Sway]))?;
     let stream = start(&mut rig, Desktop::Sway, false)?;
-    pointer_reaches_the_terminal(&stream)?;
+    pointer_reaches_the_terminal(&stream).with_context(|| stream.logs())?;
 
     let from = input(&stream)?.len();
     let mut phone =
@@ -152,6 +152,6 @@ fn pointer_on_a_gnome_desktop_that_was_resized() -> Result<()> {
     let programs = Programs::build()?;
     let mut rig = Rig::up(&programs, &RigOptions::new("pointer", &[Desktop::Gnome]))?;
     let stream = start(&mut rig, Desktop::Gnome, true)?;
-    pointer_reaches_the_terminal(&stream)?;
+    pointer_reaches_the_terminal(&stream).with_context(|| stream.logs())?;
     stream.stop()
 }

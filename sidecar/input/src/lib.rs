@@ -234,7 +234,7 @@ impl Session {
         self.role
     }
 
-    /// Injects events in order. A session gets control by its first event if control is free.
+    /// Injects events in order. A session gets control by its first event if control is free, but not by a layout or a release.
     ///
     /// # Errors
     /// [`Refused`]: no further event was injected.
@@ -242,6 +242,12 @@ impl Session {
         let shared = &self.input.shared;
         let mut state = shared.state.lock();
         let State { control, held, .. } = &mut *state;
+        // Pages send layouts and releases unasked: these take no control.
+        let is_act =
+            |event: &InputEvent| !matches!(event, InputEvent::Layout { .. } | InputEvent::Release {});
+        if !events.iter().any(is_act) && !control.controls(self.id) {
+            return Err(Refused::NotInControl);
+        }
         if control.claim(self.id)? {
             shared.publish(control);
         }

@@ -9,6 +9,7 @@
 //! clipboard uses the same session.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use contract::input::{DETENT, Fraction};
 use desktop_session::bus::{self, Target, call};
@@ -28,6 +29,8 @@ const SCREEN_CAST: &str = "org.gnome.Mutter.ScreenCast";
 const SCREEN_CAST_SESSION: &str = "org.gnome.Mutter.ScreenCast.Session";
 const SCREEN_CAST_STREAM: &str = "org.gnome.Mutter.ScreenCast.Stream";
 pub const PEER: &str = "GNOME Shell";
+/// Interval between positions whose reply is awaited: others are not delayed by one.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// `KEY_LEFTSHIFT` of `<linux/input-event-codes.h>`.
 const KEY_LEFT_SHIFT: u32 = 42;
 /// Flags of `NotifyPointerAxis`: the source is a finger.
@@ -48,6 +51,8 @@ pub struct Mutter {
     signals: MessageStream,
     /// Size of the monitor, logical pixels; zero if the monitors changed, which ends the stream.
     size: (f64, f64),
+    /// Time at which Mutter last confirmed a position.
+    checked: Instant,
 }
 
 pub fn failed(call: &'static str) -> impl Fn(zbus::Error) -> BackendError {
@@ -95,7 +100,8 @@ impl Mutter {
             .map_err(failed("ScreenCast.CreateSession"))?;
         let stream = record(&connection, &cast).await?;
         call(&connection, session, "Start", &()).await.map_err(failed("RemoteDesktop.Session.Start"))?;
-        let mut mutter = Self { connection, path, cast, stream, signals, size: (0.0, 0.0) };
+        let mut mutter =
+            Self { connection, path, cast, stream, signals, size: (0.0, 0.0), checked: Instant::now() };
         mutter.read_size().await?;
         // The first key is lost until the seat has a keyboard.
         for down in [true, false] {
@@ -149,10 +155,7 @@ impl Mutter {
                 }
                 Ok(())
             }
-            Action::Pointer { x, y } => {
-                let (x, y) = self.position(x, y).await?;
-                self.notify("NotifyPointerMotionAbsolute", &(self.stream.as_str(), x, y)).await
-            }
+            Action::Pointer { x, y } => self.point(x, y).await,
             Action::Motion { dx, dy } => self.notify("NotifyPointerMotionRelative", &(dx, dy)).await,
             Action::Button { button, down } => {
                 self.notify("NotifyPointerButton", &(i32::from(button.evdev()), down)).await
@@ -176,6 +179,26 @@ impl Mutter {
             // GNOME Shell takes layouts from its settings.
             Action::Layout(_) => Ok(()),
         }
+    }
+
+    /// Moves the pointer.
+    async fn point(&mut self, x: Fraction, y: Fraction) -> Result<(), BackendError> {
+        const METHOD: &str = "NotifyPointerMotionAbsolute";
+        let (left, top) = self.position(x, y).await?;
+        if self.checked.elapsed() < CHECK_INTERVAL {
+            return self.notify(METHOD, &(self.stream.as_str(), left, top)).await;
+        }
+        self.checked = Instant::now();
+        let session =
+            Target { service: REMOTE_DESKTOP, path: self.path.as_str(), interface: REMOTE_DESKTOP_SESSION };
+        let reply = call(&self.connection, session, METHOD, &(self.stream.as_str(), left, top)).await;
+        if reply.is_ok() {
+            return Ok(());
+        }
+        // Mutter closed the stream, as its monitor changed, and the signal has not arrived yet.
+        self.size = (0.0, 0.0);
+        let (left, top) = self.position(x, y).await?;
+        self.notify(METHOD, &(self.stream.as_str(), left, top)).await
     }
 
     /// Position in logical pixels of the monitor.

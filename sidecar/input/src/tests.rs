@@ -1,4 +1,4 @@
-use contract::input::{KeyCode, PointerButton};
+use contract::input::{KeyCode, KeyboardLayout, PointerButton};
 
 use super::*;
 use crate::action::Action;
@@ -45,6 +45,20 @@ async fn control_that_is_taken_releases_the_keys_of_the_former_controller() {
         "pressed by the first, and released when it lost control"
     );
     assert_eq!(input.control().borrow().controller, Some(second.id()));
+}
+
+#[tokio::test]
+async fn layout_and_release_take_no_control() {
+    let (input, queue) = input(ControlPolicy::Exclusive);
+    let (first, second) = (input.open(Role::Controller), input.open(Role::Controller));
+    let layout = InputEvent::Layout { layout: KeyboardLayout::US };
+    assert_eq!(first.inject(&[InputEvent::Release {}]), Err(Refused::NotInControl));
+    assert_eq!(first.inject(std::slice::from_ref(&layout)), Err(Refused::NotInControl));
+    assert_eq!(input.control().borrow().controller, None);
+    second.inject(&[layout.clone(), key("KeyA", true)]).expect("an event of a person");
+    second.inject(&[layout, InputEvent::Release {}]).expect("in control");
+    assert_eq!(input.control().borrow().controller, Some(second.id()));
+    assert_eq!(queue.next().await.expect("actions").len(), 4);
 }
 
 #[tokio::test]

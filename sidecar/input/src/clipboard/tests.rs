@@ -1,6 +1,5 @@
 use bytes::Bytes;
 use contract::clipboard::Format;
-use contract::input::InputEvent;
 
 use super::*;
 use crate::InputState;
@@ -25,7 +24,7 @@ fn transfer_needs_the_right_the_policy_control_and_a_desktop() {
         (input.open(Role::Viewer), input.open(Role::Controller), input.open(Role::Controller));
     assert_eq!(viewer.transfer().err(), Some(ClipboardRefused::NotAllowed));
     assert!(viewer.selections().is_none());
-    one.inject(&[InputEvent::Release {}]).expect("takes control");
+    one.take_control().expect("allowed");
     assert_eq!(other.transfer().err(), Some(ClipboardRefused::NotInControl));
     let transfer = one.transfer().expect("in control");
     assert_eq!(one.transfer().err(), Some(ClipboardRefused::Busy), "one content at a time");

@@ -28,6 +28,7 @@ export class InputCapture {
     this.enabled = false;
     this.events = [];
     this.position = null;
+    this.layout = null;         // selected, but not sent yet
     this.last = null;           // last position that was sent
     this.scheduled = false;
     this.pressed = new Set();
@@ -63,11 +64,8 @@ export class InputCapture {
 
   focus() { this.keys.focus({ preventScroll: true }); }
 
-  /** Selects the desktop's layout; `""` for one like the viewer's keyboard. */
-  async setLayout(layout) {
-    const selected = layout || (await guessLayout());
-    if (selected) this.push({ t: "layout", layout: selected });
-  }
+  /** Selects the desktop's layout, from the next event on; `""` for one like the viewer's keyboard. */
+  async setLayout(layout) { this.layout = layout || (await guessLayout()) || null; }
 
   /** True while the pointer is locked: it is hidden, and moves by distances without a limit. */
   get locked() { return document.pointerLockElement === this.surface; }
@@ -90,6 +88,10 @@ export class InputCapture {
   /** Queues an event; positions are merged until the next animation frame. */
   push(event) {
     if (!this.enabled) return;
+    if (this.layout && event.t !== "release") {
+      this.events.push({ t: "layout", layout: this.layout });
+      this.layout = null;
+    }
     if (this.position && event.t !== "pointer") { this.events.push(this.position); this.position = null; }
     if (event.t === "pointer") this.position = this.last = event;
     else this.events.push(event);
