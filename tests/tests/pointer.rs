@@ -26,16 +26,11 @@ struct Report {
 }
 
 /// A desktop whose terminal fills the screen and reports presses, releases and motions with a button (modes 1002 and 1006).
-/// The desktop has the size of the page's window if it `follows`.
-fn start(rig: &mut Rig, desktop: Desktop, follows: bool) -> Result<Stream> {
+fn start(rig: &mut Rig, desktop: Desktop) -> Result<Stream> {
     let mut options = StreamOptions::new(desktop, SIZE);
     let program =
         format!("stty raw -echo; printf \"\\033[?1002h\\033[?1006h\"; : > {INPUT}; exec cat >> {INPUT}");
     options.desktop_env.push(("DESKTOP_APPS".to_owned(), format!("foot -F sh -c '{program}'")));
-    if follows {
-        options.desktop_env.push(("DESKTOP_SIZE_POLICY".to_owned(), "follow-viewer".to_owned()));
-        options.sidecar_args.extend(["--size", "follow-viewer"].map(str::to_owned));
-    }
     let stream = rig.start("desk", options)?;
     stream.wait_for_frame_path(FramePath::ResourceId)?;
     wait::until("the terminal and the input", TIMEOUT, || {
@@ -120,7 +115,7 @@ fn pointer_touch_and_hand_over_of_control_on_a_sway_desktop() -> Result<()> {
     install()?;
     let programs = Programs::build()?;
     let mut rig = Rig::up(&programs, &RigOptions::new("pointer", &[Desktop::Sway]))?;
-    let stream = start(&mut rig, Desktop::Sway, false)?;
+    let stream = start(&mut rig, Desktop::Sway)?;
     pointer_reaches_the_terminal(&stream).with_context(|| stream.logs())?;
 
     let from = input(&stream)?.len();
@@ -143,15 +138,5 @@ fn pointer_touch_and_hand_over_of_control_on_a_sway_desktop() -> Result<()> {
         ensure!(&typed[from..] == "ab", "typed {:?}", &typed[from..]);
         Ok(())
     })?;
-    stream.stop()
-}
-
-#[test]
-fn pointer_on_a_gnome_desktop_that_was_resized() -> Result<()> {
-    install()?;
-    let programs = Programs::build()?;
-    let mut rig = Rig::up(&programs, &RigOptions::new("pointer", &[Desktop::Gnome]))?;
-    let stream = start(&mut rig, Desktop::Gnome, true)?;
-    pointer_reaches_the_terminal(&stream).with_context(|| stream.logs())?;
     stream.stop()
 }
