@@ -235,7 +235,8 @@ fn sound_is_heard(desktop: Desktop) -> Result<()> {
     let (sound, chirp) = (&report["stats"]["sound"], &report["chirp"]);
     println!("sound of {desktop:?}: {sound}; the chirp was decoded {} ms after it was played", chirp["lead"]);
     let number = |name: &str| sound[name].as_f64().with_context(|| format!("{name} in {sound}"));
-    let in_step = number("offset_ms")?.abs() < 80.0;
+    // Without a moving picture there is no offset.
+    let in_step = sound["offset_ms"].as_f64().is_some_and(|offset| offset.abs() < 80.0);
     ensure!(in_step || number("delay_ms")? < number("needed_ms")? + 30.0, "{sound}");
     wait::until("the capture ends with the page", TIMEOUT, || {
         let audio = stream.status()?.audio;

@@ -107,7 +107,7 @@ impl CursorShape {
 pub struct Cursor {
     /// Position of the hotspot in the picture; `None` if it is elsewhere or not known.
     pub position: Option<(Fraction, Fraction)>,
-    /// Shape.
+    /// Shape of the cursor, and whether the page draws it.
     pub shape: CursorShape,
 }
 
