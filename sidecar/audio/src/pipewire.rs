@@ -21,7 +21,8 @@ use crate::error::AudioError;
 use crate::frames::{Frame, Framer};
 use crate::{AudioOptions, FRAME_BYTES};
 
-use stream::{Stage, Stream};
+use pipewire_buffers::Stage;
+use stream::Stream;
 
 /// Time limit for stage `Connecting`.
 const CONNECTING_TIMEOUT: Duration = Duration::from_secs(10);

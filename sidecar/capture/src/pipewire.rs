@@ -31,8 +31,9 @@ use crate::release::ReleaseQueue;
 use crate::source_context::SourceContext;
 
 use frames::FrameBuilder;
+use pipewire_buffers::Stage;
 use sizing::Sizing;
-use stream::{Stage, Stream};
+use stream::Stream;
 
 const PEER: &str = "PipeWire daemon";
 /// Time limit for stage `Connecting`.

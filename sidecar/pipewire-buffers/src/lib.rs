@@ -8,10 +8,12 @@
 
 mod context;
 mod shared_mappings;
+mod stage;
 mod stream_buffers;
 mod truncation;
 
 pub use context::{ContextError, context};
+pub use stage::{CORE, Stage};
 pub use stream_buffers::cursor::{
     CursorBitmap, CursorFormat, CursorMeta, CursorShape, MAX_CURSOR_SIDE, cursor_meta_size,
 };

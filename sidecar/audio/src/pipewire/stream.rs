@@ -16,29 +16,16 @@ use pipewire::spa::pod::{ChoiceValue, Object, Pod, Property, Value};
 use pipewire::spa::sys as spa;
 use pipewire::spa::utils::{Choice, ChoiceEnum, ChoiceFlags, Direction};
 use pipewire::stream::{StreamFlags, StreamRc, StreamState};
-use pipewire_buffers::{BufferListener, BufferOrigin, StreamBuffers};
+use pipewire_buffers::{BufferListener, BufferOrigin, CORE, Stage, StreamBuffers};
 
 use super::{MAX_BYTES, failed};
 use crate::error::AudioError;
 use crate::{CHANNELS, FRAME_BYTES, SAMPLE_RATE};
 
-/// `PW_ID_CORE`: an error on this object means that the connection is lost.
-const CORE: u32 = 0;
 /// Requested length of the daemon's cycle, in sample frames: 5 ms.
 const CYCLE: u32 = 256;
 /// Number of buffers to request: default, minimum, maximum. The default holds 80 ms, for when this thread is late.
 const BUFFERS: (i32, i32, i32) = (16, 4, 32);
-
-/// Stage of the stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// Waiting for access: the stream's node does not exist yet.
-    Connecting,
-    /// The stream's node exists, but is not linked or not running.
-    Paused,
-    /// The stream is running.
-    Streaming,
-}
 
 /// Events recorded by callbacks.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use pipewire::spa::pod::Pod;
 use pipewire::spa::utils::Direction;
 use pipewire::stream::{StreamFlags, StreamRc, StreamState};
 use pipewire::types::ObjectType;
-use pipewire_buffers::{BufferListener, BufferOrigin, StreamBuffers};
+use pipewire_buffers::{BufferListener, BufferOrigin, CORE, Stage, StreamBuffers};
 
 use super::offer::{self, AgreedFormat, MODIFIERS, OfferedFormat};
 use super::{PEER, failed};
@@ -26,19 +26,6 @@ use crate::{CaptureOptions, Cursor, Memory};
 
 /// Maximum number of formats of the producer that are recorded.
 const MAX_OFFERED: usize = 64;
-/// `PW_ID_CORE`: an error on this object means that the connection is lost.
-const CORE: u32 = 0;
-
-/// Stage of a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// Waiting for access: the stream's node does not exist yet.
-    Connecting,
-    /// The stream's node exists, but is not linked or not running.
-    Paused,
-    /// The stream is running.
-    Streaming,
-}
 
 /// Events recorded by callbacks, and the current offer.
 #[derive(Debug)]
