@@ -303,7 +303,7 @@ async fn until_closed(
                     return "Mutter closed the screen cast".to_owned();
                 }
                 // Another size resets the scale.
-                Some(Ok(message)) if display::is_change(&message) => {
+                Some(Ok(message)) if bus::is_monitor_change(&message) => {
                     if let Some(scales) = &mut scales {
                         let scale = *scales.borrow_and_update();
                         display::set_scale(connection, scale).await;

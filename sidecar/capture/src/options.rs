@@ -76,7 +76,7 @@ pub struct CaptureOptions {
     pub render_node: PathBuf,
     /// The opened render node. Without it only shared memory can be captured.
     pub device: Option<Device>,
-    /// Who chooses the size of the desktop. With `FollowViewer`, Mutter gets a virtual monitor of the size that
+    /// Policy over the size of the desktop. With `FollowViewer`, Mutter gets a virtual monitor of the size that
     /// [`crate::Resizer`] asks for.
     pub size: SizePolicy,
     /// Width and height in pixels of the test pattern, and of a virtual monitor before a size is asked for.

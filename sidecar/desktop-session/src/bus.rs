@@ -103,6 +103,14 @@ pub fn is_signal(message: &Message, path: &str, member: &str) -> bool {
         && header.member().is_some_and(|found| found.as_str() == member)
 }
 
+/// Path of `org.gnome.Mutter.DisplayConfig`.
+pub const DISPLAY_CONFIG: &str = "/org/gnome/Mutter/DisplayConfig";
+
+/// True for GNOME Shell's signal of a change of monitors.
+pub fn is_monitor_change(message: &Message) -> bool {
+    is_signal(message, DISPLAY_CONFIG, "MonitorsChanged")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

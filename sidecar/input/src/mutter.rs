@@ -23,8 +23,6 @@ use crate::backend::BackendError;
 
 pub const REMOTE_DESKTOP: &str = "org.gnome.Mutter.RemoteDesktop";
 pub const REMOTE_DESKTOP_SESSION: &str = "org.gnome.Mutter.RemoteDesktop.Session";
-/// Path of `org.gnome.Mutter.DisplayConfig`.
-const DISPLAY_CONFIG: &str = "/org/gnome/Mutter/DisplayConfig";
 const SCREEN_CAST: &str = "org.gnome.Mutter.ScreenCast";
 const SCREEN_CAST_SESSION: &str = "org.gnome.Mutter.ScreenCast.Session";
 const SCREEN_CAST_STREAM: &str = "org.gnome.Mutter.ScreenCast.Stream";
@@ -133,7 +131,7 @@ impl Mutter {
                     if bus::is_signal(&message, self.path.as_str(), "Closed") {
                         return disconnected("Mutter closed the remote desktop session");
                     }
-                    if bus::is_signal(&message, DISPLAY_CONFIG, "MonitorsChanged") {
+                    if bus::is_monitor_change(&message) {
                         // Mutter closes the stream of a monitor whose size changed.
                         self.size = (0.0, 0.0);
                     }

@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 
 use desktop_session::bus::{self, Target, call};
-use zbus::{Connection, Message, OwnedVariant, Variant};
+use zbus::{Connection, OwnedVariant, Variant};
 
 const DISPLAY: &str = "org.gnome.Mutter.DisplayConfig";
-const PATH: &str = "/org/gnome/Mutter/DisplayConfig";
-const TARGET: Target<'static> = Target { service: DISPLAY, path: PATH, interface: DISPLAY };
+const TARGET: Target<'static> = Target { service: DISPLAY, path: bus::DISPLAY_CONFIG, interface: DISPLAY };
 /// Monitor of `gnome-shell --headless --virtual-monitor`, used if DisplayConfig lists none.
 const HEADLESS_MONITOR: &str = "Meta-0";
 /// Method of `ApplyMonitorsConfig`: until the next change, without a confirmation by the user.
@@ -24,11 +23,6 @@ type NewLogical = (i32, i32, f64, u32, bool, Vec<(String, String, Properties)>);
 
 async fn current_state(connection: &Connection) -> zbus::Result<DisplayState> {
     call(connection, TARGET, "GetCurrentState", &()).await?.body().deserialize()
-}
-
-/// True for the signal of a change of monitors.
-pub fn is_change(message: &Message) -> bool {
-    bus::is_signal(message, PATH, "MonitorsChanged")
 }
 
 /// True if the shell has a monitor. False if it lists none, or does not reply.
