@@ -17,7 +17,7 @@ const SCALE_STEPS: f64 = 4.0;
 /// Largest scale.
 const MAX_SCALE: f64 = 4.0;
 
-/// Who chooses the size of a desktop.
+/// Policy over the size of a desktop: the side that chooses it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SizePolicy {
     /// The desktop.

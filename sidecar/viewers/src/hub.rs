@@ -87,7 +87,7 @@ pub struct StreamInfo {
     pub height: u32,
     /// Encoder name.
     pub encoder: String,
-    /// Who chooses the size of the desktop.
+    /// Policy over the size of the desktop.
     pub size: SizePolicy,
 }
 
