@@ -135,6 +135,7 @@ fn summary(reports: &[Report]) -> String {
         lines.push(
             format!("      ./x test {} {}", suite.name(), failure.filter.join(" ")).trim_end().to_owned(),
         );
+        lines.extend(failure.error.iter().map(|line| format!("      {line}")));
     }
     let passed: u32 = reports.iter().map(|report| report.passed).sum();
     lines.push(format!("{passed} passed, {} failed", failures().count()));

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
+use super::libtest;
 use super::step::{Failure, Outcome};
 use crate::{tools, workspace};
 
@@ -52,6 +53,9 @@ struct Message {
     /// Test name: `PACKAGE::PROGRAM$TEST`
     #[serde(default)]
     name: String,
+    /// Output of a failed test.
+    #[serde(default)]
+    stdout: String,
 }
 
 fn add(outcome: &mut Outcome, line: &str) -> Result<()> {
@@ -61,7 +65,8 @@ fn add(outcome: &mut Outcome, line: &str) -> Result<()> {
         ("test", "ok") => outcome.passed += 1,
         ("test", "failed" | "timeout") => {
             let (program, test) = message.name.split_once('$').unwrap_or(("", &message.name));
-            outcome.failures.push(Failure::of_test(format!("{program} {test}"), test));
+            let error = libtest::error_of(test, &message.stdout);
+            outcome.failures.push(Failure { error, ..Failure::of_test(format!("{program} {test}"), test) });
         }
         _ => {}
     }
@@ -79,13 +84,14 @@ mod tests {
             r#"{"type":"suite","event":"started","test_count":3}"#,
             r#"{"type":"test","event":"started","name":"toy::toy$tests::good"}"#,
             r#"{"type":"test","event":"ok","name":"toy::toy$tests::good","exec_time":0.02}"#,
-            r#"{"type":"test","event":"failed","name":"toy::toy$tests::bad","exec_time":0.2,"stdout":"no"}"#,
+            r#"{"type":"test","event":"failed","name":"toy::toy$tests::bad","exec_time":0.2,"stdout":"a\nError: no\n"}"#,
             r#"{"type":"test","event":"ignored","name":"toy::toy$tests::slow"}"#,
             r#"{"type":"suite","event":"failed","passed":1,"failed":1,"ignored":1,"measured":0,"filtered_out":0}"#,
         ] {
             add(&mut outcome, line).expect("valid");
         }
-        let failures = vec![Failure::of_test("toy::toy tests::bad", "tests::bad")];
+        let failure = Failure::of_test("toy::toy tests::bad", "tests::bad");
+        let failures = vec![Failure { error: vec!["Error: no".to_owned()], ..failure }];
         assert_eq!(outcome, Outcome { passed: 1, failures });
         assert!(add(&mut outcome, "text").is_err());
     }

@@ -29,17 +29,19 @@ pub struct Outcome {
 }
 
 /// A failed test or check.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     /// The test, the check, or why tests could not run.
     pub what: String,
     /// Words after `./x test SUITE` that repeat it.
     pub filter: Vec<String>,
+    /// Lines of the error, where they are known.
+    pub error: Vec<String>,
 }
 
 impl Failure {
     pub fn new(what: impl Into<String>, filter: Vec<String>) -> Self {
-        Self { what: what.into(), filter }
+        Self { what: what.into(), filter, error: Vec::new() }
     }
 
     /// A test, by its whole name.
