@@ -21,7 +21,7 @@
 //   {"listen": true}          unmutes the desktop by the button, and waits until its sound is captured
 //   {"chirp": [f0, f1]}       waits until a chirp from f0 to f1 Hz was heard, and its sound is played
 //   {"control": true}         waits until this page controls the desktop
-//   {"cursor": "image"}         waits until the page shows another cursor than in the last such step, of this kind
+//   {"cursors": [[x, y], [x, y]]}  moves between two positions until each has an image of its own as the cursor
 //   {"pointer": [x, y]}       waits until the page of a viewer without control draws the cursor at this position, within 2 %
 //   {"kill": true}            ends the browser without a release of what is pressed
 //   {"copy": {"text/plain": "…"}}       puts a content into the browser's clipboard; of an image/png its Base64
@@ -37,7 +37,7 @@ import { open, report as drawn } from "./viewer.mjs";
 
 const options = {
   url: { type: "string" }, token: { type: "string" }, steps: { type: "string" }, json: { type: "string" },
-  screenshot: { type: "string" }, timeout: { type: "string", default: "60" },
+  screenshot: { type: "string" }, timeout: { type: "string", default: "240" },
   "read-pattern": { type: "boolean", default: false }, mobile: { type: "boolean", default: false },
 };
 
@@ -87,12 +87,26 @@ async function resize(page, [width, height, scale], timeout) {
   windows.push({ size, path, ms: performance.now() - start });
 }
 
-/** True if the page shows a cursor of the kind that differs from the last one. Runs in the page. */
-function otherCursor(kind) {
+/** CSS of the image that the page shows as the cursor, or null. Runs in the page. */
+function cursorImage() {
   const { cursor } = window.desktopstream, css = document.getElementById("screen").style.cursor;
-  if (cursor.shape.kind !== kind || css === window.lastCursor || (kind === "image" && !css.startsWith("image-set"))) return false;
-  window.lastCursor = css;
-  return true;
+  return cursor.shape.kind === "image" && css.startsWith("image-set") ? css : null;
+}
+
+/** Moves between positions twice, longer each time, until both rounds show the same two images. */
+async function cursors(page, positions, timeout) {
+  const end = performance.now() + timeout;
+  for (let pause = 200; ; pause *= 2) {
+    const seen = [];
+    for (const at of [...positions, ...positions]) {
+      await STEPS.move(page, at);
+      await page.waitForTimeout(pause);
+      seen.push(await page.evaluate(cursorImage));
+    }
+    const [a, b] = seen;
+    if (a && b && a !== b && seen[2] === a && seen[3] === b) return;
+    if (performance.now() > end) throw new Error(`images at the positions: ${JSON.stringify(seen.map((css) => css?.slice(-40)))}`);
+  }
 }
 
 /** True if the page draws the cursor at a position of the picture. Runs in the page. */
@@ -142,7 +156,7 @@ const STEPS = {
   copy: (page, content) => page.evaluate(copy, content),
   receive: (page, content, timeout) => page.waitForFunction(received, content, { timeout, polling: 100 }),
   window: resize,
-  cursor: (page, kind, timeout) => page.waitForFunction(otherCursor, kind, { timeout, polling: 50 }),
+  cursors,
   pointer: (page, at, timeout) => page.waitForFunction(cursorAt, at, { timeout, polling: 50 }),
   pause: (page, ms) => page.waitForTimeout(ms),
 };
@@ -156,11 +170,13 @@ process.exitCode = await withBrowser(async (context) => {
   const viewer = await open(context, { url: values.url, token: values.token, readPattern: values["read-pattern"] });
   const { page } = viewer;
   await page.waitForFunction(() => window.desktopstream.stats().live, null, { timeout });
-  for (const step of steps) {
+  for (const [index, step] of steps.entries()) {
     const [[name, argument]] = Object.entries(step);
     if (name === "kill") { context.browser()?.process?.()?.kill("SIGKILL"); process.exit(0); }
     if (!STEPS[name]) throw new Error(`unknown step ${name}`);
-    await STEPS[name](page, argument, timeout);
+    await STEPS[name](page, argument, timeout).catch((error) => {
+      throw new Error(`step ${index + 1}, ${JSON.stringify(step)}: ${error.message}`, { cause: error });
+    });
   }
   if (values.screenshot) await page.screenshot({ path: values.screenshot });
   const stats = await page.evaluate(() => window.desktopstream.stats());

@@ -43,9 +43,16 @@ impl Browser {
             .args([OsStr::new("--screenshot"), at("shot.png").as_os_str()])
             .args(more)
             .stdin(Stdio::null())
+            .stderr(std::fs::File::create(at("errors"))?)
             .spawn()
             .context("starting node")?;
         Ok(Self { node, folder })
+    }
+
+    /// Errors that the driver printed: the failed step.
+    #[must_use]
+    pub fn errors(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("errors")).unwrap_or_default()
     }
 
     /// Waits for the end. Returns the page's report, or null if a step ended the browser.
@@ -54,7 +61,7 @@ impl Browser {
     /// A step failed.
     pub fn wait(mut self) -> Result<Value> {
         let status = self.node.wait()?;
-        ensure!(status.success(), "the browser failed: {status}");
+        ensure!(status.success(), "the browser failed: {status}\n{}", self.errors());
         let out = std::fs::read(self.folder.path().join("out.json")).unwrap_or_else(|_| b"null".to_vec());
         Ok(serde_json::from_slice(&out)?)
     }

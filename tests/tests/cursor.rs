@@ -23,16 +23,13 @@ fn cursor_of_a_gnome_desktop_is_drawn_by_the_pages_of_its_viewers() -> Result<()
     let stream = rig.start("desk", options)?;
     stream.wait_for_frame_path(FramePath::ResourceId)?;
     // The cursors of the panel and of the terminal differ.
-    let steps = json!([
-        {"control": true}, {"move": PANEL}, {"cursor": "image"}, {"move": TERMINAL}, {"cursor": "image"},
-        {"move": PANEL}, {"cursor": "image"}, {"move": TERMINAL}, {"cursor": "image"}, {"pause": 600_000},
-    ]);
+    let steps = json!([{"control": true}, {"cursors": [PANEL, TERMINAL]}, {"pause": 600_000}]);
     let mut controller = Browser::start(&stream, &steps)?;
     let watched = interact(&stream, &json!([{"pointer": TERMINAL}]));
     let ended = controller.node.try_wait()?;
     controller.node.kill()?;
     controller.node.wait()?;
-    ensure!(ended.is_none(), "the page in control ended: {ended:?}");
+    ensure!(ended.is_none(), "the page in control ended: {ended:?}\n{}", controller.errors());
     watched?;
     stream.stop()
 }
