@@ -5,6 +5,9 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::{CONNECTION, RETRY_AFTER};
+use axum::response::{IntoResponse as _, Response};
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
@@ -16,6 +19,9 @@ use operator_plan::validate::security::Policy;
 use super::cache::Cache;
 use super::inject::{self, Request};
 use super::validate;
+
+/// Pause before the apiserver asks again, seconds. It waits 5 s in all.
+const RETRY_SECONDS: &str = "1";
 
 type Review = Json<AdmissionReview<DynamicObject>>;
 
@@ -39,14 +45,23 @@ pub struct Injector {
     pub policy: Policy,
 }
 
-/// Handles `/validate`.
-pub async fn validate(State(validator): State<Arc<Validator>>, Json(review): Review) -> Review {
+/// Handles `/validate`. A review that this replica cannot answer fails with status 503 and `Retry-After`, by which the
+/// apiserver's client (client-go, `rest/with_retry.go`) asks again; the connection is closed, so that the Service can
+/// choose another replica.
+pub async fn validate(State(validator): State<Arc<Validator>>, Json(review): Review) -> Response {
     let request: Result<AdmissionRequest<DynamicObject>, _> = review.try_into();
     let response = match request {
         Ok(request) => validate::review(&validator, &request).await,
-        Err(error) => AdmissionResponse::invalid(error),
+        Err(error) => Ok(AdmissionResponse::invalid(error)),
     };
-    Json(response.into_review())
+    match response {
+        Ok(response) => Json(response.into_review()).into_response(),
+        Err(why) => {
+            tracing::warn!(why, "stream not reviewed");
+            let headers = [(RETRY_AFTER, RETRY_SECONDS), (CONNECTION, "close")];
+            (StatusCode::SERVICE_UNAVAILABLE, headers, why).into_response()
+        }
+    }
 }
 
 /// Handles `/inject`.

@@ -15,46 +15,57 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// Number of concurrent requests.
 const CONCURRENCY: usize = 8;
 
+/// Why a stream is not admitted, as a message for its author.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The stream or its author's rights.
+    Denied(String),
+    /// The rights cannot be checked, such as by a replica whose token ended with its pod. Another replica may be able to.
+    Unavailable(String),
+}
+
+impl From<String> for Refusal {
+    fn from(message: String) -> Self {
+        Self::Denied(message)
+    }
+}
+
 /// Checks that `user` has all rights in `namespace` that the objects of `spec` need.
 ///
 /// # Errors
-/// A message for the user that names the missing rights. Rights that cannot be checked count as missing.
+/// Names the missing rights, or why they cannot be checked.
 pub async fn authorize(
     client: &Client,
     user: &UserInfo,
     namespace: &str,
     spec: &DesktopStreamSpec,
-) -> Result<(), String> {
+) -> Result<(), Refusal> {
     let all = rights::rights(spec);
     if all.len() > rights::MAX {
-        return Err(format!(
+        return Err(Refusal::Denied(format!(
             "the spec names {} Secrets, ConfigMaps and other objects: name at most {}",
             all.len(),
             rights::MAX
-        ));
+        )));
     }
     let checks: Vec<_> = all.iter().map(|right| is_allowed(client, user, namespace, right)).collect();
     let checks = stream::iter(checks).buffered(CONCURRENCY).try_collect::<Vec<bool>>();
-    let allowed = match tokio::time::timeout(TIMEOUT, checks).await {
-        Ok(Ok(allowed)) => allowed,
-        Ok(Err(error)) => return Err(format!("the author's rights cannot be checked: {error}; try again")),
-        Err(_) => {
-            return Err(
-                "the author's rights cannot be checked: the apiserver did not answer in time; try again"
-                    .to_owned(),
-            );
-        }
-    };
+    let unavailable =
+        |why: &str| Refusal::Unavailable(format!("the author's rights cannot be checked: {why}; try again"));
+    let allowed = tokio::time::timeout(TIMEOUT, checks)
+        .await
+        .map_err(|_| unavailable("the apiserver did not answer in time"))?
+        .map_err(|error| unavailable(&error.to_string()))?;
     let missing: Vec<String> =
         all.iter().zip(allowed).filter(|(_, allowed)| !allowed).map(|(right, _)| right.to_string()).collect();
     if missing.is_empty() {
         return Ok(());
     }
     let user = user.username.as_deref().unwrap_or("the author");
-    Err(format!(
+    Err(Refusal::Denied(format!(
         "{user} lacks rights that this stream uses in namespace {namespace}: {}; grant them by a Role, or remove the fields",
         missing.join(", ")
-    ))
+    )))
 }
 
 async fn is_allowed(

@@ -8,18 +8,25 @@ use operator_plan::rights;
 use operator_plan::validate::{Invalid, validate, validate_update};
 
 use super::admission::Validator;
-use super::authorize::authorize;
+use super::authorize::{Refusal, authorize};
 
 /// Reviews a DesktopStream.
-pub async fn review(validator: &Validator, request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {
+///
+/// # Errors
+/// The author's rights cannot be checked.
+pub async fn review(
+    validator: &Validator,
+    request: &AdmissionRequest<DynamicObject>,
+) -> Result<AdmissionResponse, String> {
     let response = AdmissionResponse::from(request);
     match check(validator, request).await {
-        Ok(()) => response,
-        Err(why) => response.deny(why),
+        Ok(()) => Ok(response),
+        Err(Refusal::Denied(why)) => Ok(response.deny(why)),
+        Err(Refusal::Unavailable(why)) => Err(why),
     }
 }
 
-async fn check(validator: &Validator, request: &AdmissionRequest<DynamicObject>) -> Result<(), String> {
+async fn check(validator: &Validator, request: &AdmissionRequest<DynamicObject>) -> Result<(), Refusal> {
     let Some(object) = &request.object else { return Ok(()) };
     let mut new: DesktopStream = read(object)?;
     // A stream that is being deleted is not validated: one from before a rule could never be deleted.

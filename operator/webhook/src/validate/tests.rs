@@ -1,15 +1,19 @@
 use std::sync::{Arc, Mutex};
 
+use axum::Json;
 use axum::body::Body;
+use axum::extract::State;
 use axum::http::{Request, Response};
 use http_body_util::BodyExt as _;
 use kube::Client;
 use kube::client::Body as KubeBody;
+use kube::core::admission::AdmissionReview;
 use operator_plan::validate::security::Policy;
 use serde_json::{Value, json};
 use tower::service_fn;
 
 use super::*;
+use crate::admission;
 
 /// An apiserver that grants the listed rights (`VERB RESOURCE` or `VERB RESOURCE/NAME`), and records the reviews.
 #[derive(Clone, Default)]
@@ -59,6 +63,14 @@ fn permissive() -> Apiserver {
 }
 
 async fn ask(server: &Apiserver, operation: &str, object: &Value, old: Option<&Value>) -> AdmissionResponse {
+    review(&validator(server), &request(operation, object, old)).await.expect("rights can be checked")
+}
+
+fn validator(server: &Apiserver) -> Validator {
+    Validator { client: server.client(), policy: Policy::default() }
+}
+
+fn request(operation: &str, object: &Value, old: Option<&Value>) -> AdmissionRequest<DynamicObject> {
     let request = json!({
         "uid": "u", "operation": operation, "namespace": "team",
         "userInfo": {"username": "ann", "groups": ["designers"], "extra": {"scopes": ["a"]}},
@@ -66,8 +78,7 @@ async fn ask(server: &Apiserver, operation: &str, object: &Value, old: Option<&V
         "resource": {"group": "desktopstream.dev", "version": "v1alpha1", "resource": "desktopstreams"},
         "object": object, "oldObject": old,
     });
-    let validator = Validator { client: server.client(), policy: Policy::default() };
-    review(&validator, &serde_json::from_value(request).expect("a request")).await
+    serde_json::from_value(request).expect("a request")
 }
 
 fn stream(spec: &Value) -> Value {
@@ -124,9 +135,18 @@ async fn rights_are_asked_for_when_the_author_changes_more_than_the_operating_mo
 
 #[tokio::test]
 async fn stream_is_refused_while_rights_cannot_be_checked() {
-    let server = Apiserver { is_broken: true, ..permissive() };
-    let refused = ask(&server, "CREATE", &stream(&json!({"desktop": {"image": "a"}})), None).await;
-    assert!(!refused.allowed && refused.result.message.contains("cannot be checked"));
+    let validator = Arc::new(validator(&Apiserver { is_broken: true, ..permissive() }));
+    let created = request("CREATE", &stream(&json!({"desktop": {"image": "a"}})), None);
+    let why = review(&validator, &created).await.expect_err("rights cannot be checked");
+    assert!(why.contains("cannot be checked"), "{why}");
+    let asked: AdmissionReview<DynamicObject> = serde_json::from_value(json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": created,
+    }))
+    .expect("a review");
+    let response = admission::validate(State(validator), Json(asked)).await;
+    assert_eq!(response.status(), 503, "no verdict, so that the apiserver asks another replica");
+    let header = |name| response.headers().get(name).map(|value| value.to_str().expect("text").to_owned());
+    assert_eq!((header("retry-after"), header("connection")), (Some("1".into()), Some("close".into())));
     let volumes: Vec<Value> = (0..100)
         .map(|at| json!({"name": format!("v{at}"), "secret": {"secretName": format!("s{at}")}}))
         .collect();
