@@ -1,5 +1,5 @@
 //! Test rig of the whole frame path: a VM with a GPU and the tap, a host-agent, a desktop and its sidecar in containers.
-//! The tests, `./x demo` and `./x bench frame` run on it.
+//! The tests, `./x demo` and `./x bench` run on it.
 //!
 //! | module         | contents                                                        |
 //! |----------------|-----------------------------------------------------------------|
@@ -10,6 +10,7 @@
 //! | [`browser`]    | Chromium as a viewer                                            |
 //! | [`person`]     | a person's steps in the page                                    |
 //! | [`video`]      | decodes a stream and reads the pattern's frame numbers          |
+//! | [`neighbours`] | containers beside a stream in one VM                            |
 //! | [`http`]       | HTTP requests on loopback                                       |
 //! | [`wait`]       | polling for a condition                                         |
 //!
@@ -20,6 +21,7 @@ pub mod build;
 pub mod checks;
 pub mod host_agent;
 pub mod http;
+pub mod neighbours;
 pub mod person;
 pub mod rig;
 pub mod video;

@@ -2,6 +2,7 @@
 
 mod cpu;
 mod input;
+mod isolation;
 mod report;
 
 use std::fs;
@@ -26,6 +27,8 @@ pub enum Command {
     Frame(Frame),
     /// Measure the time from an input event to the frame that shows its effect
     Input(input::Input),
+    /// Measure what a stream notices of a hostile container in its VM
+    Isolation(isolation::Isolation),
     /// Compare the operator with a bare client, on a real apiserver (needs root)
     Control(Control),
 }
@@ -92,6 +95,7 @@ pub fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Frame(options) => frame(options),
         Command::Input(options) => input::run(options),
+        Command::Isolation(options) => isolation::run(options),
         Command::Control(Control { out, streams }) => {
             let arguments = [
                 "--out".into(),
