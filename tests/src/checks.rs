@@ -20,7 +20,7 @@ const MAX_BYTES_PER_FRAME: f64 = 128.0;
 pub fn frames_cost_few_bytes(stream: &Stream) -> Result<()> {
     let before = stream.wait_for_frame_path(FramePath::ResourceId)?;
     let frames = before.frames.encoded + 30;
-    let after = wait::until("30 more frames", Duration::from_secs(60), || {
+    let after = wait::until("30 more frames", Duration::from_mins(2), || {
         let status = stream.status()?;
         ensure!(status.frames.encoded >= frames, "{status:?}");
         Ok(status)

@@ -104,7 +104,7 @@ impl HostAgent {
     }
 
     fn wait_ready(&self) -> Result<()> {
-        wait::until("host-agent ready", Duration::from_secs(10), || {
+        wait::until("host-agent ready", Duration::from_mins(2), || {
             let (status, body) = http::status(&format!("http://127.0.0.1:{}/readyz", self.admin), None)?;
             ensure!(status == 200, "readyz is {status}: {}", String::from_utf8_lossy(&body));
             Ok(())

@@ -7,9 +7,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// Time limit of a request for JSON.
-const JSON_TIMEOUT: Duration = Duration::from_secs(10);
+const JSON_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time limit of other requests: `/snapshot.png` loads a decoder in an emulated guest.
-const BODY_TIMEOUT: Duration = Duration::from_secs(40);
+const BODY_TIMEOUT: Duration = Duration::from_mins(2);
 /// Maximum size of a response body, bytes.
 const MAX_BODY: u64 = 64 << 20;
 

@@ -34,8 +34,8 @@ impl Desktop {
     /// Time limit from start to first frame under emulation.
     const fn first_frame_timeout(self) -> Duration {
         match self {
-            Self::Gnome => Duration::from_secs(300),
-            Self::Sway | Self::Pattern => Duration::from_secs(60),
+            Self::Gnome => Duration::from_mins(8),
+            Self::Sway | Self::Pattern => Duration::from_mins(4),
         }
     }
 }
@@ -303,7 +303,7 @@ impl Stream {
             spec.env.retain(|(name, _)| name != "DESKTOPSTREAM_TOKEN");
             spec.env.push(("DESKTOPSTREAM_TOKEN".to_owned(), token));
         }
-        Container::run(rig.vm.guest(), &spec, Duration::from_secs(60))
+        Container::run(rig.vm.guest(), &spec, Duration::from_mins(4))
     }
 
     /// Starts the sidecar again after it was killed.

@@ -36,13 +36,13 @@ fn page_survives_restarts_of_host_agent_sidecar_and_desktop() -> Result<()> {
     let mut stream = rig.start("pattern", StreamOptions::new(Desktop::Pattern, SIZE))?;
     stream.wait_for_frame_path(FramePath::ResourceId)?;
     let watch = Watch::start(&stream.url, VIEWER_TOKEN, 40, 1, 1)?;
-    wait::until("the page is connected", Duration::from_secs(60), || {
+    wait::until("the page is connected", Duration::from_mins(2), || {
         let status = stream.status()?;
         ensure!(status.viewers == 1, "{status:?}");
         Ok(())
     })?;
     let connected = stream.status()?.frames.encoded;
-    wait::until("frames reach the page", Duration::from_secs(60), || {
+    wait::until("frames reach the page", Duration::from_mins(2), || {
         let status = stream.status()?;
         ensure!(status.frames.encoded >= connected + 30, "{status:?}");
         Ok(())
@@ -51,11 +51,11 @@ fn page_survives_restarts_of_host_agent_sidecar_and_desktop() -> Result<()> {
     rig.host_agent.restart()?;
     stream.wait_for_frame_path(FramePath::ResourceId)?;
     stream.sidecar.kill(Signal::KILL)?;
-    stream.sidecar.wait(Duration::from_secs(10))?;
+    stream.sidecar.wait(Duration::from_mins(2))?;
     stream.restart_sidecar(&rig)?;
     stream.wait_for_frame_path(FramePath::ResourceId)?;
     stream.desktop.kill(Signal::KILL)?;
-    stream.desktop.wait(Duration::from_secs(10))?;
+    stream.desktop.wait(Duration::from_mins(2))?;
     stream.restart_desktop(&rig)?;
     let seen = watch.finish()?;
     let falls = falls(&numbers(&seen["viewers"][0])?);

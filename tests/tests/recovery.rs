@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const SIZE: (u32, u32) = (640, 360);
 /// Time limit of a recovery: generous, because the guest is emulated and the machine may be busy.
-const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
+const RECOVERY_TIMEOUT: Duration = Duration::from_mins(2);
 
 #[test]
 fn stream_recovers_after_each_part_is_killed() -> Result<()> {
@@ -32,12 +32,12 @@ fn stream_recovers_after_each_part_is_killed() -> Result<()> {
     assert_recovers(&stream, "host-agent", killed)?;
 
     stream.sidecar.kill(Signal::KILL)?;
-    stream.sidecar.wait(Duration::from_secs(10))?;
+    stream.sidecar.wait(Duration::from_mins(2))?;
     stream.restart_sidecar(&rig)?;
     assert_recovers(&stream, "sidecar", Instant::now())?;
 
     stream.desktop.kill(Signal::KILL)?;
-    stream.desktop.wait(Duration::from_secs(10))?;
+    stream.desktop.wait(Duration::from_mins(2))?;
     stream.restart_desktop(&rig)?;
     assert_recovers(&stream, "desktop", Instant::now())?;
 
@@ -141,7 +141,7 @@ fn gnome_stream_recovers_after_pipewire_is_killed() -> Result<()> {
     let stream = rig.start("gnome", StreamOptions::new(Desktop::Gnome, SIZE))?;
     let first = stream.wait_for_frame_path(FramePath::ResourceId)?;
     println!("GNOME: first frame after {:.1} s", begin.elapsed().as_secs_f64());
-    wait::until("100 frames after the start of the shell", Duration::from_secs(120), || {
+    wait::until("100 frames after the start of the shell", Duration::from_mins(2), || {
         let more = stream.status()?.frames.encoded - first.frames.encoded;
         ensure!(more > 100, "{more} frames");
         Ok(())
