@@ -27,6 +27,7 @@
 //   {"copy": {"text/plain": "…"}}       puts a content into the browser's clipboard; of an image/png its Base64
 //   {"receive": {"image/png": "…"}}     waits until the desktop's clipboard has arrived in this form
 //   {"window": [w, h, scale]}  resizes the window, CSS pixels, and waits until the desktop has its size
+//   {"picture": [w, h]}        waits until the picture has this size, pixels
 //   {"pause": ms}             waits, for programs without a reaction that could be waited for
 
 import { readFile, writeFile } from "node:fs/promises";
@@ -157,6 +158,10 @@ const STEPS = {
   receive: (page, content, timeout) => page.waitForFunction(received, content, { timeout, polling: 100 }),
   window: resize,
   cursors,
+  picture: (page, [width, height], timeout) => page.waitForFunction(([w, h]) => {
+    const screen = document.getElementById("screen");
+    return screen.width === w && screen.height === h;
+  }, [width, height], { timeout, polling: 50 }),
   pointer: (page, at, timeout) => page.waitForFunction(cursorAt, at, { timeout, polling: 50 }),
   pause: (page, ms) => page.waitForTimeout(ms),
 };

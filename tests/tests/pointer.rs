@@ -11,6 +11,8 @@ use e2e::{Desktop, Programs, Rig, wait};
 use serde_json::json;
 
 const SIZE: (u32, u32) = (800, 600);
+/// Size of the page's window.
+const WINDOW: (u32, u32) = (1280, 760);
 const TIMEOUT: Duration = Duration::from_mins(2);
 /// File to which the terminal's program copies its input.
 const INPUT: &str = "/run/desktop/input";
@@ -26,11 +28,16 @@ struct Report {
 }
 
 /// A desktop whose terminal fills the screen and reports presses, releases and motions with a button (modes 1002 and 1006).
-fn start(rig: &mut Rig, desktop: Desktop) -> Result<Stream> {
+/// The desktop has the size of the page's window if it `follows`.
+fn start(rig: &mut Rig, desktop: Desktop, follows: bool) -> Result<Stream> {
     let mut options = StreamOptions::new(desktop, SIZE);
     let program =
         format!("stty raw -echo; printf \"\\033[?1002h\\033[?1006h\"; : > {INPUT}; exec cat >> {INPUT}");
     options.desktop_env.push(("DESKTOP_APPS".to_owned(), format!("foot -F sh -c '{program}'")));
+    if follows {
+        options.desktop_env.push(("DESKTOP_SIZE_POLICY".to_owned(), "follow-viewer".to_owned()));
+        options.sidecar_args.extend(["--size", "follow-viewer"].map(str::to_owned));
+    }
     let stream = rig.start("desk", options)?;
     stream.wait_for_frame_path(FramePath::ResourceId)?;
     wait::until("the terminal and the input", TIMEOUT, || {
@@ -82,10 +89,13 @@ fn presses(reports: &[Report]) -> Vec<(u32, bool)> {
     reports.iter().map(|report| (report.button, report.is_press)).collect()
 }
 
-/// Clicks, drags and scrolls.
-fn pointer_reaches_the_terminal(stream: &Stream) -> Result<()> {
+/// Clicks, drags and scrolls. `size` is that of the picture once the page has control.
+fn pointer_reaches_the_terminal(stream: &Stream, size: (u32, u32)) -> Result<()> {
     // The first click gives the terminal the focus.
-    interact(stream, &json!([{"control": true}, {"move": [0.5, 0.5]}, {"click": "left"}]))?;
+    interact(
+        stream,
+        &json!([{"control": true}, {"picture": [size.0, size.1]}, {"move": [0.5, 0.5]}, {"click": "left"}]),
+    )?;
     wait_for(stream, "the first click", 0, |found| found.last().is_some_and(|report| !report.is_press))?;
     let from = input(stream)?.len();
     interact(
@@ -115,8 +125,8 @@ fn pointer_touch_and_hand_over_of_control_on_a_sway_desktop() -> Result<()> {
     install()?;
     let programs = Programs::build()?;
     let mut rig = Rig::up(&programs, &RigOptions::new("pointer", &[Desktop::Sway]))?;
-    let stream = start(&mut rig, Desktop::Sway)?;
-    pointer_reaches_the_terminal(&stream).with_context(|| stream.logs())?;
+    let stream = start(&mut rig, Desktop::Sway, false)?;
+    pointer_reaches_the_terminal(&stream, SIZE).with_context(|| stream.logs())?;
 
     let from = input(&stream)?.len();
     let mut phone =
@@ -138,5 +148,15 @@ fn pointer_touch_and_hand_over_of_control_on_a_sway_desktop() -> Result<()> {
         ensure!(&typed[from..] == "ab", "typed {:?}", &typed[from..]);
         Ok(())
     })?;
+    stream.stop()
+}
+
+#[test]
+fn pointer_reaches_a_gnome_desktop_that_the_page_has_resized() -> Result<()> {
+    install()?;
+    let programs = Programs::build()?;
+    let mut rig = Rig::up(&programs, &RigOptions::new("pointer", &[Desktop::Gnome]))?;
+    let stream = start(&mut rig, Desktop::Gnome, true)?;
+    pointer_reaches_the_terminal(&stream, WINDOW).with_context(|| stream.logs())?;
     stream.stop()
 }

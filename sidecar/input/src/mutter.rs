@@ -9,7 +9,6 @@
 //! clipboard uses the same session.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
 
 use contract::input::{DETENT, Fraction};
 use desktop_session::bus::{self, Target, call};
@@ -27,8 +26,6 @@ const SCREEN_CAST: &str = "org.gnome.Mutter.ScreenCast";
 const SCREEN_CAST_SESSION: &str = "org.gnome.Mutter.ScreenCast.Session";
 const SCREEN_CAST_STREAM: &str = "org.gnome.Mutter.ScreenCast.Stream";
 pub const PEER: &str = "GNOME Shell";
-/// Interval between positions whose reply is awaited: others are not delayed by one.
-const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// `KEY_LEFTSHIFT` of `<linux/input-event-codes.h>`.
 const KEY_LEFT_SHIFT: u32 = 42;
 /// Flags of `NotifyPointerAxis`: the source is a finger.
@@ -47,10 +44,8 @@ pub struct Mutter {
     /// Path of the screen cast's stream.
     stream: OwnedObjectPath,
     signals: MessageStream,
-    /// Size of the monitor, logical pixels; zero if the monitors changed, which ends the stream.
-    size: (f64, f64),
-    /// Time at which Mutter last confirmed a position.
-    checked: Instant,
+    /// Size of the monitor, logical pixels; `None` if the monitors changed, which ends the stream.
+    size: Option<(f64, f64)>,
 }
 
 pub fn failed(call: &'static str) -> impl Fn(zbus::Error) -> BackendError {
@@ -98,13 +93,13 @@ impl Mutter {
             .map_err(failed("ScreenCast.CreateSession"))?;
         let stream = record(&connection, &cast).await?;
         call(&connection, session, "Start", &()).await.map_err(failed("RemoteDesktop.Session.Start"))?;
-        let mut mutter =
-            Self { connection, path, cast, stream, signals, size: (0.0, 0.0), checked: Instant::now() };
+        let mut mutter = Self { connection, path, cast, stream, signals, size: None };
         mutter.read_size().await?;
-        // The first key is lost until the seat has a keyboard.
+        // The seat has a keyboard and a pointer only after their first events, which are lost for the programs.
         for down in [true, false] {
             mutter.notify("NotifyKeyboardKeycode", &(KEY_LEFT_SHIFT, down)).await?;
         }
+        mutter.notify("NotifyPointerMotionRelative", &(0.0, 0.0)).await?;
         Ok(mutter)
     }
 
@@ -133,7 +128,7 @@ impl Mutter {
                     }
                     if bus::is_monitor_change(&message) {
                         // Mutter closes the stream of a monitor whose size changed.
-                        self.size = (0.0, 0.0);
+                        self.size = None;
                     }
                 }
             }
@@ -153,7 +148,10 @@ impl Mutter {
                 }
                 Ok(())
             }
-            Action::Pointer { x, y } => self.point(x, y).await,
+            Action::Pointer { x, y } => {
+                let (x, y) = self.position(x, y).await?;
+                self.notify("NotifyPointerMotionAbsolute", &(self.stream.as_str(), x, y)).await
+            }
             Action::Motion { dx, dy } => self.notify("NotifyPointerMotionRelative", &(dx, dy)).await,
             Action::Button { button, down } => {
                 self.notify("NotifyPointerButton", &(i32::from(button.evdev()), down)).await
@@ -179,40 +177,21 @@ impl Mutter {
         }
     }
 
-    /// Moves the pointer.
-    async fn point(&mut self, x: Fraction, y: Fraction) -> Result<(), BackendError> {
-        const METHOD: &str = "NotifyPointerMotionAbsolute";
-        let (left, top) = self.position(x, y).await?;
-        if self.checked.elapsed() < CHECK_INTERVAL {
-            return self.notify(METHOD, &(self.stream.as_str(), left, top)).await;
-        }
-        self.checked = Instant::now();
-        let session =
-            Target { service: REMOTE_DESKTOP, path: self.path.as_str(), interface: REMOTE_DESKTOP_SESSION };
-        let reply = call(&self.connection, session, METHOD, &(self.stream.as_str(), left, top)).await;
-        if reply.is_ok() {
-            return Ok(());
-        }
-        // Mutter closed the stream, as its monitor changed, and the signal has not arrived yet.
-        self.size = (0.0, 0.0);
-        let (left, top) = self.position(x, y).await?;
-        self.notify(METHOD, &(self.stream.as_str(), left, top)).await
-    }
-
     /// Position in logical pixels of the monitor.
     async fn position(&mut self, x: Fraction, y: Fraction) -> Result<(f64, f64), BackendError> {
-        if self.size.0 <= 0.0 || self.size.1 <= 0.0 {
+        let (width, height) = if let Some(size) = self.size {
+            size
+        } else {
             self.stream = record(&self.connection, &self.cast).await?;
-            self.read_size().await?;
-        }
-        let (width, height) = self.size;
+            self.read_size().await?
+        };
         // A position at the far edge would be outside of the monitor.
         let inside = |fraction: Fraction, size: f64| (fraction.get() * size).min(size - 1.0).max(0.0);
         Ok((inside(x, width), inside(y, height)))
     }
 
-    /// Reads the monitor's size from the stream's parameters.
-    async fn read_size(&mut self) -> Result<(), BackendError> {
+    /// Reads the monitor's size from the stream's parameters, logical pixels.
+    async fn read_size(&mut self) -> Result<(f64, f64), BackendError> {
         let stream =
             Target { service: SCREEN_CAST, path: self.stream.as_str(), interface: SCREEN_CAST_STREAM };
         let parameters =
@@ -224,8 +203,7 @@ impl Mutter {
         let size = parameters.get("size").ok_or_else(missing)?;
         let (width, height) =
             <(i32, i32)>::try_from(size.try_clone().map_err(|_| missing())?).map_err(|_| missing())?;
-        self.size = (width.into(), height.into());
-        Ok(())
+        Ok(*self.size.insert((width.into(), height.into())))
     }
 
     /// Calls a method of the session without waiting for its reply, so that events are not delayed by one another.
