@@ -28,6 +28,11 @@ impl KeyboardLayout {
         self.0.split_once('(').map_or("", |(_, variant)| variant.trim_end_matches(')'))
     }
 
+    /// Description of [`LAYOUTS`], which is the name of the layout's group in its XKB symbols.
+    pub fn description(self) -> &'static str {
+        LAYOUTS.iter().find(|(known, _)| *known == self.0).map_or("", |(_, description)| description)
+    }
+
     /// True if the right Alt key is a modifier for the third level (AltGr) in this layout.
     pub fn has_alt_gr(self) -> bool {
         !matches!(self.0, "us" | "us(dvorak)" | "us(mac)")
@@ -172,6 +177,7 @@ mod tests {
     fn layout_name_is_split_into_layout_and_variant() {
         let layout: KeyboardLayout = "de(nodeadkeys)".parse().expect("known");
         assert_eq!((layout.layout(), layout.variant()), ("de", "nodeadkeys"));
+        assert_eq!(layout.description(), "German (no dead keys)");
         assert_eq!((KeyboardLayout::US.layout(), KeyboardLayout::US.variant()), ("us", ""));
         assert!(layout.has_alt_gr() && !KeyboardLayout::US.has_alt_gr());
         assert_eq!("de(none)".parse::<KeyboardLayout>(), Err(UnknownLayout));

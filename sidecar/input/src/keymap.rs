@@ -80,7 +80,7 @@ pub fn parts(text: &str) -> Vec<(Vec<char>, Vec<usize>)> {
 }
 
 /// Name of a character's keysym, as `xkb_keysym_from_name` reads it.
-fn keysym(character: char) -> String {
+pub fn keysym(character: char) -> String {
     match character {
         '\n' => "Return".to_owned(),
         '\t' => "Tab".to_owned(),

@@ -8,14 +8,17 @@
 //! frames are copied for it. Positions are logical pixels of the monitor. Mutter ends both sessions with the connection. The
 //! clipboard uses the same session.
 
+mod layouts;
+
 use std::collections::HashMap;
 
-use contract::input::{DETENT, Fraction};
+use contract::input::{DETENT, Fraction, Text};
 use desktop_session::bus::{self, Target, call};
 use futures_util::StreamExt as _;
 use zbus::message::Flags;
 use zbus::{Connection, Message, MessageStream, OwnedObjectPath, OwnedVariant, Variant};
 
+use self::layouts::{LayoutError, Layouts};
 use crate::InputOptions;
 use crate::action::Action;
 use crate::backend::BackendError;
@@ -46,6 +49,8 @@ pub struct Mutter {
     signals: MessageStream,
     /// Size of the monitor, logical pixels; `None` if the monitors changed, which ends the stream.
     size: Option<(f64, f64)>,
+    /// Keyboard layouts; `None` if the keymap cannot be watched.
+    layouts: Option<Layouts>,
 }
 
 pub fn failed(call: &'static str) -> impl Fn(zbus::Error) -> BackendError {
@@ -93,7 +98,8 @@ impl Mutter {
             .map_err(failed("ScreenCast.CreateSession"))?;
         let stream = record(&connection, &cast).await?;
         call(&connection, session, "Start", &()).await.map_err(failed("RemoteDesktop.Session.Start"))?;
-        let mut mutter = Self { connection, path, cast, stream, signals, size: None };
+        let layouts = Layouts::connect(options, &connection);
+        let mut mutter = Self { connection, path, cast, stream, signals, size: None, layouts };
         mutter.read_size().await?;
         // The seat has a keyboard and a pointer only after their first events, which are lost for the programs.
         for down in [true, false] {
@@ -140,14 +146,7 @@ impl Mutter {
             Action::Key { code, down } => {
                 self.notify("NotifyKeyboardKeycode", &(u32::from(code.evdev()), down)).await
             }
-            Action::Text(text) => {
-                for character in text.as_str().chars() {
-                    for down in [true, false] {
-                        self.notify("NotifyKeyboardKeysym", &(keysym(character), down)).await?;
-                    }
-                }
-                Ok(())
-            }
+            Action::Text(text) => self.enter(&text).await,
             Action::Pointer { x, y } => {
                 let (x, y) = self.position(x, y).await?;
                 self.notify("NotifyPointerMotionAbsolute", &(self.stream.as_str(), x, y)).await
@@ -172,9 +171,40 @@ impl Mutter {
                 self.notify("NotifyTouchMotion", &(self.stream.as_str(), u32::from(slot), x, y)).await
             }
             Action::TouchUp { slot } => self.notify("NotifyTouchUp", &(u32::from(slot),)).await,
-            // GNOME Shell takes layouts from its settings.
-            Action::Layout(_) => Ok(()),
+            Action::Layout(layout) => {
+                if let Some(layouts) = &mut self.layouts {
+                    log(&layouts.select(layout).await);
+                }
+                Ok(())
+            }
         }
+    }
+
+    /// Enters text: by keys of its characters, else by keysyms, of which GNOME Shell drops those that the current layout
+    /// lacks.
+    async fn enter(&mut self, text: &Text) -> Result<(), BackendError> {
+        let Some(parts) = self.layouts.as_ref().and_then(|layouts| layouts.text_parts(text)) else {
+            for character in text.as_str().chars() {
+                for down in [true, false] {
+                    self.notify("NotifyKeyboardKeysym", &(keysym(character), down)).await?;
+                }
+            }
+            return Ok(());
+        };
+        for (characters, sequence) in parts {
+            let Some(layouts) = &mut self.layouts else { break };
+            if !log(&layouts.prepare(&characters).await) {
+                break;
+            }
+            let codes: Vec<u32> =
+                characters.iter().filter_map(|character| layouts.code(*character)).collect();
+            for code in sequence.into_iter().filter_map(|index| codes.get(index)) {
+                for down in [true, false] {
+                    self.notify("NotifyKeyboardKeycode", &(*code, down)).await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Position in logical pixels of the monitor.
@@ -219,6 +249,14 @@ impl Mutter {
             .map_err(failed(method))?;
         self.connection.send(&message).await.map_err(disconnected)
     }
+}
+
+/// Logs why a layout is not in force; true if it is.
+fn log(result: &Result<(), LayoutError>) -> bool {
+    if let Err(error) = result {
+        tracing::warn!(%error, "keyboard layout not set");
+    }
+    result.is_ok()
 }
 
 /// Makes a stream of the primary monitor.
