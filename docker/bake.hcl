@@ -17,6 +17,9 @@ variable "BASE_HOST_AGENT" { default = "" }
 variable "BASE_DESKTOP_GNOME" { default = "" }
 variable "BASE_DESKTOP_SWAY" { default = "" }
 variable "BASE_DESKTOP_PATTERN" { default = "" }
+variable "BASE_DESKTOP_LABWC" { default = "" }
+variable "BASE_DESKTOP_GNOME_FULL" { default = "" }
+variable "BASE_DESKTOP_SWAY_FULL" { default = "" }
 
 function "base" {
   params = [own]
@@ -24,7 +27,12 @@ function "base" {
 }
 
 group "default" {
-  targets = ["operator", "sidecar", "host-agent", "desktop-pattern", "desktop-sway", "desktop-gnome"]
+  targets = ["operator", "sidecar", "host-agent", "desktop-pattern", "desktop-sway", "desktop-gnome", "desktop-labwc"]
+}
+
+# Images with the programs of a daily desktop, 1 to 2 GB each.
+group "full" {
+  targets = ["desktop-sway-full", "desktop-gnome-full"]
 }
 
 target "_program" {
@@ -76,4 +84,28 @@ target "desktop-gnome" {
   dockerfile = "docker/desktop.Dockerfile"
   args = { BASE = base(BASE_DESKTOP_GNOME), DESKTOP = "gnome" }
   tags = ["${REGISTRY}/desktop-gnome:${TAG}"]
+}
+
+target "desktop-labwc" {
+  context = "."
+  target = "image"
+  dockerfile = "docker/desktop.Dockerfile"
+  args = { BASE = base(BASE_DESKTOP_LABWC), DESKTOP = "labwc" }
+  tags = ["${REGISTRY}/desktop-labwc:${TAG}"]
+}
+
+target "desktop-sway-full" {
+  context = "."
+  target = "image"
+  dockerfile = "docker/desktop.Dockerfile"
+  args = { BASE = base(BASE_DESKTOP_SWAY_FULL), DESKTOP = "sway-full" }
+  tags = ["${REGISTRY}/desktop-sway-full:${TAG}"]
+}
+
+target "desktop-gnome-full" {
+  context = "."
+  target = "image"
+  dockerfile = "docker/desktop.Dockerfile"
+  args = { BASE = base(BASE_DESKTOP_GNOME_FULL), DESKTOP = "gnome-full" }
+  tags = ["${REGISTRY}/desktop-gnome-full:${TAG}"]
 }

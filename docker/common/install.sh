@@ -5,9 +5,12 @@ set -eu
 here=$(dirname "$(dirname "$(readlink -f "$0")")")
 list=$here/$1/packages
 [ -e "$list" ] || list=$here/$1.packages
+# A variant has the packages and files of another image, too.
+base=
+[ ! -e "$here/$1/base" ] || base=$(cat "$here/$1/base")
 
 lacking=
-for package in $(sed 's/#.*//' "$list"); do
+for package in $(cat ${base:+"$here/$base/packages"} "$list" | sed 's/#.*//'); do
 	case $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) in
 	installed) ;;
 	*) lacking="$lacking $package" ;;
@@ -22,7 +25,7 @@ if [ -n "$lacking" ]; then
 	}
 fi
 
-for root in "$here/common/root" "$here/$1/root"; do
+for root in "$here/common/root" ${base:+"$here/$base/root"} "$here/$1/root"; do
 	[ ! -d "$root" ] || cp -R "$root/." /
 done
 # During a build, /etc/resolv.conf is a mount: it cannot be removed and is not part of the image.

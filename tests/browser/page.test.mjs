@@ -303,6 +303,48 @@ pageTest("locked pointer sends distances until it is unlocked, by Esc or by the 
   await locked(false);
 });
 
+pageTest("screen of a phone is a trackpad, and shows the keyboard by its button only", [], async ({ server, context }) => {
+  const { page, input, events, until } = await openWithInput(context, server);
+  input({ controller: 1 });
+  await page.waitForFunction(() => document.activeElement?.id === "keys", null, WAIT);
+  assert.ok((await button(page, "touch")).hidden, "no touch was seen");
+  // Touches of one gesture: name of the event, finger, position, and time in ms.
+  const gesture = (steps) => page.evaluate((steps) => {
+    const screen = document.getElementById("screen"), now = performance.now();
+    for (const [name, pointerId, clientX, clientY, at] of steps) {
+      const event = new PointerEvent(`pointer${name}`, { pointerId, clientX, clientY, pointerType: "touch", bubbles: true, cancelable: true });
+      Object.defineProperty(event, "timeStamp", { value: now + at });
+      screen.dispatchEvent(event);
+    }
+  }, steps);
+  const sent = async (steps, what, condition) => {
+    events.length = 0;
+    await gesture(steps);
+    await until(what, () => condition(events));
+    return events.map(({ t, button, down, phase }) => (t === "button" ? `${button}${down ? "down" : "up"}` : t === "touch" ? phase : t));
+  };
+  assert.deepEqual(await sent([["down", 7, 300, 200, 0], ["up", 7, 300, 200, 50]], "a touch", (all) => all.length === 2), ["down", "up"]);
+  assert.equal(await page.evaluate(() => document.getElementById("keys").inputMode), "none", "a touch opens no keyboard");
+  await page.click("#osk");
+  assert.deepEqual(await page.evaluate(() => [document.getElementById("keys").inputMode, document.activeElement.id]), ["text", "keys"]);
+
+  await page.click("#touch");
+  const moves = [["down", 7, 300, 200, 0], ["move", 7, 320, 190, 20], ["up", 7, 320, 190, 400]];
+  assert.deepEqual(await sent(moves, "a motion", (all) => all.length === 1), ["motion"]);
+  assert.deepEqual([events[0].dx, events[0].dy], [30, -15]);
+  const tap = (at) => [["down", 7, 300, 200, at], ["up", 7, 301, 200, at + 60]];
+  assert.deepEqual(await sent(tap(0), "a click", (all) => all.length === 2), ["0down", "0up"]);
+  const two = [["down", 7, 300, 200, 0], ["down", 8, 340, 200, 5], ["up", 8, 340, 200, 60], ["up", 7, 300, 200, 65]];
+  assert.deepEqual(await sent(two, "a click of the right button", (all) => all.length === 2), ["2down", "2up"]);
+  const scroll = [["down", 7, 300, 200, 0], ["down", 8, 340, 200, 5], ["move", 8, 340, 160, 30], ["up", 8, 340, 160, 400], ["up", 7, 300, 200, 405]];
+  assert.deepEqual(await sent(scroll, "a scroll", (all) => all.length === 1), ["scroll"]);
+  assert.equal(events[0].dy, 40);
+  const drag = [...tap(0), ["down", 7, 300, 200, 100], ["move", 7, 400, 200, 150], ["up", 7, 400, 200, 600]];
+  assert.deepEqual(await sent(drag, "a drag", (all) => all.some((event) => event.button === 0 && !event.down)), ["0down", "motion", "0up"]);
+  // The mode is kept.
+  assert.equal(await page.evaluate(() => localStorage.getItem("touch")), "trackpad");
+});
+
 pageTest("text of an input method is sent once, whatever the order of events", [], async ({ server, context }) => {
   const { page, input, events, until } = await openWithInput(context, server);
   input({ controller: 1 });

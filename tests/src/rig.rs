@@ -19,6 +19,12 @@ pub enum Desktop {
     Sway,
     /// Numbered test pattern, captured through wlr-screencopy.
     Pattern,
+    /// labwc with a panel, captured through wlr-screencopy.
+    Labwc,
+    /// GNOME Shell with the programs of a daily desktop.
+    GnomeFull,
+    /// sway with the programs of a daily desktop.
+    SwayFull,
 }
 
 impl Desktop {
@@ -28,14 +34,27 @@ impl Desktop {
             Self::Gnome => "desktop-gnome",
             Self::Sway => "desktop-sway",
             Self::Pattern => "desktop-pattern",
+            Self::Labwc => "desktop-labwc",
+            Self::GnomeFull => "desktop-gnome-full",
+            Self::SwayFull => "desktop-sway-full",
+        }
+    }
+
+    /// The desktop with more programs, if there is one.
+    #[must_use]
+    pub const fn full(self) -> Self {
+        match self {
+            Self::Gnome => Self::GnomeFull,
+            Self::Sway => Self::SwayFull,
+            other => other,
         }
     }
 
     /// Time limit from start to first frame under emulation.
     const fn first_frame_timeout(self) -> Duration {
         match self {
-            Self::Gnome => Duration::from_mins(8),
-            Self::Sway | Self::Pattern => Duration::from_mins(4),
+            Self::Gnome | Self::GnomeFull => Duration::from_mins(8),
+            Self::Sway | Self::SwayFull | Self::Labwc | Self::Pattern => Duration::from_mins(4),
         }
     }
 }

@@ -15,6 +15,7 @@ use contract::{FramePath, SidecarStatus};
 use e2e::rig::{Rig, RigOptions, Stream, StreamOptions, VIEWER_TOKEN};
 use e2e::{Desktop, Programs};
 use lab::Arch;
+use lab::image::Image;
 
 use crate::interrupt;
 use report::Report;
@@ -26,6 +27,7 @@ const FIRST_FRAMES_TIMEOUT: Duration = Duration::from_secs(180);
 enum DesktopChoice {
     Gnome,
     Sway,
+    Labwc,
     Pattern,
 }
 
@@ -35,6 +37,10 @@ pub struct Arguments {
     /// Desktop to run
     #[arg(long, value_enum, default_value = "gnome")]
     desktop: DesktopChoice,
+    /// Run GNOME or sway with browser, files, editor and settings, also if that image must be built first (minutes, 1 to 2
+    /// GiB); the default once it is built
+    #[arg(long = "full")]
+    with_programs: bool,
     /// Processor of the VM: amd64 or arm64 [default: this machine's]
     #[arg(long, default_value_t, hide_default_value = true)]
     arch: Arch,
@@ -54,7 +60,7 @@ pub struct Arguments {
     #[arg(long, default_value = "auto")]
     encoder: String,
     /// Run GNOME and sway in a Kubernetes whose node is the VM (needs root)
-    #[arg(long, conflicts_with_all = ["desktop", "arch", "size", "record", "json", "encoder", "no_tap"])]
+    #[arg(long, conflicts_with_all = ["desktop", "with_programs", "arch", "size", "record", "json", "encoder", "no_tap"])]
     kubernetes: bool,
     /// Run the VM without the tap: frames travel as pixels
     #[arg(long)]
@@ -70,7 +76,7 @@ pub(crate) fn size(text: &str) -> Result<(u32, u32), String> {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let Arguments { desktop, arch, size, seconds, record, json, encoder, kubernetes, no_tap } = arguments;
+    let Arguments { desktop, with_programs, arch, size, seconds, record, json, encoder, kubernetes, no_tap } = arguments;
     if *kubernetes {
         let limit = seconds.map(|seconds| format!("--for={seconds}"));
         return crate::programs::run("topology", ["demo".to_owned()].into_iter().chain(limit));
@@ -78,8 +84,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let desktop = match desktop {
         DesktopChoice::Gnome => Desktop::Gnome,
         DesktopChoice::Sway => Desktop::Sway,
+        DesktopChoice::Labwc => Desktop::Labwc,
         DesktopChoice::Pattern => Desktop::Pattern,
     };
+    let full = desktop.full();
+    let desktop = if *with_programs || Image::named(full.image())?.is_cached(*arch)? { full } else { desktop };
     interrupt::install_handler()?;
 
     progress("compiling host-agent, tap, sidecar and desktop pattern");

@@ -154,7 +154,7 @@ pub struct Images {
     /// Processor of the images: amd64 or arm64 [default: this machine's]
     #[arg(long, default_value_t, hide_default_value = true)]
     arch: Arch,
-    /// Images to build [default: all]
+    /// Images to build [default: all without -full]
     names: Vec<String>,
 }
 

@@ -38,7 +38,7 @@ pub(crate) fn add(
         let image = Image::of_disk(&desktop(kind), kind.image());
         let image = match kind {
             Desktop::Pattern => image.with_program(&program("pattern")),
-            Desktop::Gnome | Desktop::Sway => image.entrypoint(&["/usr/local/bin/desktop"]),
+            _ => image.entrypoint(&["/usr/local/bin/desktop"]),
         };
         all.push(image.env("PATH", PATH));
         disks.push(kind.image().to_owned());

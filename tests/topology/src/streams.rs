@@ -12,7 +12,7 @@ pub fn stream(namespace: &str, name: &str, desktop: Desktop, (width, height): (u
     let size = format!("{width}x{height}");
     let args: Vec<&str> = match desktop {
         Desktop::Pattern => vec!["serve", "--size", &size],
-        Desktop::Gnome | Desktop::Sway => Vec::new(),
+        _ => Vec::new(),
     };
     json!({
         "apiVersion": "desktopstream.dev/v1alpha1", "kind": "DesktopStream",

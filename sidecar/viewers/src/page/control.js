@@ -90,6 +90,7 @@ export class Control {
     button.disabled = !this.available;
     button.title = button.ariaLabel = !info ? "" : this.title(info);
     this.paintLock();
+    this.capture.touchButtons.paint(this.available);
     const asks = this.controls && info.requests.length > 0;
     $("request").hidden = !asks;
     if (asks) $("request-text").textContent = `Viewer ${info.requests[0]} asks for control`;

@@ -1,8 +1,9 @@
 // Sends keyboard, pointer and touch events to the desktop. contract/src/input.rs describes the events.
 
 import { stats } from "./stats.js";
+import { DirectTouch, TouchButtons, Trackpad } from "./touch.js";
 
-const MAX_EVENTS = 64, MAX_TEXT = 256, MAX_TOUCHES = 10;
+const MAX_EVENTS = 64, MAX_TEXT = 256;
 /** A wheel reports 120 per detent; larger multiples come from wheels, other values from touchpads. */
 const DETENT = 120, LINES_PER_DETENT = 3;
 
@@ -32,7 +33,9 @@ export class InputCapture {
     this.last = null;           // last position that was sent
     this.scheduled = false;
     this.pressed = new Set();
-    this.touches = new Map();
+    this.direct = new DirectTouch((event) => this.push(event), (event) => this.at(event));
+    this.trackpad = new Trackpad((event) => this.push(event));
+    this.touchButtons = new TouchButtons(keys, () => this.release());
     this.clipboard = null;      // set by the page if there is one
     this.holding = false;       // true while events wait for the clipboard
     this.onpaste = null;
@@ -69,6 +72,12 @@ export class InputCapture {
 
   /** True while the pointer is locked: it is hidden, and moves by distances without a limit. */
   get locked() { return document.pointerLockElement === this.surface; }
+
+  /** True while this viewer moves the pointer by distances: by a locked pointer, or by fingers on a trackpad. */
+  get relative() { return this.locked || (this.touchButtons.trackpad && this.touchButtons.seen); }
+
+  /** Receiver of touches in the selected mode. */
+  get touch() { return this.touchButtons.trackpad ? this.trackpad : this.direct; }
 
   /** Locks the pointer until Esc, without the operating system's acceleration if possible. Fails if the browser refuses. */
   async lock() {
@@ -117,7 +126,8 @@ export class InputCapture {
 
   release() {
     this.pressed.clear();
-    this.touches.clear();
+    this.direct.reset();
+    this.trackpad.reset();
     this.push({ t: "release" });
   }
 
@@ -136,14 +146,13 @@ export class InputCapture {
     if (!this.enabled) return;
     this.focus();
     event.preventDefault();
+    if (event.pointerType === "touch") {
+      this.touch.down(event);
+      return;
+    }
     // A locked pointer is captured already; the method would throw.
     if (!this.locked) this.surface.setPointerCapture(event.pointerId);
-    if (event.pointerType === "touch") {
-      const id = [...Array(MAX_TOUCHES).keys()].find((id) => ![...this.touches.values()].includes(id));
-      if (id === undefined) return;
-      this.touches.set(event.pointerId, id);
-      this.push({ t: "touch", id, phase: "down", ...this.at(event) });
-    } else if (event.button >= 0 && event.button <= 4) {
+    if (event.button >= 0 && event.button <= 4) {
       this.move(event);
       this.push({ t: "button", button: event.button, down: true });
     }
@@ -152,8 +161,7 @@ export class InputCapture {
   pointerMove(event) {
     if (!this.enabled) return;
     if (event.pointerType === "touch") {
-      const id = this.touches.get(event.pointerId);
-      if (id !== undefined) this.push({ t: "touch", id, phase: "move", ...this.at(event) });
+      this.touch.move(event);
     } else {
       this.move(event);
       // With a button held, further buttons are reported as moves.
@@ -166,9 +174,7 @@ export class InputCapture {
   pointerUp(event) {
     if (!this.enabled) return;
     if (event.pointerType === "touch") {
-      const id = this.touches.get(event.pointerId);
-      this.touches.delete(event.pointerId);
-      if (id !== undefined) this.push({ t: "touch", id, phase: "up", ...this.at(event) });
+      this.touch.up(event);
     } else if (event.button >= 0 && event.button <= 4) {
       this.move(event);
       this.push({ t: "button", button: event.button, down: false });

@@ -209,8 +209,8 @@ const send = (message) => connection.send(message);
 const capture = new InputCapture(canvas, $("keys"), send);
 const control = new Control(capture, send);
 const cursor = new Cursor(canvas, $("cursor"), {
-  controls: () => control.controls && !capture.locked,
-  owns: () => control.owns && !capture.locked,
+  controls: () => control.controls && !capture.relative,
+  owns: () => control.owns && !capture.relative,
   position: () => capture.last,
 });
 document.addEventListener("pointerlockchange", () => cursor.paint());

@@ -21,6 +21,7 @@ const FILES: [(&str, &str, &str); 12] = [
     ("/sound.js", JAVASCRIPT, include_str!("../page/sound.js")),
     ("/sound-worklet.js", JAVASCRIPT, include_str!("../page/sound-worklet.js")),
     ("/stats.js", JAVASCRIPT, include_str!("../page/stats.js")),
+    ("/touch.js", JAVASCRIPT, include_str!("../page/touch.js")),
     ("/viewer.css", CSS, include_str!("../page/viewer.css")),
 ];
 

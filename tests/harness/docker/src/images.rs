@@ -13,13 +13,16 @@ use crate::{Engine, progress};
 
 /// Target in docker/bake.hcl, the lab's root that holds its packages, and the programs that are copied into it. The operator
 /// works on any root.
-pub const ALL: [(&str, &str, &[&str]); 6] = [
+pub const ALL: [(&str, &str, &[&str]); 9] = [
     ("operator", "sidecar", &["operator", "kubectl-desktopstream"]),
     ("sidecar", "sidecar", &["sidecar"]),
     ("host-agent", "sidecar", &["host-agent"]),
     ("desktop-pattern", "desktop-pattern", &["pattern"]),
     ("desktop-sway", "desktop-sway", &[]),
     ("desktop-gnome", "desktop-gnome", &[]),
+    ("desktop-labwc", "desktop-labwc", &[]),
+    ("desktop-sway-full", "desktop-sway-full", &[]),
+    ("desktop-gnome-full", "desktop-gnome-full", &[]),
 ];
 /// Packages that are built in one call of cargo, so that they share dependencies' features, and their programs.
 const PACKAGES: [(&[&str], &[&str]); 3] = [
@@ -28,12 +31,15 @@ const PACKAGES: [(&[&str], &[&str]); 3] = [
     (&["pattern"], &["pattern"]),
 ];
 
-/// The images of these names; all if `names` is empty.
-pub(crate) fn wanted(names: &[&str]) -> Result<Vec<(&'static str, &'static str, &'static [&'static str])>> {
+/// Suffix of images with the programs of a daily desktop, which are built only if they are named.
+const FULL: &str = "-full";
+
+/// The images of these names; all but the full ones if `names` is empty.
+pub fn wanted(names: &[&str]) -> Result<Vec<(&'static str, &'static str, &'static [&'static str])>> {
     if let Some(name) = names.iter().find(|name| !ALL.iter().any(|(known, ..)| known == *name)) {
         anyhow::bail!("image {name} does not exist; choose one of {}", ALL.map(|(name, ..)| name).join(", "));
     }
-    Ok(ALL.into_iter().filter(|(name, ..)| names.is_empty() || names.contains(name)).collect())
+    Ok(ALL.into_iter().filter(|(name, ..)| names.contains(name) || names.is_empty() && !name.ends_with(FULL)).collect())
 }
 
 /// Reference of an image on the engine that it was built on: `desktopstream/NAME:latest`, or `:latest-ARCH` if it is not for
@@ -46,7 +52,7 @@ fn tag(arch: Arch) -> String {
     if arch.is_native() { "latest".to_owned() } else { format!("latest-{arch}") }
 }
 
-/// Builds images (`sidecar`), all if `names` is empty, under their [`reference`]s. For another architecture than the host's,
+/// Builds images (`sidecar`), all but the full ones if `names` is empty, under their [`reference`]s. For another architecture than the host's,
 /// the programs are cross-compiled, and Debian's programs that a Dockerfile runs are emulated.
 pub fn build(engine: &Engine, arch: Arch, names: &[&str]) -> Result<()> {
     let wanted = wanted(names)?;

@@ -111,7 +111,7 @@ impl Lab {
 fn build(folder: &Path) -> Result<Vec<BuiltImage>> {
     let engine = Engine::up("arm64-images", Version::Current)?;
     images::build(&engine, ARCH, &[])?;
-    let built = images::ALL.iter().map(|(name, ..)| BuiltImage::export(&engine, name, folder));
+    let built = images::wanted(&[])?.into_iter().map(|(name, ..)| BuiltImage::export(&engine, name, folder));
     let built = built.collect::<Result<_>>()?;
     engine.down()?;
     Ok(built)

@@ -64,6 +64,11 @@ impl Image {
         self.source(arch)?.recipe()
     }
 
+    /// True if the disk is built.
+    pub fn is_cached(&self, arch: Arch) -> Result<bool> {
+        Ok(self.recipe(arch)?.location()?.exists())
+    }
+
     /// Disk; built if needed.
     pub fn disk(&self, arch: Arch) -> Result<PathBuf> {
         Ok(self.source(arch)?.build()?.join("disk.ext4"))
@@ -77,14 +82,20 @@ impl Image {
 
     fn source(&self, arch: Arch) -> Result<Source> {
         let docker = repository().join("docker");
-        let folder = docker.join(&self.name);
-        Ok(Source {
+        let mut source = Source {
             name: self.name.clone(),
             arch,
-            packages: packages(&folder.join("packages"))?,
-            overlays: vec![docker.join("common/root"), folder.join("root")],
+            packages: Vec::new(),
+            overlays: vec![docker.join("common/root")],
             modules: None,
-        })
+        };
+        // A variant names the image whose packages and files it has, too, in the file `base`.
+        let base = fs::read_to_string(docker.join(&self.name).join("base")).unwrap_or_default();
+        for folder in [base.trim(), &self.name].into_iter().filter(|it| !it.is_empty()) {
+            source.packages.extend(packages(&docker.join(folder).join("packages"))?);
+            source.overlays.push(docker.join(folder).join("root"));
+        }
+        Ok(source)
     }
 }
 
@@ -325,7 +336,18 @@ mod tests {
     fn every_image_has_a_recipe_per_architecture() {
         let images = Image::all().expect("docker/ is readable");
         let names: Vec<&str> = images.iter().map(Image::name).collect();
-        assert_eq!(names, ["desktop-gnome", "desktop-pattern", "desktop-sway", "sidecar"]);
+        assert_eq!(
+            names,
+            [
+                "desktop-gnome",
+                "desktop-gnome-full",
+                "desktop-labwc",
+                "desktop-pattern",
+                "desktop-sway",
+                "desktop-sway-full",
+                "sidecar"
+            ]
+        );
         for image in &images {
             assert!(image.name().len() <= 20, "{}: virtio-blk serials have at most 20 bytes", image.name());
             let [amd64, arm64] = Arch::ALL.map(|arch| image.recipe(arch).expect("readable").id());

@@ -93,7 +93,7 @@ fn images(programs: &Path, operator: &Path, desktops: &[Desktop]) -> Vec<Image> 
                 ("usr/local/bin/desktop", &starter),
                 ("usr/local/bin/pattern", &programs.join("pattern")),
             ]),
-            Desktop::Gnome | Desktop::Sway => image,
+            _ => image,
         }
     }));
     all
