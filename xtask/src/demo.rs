@@ -76,7 +76,8 @@ pub(crate) fn size(text: &str) -> Result<(u32, u32), String> {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let Arguments { desktop, with_programs, arch, size, seconds, record, json, encoder, kubernetes, no_tap } = arguments;
+    let Arguments { desktop, with_programs, arch, size, seconds, record, json, encoder, kubernetes, no_tap } =
+        arguments;
     if *kubernetes {
         let limit = seconds.map(|seconds| format!("--for={seconds}"));
         return crate::programs::run("topology", ["demo".to_owned()].into_iter().chain(limit));
@@ -88,7 +89,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         DesktopChoice::Pattern => Desktop::Pattern,
     };
     let full = desktop.full();
-    let desktop = if *with_programs || Image::named(full.image())?.is_cached(*arch)? { full } else { desktop };
+    let desktop =
+        if *with_programs || Image::named(full.image())?.is_cached(*arch)? { full } else { desktop };
     interrupt::install_handler()?;
 
     progress("compiling host-agent, tap, sidecar and desktop pattern");

@@ -9,7 +9,7 @@ const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 
 /// Files that `index.html` loads besides [`LOGIN_FILES`]: path, content type, content.
-const FILES: [(&str, &str, &str); 12] = [
+const FILES: [(&str, &str, &str); 13] = [
     ("/viewer.js", JAVASCRIPT, include_str!("../page/viewer.js")),
     ("/connection.js", JAVASCRIPT, include_str!("../page/connection.js")),
     ("/input.js", JAVASCRIPT, include_str!("../page/input.js")),

@@ -39,7 +39,10 @@ pub fn wanted(names: &[&str]) -> Result<Vec<(&'static str, &'static str, &'stati
     if let Some(name) = names.iter().find(|name| !ALL.iter().any(|(known, ..)| known == *name)) {
         anyhow::bail!("image {name} does not exist; choose one of {}", ALL.map(|(name, ..)| name).join(", "));
     }
-    Ok(ALL.into_iter().filter(|(name, ..)| names.contains(name) || names.is_empty() && !name.ends_with(FULL)).collect())
+    Ok(ALL
+        .into_iter()
+        .filter(|(name, ..)| names.contains(name) || names.is_empty() && !name.ends_with(FULL))
+        .collect())
 }
 
 /// Reference of an image on the engine that it was built on: `desktopstream/NAME:latest`, or `:latest-ARCH` if it is not for
