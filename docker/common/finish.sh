@@ -14,6 +14,9 @@ mkdir -p "$root/home/desktop" "$root/run/desktop" "$root/opt/desktopstream"
 chown 1000:1000 "$root/home/desktop" "$root/run/desktop"
 chmod 700 "$root/run/desktop"
 
+# Xwayland, which runs as the user, creates the folder of its sockets.
+rm -rf "$root/tmp/.X11-unix"
+
 # Compile the GSettings overrides among our files.
 for compiler in "$root"/usr/lib/*/glib-2.0/glib-compile-schemas; do
 	[ ! -x "$compiler" ] || chroot "${root:-/}" "${compiler#"$root"}" --strict /usr/share/glib-2.0/schemas
