@@ -282,7 +282,7 @@ impl Stream {
         let limit = self.options.desktop.first_frame_timeout();
         wait::until(&format!("stream {} by {path}", self.name), limit, || {
             let status = self.status()?;
-            ensure!(status.frame_path == Some(path) && status.frames.encoded > 2, "{status:?}");
+            ensure!(status.frame_path == Some(path) && status.frames.encoded > 0, "{status:?}");
             Ok(status)
         })
         .with_context(|| self.logs())

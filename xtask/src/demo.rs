@@ -21,7 +21,7 @@ use crate::interrupt;
 use report::Report;
 
 /// Longest time from the start of both containers to the third encoded frame, under emulation.
-const FIRST_FRAMES_TIMEOUT: Duration = Duration::from_secs(180);
+const FIRST_FRAMES_TIMEOUT: Duration = Duration::from_mins(8);
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum DesktopChoice {

@@ -40,8 +40,9 @@ const PEER: &str = "PipeWire daemon";
 const CONNECTING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time limit for stage `Paused`.
 const PAUSED_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time limit for the first frame in stage `Streaming`; Mutter sends one even for a static screen.
-const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time limit for the first frame in stage `Streaming`; Mutter sends one even for a static screen, late on a busy machine. The end
+/// of the session removes the monitor that a desktop follows a viewer on.
+const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 /// Interval between checks of time limits while nothing happens.
 const TICK: Duration = Duration::from_millis(250);
 
