@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -278,6 +279,9 @@ fn shorten(command: &str) -> String {
     if line.len() < command.len() { format!("{line}…") } else { line }
 }
 
+/// Time limit for the output of a command that was killed.
+const KILLED_TIMEOUT: Duration = Duration::from_secs(2);
+
 fn run_within(mut command: Command, limit: Duration, input: &[u8]) -> Result<Output> {
     let mut child = command
         .stdin(Stdio::piped())
@@ -285,17 +289,18 @@ fn run_within(mut command: Command, limit: Duration, input: &[u8]) -> Result<Out
         .stderr(Stdio::piped())
         .spawn()
         .context("starting ssh: is it installed? ./x installs what is missing")?;
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let (status, stdout, stderr) = thread::scope(|scope| {
-        scope.spawn(move || {
-            // A command that doesn't read what it is given says so by its status, if it cares.
-            let _ = stdin.map(|mut pipe| pipe.write_all(input));
-        });
-        let stdout = scope.spawn(move || read_all(stdout));
-        let stderr = scope.spawn(move || read_all(stderr));
-        let status = wait_within(&mut child, limit);
-        (status, stdout.join().unwrap_or_default(), stderr.join().unwrap_or_default())
-    });
+    let (stdin, input) = (child.stdin.take(), input.to_vec());
+    // A command that doesn't read what it is given says so by its status, if it cares.
+    thread::spawn(move || stdin.map(|mut pipe| pipe.write_all(&input)));
+    let (stdout, stderr) = (reader(child.stdout.take()), reader(child.stderr.take()));
+    let status = wait_within(&mut child, limit);
+    // The connection's master process has the pipes, too, until the command in the guest ends.
+    let is_killed = matches!(status, Ok(None));
+    let read = |output: &Receiver<String>| {
+        if is_killed { output.recv_timeout(KILLED_TIMEOUT).ok() } else { output.recv().ok() }
+            .unwrap_or_default()
+    };
+    let (stdout, stderr) = (read(&stdout), read(&stderr));
     let Some(status) = status? else {
         bail!(
             "still running after {} s\nstdout: {}\nstderr: {}",
@@ -326,11 +331,16 @@ fn wait_within(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>>
     }
 }
 
-fn read_all(pipe: Option<impl Read>) -> String {
-    let mut bytes = Vec::new();
-    // Output read before an error is kept.
-    let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut bytes));
-    String::from_utf8_lossy(&bytes).into_owned()
+/// Receives the whole output of a pipe once it is closed.
+fn reader(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // Output read before an error is kept.
+        let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut bytes));
+        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
+    });
+    receiver
 }
 
 #[cfg(test)]
