@@ -94,9 +94,31 @@ fn normalize(schema: &mut JSONSchemaProps) {
 pub fn files() -> Result<Vec<(String, String)>, CrdError> {
     let mut files = Vec::new();
     for crd in all()? {
-        files.push((format!("{}.yaml", crd.spec.names.plural), serde_yaml_ng::to_string(&crd)?));
+        let text = quote_booleans(&serde_yaml_ng::to_string(&crd)?);
+        files.push((format!("{}.yaml", crd.spec.names.plural), text));
     }
     Ok(files)
+}
+
+/// Quotes strings that are booleans in YAML 1.1 (<https://yaml.org/type/bool.html>), which kubectl and helm read, but not in
+/// YAML 1.2, which is written: the value `Off` of an enum would become `false`.
+fn quote_booleans(yaml: &str) -> String {
+    let quoted = |line: &str| {
+        let at = line
+            .rfind(": ")
+            .map(|at| at + 2)
+            .or_else(|| line.trim_start().strip_prefix("- ").map(|it| line.len() - it.len()));
+        match at.map(|at| line.split_at(at)) {
+            Some((key, word)) if is_boolean_of_yaml_1_1(word) => format!("{key}'{word}'\n"),
+            _ => format!("{line}\n"),
+        }
+    };
+    yaml.lines().map(quoted).collect()
+}
+
+/// True for a plain scalar that is a boolean in YAML 1.1 only.
+fn is_boolean_of_yaml_1_1(word: &str) -> bool {
+    ["y", "n", "yes", "no", "on", "off"].iter().any(|boolean| boolean.eq_ignore_ascii_case(word))
 }
 
 /// All definitions as one stream of YAML documents.
@@ -174,6 +196,20 @@ mod tests {
                     .any(|part| at.contains(part));
             assert!(below_podspec || schema.description.is_some() || at.ends_with("metadata"), "{at}");
         });
+    }
+
+    #[test]
+    fn files_have_no_string_that_yaml_1_1_reads_as_a_boolean() {
+        let mut words = 0;
+        for (crd, (name, text)) in all().expect("generates").iter().zip(files().expect("writes")) {
+            for word in text.lines().filter_map(|line| line.split_whitespace().next_back()) {
+                assert!(!is_boolean_of_yaml_1_1(word), "{name}: {word}");
+                words += usize::from(is_boolean_of_yaml_1_1(word.trim_matches('\'')));
+            }
+            let read: CustomResourceDefinition = serde_yaml_ng::from_str(&text).expect("YAML");
+            assert_eq!(read, *crd, "quotes change nothing else");
+        }
+        assert!(words > 0, "an enum has the value Off");
     }
 
     #[test]
